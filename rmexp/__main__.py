@@ -1,0 +1,160 @@
+"""The command line: `python -m rmexp`, and the console script `rmexp`.
+
+Everything that can be wrong with a command is found before Hydra makes a directory.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rmexp import config as configuration
+from rmexp.errors import UserError
+
+
+def main() -> None:
+    """Run the command in `sys.argv`; exits with 1 and one sentence where it cannot be done."""
+    configuration.register()
+    arguments = get_args_parser().parse_args()
+    # Without this Hydra prints its own advice and exits; we want to say it in our words.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    asks = ("help", "hydra_help", "cfg", "info", "shell_completion", "version")
+    try:
+        if not any(getattr(arguments, name, None) for name in asks):
+            _preflight(arguments.overrides, arguments.multirun, arguments.config_dir)
+        hydra.main(
+            version_base="1.3", config_path=str(configuration.CONF_DIR), config_name="config"
+        )(_task)()
+    except UserError as error:
+        _stop(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(configuration.explain(error, arguments.overrides))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        if _sweep is not None:
+            _sum_up(_sweep)
+    if _failures:
+        sys.exit(1)
+
+
+def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> None:
+    """Compose and check every job of the command; nothing is loaded, nothing is written."""
+    for cell in _grid(overrides) if multirun else [overrides]:
+        config = configuration.compose_config(cell, config_dir)
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+        try:
+            if config.resume is not None:
+                _check_resume(config.resume, cell)
+                continue
+            configuration.check(config)
+            configuration.check_task_keys(config, cell)
+        except UserError as error:
+            raise UserError(f"{error} (job {' '.join(cell)})" if multirun else str(error)) from None
+
+
+def _grid(overrides: list[str]) -> list[list[str]]:
+    """The override lists of a multirun's jobs, sweeps in files (hydra.sweeper.params) included."""
+    config = configuration.compose_config([o for o in overrides if not _is_sweep(o)])
+    params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
+    given = [*(f"{key}={value}" for key, value in params.items()), *overrides]
+    return [
+        list(job)
+        for batch in BasicSweeper.split_arguments(
+            OverridesParser.create().parse_overrides(given), None
+        )
+        for job in batch
+    ]
+
+
+def _is_sweep(override: str) -> bool:
+    return OverridesParser.create().parse_override(override).is_sweep_override()
+
+
+def _check_resume(directory: str, overrides: list[str]) -> None:
+    """A resumed run goes on exactly as it was: nothing else can be set."""
+    others = [o for o in overrides if not o.startswith("resume=")]
+    if others:
+        raise UserError(
+            f"resume goes on with the run's own configuration: leave out {' '.join(others)}."
+        )
+    for name in ("config.yaml", "result.json", "checkpoints/last.ckpt"):
+        if not (Path(directory) / name).is_file():
+            raise UserError(f"resume={directory}: cannot go on, as {name} is not there.")
+    if json.loads((Path(directory) / "result.json").read_text()).get("status") == "done":
+        raise UserError(f"resume={directory}: that run is done.")
+
+
+_sweep: Path | None = None
+"""The directory of the sweep that this process runs, for the lines at its end."""
+
+_failures: list[Exception] = []
+"""What jobs of this process failed with; each is said and recorded where it happened."""
+
+
+def _task(config: DictConfig) -> None:
+    """What Hydra calls for each job."""
+    global _sweep
+    from rmexp.job import Job, run_job
+    from rmexp.progress import Reporter
+    from rmexp.tracking import first_line
+
+    hydra_config: Any = HydraConfig.get()
+    sweep = str(hydra_config.mode).endswith("MULTIRUN")
+    reporter = Reporter()
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    overrides = list(hydra_config.overrides.task)
+    if sweep:
+        _sweep = Path(hydra_config.sweep.dir)
+        reporter.say("", f"job {hydra_config.job.num}: {' '.join(overrides)}")
+    job = Job(
+        config=plain,
+        overrides=overrides,
+        choices=dict(hydra_config.runtime.choices),
+        directory=Path(hydra_config.runtime.output_dir),
+        sweep=Path(hydra_config.sweep.dir).name if sweep else None,
+    )
+    try:
+        run_job(job, reporter)
+    except Exception as error:
+        # Raised on, it would reach the person as Hydra's traceback, or stop a sweep.
+        trace = "" if isinstance(error, UserError) else f" (traceback: {job.directory}/error.txt)"
+        _failures.append(error)
+        print(f"rmexp: {first_line(error)}{trace}", file=sys.stderr, flush=True)
+
+
+def _sum_up(sweep: Path) -> None:
+    """A line for each job of a sweep: how it ended, and its accuracy or its error."""
+    from rmexp.progress import Reporter
+
+    say = Reporter().say
+    say("", f"sweep {sweep}")
+    for run in sorted(sweep.glob("*/result.json"), key=lambda f: int(f.parent.name.split("-")[0])):
+        result = json.loads(run.read_text())
+        metrics = result.get("metrics", {})
+        last = (
+            f"test/accuracy {metrics['test/accuracy']:.4f}"
+            if "test/accuracy" in metrics
+            else result.get("error") or ""
+        )
+        say(f"  {result['status']:<8}{run.parent.name}  {last}")
+
+
+def _stop(sentence: str) -> None:
+    print(f"rmexp: {sentence}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

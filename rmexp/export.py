@@ -1,0 +1,149 @@
+"""A reward model as a plain Hugging Face directory, proved by loading it the way its users do."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from rmexp import __version__, templates
+from rmexp.errors import UserError
+
+TOLERANCE = 1e-4
+"""Largest difference of a reward, in fp32, between our path and plain Hugging Face."""
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-classification
+tags: [reward-model, rmexp]
+model-index:
+- name: {name}
+  results:
+  - task: {{type: text-classification, name: reward modelling}}
+    dataset: {{type: {data}, name: {data}, split: test}}
+    metrics:
+    - {{type: accuracy, value: {accuracy}, name: pair accuracy}}
+---
+# {name}
+
+A reward model: it gives a scalar to a dialogue that ends with an answer; higher is better.
+Made by rmexp {version} from `{base}`, on the data `{data}`, with the loss `{loss}`.
+
+## Use
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForSequenceClassification.from_pretrained("{name}")
+messages = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
+inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
+reward = model(**inputs).logits[0, 0].item()
+```
+The chat template writes every special token: tokenise rendered text with
+`add_special_tokens=False`. Template fingerprint: `{fingerprint}`.
+
+## Test metrics
+| metric | value |
+|---|---|
+{rows}
+
+Rewards are comparable between answers to the same prompt.
+"""
+
+
+def export(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    rewards: Sequence[float],
+    facts: Mapping[str, Any],
+    home: Path,
+) -> None:
+    """Write the model, tokenizer, template and card to `home`, once they have passed `prove`.
+
+    Args:
+        texts: rendered responses to prove it on.
+        rewards: their rewards by our own path, in fp32.
+        facts: `name base data loss fingerprint metrics`, for the card and `rmexp.json`.
+
+    Raises:
+        UserError: plain Hugging Face loading gives other rewards; nothing is left at `home`.
+    """
+    aside = home.with_name(f".{home.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    (aside / "rmexp.json").write_text(json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
+    (aside / "README.md").write_text(_card(facts), encoding="utf-8")
+    try:
+        prove(aside, texts, rewards)
+    except UserError:
+        shutil.rmtree(aside)
+        raise
+    shutil.rmtree(home, ignore_errors=True)
+    os.rename(aside, home)
+
+
+@torch.no_grad()
+def prove(home: Path, texts: Sequence[str], rewards: Sequence[float]) -> None:
+    """Load the directory as its users do; score alone, and in batches padded right and left.
+
+    Raises:
+        UserError: a reward differs by more than 1e-4 from ours.
+    """
+    tokenizer = transformers.AutoTokenizer.from_pretrained(home)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        home, dtype=torch.float32
+    ).eval()
+    ours = torch.tensor(rewards)
+
+    def score(batch: Sequence[str], side: str) -> torch.Tensor:
+        inputs = tokenizer(
+            list(batch),
+            add_special_tokens=False,
+            padding=True,
+            padding_side=side,
+            return_tensors="pt",
+        )
+        return model(**inputs).logits[:, 0]
+
+    ways = {
+        "alone": torch.cat([score([text], "right") for text in texts]),
+        "in a batch padded right": score(texts, "right"),
+        "in a batch padded left": score(texts, "left"),
+    }
+    for way, theirs in ways.items():
+        worst = float((theirs - ours).abs().max())
+        if not worst <= TOLERANCE:
+            raise UserError(
+                f"The export does not hold: scored {way} by plain Hugging Face, a reward differs by "
+                f"{worst:.2g} from the trained model's (allowed {TOLERANCE:g})."
+            )
+
+
+def check_fingerprint(home: Path, tokenizer: Any) -> None:
+    """The tokenizer of an export must render as it did in training.
+
+    Raises:
+        UserError: it does not.
+    """
+    file = home / "rmexp.json"
+    if not file.is_file():
+        return
+    expected, found = json.loads(file.read_text())["fingerprint"], templates.fingerprint(tokenizer)
+    if expected != found:
+        raise UserError(
+            f"{home} was trained with the template {expected}, but renders as {found} now: its "
+            "chat_template or tokenizer was changed, or another template= was asked for."
+        )
+
+
+def _card(facts: Mapping[str, Any]) -> str:
+    metrics = facts["metrics"]
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
+    accuracy = metrics.get("test/accuracy", "null")
+    return CARD.format(**{**facts, "version": __version__, "rows": rows, "accuracy": accuracy})

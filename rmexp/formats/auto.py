@@ -1,0 +1,34 @@
+"""Tell the format of a row from its columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmexp.comparisons import Comparison
+from rmexp.formats.candidates import Candidates
+from rmexp.formats.hh import HH
+from rmexp.formats.preference import Preference
+from rmexp.sources import BadRow
+
+
+@dataclass(frozen=True)
+class Auto:
+    """`responses` and `ratings`: candidates; `context`: the seed row; two HH dialogues; else a preference."""
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        if "responses" in row:
+            return Candidates()(row)
+        if "chosen" not in row and "rejected" not in row:
+            have = ", ".join(map(str, row)) or "nothing"
+            raise BadRow(
+                f"no known format has the columns {have}; "
+                "expected prompt, chosen, rejected, or prompt, responses, ratings"
+            )
+        if "prompt" in row:
+            return Preference()(row)
+        if "context" in row:
+            return Preference(prompt="context")(row)
+        chosen = row.get("chosen")
+        if isinstance(chosen, str) and chosen.lstrip().startswith("Human:"):
+            return HH()(row)
+        return Preference()(row)

@@ -1,0 +1,40 @@
+"""Rows with K answers to one prompt and a rating each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rmexp.comparisons import Comparison
+from rmexp.formats.parts import field, number, prompt_messages, response_messages, text_field
+from rmexp.sources import BadRow
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """`prompt`, `responses` (K texts or message lists) and `ratings` (K numbers, higher is better)."""
+
+    prompt: str = "prompt"
+    responses: str = "responses"
+    ratings: str = "ratings"
+    subset: str = "subset"
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        responses, ratings = field(row, self.responses), field(row, self.ratings)
+        if not isinstance(responses, list) or not isinstance(ratings, list):
+            raise BadRow(f"{self.responses} and {self.ratings} must be lists")
+        if len(responses) != len(ratings) or not responses:
+            raise BadRow(f"{len(responses)} {self.responses} but {len(ratings)} {self.ratings}")
+        return Comparison(
+            id=text_field(row, "id", ""),
+            prompt=prompt_messages(field(row, self.prompt), self.prompt),
+            responses=tuple(
+                response_messages(text, f"{self.responses}[{k}]")
+                for k, text in enumerate(responses)
+            ),
+            ratings=tuple(
+                None if value is None else number(value, f"{self.ratings}[{k}]")
+                for k, value in enumerate(ratings)
+            ),
+            subset=text_field(row, self.subset, "all"),
+            split=row.get("split"),
+        )

@@ -1,0 +1,116 @@
+"""What the formats share: reading prompts, responses and numbers out of a row, strictly."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rmexp.comparisons import Message
+from rmexp.sources import BadRow
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+Messages = tuple[Message, ...]
+
+
+def field(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a field that must be there."""
+    if row.get(name) is None:
+        have = ", ".join(map(str, row)) or "nothing"
+        raise BadRow(f"field {name!r} is missing (the row has {have})")
+    return row[name]
+
+
+def prompt_messages(value: Any, name: str = "prompt") -> Messages:
+    """A string is one user message; a list is a dialogue that must not end with the assistant."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise BadRow(f"{name} is empty")
+        return ({"role": "user", "content": value},)
+    messages = _messages(value, name)
+    if not messages:
+        raise BadRow(f"{name} is empty")
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise BadRow(
+            f"roles out of order: {name} ends with {messages[-1]['role']!r}, not with the user"
+        )
+    _check_order(messages, name)
+    return messages
+
+
+def response_messages(value: Any, name: str) -> Messages:
+    """A string is one assistant message; a list begins with the assistant."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise BadRow(f"{name} is empty")
+        return ({"role": "assistant", "content": value},)
+    messages = _messages([value] if isinstance(value, Mapping) else value, name)
+    if not messages or all(_is_blank(message) for message in messages):
+        raise BadRow(f"{name} is empty")
+    if messages[0]["role"] != "assistant":
+        raise BadRow(
+            f"roles out of order: {name} begins with {messages[0]['role']!r}, not the assistant"
+        )
+    return messages
+
+
+def number(value: Any, name: str) -> float:
+    """A finite number, also where it is written as text (CSV)."""
+    try:
+        read = float(value)
+    except (TypeError, ValueError):
+        raise BadRow(f"{name} is {value!r}, not a number") from None
+    if not math.isfinite(read) or isinstance(value, bool):
+        raise BadRow(f"{name} is {value!r}, not a finite number")
+    return read
+
+
+def distinct(chosen: Any, rejected: Any) -> None:
+    """Refuse a pair whose two sides are the same."""
+    if chosen == rejected:
+        raise BadRow("chosen and rejected are the same")
+
+
+def text_field(row: Mapping[str, Any], name: str, default: str) -> str:
+    """An optional field of labels (`id`, `subset`) as text."""
+    value = row.get(name)
+    return default if value is None or value == "" else str(value)
+
+
+def _messages(value: Any, name: str) -> Messages:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise BadRow(f"{name} is neither text nor a list of messages")
+    for message in value:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise BadRow(f"{name} holds something that is no message with a role: {message!r:.60}")
+        if message["role"] not in ROLES:
+            raise BadRow(
+                f"{name} has the unknown role {message['role']!r} (known: {', '.join(ROLES)})"
+            )
+    # Arrow fills absent keys with None: a template must not see them.
+    return tuple(
+        {key: part for key, part in message.items() if part is not None} for message in value
+    )
+
+
+def _is_blank(message: Message) -> bool:
+    content = message.get("content")
+    return not message.get("tool_calls") and (
+        not content or (isinstance(content, str) and not content.strip())
+    )
+
+
+def _check_order(messages: Messages, name: str) -> None:
+    """System messages first; then user and assistant take turns (tools answer the assistant)."""
+    talk = [message["role"] for message in messages]
+    while talk and talk[0] in ("system", "developer"):
+        talk.pop(0)
+    if not talk or talk[0] != "user":
+        raise BadRow(
+            f"roles out of order: {name} begins with {talk[0] if talk else 'nothing'!r}, not the user"
+        )
+    for before, after in zip(talk, talk[1:], strict=False):
+        if after in ("system", "developer") or (
+            before == after and before in ("user", "assistant")
+        ):
+            raise BadRow(f"roles out of order: {after!r} follows {before!r} in {name}")
+        if after == "tool" and before not in ("assistant", "tool"):
+            raise BadRow(f"roles out of order: {after!r} follows {before!r} in {name}")

@@ -1,0 +1,293 @@
+"""One job: a composed configuration becomes built objects, a run directory, and an outcome."""
+
+import inspect
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from rmexp.config import GROUPS, locate, plain_name
+from rmexp.errors import UserError, recording
+from rmexp.progress import Reporter
+from rmexp.tracking import RunDirectory
+
+SHOWN = (
+    "accuracy",
+    "gap_2plus/accuracy",
+    "length_baseline",
+    "loss",
+    "margin",
+    "margin_standardised",
+    "auc",
+    "nll",
+    "brier",
+    "ece",
+    "tie_rate",
+    "reward_mean",
+    "reward_std",
+)
+"""The metrics of the closing table; the report and result.json have all."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra knows of a job: its configuration, how it came about, and where it goes."""
+
+    config: DictConfig
+    overrides: list[str]
+    choices: Mapping[str, str]
+    directory: Path
+    sweep: str | None
+
+
+def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
+    """Build what the task's signature names, run it, and record how it ended.
+
+    Raises:
+        whatever the task raised, once it is recorded in `result.json` and `error.txt`.
+    """
+    _quieten_libraries()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    config, facts = _settle(job)
+    run = _open(job, config)
+    fallbacks: list[str] = run.result.get("fallbacks", [])
+
+    def record(sentence: str) -> None:
+        fallbacks.append(sentence)
+        run.update(fallbacks=fallbacks)
+        reporter.say(f"note: {sentence}")
+
+    run.start(
+        config,
+        job.overrides,
+        task=facts["task"],
+        name=facts["name"],
+        labels=facts["labels"],
+        sweep=job.sweep,
+        fallbacks=fallbacks,
+    )
+    logger, exit_code = None, 1
+    try:
+        with recording(record), _library_warnings(run.path / "warnings.txt"):
+            logger = build(config.logger)
+            mirror = logger.start(
+                run,
+                facts["name"],
+                job.sweep,
+                facts["task"],
+                list(facts["labels"].values()),
+                OmegaConf.to_container(config, resolve=True),
+            )
+            offered = facts | {
+                "run": run,
+                "reporter": reporter,
+                "loggers": [mirror] if mirror else [],
+                "seed": config.seed,
+                "resume": config.resume,
+                "out": config.out,
+            }
+            metrics = _call(config, offered)
+        run.finish("done", metrics=metrics)
+        exit_code = 0
+    except BaseException as error:
+        run.fail(error)
+        if (
+            isinstance(error, KeyboardInterrupt)
+            and (run.path / "checkpoints" / "last.ckpt").is_file()
+        ):
+            reporter.say(f"interrupted; go on with: python -m rmexp resume={run.path}")
+        raise
+    finally:
+        if logger is not None:
+            logger.finish(exit_code)
+    _close(run, metrics, reporter)
+    return metrics
+
+
+def build(node: DictConfig) -> Any:
+    """The object of a `_target_` node; a `UserError` of its constructor comes out as it is."""
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def _call(config: DictConfig, offered: Mapping[str, Any]) -> dict[str, float]:
+    """Call the task with the built groups and facts that its signature names."""
+    task = locate("task", config.task["_target_"])
+    own = {key: value for key, value in config.task.items() if key != "_target_"}
+    arguments = {}
+    for name in inspect.signature(task).parameters:
+        if name in offered:
+            arguments[name] = offered[name]
+        elif name in GROUPS:
+            arguments[name] = build(config[name])
+        else:
+            arguments[name] = own[name]
+    return task(**arguments)
+
+
+def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration that counts (a resumed run's own; a checkpoint's, where nothing else was
+    asked for), and the facts that tasks may name."""
+    config = job.config
+    task = config.task["_target_"].split(".")[-2]
+    labels = {group: job.choices[group] for group in ("loss", "data", "model")}
+    facts: dict[str, Any] = {
+        "task": task,
+        "labels": labels,
+        "same_data": False,
+        "trained_metrics": {},
+    }
+    if config.resume is not None:
+        directory = config.resume
+        config = OmegaConf.load(Path(directory) / "config.yaml")
+        config.resume = directory
+        old = json.loads((Path(directory) / "result.json").read_text())
+        return config, facts | {key: old[key] for key in ("task", "labels", "name")}
+    if config.checkpoint is not None:
+        config, inherited = _inherit(config, job.overrides)
+        facts |= inherited
+        facts["labels"] = labels | inherited.get("labels", {})
+    name = config.name or (
+        "-".join((facts["labels"]["loss"], facts["labels"]["data"])) if task == "train" else task
+    )
+    return config, facts | {"name": plain_name(name), "checkpoint": config.checkpoint}
+
+
+def _inherit(config: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """Take from a run's directory what the command line does not set, and point `model` at its weights."""
+    home = Path(config.checkpoint).expanduser()
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    if not (home / "config.yaml").is_file():
+        return _point_at(config, home), {}
+    saved, old = (
+        OmegaConf.load(home / "config.yaml"),
+        json.loads((home / "result.json").read_text()),
+    )
+    keys = [override.lstrip("+~").split("=", 1)[0].split("@")[0] for override in overrides]
+    facts: dict[str, Any] = {
+        "labels": {g: label for g, label in old.get("labels", {}).items() if g not in keys},
+        "trained_metrics": old.get("metrics", {}),
+        "same_data": not any(key.split(".")[0] == "data" for key in keys),
+    }
+    for group in ("data", "loss", "trainer", "template", "model"):
+        if group in keys:
+            continue
+        node = saved[group]
+        for key in keys:
+            if key.startswith(f"{group}."):
+                OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(config, key))
+        config[group] = node
+    if "seed" not in keys:
+        config.seed = saved.seed
+    return _point_at(config, home), facts
+
+
+def _point_at(config: DictConfig, home: Path) -> DictConfig:
+    """Load the model from an export, a Hugging Face directory, or a run's best checkpoint."""
+    layout = config.model.layout
+    export = home / "export" if (home / "export" / "config.json").is_file() else home
+    if (export / "config.json").is_file():
+        config.model = {"_target_": "rmexp.model.Pretrained", "path": str(export), "layout": layout}
+        if (
+            export / "rmexp.json"
+        ).is_file():  # its tokenizer carries the template it was trained with
+            config.template = {"_target_": "rmexp.templates.Template"}
+        return config
+    best = home / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        config.model = {
+            "_target_": "rmexp.model.Trained",
+            "base": config.model,
+            "weights": str(best),
+            "layout": layout,
+        }
+        return config
+    raise UserError(
+        f"checkpoint={home}: neither a run with an export or checkpoint nor a Hugging Face directory."
+    )
+
+
+def _open(job: Job, config: DictConfig) -> RunDirectory:
+    if config.resume is None:
+        return RunDirectory.claim(job.directory)
+    run = RunDirectory(Path(config.resume))
+    run.result = json.loads((run.path / "result.json").read_text())
+    return run
+
+
+def _close(run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter) -> None:
+    """The closing table, and where everything is."""
+    reporter.console.print(closing_table(metrics))
+    rows = [("run", str(run.path))]
+    if (run.path / "report.html").is_file():
+        rows.append(("report", str(run.path / "report.html")))
+    if (run.path / "export").is_dir():
+        rows.append(("export", str(run.path / "export")))
+    if wandb := run.result.get("wandb"):
+        offline = wandb["mode"] == "offline"
+        rows.append(
+            ("W&B", f"wandb sync {_near(wandb['directory'])}" if offline else f"run {wandb['id']}")
+        )
+    reporter.say(*(f"{what:<8}{where}" for what, where in rows))
+
+
+def _near(path: str) -> str:
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+
+
+def closing_table(metrics: Mapping[str, float]) -> Table:
+    """val and test side by side, accuracy with its 95% interval."""
+    sets = [s for s in ("val", "test", "train", "all") if f"{s}/reward_mean" in metrics]
+    table = Table("metric", *sets, box=None, padding=(0, 2, 0, 0))
+    for metric in SHOWN:
+        cells = []
+        for name in sets:
+            value = metrics.get(f"{name}/{metric}")
+            low, high = metrics.get(f"{name}/{metric}_low"), metrics.get(f"{name}/{metric}_high")
+            span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+            cells.append("" if value is None else f"{value:.4f}{span}")
+        if any(cells):
+            table.add_row(metric, *cells)
+    return table
+
+
+@contextmanager
+def _library_warnings(file: Path) -> Iterator[None]:
+    """Other libraries' warnings go into a file of the run: kept, but not in the reader's way."""
+    before = warnings.showwarning
+
+    def note(message: Any, category: Any, filename: str, line: int, *rest: Any) -> None:
+        with open(file, "a") as stream:
+            stream.write(warnings.formatwarning(message, category, filename, line))
+
+    warnings.showwarning = note
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def _quieten_libraries() -> None:
+    """Their progress bars and notes would tear ours apart."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,102 @@
+"""Tree or padded? A gate by what the model declares, then a probe by what it computes."""
+
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rmexp.attention import TreeMasks
+from rmexp.batches import Collate
+from rmexp.errors import UserError, fallback
+from rmexp.model import backbone, rewards
+
+TOLERANCE = 1e-4
+"""Largest relative difference between the layouts, of rewards and of gradients, in fp32."""
+
+PROBED_PARAMETERS = 8
+"""Gradients are compared on the lowest layer's parameters: the whole backward pass flows into them."""
+
+
+def choose_layout(
+    model: Any, wanted: Literal["auto", "tree", "padded"]
+) -> Literal["tree", "padded"]:
+    """The layout to train in: trees where they are exact for this model, else padded rows.
+
+    Raises:
+        UserError: trees were asked for and are not exact.
+    """
+    if wanted == "padded":
+        return "padded"
+    reason = refuse(model) or probe(model)
+    if reason is None:
+        return "tree"
+    sentence = f"token trees are not exact for {type(model).__name__}: {reason}"
+    if wanted == "tree":
+        raise UserError(f"model.layout=tree, but {sentence}; take model.layout=padded.")
+    fallback(f"Training in padded rows, as {sentence}.")
+    return "padded"
+
+
+def refuse(model: Any) -> str | None:
+    """Why the model's own declarations rule trees out, or None."""
+    config = model.config.get_text_config()
+    if not getattr(backbone(model), "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if strange := kinds - {"full_attention", "sliding_attention"}:
+        return f"it has layers of type {', '.join(sorted(strange))}"
+    if any(
+        value
+        for name, value in config.to_dict().items()
+        if name.endswith("dropout") and name.startswith("att")
+    ):
+        return "its attention has dropout"
+    return None
+
+
+def probe(model: Any) -> str | None:
+    """Why the two layouts differ on one random comparison, or None."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    shared, *rest = torch.randint(
+        vocabulary, (24,), generator=torch.Generator().manual_seed(0)
+    ).split([9, 8, 7])
+    tokens = [torch.cat([shared, branch]).tolist() for branch in rest]
+    row = {
+        "tokens": tokens,
+        "ratings": [0.0, 0.0],
+        "pairs": [[0, 1, 1]],
+        "margins": [0.0],
+        "weights": [1.0],
+        "row": 0,
+    }
+    model.eval()
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    calls = TreeMasks.counted
+    try:
+        for layout in ("padded", "tree"):
+            found[layout] = _rewards_and_gradients(model, row, layout)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        return f"it fails in that layout ({str(error).splitlines()[0][:100]})"
+    layers = model.config.get_text_config().num_hidden_layers
+    if TreeMasks.counted - calls != layers:
+        return f"{TreeMasks.counted - calls} of its {layers} layers attend through the tree"
+    for what, padded, tree in zip(("rewards", "gradients"), *found.values(), strict=True):
+        difference = float((padded - tree).norm() / padded.norm().clamp_min(1e-12))
+        if not difference <= TOLERANCE:
+            return f"its {what} differ by {difference:.1e} (relative)"
+    return None
+
+
+def _rewards_and_gradients(model: Any, row: dict[str, Any], layout: Any) -> tuple[Tensor, Tensor]:
+    batch = Collate(0, 10**9, layout)([row]).batches[0].to(model.score.weight.device)
+    rewards_N = rewards(model, batch)
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    trained = (
+        p for p in backbone(model).parameters() if p.requires_grad and id(p) not in embeddings
+    )
+    lowest = list(islice(trained, PROBED_PARAMETERS))
+    signs = torch.tensor([1.0, -0.5], device=rewards_N.device)
+    gradients = torch.autograd.grad((rewards_N * signs).sum(), lowest, allow_unused=True)
+    flat = [g.flatten() for g in gradients if g is not None]
+    return rewards_N.detach(), torch.cat(flat) if flat else torch.zeros(1)

@@ -1,0 +1,333 @@
+"""The reward model: a Hugging Face sequence classifier with one label, used through its own parts.
+
+Training and export share one object, `AutoModelForSequenceClassification` with `num_labels=1`, so
+what is exported is what was trained: its backbone gives hidden states, its `score` head the reward.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import transformers
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+
+from rmexp.attention import TreeMasks, tree_layout
+from rmexp.batches import Batch
+from rmexp.errors import UserError
+
+Layout = Literal["auto", "tree", "padded"]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A decoder from a directory or the hub.
+
+    Args:
+        path: directory or hub id.
+        gguf_file: name of a GGUF file in it; converted once and cached as safetensors.
+        revision: hub revision (branch, tag or commit).
+        trust_remote_code: run code that the model's repository brings along.
+        attn_implementation: Hugging Face's name of an attention kernel; None takes its default.
+        layout: see `layout.choose_layout`.
+        cache: directory for converted weights.
+    """
+
+    path: str
+    gguf_file: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+    layout: Layout = "auto"
+    cache: str = "~/.cache/rmexp"
+
+    def load_tokenizer(self) -> Any:
+        """The tokenizer, as its authors left it.
+
+        Raises:
+            UserError: there is none, or the hub does not answer.
+        """
+        with _loading(self.path, "a tokenizer"):
+            return transformers.AutoTokenizer.from_pretrained(self._source(), **self._options())
+
+    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
+        """The reward model in fp32, embeddings grown to the tokenizer, the head kept or seeded.
+
+        Raises:
+            UserError: no sequence-classification form, several labels, or not loadable.
+        """
+        with _loading(self.path, "a decoder with a sequence-classification form"):
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                self._source(),
+                num_labels=1,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                attn_implementation=self.attn_implementation,
+                **self._options(),
+            )
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
+        if missing:
+            raise UserError(
+                f"model.path={self.path} lacks weights of the model: {', '.join(missing[:3])} ..."
+            )
+        if info["mismatched_keys"]:
+            raise UserError(
+                f"model.path={self.path} has a head with another number of outputs than one; "
+                "rmexp trains one reward: take the checkpoint that it was made from."
+            )
+        return prepare(model, tokenizer, seed, fresh_head="score.weight" in info["missing_keys"])
+
+    def _options(self) -> dict[str, Any]:
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def _source(self) -> str:
+        folder = Path(self.path).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise UserError(
+                f"model.path={self.path} is a file; give the directory that holds the model."
+            )
+        if self.gguf_file is not None and folder.is_dir():
+            return str(_converted(folder, self.gguf_file, Path(self.cache).expanduser()))
+        return str(folder) if folder.exists() else self.path
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and cards."""
+        return Path(self.gguf_file or self.path).name.removesuffix(".gguf")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A random decoder of a few thousand weights, with a byte-level tokenizer: for tests and dry runs.
+
+    Args:
+        hidden: width, a multiple of 4.
+        layers: number of layers.
+        dropout: attention dropout probability.
+        layout: see `layout.choose_layout`.
+        seed: of the random weights (the head is seeded by the run).
+    """
+
+    hidden: Annotated[int, Ge(4)] = 32
+    layers: Annotated[int, Gt(0)] = 2
+    dropout: Annotated[float, Ge(0), Le(1)] = 0.0
+    layout: Layout = "auto"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and cards."""
+        return "tiny"
+
+    def load_tokenizer(self) -> Any:
+        """One token a byte, plus ChatML's."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+        vocabulary = {token: n for n, token in enumerate(specials + alphabet)}
+        inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        inner.add_special_tokens(specials)
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=inner,
+            eos_token="<|im_end|>",
+            pad_token="<|endoftext|>",
+            chat_template=CHATML,
+        )
+
+    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
+        """A random Llama with a fresh head."""
+        config = transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden,
+            intermediate_size=2 * self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            attention_dropout=self.dropout,
+            max_position_embeddings=4096,
+            num_labels=1,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = transformers.LlamaForSequenceClassification(config)
+        return prepare(model, tokenizer, seed, fresh_head=True)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's best checkpoint, for runs that have no export.
+
+    Args:
+        base: where the run's model came from.
+        weights: Lightning checkpoint of the run.
+        layout: see `layout.choose_layout`.
+    """
+
+    base: Any
+    weights: str
+    layout: Layout = "auto"
+
+    def load_tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return self.base.load_tokenizer()
+
+    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
+        """The base with the run's weights."""
+        model = self.base.load_model(tokenizer, seed)
+        stored = torch.load(self.weights, weights_only=True, mmap=True)["state_dict"]
+        model.load_state_dict(
+            {k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.")}
+        )
+        model.fresh_head = False
+        return model
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and cards."""
+        return self.base.name
+
+
+CHATML = (
+    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n' }}{%- endfor -%}"
+)
+
+
+def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
+    """Fit a loaded classifier to the tokenizer and see to its head.
+
+    A fresh head is drawn from N(0, 1/(d+1)), d the hidden size, on a generator of its own
+    (Stiennon et al. 2020, arXiv:2009.01325, appendix B.1); an existing one is kept, and said.
+    """
+    if not isinstance(getattr(model, "score", None), nn.Linear) or model.score.out_features != 1:
+        raise UserError(
+            f"{type(model).__name__} has no scalar `score` head on a decoder; encoders are not supported."
+        )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = False
+    if fresh_head:
+        generator = torch.Generator().manual_seed(seed)
+        d = model.score.in_features
+        with torch.no_grad():
+            model.score.weight.copy_(torch.randn(1, d, generator=generator) / (d + 1) ** 0.5)
+    model.fresh_head = fresh_head
+    return model
+
+
+def backbone(model: Any) -> nn.Module:
+    """The part that gives hidden states."""
+    return getattr(model, model.base_model_prefix)
+
+
+def rewards(model: Any, batch: Batch) -> Tensor:
+    """rewards_N in fp32: the head at each response's last token, in either layout.
+
+    In the padded layout padding is on the right and the model is causal, so no mask is needed: what
+    comes later is never looked at.
+    """
+    if batch.trees is None:
+        hidden_R_T_D = _hidden(model, batch.tokens_R_T)
+    else:
+        masks = TreeMasks(batch.trees, batch.tokens_R_T.device)
+        with tree_layout(model):
+            hidden_R_T_D = _hidden(
+                model, batch.tokens_R_T, position_ids=batch.positions_R_T, trees=masks
+            )
+    pooled_N_D = hidden_R_T_D[batch.row_N, batch.end_N]
+    with torch.autocast(pooled_N_D.device.type, enabled=False):
+        return model.score(pooled_N_D.float())[:, 0]
+
+
+def _hidden(model: Any, tokens_R_T: Tensor, **layout: Any) -> Tensor:
+    return backbone(model)(input_ids=tokens_R_T, use_cache=False, **layout).last_hidden_state
+
+
+@torch.no_grad()
+def check_causal(model: Any) -> None:
+    """Refuse a model whose reward at a token depends on what comes after it.
+
+    Raises:
+        UserError: padding on the right would change its rewards.
+    """
+    model.eval()
+    device = model.score.weight.device
+    vocabulary = model.get_input_embeddings().num_embeddings
+    tokens = torch.randint(vocabulary, (1, 12), generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
+    alone, followed = _hidden(model, tokens[:, :8])[:, 7], _hidden(model, tokens)[:, 7]
+    if not torch.allclose(alone, followed, rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"{type(model).__name__} looks at later tokens; rmexp trains causal decoders."
+        )
+
+
+def positions(model: Any) -> int | None:
+    """How many tokens the model can place, where it says so."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _converted(folder: Path, gguf_file: str, cache: Path) -> Path:
+    """A GGUF file as safetensors and a tokenizer, converted at first use."""
+    source = folder / gguf_file
+    if not source.is_file():
+        raise UserError(f"model.gguf_file={gguf_file}: not in {folder}.")
+    with open(source, "rb") as stream:
+        home = (
+            cache
+            / "models"
+            / f"{source.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+        )
+    if (home / "config.json").is_file():
+        return home
+    print(f"Converting {gguf_file} to safetensors (once, half a minute) ...", flush=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+            model = transformers.AutoModel.from_pretrained(
+                folder, gguf_file=gguf_file, dtype=torch.float32
+            )
+        # A model read from GGUF counts as quantised, which plain safetensors cannot say.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        tokenizer.save_pretrained(aside)
+        model.save_pretrained(aside)
+        os.rename(aside, home)
+    except OSError:
+        if not (home / "config.json").is_file():
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return home
+
+
+class _loading:
+    """Turn what loaders raise for a wrong path into one sentence."""
+
+    def __init__(self, path: str, wanted: str) -> None:
+        self.path, self.wanted = path, wanted
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, ValueError, ImportError)):
+            first = str(error).strip().splitlines()[0][:200]
+            raise UserError(
+                f"model.path={self.path} does not give {self.wanted}: {first}"
+            ) from error

@@ -1,0 +1,181 @@
+"""The LightningModule: one loader item is one update, however it is cut into micro-batches."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rmexp.batches import Batch, Step
+from rmexp.data import ComparisonData
+from rmexp.losses import Loss
+from rmexp.metrics import evaluate, scored
+from rmexp.model import rewards
+from rmexp.optim import AdamW
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on: the loss is not finite."""
+
+
+class RewardModule(lightning.LightningModule):
+    """Trains a reward model under a loss; scores evaluation sets.
+
+    Args:
+        model: see `model.prepare`.
+        loss: see `losses.Loss`; its own parameters train and are checkpointed.
+        data: the rows that evaluation steps come from.
+        optim: builds optimizer and schedule; not needed to score.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, data: ComparisonData, optim: AdamW | None = None
+    ) -> None:
+        super().__init__()
+        # Lightning must not step for us: a step has several backward passes and one update.
+        self.automatic_optimization = False
+        self.model, self.loss, self.data, self.optim = model, loss, data, optim
+        self.rewards: dict[int, list[float]] = {}
+        self.loss_sums: dict[str, Tensor] = {}
+        self.pairs_seen = 0
+        self.shown: dict[str, float] = {}
+        self.split = "test"
+        self.metrics: dict[str, float] = {}
+        self._rng: Mapping[str, Any] | None = None
+
+    def forward(self, batch: Batch) -> Tensor:
+        """rewards_N, fp32."""
+        return rewards(self.model, batch)
+
+    # ---------------------------------------------------------------- training
+    def configure_optimizers(self) -> Any:
+        """Optimizer and schedule over all steps of the run."""
+        optimizer, self.schedule = self.optim.build(
+            self.model, self.loss, int(self.trainer.estimated_stepping_batches)
+        )
+        return [optimizer], [self.schedule]
+
+    def training_step(self, step: Step, index: int) -> None:
+        """One update: every term is normalised by its weight over all micro-batches of the step."""
+        optimizer = self.optimizers()
+        totals = self.loss.total_weights(step.batches)
+        shown = {"loss": 0.0, "accuracy": 0.0, "margin": 0.0, "reward_mean": 0.0}
+        pairs = sum(len(batch.better_P) for batch in step.batches)
+        responses = sum(len(batch.items_N) for batch in step.batches)
+        for batch in step.batches:
+            rewards_N = self(batch)
+            loss = normalised(self.loss(rewards_N, batch), totals)
+            self.manual_backward(loss)
+            gaps_P = (rewards_N[batch.better_P] - rewards_N[batch.worse_P]).detach()
+            shown["loss"] += loss.item()
+            shown["accuracy"] += (gaps_P > 0).sum().item() / pairs
+            shown["margin"] += gaps_P.sum().item() / pairs
+            shown["reward_mean"] += rewards_N.detach().sum().item() / responses
+        if not np.isfinite(shown["loss"]):
+            raise TrainingFailed(
+                f"train/loss is {shown['loss']} at step {self.global_step + 1}; a lower optim.lr may help."
+            )
+        norm = self._clip(optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
+        rate = self.schedule.get_last_lr()[0]
+        self.schedule.step()
+        self.pairs_seen += pairs
+        values = {f"train/{name}": value for name, value in shown.items()}
+        self._log(values | {"train/grad_norm": norm, "train/lr": rate})
+        self.shown = shown
+
+    def _clip(self, optimizer: Any) -> float:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        limit = self.optim.clip if self.optim.clip is not None else float("inf")
+        return nn.utils.clip_grad_norm_(parameters, limit).item()
+
+    # -------------------------------------------------------------- evaluation
+    def on_validation_epoch_start(self) -> None:
+        """Forget what was scored before."""
+        self.rewards, self.loss_sums = {}, {}
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, step: Step, index: int) -> None:
+        """Score every response of the step."""
+        for batch in step.batches:
+            rewards_N = self(batch)
+            for term, (values_U, weights_U) in self.loss(rewards_N, batch).items():
+                sums = torch.stack([(values_U * weights_U).sum(), weights_U.sum()]).double()
+                self.loss_sums[term] = (
+                    self.loss_sums.get(term, torch.zeros(2).double().to(sums)) + sums
+                )
+            for item, reward in zip(batch.items_N.tolist(), rewards_N.tolist(), strict=True):
+                self.rewards.setdefault(item, []).append(reward)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/...`; not during Lightning's sanity check, which sees a part of the rows."""
+        if not self.trainer.sanity_checking:
+            self._log(self.evaluation("val"))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of `self.split` and keep them in `self.metrics`."""
+        self.metrics = self.evaluation(self.split)
+        self._log(self.metrics)
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        """Log at the number of updates made so far (Lightning would count from 0)."""
+        self.log_dict({**values, "step": float(self.global_step)}, batch_size=1)
+
+    def evaluation(self, split: str) -> dict[str, float]:
+        """The metrics of the split that was just scored, by their full names."""
+        values = evaluate(scored(self.data.rows, self.data.splits[split], self.rewards))
+        values["loss"] = sum(float(v / w) if w else 0.0 for v, w in self.loss_sums.values())
+        return {f"{split}/{name}": value for name, value in values.items() if value == value}
+
+    # ------------------------------------------------------------------ resume
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Random states: with them a resumed run draws the same dropout masks."""
+        checkpoint["rng"] = random_state()
+        checkpoint["pairs_seen"] = self.pairs_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random states for the first step: building loaders may draw in between."""
+        self._rng = checkpoint["rng"]
+        self.pairs_seen = checkpoint["pairs_seen"]
+
+    def on_train_batch_start(self, step: Step, index: int) -> None:
+        """Set the random states where the interrupted run left them."""
+        if self._rng is not None:
+            set_random_state(self._rng)
+            self._rng = None
+
+
+def normalised(terms: Mapping[str, tuple[Tensor, Tensor]], totals: Mapping[str, float]) -> Tensor:
+    """This micro-batch's share of the step's loss: sum(values x weights) / total weight, over terms."""
+    parts = [(v * w).sum() / totals[term] for term, (v, w) in terms.items() if totals[term]]
+    return torch.stack(parts).sum()
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every generator that training may draw from, in types that `weights_only` loads."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    python = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.tensor(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": [python[0], list(python[1]), python[2]],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))

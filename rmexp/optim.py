@@ -1,0 +1,69 @@
+"""What trains, and how: the trainable part, parameter groups, optimizer and schedule."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+import transformers
+from annotated_types import Ge, Gt, Le
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Full:
+    """tune=full: every weight of the model trains."""
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        """Set which parameters need gradients."""
+        return model.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with warm-up and a schedule.
+
+    Args:
+        lr: peak learning rate of the backbone and of the loss's own parameters.
+        head_lr: peak learning rate of the reward head; None takes `lr`.
+        weight_decay: of matrices; vectors (norms, biases) have none.
+        beta1, beta2: decay of the moments.
+        warmup: share of all steps over which the rate rises from 0.
+        schedule: `cosine` or `linear` to 0, or `constant`.
+        clip: largest gradient norm over all parameters; None does not clip.
+    """
+
+    lr: Annotated[float, Gt(0)]
+    head_lr: Annotated[float, Gt(0)] | None = None
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    beta1: Annotated[float, Ge(0), Le(1)] = 0.9
+    beta2: Annotated[float, Ge(0), Le(1)] = 0.95
+    warmup: Annotated[float, Ge(0), Le(1)] = 0.1
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: Annotated[float, Gt(0)] | None = 1.0
+
+    def build(self, model: Any, loss: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+        """The optimizer over all trainable parameters, and its schedule over `steps` updates."""
+        head = [p for p in model.score.parameters() if p.requires_grad]
+        names = {id(p) for p in head}
+        body = [
+            p
+            for p in (*model.parameters(), *loss.parameters())
+            if p.requires_grad and id(p) not in names
+        ]
+        groups = [
+            {
+                "params": [p for p in body if p.ndim > 1],
+                "lr": self.lr,
+                "weight_decay": self.weight_decay,
+            },
+            {"params": [p for p in body if p.ndim <= 1], "lr": self.lr, "weight_decay": 0.0},
+            {"params": head, "lr": self.head_lr or self.lr, "weight_decay": self.weight_decay},
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            betas=(self.beta1, self.beta2),
+            fused=True,
+        )
+        name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        warmup = round(self.warmup * steps)
+        return optimizer, transformers.get_scheduler(name, optimizer, warmup, steps)

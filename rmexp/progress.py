@@ -1,0 +1,114 @@
+"""What a person sees while a run works: a live bar in a terminal, a line every few seconds elsewhere."""
+
+import time
+from typing import Any
+
+import lightning
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0
+SMOOTHING = 0.9
+
+
+class Reporter:
+    """Says what is going on. One for a process; it owns the console."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._said = 0.0
+
+    def say(self, *lines: str) -> None:
+        """Print lines as they are."""
+        for line in lines:
+            self.console.print(line, markup=False)
+
+    def count(self, what: str, number: int) -> None:
+        """A count that goes up: over itself in a terminal, now and then elsewhere."""
+        if self.console.is_terminal:
+            self.console.print(f"{number} {what}", end="\r", markup=False)
+        elif time.monotonic() - self._said > PLAIN_SECONDS:
+            self._said = time.monotonic()
+            self.say(f"{number} {what}")
+
+
+class TrainingProgress(lightning.Callback):
+    """Steps, loss, accuracy, pairs a second and time left, over the whole run."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.shown: dict[str, float] = {}
+        self._last = 0.0
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Open the bar at the step where the run stands."""
+        self.total = int(trainer.estimated_stepping_batches)
+        self.start, self.first_step, self.first_pairs = (
+            time.monotonic(),
+            trainer.global_step,
+            module.pairs_seen,
+        )
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.reporter.console,
+            disable=not self.reporter.console.is_terminal,
+        )
+        self.task = self.bar.add_task(
+            "training", total=self.total, completed=trainer.global_step, note=""
+        )
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Move on."""
+        for name in ("loss", "accuracy"):
+            new = module.shown[name]
+            self.shown[name] = SMOOTHING * self.shown.get(name, new) + (1 - SMOOTHING) * new
+        note = (
+            f"loss {self.shown['loss']:.3f}  accuracy {self.shown['accuracy']:.3f}  "
+            f"{self.pairs_per_second(module):.1f} pairs/s"
+        )
+        self.bar.update(self.task, completed=trainer.global_step, note=note)
+        now, done = time.monotonic(), trainer.global_step >= self.total
+        if not self.reporter.console.is_terminal and (now - self._last > PLAIN_SECONDS or done):
+            self._last = now
+            each = (now - self.start) / max(1, trainer.global_step - self.first_step)
+            left = each * (self.total - trainer.global_step)
+            self.reporter.say(f"step {trainer.global_step}/{self.total}  {note}  {left:.0f} s left")
+
+    def on_validation_start(self, trainer: Any, module: Any) -> None:
+        """The bar says that it waits for a validation."""
+        if hasattr(self, "bar"):
+            self.bar.update(self.task, description="validating")
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        """Print what was found."""
+        if hasattr(self, "bar") and not trainer.sanity_checking:
+            self.bar.update(self.task, description="training")
+            values = {
+                name: float(v)
+                for name, v in trainer.callback_metrics.items()
+                if name.startswith("val/")
+            }
+            self.reporter.say(
+                f"val at step {trainer.global_step}: accuracy {values['val/accuracy']:.3f}  "
+                f"loss {values['val/loss']:.4f}  margin {values['val/margin']:.3f}"
+            )
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Close the bar."""
+        self.bar.stop()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """Close the bar, so that the terminal is whole."""
+        if hasattr(self, "bar"):
+            self.bar.stop()
+
+    def pairs_per_second(self, module: Any) -> float:
+        """Judged pairs a second since the start (or the resume), validations included."""
+        return (module.pairs_seen - self.first_pairs) / max(1e-9, time.monotonic() - self.start)

@@ -1,0 +1,193 @@
+"""Source + format -> comparisons, with every row that was left out counted and placed."""
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rmexp.comparisons import Comparison
+from rmexp.errors import UserError
+from rmexp.sources import BadRow, read_rows
+
+Format = Callable[[Mapping[str, Any]], Comparison]
+SPLITS = ("train", "val", "test")
+EXAMPLES = 5
+"""Bad rows that are named one by one; the rest is counted."""
+
+
+@dataclass
+class RowReport:
+    """What became of the rows: nothing is left out silently.
+
+    `bad` counts by reason; `dropped` and `cut` count by cause and subset. `places` names the first
+    few bad rows as `file:line: reason`.
+    """
+
+    read: int = 0
+    kept: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    places: list[str] = field(default_factory=list)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    cut: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add_bad(self, place: str, reason: str) -> None:
+        """Count a bad row; reasons are counted without the values they quote."""
+        self.bad[reason.split(" (")[0]] += 1
+        if len(self.places) < EXAMPLES:
+            self.places.append(f"{place}: {reason}")
+
+    def drop(self, cause: str, subset: str, count: int = 1) -> None:
+        """Count comparisons that were left out after reading."""
+        self.dropped.setdefault(cause, Counter())[subset] += count
+
+    def trim(self, cause: str, subset: str) -> None:
+        """Count a comparison that was kept with less of its prompt."""
+        self.cut.setdefault(cause, Counter())[subset] += 1
+
+    def lines(self) -> list[str]:
+        """For the terminal and the report: a line a fact, the first always the total."""
+        out = [f"{self.read} rows read, {self.kept} comparisons kept"]
+        out += [f"{count} bad: {reason}" for reason, count in self.bad.most_common()]
+        for verb, causes in (("dropped", self.dropped), ("cut", self.cut)):
+            for cause, subsets in causes.items():
+                where = ", ".join(f"{name} {n}" for name, n in subsets.most_common(4))
+                out.append(f"{sum(subsets.values())} {verb}: {cause} ({where})")
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        nested = {
+            name: {cause: dict(n) for cause, n in getattr(self, name).items()}
+            for name in ("dropped", "cut")
+        }
+        return {
+            "read": self.read,
+            "kept": self.kept,
+            "bad": dict(self.bad),
+            "places": self.places,
+        } | nested
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "RowReport":
+        """The inverse of `to_dict`."""
+        nested = {
+            name: {c: Counter(n) for c, n in stored[name].items()} for name in ("dropped", "cut")
+        }
+        return cls(
+            stored["read"], stored["kept"], Counter(stored["bad"]), list(stored["places"]), **nested
+        )
+
+
+def read_comparisons(
+    paths: Mapping[str | None, str], parse: Format, report: RowReport, limit: int | None = None
+) -> Iterator[Comparison]:
+    """Stream the comparisons of several files; `paths` maps our split (or None: not split yet) to a path.
+
+    A row that the format refuses is counted in `report` and passed over. `limit` is the number of
+    comparisons to take from each file, from its start.
+    """
+    seen: Counter[str] = Counter()
+    for split, path in paths.items():
+        taken = 0
+        for raw in read_rows(path, split):
+            if limit is not None and taken >= limit:
+                break
+            report.read += 1
+            try:
+                if isinstance(raw.row, BadRow):
+                    raise raw.row
+                comparison = parse(raw.row)
+            except BadRow as error:
+                report.add_bad(raw.place, str(error))
+                continue
+            taken += 1
+            yield _identified(comparison, raw.place, raw.split, report.read, seen)
+
+
+def _identified(
+    comparison: Comparison, place: str, split: str | None, row: int, seen: Counter[str]
+) -> Comparison:
+    """Ids are unique, as predictions are joined by them: a repeated id gets a number."""
+    name = comparison.id or f"row-{row}"
+    seen[name] += 1
+    unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    declared = split or comparison.split
+    if declared is not None and declared not in SPLITS:
+        raise UserError(f"{place}: split is {declared!r}; known: {', '.join(SPLITS)}.")
+    return dataclasses.replace(comparison, id=unique, split=declared, place=place)
+
+
+def check_bad_rows(report: RowReport, on_bad_row: str, max_bad_share: float) -> None:
+    """Stop where bad rows are not to be skipped, or are too many.
+
+    Raises:
+        UserError: names the first bad rows with file, line and reason, and the mend.
+    """
+    bad = sum(report.bad.values())
+    shown = "\n  ".join(report.places)
+    more = f"\n  ... and {bad - len(report.places)} more" if bad > len(report.places) else ""
+    rows = f"{bad} of {report.read} rows cannot be used:\n  {shown}{more}\n"
+    if bad and on_bad_row == "raise":
+        raise UserError(rows + "Mend them, or leave them out with data.on_bad_row=skip.")
+    if bad > max_bad_share * report.read:
+        raise UserError(
+            rows
+            + f"That is {bad / report.read:.1%}, more than data.max_bad_share={max_bad_share} allows "
+            "to be skipped; is the format the right one?"
+        )
+    if report.read == 0:
+        raise UserError("The data has no rows.")
+
+
+def assign_splits(
+    prompt_keys: list[str],
+    declared: list[str | None],
+    subsets: list[str],
+    shares: Mapping[str, float],
+    seed: int,
+    report: RowReport,
+) -> dict[str, np.ndarray]:
+    """Deal rows into train, val and test by prompt: equal prompts never part.
+
+    Declared splits are kept. Splits that nobody declared are cut from the undeclared (or the train)
+    rows: prompts in the order of a hash of `seed` and prompt, `shares` of them for test and val.
+    Where a prompt was declared into two splits, it stays in test before val before train, and the
+    other rows are dropped and counted.
+
+    Returns:
+        For each split, the sorted indices of its rows.
+    """
+    home: dict[str, str] = {}
+    for wanted in ("test", "val", "train"):
+        for key, split in zip(prompt_keys, declared, strict=True):
+            if split == wanted:
+                home.setdefault(key, wanted)
+    missing = [name for name in ("test", "val") if name not in home.values()]
+    free = {k for k, split in zip(prompt_keys, declared, strict=True) if split is None} - set(home)
+    pool = sorted(
+        free | {k for k, name in home.items() if name == "train"}, key=lambda k: _shuffled(seed, k)
+    )
+    counts = {
+        name: max(1, round(shares[name] * len(pool))) if shares[name] else 0 for name in missing
+    }
+    start = 0
+    for name in missing:
+        home |= dict.fromkeys(pool[start : start + counts[name]], name)
+        start += counts[name]
+    for key in free:
+        home.setdefault(key, "train")
+    rows: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for index, (key, split) in enumerate(zip(prompt_keys, declared, strict=True)):
+        if split in (None, home[key]) or (split == "train" and home[key] in missing):
+            rows[home[key]].append(index)
+        else:
+            report.drop(f"a {split} prompt that is also in {home[key]}", subsets[index])
+    return {name: np.array(indices, dtype=np.int64) for name, indices in rows.items()}
+
+
+def _shuffled(seed: int, key: str) -> str:
+    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""A run's numbers -> report.html."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from rmexp.metrics import Scored
+from rmexp.report.plots import curves, reward_histogram
+from rmexp.tracking import RunDirectory
+
+HEADLINES = {
+    "accuracy": "pair accuracy",
+    "length_baseline": "length baseline",
+    "margin_standardised": "standardised margin",
+    "ece": "calibration error",
+}
+
+
+def write_report(
+    run: RunDirectory,
+    name: str,
+    subtitle: str,
+    scored: Scored,
+    metrics: Mapping[str, float],
+    data_lines: Sequence[str],
+    template_lines: Sequence[str],
+) -> Path:
+    """Write report.html: headlines, learning curves, reward histograms, all metrics, what was run."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    sets = [name for name in ("test", "val") if f"{name}/reward_mean" in metrics]
+    names = sorted({metric.split("/", 1)[1] for metric in metrics})
+    logged = run.metrics()
+    page = environment.get_template("page.html").render(
+        name=name,
+        subtitle=subtitle,
+        heads=_heads(metrics),
+        fallbacks=run.result.get("fallbacks", []),
+        curves=[
+            _curve(logged, label)
+            for label in ("loss", "accuracy")
+            if _series(logged, "train/" + label)[0]
+        ],
+        histogram=reward_histogram(
+            scored.rewards_N[scored.better_P], scored.rewards_N[scored.worse_P]
+        ),
+        sets=sets,
+        table=[
+            {"name": metric, "values": [_number(metrics.get(f"{s}/{metric}")) for s in sets]}
+            for metric in names
+        ],
+        data_lines=data_lines,
+        template_lines=template_lines,
+        config=(run.path / "config.yaml").read_text(),
+    )
+    file = run.path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def _heads(metrics: Mapping[str, float]) -> list[dict[str, str]]:
+    heads = []
+    for metric, label in HEADLINES.items():
+        value = metrics.get(f"test/{metric}")
+        low, high = metrics.get(f"test/{metric}_low"), metrics.get(f"test/{metric}_high")
+        note = (
+            f"95%: {low:.3f} to {high:.3f}" if low is not None and high is not None else "on test"
+        )
+        heads.append({"label": label, "value": _number(value), "note": note})
+    return heads
+
+
+def _series(logged: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+    points = [(line["step"], line[name]) for line in logged if name in line]
+    return [p[0] for p in points], [p[1] for p in points]
+
+
+def _curve(logged: Sequence[Mapping[str, float]], label: str) -> str:
+    series = {name: _series(logged, f"{name}/{label}") for name in ("train", "val")}
+    return curves({name: points for name, points in series.items() if points[0]}, label)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4f}"

@@ -1,0 +1,56 @@
+"""task=export: a run's best weights as a Hugging Face directory elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+from rmexp.data import ComparisonData
+from rmexp.errors import UserError
+from rmexp.export import export
+from rmexp.losses import Loss
+from rmexp.module import RewardModule
+from rmexp.progress import Reporter
+from rmexp.tasks.setup import load_trained, prepare_data, seed_everything
+from rmexp.tasks.train import proof
+from rmexp.templates import Template
+from rmexp.tracking import RunDirectory
+
+
+def export_run(
+    checkpoint: str,
+    out: str,
+    model: Any,
+    template: Template,
+    data: ComparisonData,
+    loss: Loss,
+    run: RunDirectory,
+    reporter: Reporter,
+    seed: int,
+    name: str,
+    labels: dict[str, str],
+    trained_metrics: dict[str, float],
+) -> dict[str, float]:
+    """Write `out` from the checkpoint and prove it by loading it as its users do.
+
+    Args:
+        checkpoint: the run or Hugging Face directory that `model` loads from, for messages.
+        out: the directory to write; it must not exist, or be an earlier export.
+        trained_metrics: the run's own metrics, for the card.
+    """
+    home = Path(out).expanduser()
+    if home.exists() and not (home / "rmexp.json").is_file() and any(home.iterdir()):
+        raise UserError(f"out={out} exists and is no export of rmexp; name another directory.")
+    seed_everything(seed)
+    prepared = prepare_data(model, template, data, seed, run, reporter)
+    module = RewardModule(load_trained(model, prepared, seed, run, reporter), loss, data)
+    texts, values = proof(module, data)
+    facts = {
+        "name": home.name,
+        "base": labels["model"],
+        "data": labels["data"],
+        "loss": labels["loss"],
+        "fingerprint": prepared.audit.fingerprint,
+        "metrics": trained_metrics,
+    }
+    export(module.model, prepared.tokenizer, texts, values, facts, home)
+    reporter.say(f"exported {checkpoint} to {home}, proved on {len(texts)} responses")
+    return trained_metrics

@@ -1,0 +1,115 @@
+"""What several tasks do first: tokenizer, data and model, in the order in which they can fail cheaply."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import nn
+
+from rmexp import templates
+from rmexp.data import ComparisonData
+from rmexp.errors import UserError
+from rmexp.export import check_fingerprint
+from rmexp.layout import choose_layout
+from rmexp.model import check_causal, positions
+from rmexp.progress import Reporter
+from rmexp.tracking import RunDirectory, environment
+from rmexp.training import needed_disk
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A tokenizer that carries the template, and the data rendered with it."""
+
+    tokenizer: Any
+    data: ComparisonData
+    audit: templates.Audit
+
+
+def prepare_data(
+    source: Any,
+    template: templates.Template,
+    data: ComparisonData,
+    seed: int,
+    run: RunDirectory,
+    reporter: Reporter,
+) -> Prepared:
+    """Load the tokenizer, install the template, read and tokenise the data; say what was found.
+
+    Nothing here loads a model, so that bad rows stop a run within seconds.
+    """
+    tokenizer = source.load_tokenizer()
+    said = template.install(tokenizer)
+    data.prepare(tokenizer, seed, reporter.count)
+    audit = templates.audit(tokenizer, *data.example())
+    reporter.say(*data.lines(), *([said] if said else []), *audit.lines())
+    facts = {"data": data.report.to_dict(), "template": dataclasses.asdict(audit), "seed": seed}
+    run.write_json("environment.json", environment(**facts, data_fingerprint=data.fingerprint))
+    return Prepared(tokenizer, data, audit)
+
+
+def load_model(
+    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter
+) -> Any:
+    """Load the reward model, check that it fits the data, and choose the layout.
+
+    Raises:
+        UserError: the model has fewer positions than the longest row needs, or is no causal decoder.
+    """
+    model = source.load_model(prepared.tokenizer, seed)
+    places, longest = positions(model), prepared.data.longest()
+    if places is not None and longest > places:
+        raise UserError(
+            f"The longest row has {longest} tokens, the model {places} positions: set data.max_length={places}."
+        )
+    check_causal(model)
+    prepared.data.layout = choose_layout(model, source.layout)
+    count = sum(p.numel() for p in model.parameters())
+    reporter.say(
+        f"model: {source.name}, {count / 1e6:.1f} M parameters, layout {prepared.data.layout}"
+    )
+    run.update(parameters=count, layout=prepared.data.layout)
+    return model
+
+
+def load_trained(
+    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter
+) -> Any:
+    """Load a model that must have been trained as a reward model already.
+
+    Raises:
+        UserError: its head is missing, or its template is not the one it was trained with.
+    """
+    if (directory := getattr(source, "path", None)) is not None:
+        check_fingerprint(Path(directory), prepared.tokenizer)
+    model = load_model(source, prepared, seed, run, reporter)
+    if model.fresh_head:
+        raise UserError(f"{source.path} has no reward head (score.weight): train it first.")
+    return model
+
+
+def check_disk(model: nn.Module, folder: Path) -> None:
+    """Refuse to start a run that the disk cannot hold.
+
+    Raises:
+        UserError: says how much is needed and how much is free.
+    """
+    parameters = list(model.parameters())
+    needed = needed_disk(
+        sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    )
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"The run may need {needed / 2**30:.1f} GiB in {folder}, and {free / 2**30:.1f} GiB are free; "
+            "free some, or run elsewhere."
+        )
+
+
+def seed_everything(seed: int) -> None:
+    """Every generator, and no nondeterministic kernels where there is a choice."""
+    lightning.seed_everything(seed, verbose=False)
+    torch.use_deterministic_algorithms(True, warn_only=True)

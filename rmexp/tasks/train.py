@@ -1,0 +1,172 @@
+"""task=train: data -> model -> training -> best weights -> test -> export -> report."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmexp.data import ComparisonData
+from rmexp.errors import UserError
+from rmexp.export import export
+from rmexp.losses import Loss
+from rmexp.metrics import scored
+from rmexp.model import rewards
+from rmexp.module import RewardModule
+from rmexp.optim import AdamW
+from rmexp.progress import Reporter, TrainingProgress
+from rmexp.report.page import write_report
+from rmexp.tasks.setup import Prepared, check_disk, load_model, prepare_data, seed_everything
+from rmexp.templates import Template
+from rmexp.tracking import JsonLines, RunDirectory, peak_memory_gib
+from rmexp.training import TrainerSettings
+
+PROOF_ROWS = 8
+"""Responses on which an export is proved."""
+
+
+def train(
+    model: Any,
+    template: Template,
+    data: ComparisonData,
+    loss: Loss,
+    tune: Any,
+    optim: AdamW,
+    trainer: TrainerSettings,
+    loggers: list[Any],
+    run: RunDirectory,
+    reporter: Reporter,
+    seed: int,
+    name: str,
+    labels: dict[str, str],
+    resume: str | None,
+) -> dict[str, float]:
+    """Train, select, test, export and report; returns the metrics of val and test.
+
+    Args:
+        model: where the model comes from (`Pretrained`, `Tiny`).
+        tune: sets which parameters train.
+        loggers: mirrors of `metrics.jsonl`.
+        labels: the chosen option of each group, for tables and the card.
+        resume: the run directory to go on in, or None.
+    """
+    seed_everything(seed)
+    prepared = prepare_data(model, template, data, seed, run, reporter)
+    data.check_trainable(loss.needs)
+    reward_model = tune(load_model(model, prepared, seed, run, reporter))
+    if not reward_model.fresh_head:
+        reporter.say("the checkpoint has a reward head: it is kept")
+    check_disk(reward_model, run.path)
+    module = RewardModule(
+        reward_model, loss, data, optim
+    ).train()  # a pretrained model comes in eval mode
+    progress = TrainingProgress(reporter)
+    fit = trainer.build(run, [JsonLines(run), *loggers], [progress])
+    last = _last_checkpoint(run) if resume else None
+    if last is not None:
+        run.cut_metrics(int(torch.load(last, weights_only=True, mmap=True)["global_step"]))
+    started = time.monotonic()
+    run.update(precision=trainer.resolved_precision())
+    fit.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    run.update(
+        training_seconds=round(time.monotonic() - started, 1),
+        pairs_per_second=round(progress.pairs_per_second(module), 3),
+        steps=fit.global_step,
+    )
+    metrics = _test(fit, module, data, run, reporter)
+    _export(module, prepared, run, name, labels, metrics, reporter)
+    run.update(peak_memory_gib=round(peak_memory_gib(), 2))
+    _tidy(run, trainer.keep)
+    write_report(
+        run,
+        name,
+        " · ".join(labels.values()),
+        scored(data.rows, data.splits["test"], module.rewards),
+        metrics,
+        data.lines(),
+        prepared.audit.lines(),
+    )
+    return metrics
+
+
+def _test(
+    fit: Any, module: RewardModule, data: ComparisonData, run: RunDirectory, reporter: Reporter
+) -> dict[str, float]:
+    """Score val and test with the best weights, and keep the predictions of both."""
+    best = fit.checkpoint_callback
+    stored = torch.load(best.best_model_path, weights_only=True, mmap=True)
+    module.load_state_dict(stored["state_dict"])
+    reporter.say(
+        f"best weights: step {stored['global_step']}, {best.monitor} {float(best.best_model_score):.4f}"
+    )
+    run.update(best_step=stored["global_step"])
+    metrics: dict[str, float] = {}
+    for split in ("val", "test"):
+        metrics |= score_split(fit, module, data, split)
+        run.write_predictions(split, data.rows, data.splits[split], module.rewards)
+    return metrics
+
+
+def score_split(
+    fit: Any, module: RewardModule, data: ComparisonData, split: str
+) -> dict[str, float]:
+    """The metrics of one split under the module's weights; its rewards stay in `module.rewards`."""
+    module.split = split
+    fit.test(module, dataloaders=data.evaluation_dataloader(split), verbose=False)
+    return module.metrics
+
+
+@torch.no_grad()
+def proof(module: RewardModule, data: ComparisonData) -> tuple[list[str], list[float]]:
+    """A few rendered responses of val and their rewards by our own path, in fp32."""
+    module.model.float().eval()
+    indices = data.splits["val"][:PROOF_ROWS]
+    rows = [{**data.rows[int(index)], "row": int(index)} for index in indices]
+    texts, values = [], []
+    for row in rows:
+        batch = data.collate()([row]).batches[0].to(module.model.score.weight.device)
+        values += rewards(module.model, batch).tolist()
+        texts += row["texts"]
+    step = max(1, len(texts) // PROOF_ROWS)
+    return texts[::step][:PROOF_ROWS], values[::step][:PROOF_ROWS]
+
+
+def _export(
+    module: RewardModule,
+    prepared: Prepared,
+    run: RunDirectory,
+    name: str,
+    labels: dict[str, str],
+    metrics: dict[str, float],
+    reporter: Reporter,
+) -> None:
+    module.cpu()
+    texts, values = proof(module, prepared.data)
+    facts = {
+        "name": name,
+        "base": labels["model"],
+        "data": labels["data"],
+        "loss": labels["loss"],
+        "fingerprint": prepared.audit.fingerprint,
+        "metrics": metrics,
+    }
+    export(module.model, prepared.tokenizer, texts, values, facts, run.path / "export")
+    reporter.say(f"export: proved on {len(texts)} responses, alone and padded on either side")
+
+
+def _last_checkpoint(run: RunDirectory) -> Path:
+    last = run.path / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise UserError(
+            f"resume={run.path}: it has no checkpoint to go on from (checkpoints/last.ckpt)."
+        )
+    return last
+
+
+def _tidy(run: RunDirectory, keep: str) -> None:
+    """Optimizer states go once the run is done, and the best weights where only the export is wanted."""
+    folder = run.path / "checkpoints"
+    if keep != "resume":
+        (folder / "last.ckpt").unlink(missing_ok=True)
+    if keep == "none":
+        (folder / "best.ckpt").unlink(missing_ok=True)

@@ -1,0 +1,240 @@
+"""Messages -> token ids: the one render path of training, evaluation, scoring and export.
+
+A template is a Jinja chat template and nothing else: a system prompt and template arguments are
+baked into its source, so what the exported tokenizer carries is exactly what was trained with.
+Special tokens come from the template alone, so a double BOS cannot happen.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rmexp.comparisons import Comparison, Message
+from rmexp.errors import UserError
+
+TOKENIZER_BATCH = 1000
+"""Texts handed to the tokenizer at once: enough for its threads to share, small enough for memory."""
+
+PROBES: tuple[tuple[Message, ...], ...] = (
+    ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}),
+    (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1 + 1?\n"},
+        {"role": "assistant", "content": " 2"},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "Yes."},
+    ),
+    (
+        {"role": "user", "content": "你好，世界"},
+        {"role": "assistant", "content": "你好！ naïve ☕"},
+    ),
+)
+"""Dialogues whose token ids make up a template's fingerprint."""
+
+PAD_NAMES = (
+    "<|pad|>",
+    "<pad>",
+    "[PAD]",
+    "<|finetune_right_pad_id|>",
+    "<|padding|>",
+    "<|endoftext|>",
+)
+"""Names under which tokenizers already carry a token fit for padding, in order of preference."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """What turns messages into text.
+
+    Args:
+        source: a Jinja chat template; None takes the tokenizer's own.
+        path: a file with a Jinja chat template, instead of `source`.
+        system: a system prompt for dialogues that bring none.
+        arguments: values that the template reads, e.g. `enable_thinking: false`.
+    """
+
+    source: str | None = None
+    path: str | None = None
+    system: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def install(self, tokenizer: Any) -> str | None:
+        """Give the tokenizer this template (baked), a pad token that is not eos, and right padding.
+
+        Returns the sentence to say where a pad token had to be chosen.
+
+        Raises:
+            UserError: there is no template, the file is missing, or it is not valid Jinja.
+        """
+        tokenizer.chat_template = self._bake(self._find(tokenizer), tokenizer)
+        tokenizer.padding_side = "right"
+        said = choose_pad_token(tokenizer)
+        _check_renders(tokenizer)
+        return said
+
+    def _find(self, tokenizer: Any) -> str:
+        if self.path is not None:
+            file = Path(self.path).expanduser()
+            if not file.is_file():
+                raise UserError(f"template.path={self.path}: there is no such file.")
+            return file.read_text(encoding="utf-8")
+        if self.source is not None:
+            return self.source
+        if isinstance(tokenizer.chat_template, str):
+            return tokenizer.chat_template
+        raise UserError(
+            "The tokenizer has no chat template of its own: choose template=chatml, template=plain "
+            "or template=jinja template.path=FILE."
+        )
+
+    def _bake(self, source: str, tokenizer: Any) -> str:
+        sets = (
+            {"bos": tokenizer.bos_token if _adds_bos(tokenizer) else ""}
+            if re.search(r"\bbos\b", source)
+            else {}
+        )
+        sets |= dict(self.arguments)
+        head = "".join(f"{{%- set {name} = {_jinja(value)} -%}}" for name, value in sets.items())
+        if self.system is not None:
+            message = '[{"role": "system", "content": %s}]' % _jinja(self.system)
+            head += (
+                "{%- if messages[0]['role'] not in ['system', 'developer'] -%}"
+                "{%- set messages = " + message + " + messages -%}{%- endif -%}"
+            )
+        return head + source
+
+
+def render(tokenizer: Any, dialogues: Sequence[Sequence[Message]]) -> list[str]:
+    """The text of each dialogue under the tokenizer's template, special tokens included.
+
+    Raises:
+        UserError: the template refuses a dialogue (its own sentence is passed on).
+    """
+    import jinja2
+
+    try:
+        return [
+            tokenizer.apply_chat_template(list(map(dict, d)), tokenize=False) for d in dialogues
+        ]
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise UserError(f"The chat template refuses a dialogue: {error}.") from error
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of rendered texts; nothing is added that the template did not write."""
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+
+def choose_pad_token(tokenizer: Any) -> str | None:
+    """Make sure that pad != eos: Hugging Face pools the last token that is not pad.
+
+    Returns the sentence to say where the token had to be chosen or added, else None. A model whose
+    embedding is smaller than the tokenizer must be resized afterwards.
+    """
+    taken = {tokenizer.eos_token, tokenizer.bos_token, None}
+    if tokenizer.pad_token not in taken:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    for name in (*PAD_NAMES, tokenizer.unk_token):
+        if name in vocabulary and name not in taken:
+            tokenizer.pad_token = name
+            return f"pad token: {name!r} (an existing token, as pad must differ from eos)"
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    return "pad token: '<|pad|>' was added, as pad must differ from eos"
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """16 hex digits that change when any probe dialogue would get other token ids."""
+    seen: list[Any] = []
+    for probe in PROBES:
+        try:
+            seen.append(tokenize(tokenizer, render(tokenizer, [probe]))[0])
+        except (
+            UserError
+        ) as error:  # a template may refuse a system message: that, too, tells it apart
+            seen.append(str(error))
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the template makes of one example: shown at the start and kept in `environment.json`."""
+
+    fingerprint: str
+    bos_count: int
+    eos_present: bool
+    pooled_token: str
+    pad_token: str
+    example: str
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        return [
+            f"template {self.fingerprint}: BOS x{self.bos_count}, EOS {'yes' if self.eos_present else 'NO'}, "
+            f"pooled token {self.pooled_token!r}, pad {self.pad_token!r}",
+            *("  | " + line for line in self.example.splitlines()),
+        ]
+
+
+def audit(tokenizer: Any, text: str, ids: Sequence[int]) -> Audit:
+    """Look at one rendered response: how many BOS, is there an EOS, which token is pooled."""
+    bos = tokenizer.bos_token_id
+    # Where bos also opens every turn (SmolLM2), only those before the first turn count.
+    leading = next((n for n, token in enumerate(ids) if token != bos), len(ids))
+    return Audit(
+        fingerprint=fingerprint(tokenizer),
+        bos_count=leading if bos is not None else 0,
+        eos_present=tokenizer.eos_token_id in ids,
+        pooled_token=tokenizer.convert_ids_to_tokens(ids[-1]) if ids else "",
+        pad_token=tokenizer.pad_token,
+        example=text,
+    )
+
+
+def fit(
+    tokenizer: Any, comparison: Comparison, max_length: int
+) -> tuple[list[str], list[list[int]]] | None:
+    """Texts and token ids of a comparison whose oldest prompt turns are left out until it fits.
+
+    System messages and the last user turn stay, and a response is never cut: None where the longest
+    response is over `max_length` tokens even so.
+    """
+    prompt: list[Message] | None = list(comparison.prompt)
+    while (prompt := _without_oldest_turn(prompt)) is not None:
+        texts = render(tokenizer, [(*prompt, *response) for response in comparison.responses])
+        ids = tokenize(tokenizer, texts)
+        if max(map(len, ids)) <= max_length:
+            return texts, ids
+    return None
+
+
+def _without_oldest_turn(prompt: list[Message]) -> list[Message] | None:
+    """The prompt without its first user turn and the answers to it; None when one turn is left."""
+    users = [n for n, message in enumerate(prompt) if message["role"] == "user"]
+    if len(users) < 2:
+        return None
+    return prompt[: users[0]] + prompt[users[1] :]
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Does the tokenizer put BOS before every text by itself (as Llama's does)?"""
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [
+        tokenizer.bos_token_id
+    ]
+
+
+def _jinja(value: Any) -> str:
+    """A value as a Jinja literal: JSON is one, but that null is called none."""
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _check_renders(tokenizer: Any) -> None:
+    first, second = render(tokenizer, [PROBES[0]])[0], PROBES[0][-1]["content"]
+    if second not in first:
+        raise UserError(
+            "The chat template does not render the assistant's answer; nothing could be learnt from it."
+        )

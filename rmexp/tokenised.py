@@ -1,0 +1,222 @@
+"""Comparisons as token ids on disk: written once, memory-mapped ever after.
+
+The cache's key is made of the bytes of the source, the format, the reading options, and what the
+template and tokenizer do; a second start with the same key reads nothing and tokenises nothing.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from rmexp import templates
+from rmexp.comparisons import Comparison, pairs_from_ratings
+from rmexp.errors import UserError
+from rmexp.reading import Format, RowReport, check_bad_rows, read_comparisons
+
+VERSION = 1
+"""Part of every cache key: raise it when what is stored changes."""
+
+CHUNK = 512
+"""Comparisons that are rendered and tokenised together."""
+
+FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "subset": datasets.Value("string"),
+        "split": datasets.Value("string"),
+        "prompt_key": datasets.Value("string"),
+        "tokens": datasets.List(datasets.List(datasets.Value("int32"))),
+        "texts": datasets.List(datasets.Value("string")),
+        "ratings": datasets.List(datasets.Value("float64")),
+        "pairs": datasets.List(datasets.List(datasets.Value("int32"))),
+        "margins": datasets.List(datasets.Value("float64")),
+        "weights": datasets.List(datasets.Value("float64")),
+    }
+)
+"""A row a comparison. `pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the tokenised rows are.
+
+    Args:
+        paths: our split (None: to be split) -> file, directory or hub id.
+        parse: the format.
+        limit: comparisons taken from each path, from its start; None takes all.
+        on_bad_row: `raise` or `skip`.
+        max_bad_share: share of bad rows (0..1) above which even `skip` stops.
+        min_rating_gap: ratings at least this far apart make a pair; None makes none of them.
+        max_length: tokens a prompt and a response may have together.
+    """
+
+    paths: Mapping[str | None, str]
+    parse: Format
+    limit: int | None
+    on_bad_row: str
+    max_bad_share: float
+    min_rating_gap: float | None
+    max_length: int
+
+    def key(self, tokenizer: Any) -> str:
+        """The cache's key (24 hex digits)."""
+        parts = {
+            "version": VERSION,
+            "sources": {str(split): source_fingerprint(path) for split, path in self.paths.items()},
+            "parse": repr(self.parse),
+            "options": [
+                self.limit,
+                self.on_bad_row,
+                self.max_bad_share,
+                self.min_rating_gap,
+                self.max_length,
+            ],
+            "template": templates.fingerprint(tokenizer),
+            "chat_template": tokenizer.chat_template,
+            "vocabulary": len(tokenizer),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def source_fingerprint(path: str) -> str:
+    """A hash of a file's bytes; of a directory's names, sizes and times; a hub id stands for itself."""
+    file = Path(path).expanduser()
+    digest = hashlib.sha256(str(path).encode() if not file.exists() else b"")
+    if file.is_file():
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    for part in sorted(file.rglob("*")) if file.is_dir() else ():
+        stat = part.stat()
+        digest.update(f"{part.relative_to(file)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def load_or_tokenise(
+    recipe: Recipe, tokenizer: Any, cache: Path, progress: Callable[[str, int], None]
+) -> tuple[datasets.Dataset, RowReport, bool]:
+    """The tokenised rows, the report on them, and whether they came from the cache.
+
+    `progress(what, count)` is called as rows go by. Concurrent first users write aside and rename,
+    so that nobody reads half a cache.
+
+    Raises:
+        UserError: the source or too many of its rows cannot be used.
+    """
+    home = cache / "tokenised" / recipe.key(tokenizer)
+    if not (home / "report.json").is_file():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
+        try:
+            _write(recipe, tokenizer, aside, progress)
+            _settle(aside, home)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return *_read(home), False
+    return *_read(home), True
+
+
+def _settle(aside: Path, home: Path) -> None:
+    try:
+        os.rename(aside, home)
+    except OSError:  # another process was first, or an older writer died and left half a directory
+        if not (home / "report.json").is_file():
+            shutil.rmtree(home)
+            os.rename(aside, home)
+
+
+def _read(home: Path) -> tuple[datasets.Dataset, RowReport]:
+    rows = datasets.Dataset.from_file(str(home / "rows.arrow"))
+    return rows, RowReport.from_dict(json.loads((home / "report.json").read_text()))
+
+
+def _write(
+    recipe: Recipe, tokenizer: Any, home: Path, progress: Callable[[str, int], None]
+) -> None:
+    from datasets.arrow_writer import ArrowWriter
+
+    report = RowReport()
+    comparisons = read_comparisons(recipe.paths, recipe.parse, report, recipe.limit)
+    with ArrowWriter(path=str(home / "rows.arrow"), features=FEATURES) as writer:
+        for row in _tokenised_rows(comparisons, recipe, tokenizer, report):
+            writer.write(row)
+            report.kept += 1
+            if report.kept % CHUNK == 0:
+                progress("comparisons tokenised", report.kept)
+        check_bad_rows(report, recipe.on_bad_row, recipe.max_bad_share)
+        if report.kept == 0:
+            raise UserError(
+                f"No comparison is left of {report.read} rows: {'; '.join(report.lines()[1:])}."
+            )
+        writer.finalize()
+    (home / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))
+
+
+def _tokenised_rows(
+    comparisons: Iterable[Comparison], recipe: Recipe, tokenizer: Any, report: RowReport
+) -> Iterator[dict[str, Any]]:
+    for chunk in batched_list(comparisons, CHUNK):
+        texts = [
+            templates.render(tokenizer, [(*c.prompt, *response) for response in c.responses])
+            for c in chunk
+        ]
+        flat = iter(templates.tokenize(tokenizer, [text for group in texts for text in group]))
+        for comparison, group in zip(chunk, texts, strict=True):
+            row = _row(comparison, group, [next(flat) for _ in group], recipe, tokenizer, report)
+            if row is not None:
+                yield row
+
+
+def _row(
+    comparison: Comparison,
+    texts: list[str],
+    tokens: list[list[int]],
+    recipe: Recipe,
+    tokenizer: Any,
+    report: RowReport,
+) -> dict[str, Any] | None:
+    if max(map(len, tokens)) > recipe.max_length:
+        shorter = templates.fit(tokenizer, comparison, recipe.max_length)
+        if shorter is None:
+            report.drop(f"longer than {recipe.max_length} tokens", comparison.subset)
+            return None
+        texts, tokens = shorter
+        report.trim(f"oldest prompt turns, to fit {recipe.max_length} tokens", comparison.subset)
+    if len(set(map(tuple, tokens))) < len(tokens) and len(comparison.responses) == 2:
+        report.drop("both answers are the same once rendered", comparison.subset)
+        return None
+    if recipe.min_rating_gap is not None:
+        comparison = pairs_from_ratings(comparison, recipe.min_rating_gap)
+    judged = comparison.judgements
+    return {
+        "id": comparison.id,
+        "subset": comparison.subset,
+        "split": comparison.split,
+        "prompt_key": comparison.prompt_key,
+        "tokens": tokens,
+        "texts": texts,
+        "ratings": [np.nan if r is None else r for r in comparison.ratings or [None] * len(tokens)],
+        "pairs": [[j.i, j.j, j.verdict] if j.verdict >= 0 else [j.j, j.i, 1] for j in judged],
+        "margins": [np.nan if j.margin is None else j.margin for j in judged],
+        "weights": [j.weight for j in judged],
+    }
+
+
+def batched_list(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of up to `size` items (itertools.batched is Python 3.12)."""
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,317 @@
+"""The run directory: what a run was, what it measured, how it ended. W&B mirrors it.
+
+config.yaml overrides.yaml environment.json   what was asked for, where and with what
+metrics.jsonl                                 a line a step or evaluation: the truth
+predictions/SET.parquet                       a row a response
+result.json error.txt                         status, metrics, cost, fallbacks; the traceback
+checkpoints/ export/ report.html
+"""
+
+import datetime
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+
+from rmexp import __version__
+from rmexp.errors import UserError
+
+HEARTBEAT_SECONDS = 10
+PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "datasets", "wandb")
+
+
+class RunDirectory:
+    """One run's directory. `result.json` is always whole: it is written aside and renamed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.result: dict[str, Any] = {}
+        self._started = time.time()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def claim(cls, path: Path) -> "RunDirectory":
+        """Take a directory for a new run; where another run has it, one beside it with a number."""
+        number, free = 1, path
+        while True:
+            free.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(free / "result.json", "x"):
+                    return cls(free)
+            except FileExistsError:
+                number += 1
+                free = path.with_name(f"{path.name}-{number}")
+
+    def start(self, config: Any, overrides: list[str], **facts: Any) -> None:
+        """Write what is known before the work begins, and keep a heartbeat until `finish`."""
+        OmegaConf.save(config, self.path / "config.yaml", resolve=True)
+        OmegaConf.save(overrides, self.path / "overrides.yaml")
+        self.update(
+            status="running", pid=os.getpid(), host=socket.gethostname(), error=None, **facts
+        )
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def update(self, **facts: Any) -> None:
+        """Set facts in `result.json`."""
+        with self._lock:
+            self.result |= facts | {
+                "heartbeat": _now(),
+                "seconds": round(time.time() - self._started, 1),
+            }
+            aside = self.path / ".result.json"
+            aside.write_text(
+                json.dumps(self.result, indent=2, ensure_ascii=False, default=str) + "\n"
+            )
+            os.replace(aside, self.path / "result.json")
+
+    def finish(self, status: Literal["done", "failed"], **facts: Any) -> None:
+        """The last word on the run."""
+        self._stop.set()
+        self.update(status=status, **facts)
+
+    def fail(self, error: BaseException) -> None:
+        """Record what went wrong; the traceback goes into `error.txt`."""
+        (self.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+        self.finish("failed", error=first_line(error))
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """A file of facts beside the others."""
+        (self.path / name).write_text(
+            json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+        )
+
+    def write_predictions(
+        self, name: str, rows: Any, indices: Any, rewards: Mapping[int, list[float]]
+    ) -> Path:
+        """`predictions/NAME.parquet`: id, response (index), text as rendered, reward, subset, tokens."""
+        import pyarrow
+        import pyarrow.parquet
+
+        table: dict[str, list[Any]] = {
+            n: [] for n in ("id", "response", "text", "reward", "subset", "tokens")
+        }
+        for index, row in zip(indices, rows.select(indices), strict=True):
+            for k, reward in enumerate(rewards[int(index)]):
+                values = (
+                    row["id"],
+                    k,
+                    row["texts"][k],
+                    reward,
+                    row["subset"],
+                    len(row["tokens"][k]),
+                )
+                for column, value in zip(table.values(), values, strict=True):
+                    column.append(value)
+        file = self.path / "predictions" / f"{name}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table(table), file)
+        return file
+
+    def cut_metrics(self, step: int) -> None:
+        """Forget what was logged after `step`: a resumed run will log it again."""
+        file = self.path / "metrics.jsonl"
+        if file.is_file():
+            kept = [
+                line
+                for line in file.read_text().splitlines()
+                if line and json.loads(line)["step"] <= step
+            ]
+            file.write_text("".join(line + "\n" for line in kept))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        file = self.path / "metrics.jsonl"
+        return (
+            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            self.update()
+
+
+class JsonLines(Logger):
+    """Lightning's view of `metrics.jsonl`: step, and every value logged at it. No clock in it, so
+    that equal runs write equal files."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        super().__init__()
+        self.file = run.path / "metrics.jsonl"
+
+    @property
+    def name(self) -> str:
+        """The logger's name."""
+        return "rmexp"
+
+    @property
+    def version(self) -> str:
+        """Runs are told apart by their directory."""
+        return ""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a line."""
+        with open(self.file, "a") as stream:
+            stream.write(json.dumps({"step": int(step or 0), **metrics}) + "\n")
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in config.yaml."""
+
+
+@dataclass(frozen=True)
+class WandB:
+    """logger=wandb.
+
+    Args:
+        project: W&B project.
+        entity: user or team; None takes the account's default.
+        mode: `auto` is online where the person is logged in and offline elsewhere.
+        tags: further tags; loss and data are always there.
+    """
+
+    project: str = "rmexp"
+    entity: str | None = None
+    mode: Literal["auto", "online", "offline"] = "auto"
+    tags: tuple[str, ...] = ()
+
+    def start(
+        self,
+        run: RunDirectory,
+        name: str,
+        group: str | None,
+        job_type: str,
+        labels: list[str],
+        config: Any,
+    ) -> Any:
+        """A Lightning logger with a fresh W&B run in the run's directory."""
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+
+        mode = self._mode()
+        wandb.setup(settings=wandb.Settings(silent=True))
+        logger = WandbLogger(
+            name=name,
+            save_dir=run.path,
+            project=self.project,
+            entity=self.entity,
+            group=group,
+            job_type=job_type,
+            tags=[*labels, *self.tags],
+            config=config,
+            mode=mode,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        for metric, summary in (("accuracy", "max"), ("loss", "min")):
+            logger.experiment.define_metric(f"val/{metric}", summary=summary)
+        run.update(
+            wandb={
+                "mode": mode,
+                "id": logger.experiment.id,
+                "directory": str(Path(logger.experiment.dir).parent),
+            }
+        )
+        return logger
+
+    def finish(self, exit_code: int) -> None:
+        """Close the W&B run, marked as failed where `exit_code` is not 0."""
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=exit_code)
+
+    def _mode(self) -> Literal["online", "offline"]:
+        wanted = os.environ.get("WANDB_MODE", "")
+        if self.mode == "auto" and wanted in ("online", "offline"):
+            return "online" if wanted == "online" else "offline"
+        if self.mode != "auto":
+            return self.mode
+        import wandb
+
+        return "online" if wandb.api.api_key else "offline"
+
+
+@dataclass(frozen=True)
+class NoLogger:
+    """logger=none: the run directory alone."""
+
+    def start(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to start."""
+
+    def finish(self, exit_code: int) -> None:
+        """Nothing to close."""
+
+
+def environment(**facts: Any) -> dict[str, Any]:
+    """Where a run ran: commit, versions, machine, and the facts given."""
+    from importlib.metadata import version
+
+    return {
+        "rmexp": __version__,
+        **_git(),
+        "python": sys.version.split()[0],
+        "packages": {name: version(name) for name in PACKAGES},
+        "machine": {
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+        },
+        "command": sys.argv,
+        **facts,
+    }
+
+
+def _git() -> dict[str, Any]:
+    """Commit and dirty flag of the code, where it lies in a checkout."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str | None:
+        answer = subprocess.run(
+            ["git", "-C", here, *words], capture_output=True, text=True, check=False
+        )
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    try:
+        tracked = ask("ls-files", "--error-unmatch", "__init__.py") is not None
+        return {
+            "git_commit": ask("rev-parse", "HEAD") if tracked else None,
+            "git_dirty": bool(ask("status", "--porcelain", "-uno")) if tracked else None,
+        }
+    except FileNotFoundError:
+        return {"git_commit": None, "git_dirty": None}
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line: the sentence of a `UserError`, else with its type in front."""
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return (
+        str(error)
+        if isinstance(error, UserError)
+        else f"{type(error).__name__}: {text}".rstrip(": ")
+    )
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, and of the accelerator where there is one."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,153 @@
+"""Trainer settings -> a Lightning Trainer with its callbacks: validation, checkpoints, early stopping."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import lightning
+import torch
+from annotated_types import Ge, Gt
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+
+from rmexp.tracking import RunDirectory
+
+NEVER = 10**9
+LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "tie_rate")
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How long, how precise, how often.
+
+    Args:
+        max_epochs: passes over the training rows.
+        max_steps: updates after which training ends, whatever the epoch; None sets no limit.
+        precision: `auto` is bf16 where the hardware has it, else fp32; rewards and losses are fp32 always.
+        accelerator: `auto`, `cpu`, `gpu`, ... as in Lightning.
+        devices: number of devices.
+        validations: validations over the run, evenly spread; the last one is at its end.
+        monitor: the metric that selects the best checkpoint, e.g. `val/accuracy` or `val/loss`.
+        patience: validations without improvement before training stops; None never stops early.
+        checkpoint_every: steps between checkpoints to resume from (there is one at each validation).
+        keep: what stays in checkpoints/ when the run is done: `resume` all, `weights` the best
+            weights, `none` nothing (the export holds the best weights).
+    """
+
+    max_epochs: Annotated[int, Gt(0)] = 1
+    max_steps: Annotated[int, Gt(0)] | None = None
+    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
+    accelerator: str = "auto"
+    devices: Annotated[int, Gt(0)] = 1
+    validations: Annotated[int, Gt(0)] = 4
+    monitor: str = "val/accuracy"
+    patience: Annotated[int, Ge(1)] | None = None
+    checkpoint_every: Annotated[int, Gt(0)] = 200
+    keep: Literal["resume", "weights", "none"] = "weights"
+
+    def build(
+        self, run: RunDirectory, loggers: list[Any], callbacks: list[lightning.Callback]
+    ) -> lightning.Trainer:
+        """A Trainer that writes into the run directory."""
+        folder = run.path / "checkpoints"
+        mode = "min" if self.monitor.split("/")[-1] in LOWER_IS_BETTER else "max"
+        best = ModelCheckpoint(
+            folder,
+            "best",
+            monitor=self.monitor,
+            mode=mode,
+            save_weights_only=True,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+        stop = (
+            [EarlyStopping(self.monitor, mode=mode, patience=self.patience)]
+            if self.patience
+            else []
+        )
+        return lightning.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            precision=self.resolved_precision(),
+            max_epochs=self.max_epochs,
+            max_steps=-1 if self.max_steps is None else self.max_steps,
+            logger=loggers,
+            callbacks=[
+                SpreadValidations(self.validations),
+                *callbacks,
+                *stop,
+                best,
+                ResumeCheckpoint(folder / "last.ckpt", self.checkpoint_every),
+            ],
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=run.path,
+        )
+
+    def resolved_precision(self) -> Literal["bf16-mixed", "32-true"]:
+        """The precision that `auto` means here."""
+        if self.precision != "auto":
+            return self.precision
+        return "bf16-mixed" if bf16_is_fast(self.accelerator) else "32-true"
+
+
+def bf16_is_fast(accelerator: str) -> bool:
+    """Has the device matrix units (or at least dot products) for bf16?"""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
+
+
+class SpreadValidations(lightning.Callback):
+    """Validate `count` times, evenly over the run, the last time after the last step.
+
+    Lightning's own interval restarts with every epoch and may miss the end of the run.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Plan the steps after which to validate."""
+        total = int(trainer.estimated_stepping_batches)
+        self.due = {round(total * (n + 1) / self.count) for n in range(self.count)} - {0}
+        trainer.val_check_batch = NEVER
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Tell Lightning whether to validate now."""
+        trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
+
+
+class ResumeCheckpoint(Checkpoint):
+    """Keeps one whole checkpoint to resume from, replaced in one move."""
+
+    def __init__(self, file: Path, every: int) -> None:
+        self.file, self.every = file, every
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Save between validations; at a validation the state after it is saved instead."""
+        if trainer.global_step % self.every == 0 and trainer.val_check_batch == NEVER:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        """Save with the validation's verdict (best score, patience) in it."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        aside = self.file.with_name(".last.ckpt")
+        trainer.save_checkpoint(aside)
+        os.replace(aside, self.file)
+
+
+def needed_disk(parameters: int, trainable: int) -> int:
+    """Bytes a run may need at once: two resume checkpoints (fp32 weights, two moments of what
+    trains), the best weights, the export."""
+    return 4 * (2 * (parameters + 2 * trainable) + 2 * parameters)

@@ -1,0 +1,169 @@
+"""Every file under conf/ composes, binds and is documented; every mistake gets one sentence."""
+
+import inspect
+import re
+import subprocess
+import sys
+
+
+import pytest
+from omegaconf import OmegaConf
+
+from rmexp import config as configuration
+from rmexp.config import (
+    GROUPS,
+    check,
+    compose_config,
+    job_directory,
+    known_keys,
+    locate,
+    plain_name,
+)
+from rmexp.errors import UserError
+from tests.conftest import ROOT
+
+configuration.register()
+FILES = sorted(ROOT.glob("conf/*/*.yaml"))
+NEEDED = {
+    "data=jsonl": ["data.path=x"],
+    "model=hf": ["model.path=x"],
+    "template=jinja": ["template.path=x"],
+}
+
+
+def composed(*overrides):
+    config = compose_config(overrides)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return config
+
+
+def test_the_glob_finds_the_options():
+    assert len(FILES) > 15
+    assert {file.parent.name for file in FILES} >= set(GROUPS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_every_option_composes_and_binds(file):
+    group, option = file.parent.name, file.stem
+    if group in ("experiment", "sweeps"):
+        choice = f"+{group}={option}"
+    else:
+        choice = f"{group}={option}"
+    check(composed(choice, *NEEDED.get(choice, [])))
+
+
+@pytest.mark.parametrize(
+    "file", [ROOT / "conf/config.yaml", *FILES], ids=lambda f: f"{f.parent.name}-{f.stem}"
+)
+def test_every_key_has_a_comment_and_every_file_its_command(file):
+    lines = file.read_text().splitlines()
+    assert lines[0].startswith("# python -m rmexp"), (
+        "the first line is the command that uses the file"
+    )
+    body = file.read_text().split("\nhydra:")[0].splitlines()
+    keys = [line for line in body if re.match(r"[a-z_]+:", line)]
+    bare = [
+        k
+        for k in keys
+        if not re.match(r"(_target_|defaults|source: \|-|format)", k)
+        and " # " not in k
+        and "#" not in k
+    ]
+    inherited = [k for k in bare if not re.match(r"(batch|path|on_bad_row)", k)]
+    assert not inherited
+
+
+@pytest.mark.parametrize("group", ["data", "model", "template", "optim", "trainer", "loss"])
+def test_a_default_is_the_same_in_yaml_and_in_python(group):
+    for file in ROOT.glob(f"conf/{group}/*.yaml"):
+        node = OmegaConf.load(file)
+        if "_target_" not in node:
+            continue
+        for name, parameter in inspect.signature(locate(group, node._target_)).parameters.items():
+            if (
+                parameter.default is not inspect.Parameter.empty
+                and name in node
+                and name not in ("cache", "source")
+            ):
+                given = OmegaConf.to_container(node)[name]
+                own = given in ("???",) or (file.stem, name) in {("tiny", "seed")}
+                default = (
+                    list(parameter.default)
+                    if isinstance(parameter.default, tuple)
+                    else parameter.default
+                )
+                if not own and not callable(default) and "factory" not in str(default):
+                    assert given == default or (group, name) in {("optim", "head_lr")}, (file, name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["loss=contrastve"],
+            "There is no loss=contrastve (did you mean contrastive?); options: bradley_terry, contrastive.",
+        ),
+        (["los=contrastive"], "There is no key los (did you mean loss?)."),
+        (["loss.marginn=1"], "There is no key loss.marginn (did you mean loss.margin?)."),
+        (["margin=1"], "There is no key margin (did you mean loss.margin?)."),
+        (["loss.margin=abc"], "loss.margin=abc: should be a number of 0 or more, or data."),
+        (["loss.margin=-1"], "loss.margin=-1: should be a number of 0 or more, or data."),
+        (["seed=abc"], "seed=abc: should be a whole number."),
+        (["seed=-1"], "seed=-1: should be 0 or more."),
+        (["optim.lr=0"], "optim.lr=0: should be a number above 0."),
+        (["data.limit=1.5"], "data.limit=1.5: should be a whole number above 0, or null."),
+        (["data.on_bad_row=drop"], "data.on_bad_row=drop: should be raise or skip."),
+        (["data.val_share=2"], "data.val_share=2: should be a number of 0 or more of 1 or less."),
+        (["data=jsonl"], "data.path is needed: give data.path=VALUE."),
+        (["+data.colour=red"], "There is no key data.colour."),
+        (["+colour=red"], "There is no key colour."),
+        (
+            ["loss._target_=rmexp.losses.Contrastiv"],
+            "rmexp.losses has no Contrastiv (did you mean Contrastive?).",
+        ),
+        (
+            ["loss.margin=[1"],
+            "Cannot read the overrides 'loss.margin=[1'; put quotes around values with special characters.",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_sentence(overrides, sentence):
+    with pytest.raises(UserError) as caught:
+        check(composed(*overrides))
+    assert sentence in str(caught.value)
+
+
+def test_known_keys_are_those_of_the_choice():
+    assert "model.hidden" in set(known_keys(["model=tiny"]))
+    assert "model.hidden" not in set(known_keys([]))
+
+
+def test_directory_names_are_plain_and_short():
+    assert plain_name("a=b c/d") == "a-b-c-d"
+    name = job_directory(3, ",".join(f"data.fields.key{n}=value" for n in range(20)))
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,80}", name)
+    assert name != job_directory(3, ",".join(f"data.fields.key{n}=other" for n in range(20)))
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--cfg", "job"], ["loss=contrastve"], ["loss.marginn=2"]]
+)
+def test_answers_without_torch(words):
+    code = (
+        "import sys; sys.argv = ['rmexp', *sys.argv[1:]]\n"
+        "from rmexp.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'lightning', 'wandb'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_wheel_and_the_checkout_have_the_same_conf():
+    assert (ROOT / "conf" / "sweeps").resolve() == ROOT / "sweeps"

@@ -1,0 +1,76 @@
+"""A module imports only modules listed above it: the order in which the package is read."""
+
+import ast
+
+from tests.conftest import ROOT
+
+ORDER = [
+    "rmexp",
+    "rmexp.errors",
+    "rmexp.config",
+    "rmexp.comparisons",
+    "rmexp.sources",
+    "rmexp.formats.parts",
+    "rmexp.formats.preference",
+    "rmexp.formats.hh",
+    "rmexp.formats.candidates",
+    "rmexp.formats.auto",
+    "rmexp.formats",
+    "rmexp.reading",
+    "rmexp.templates",
+    "rmexp.tokenised",
+    "rmexp.trees",
+    "rmexp.attention",
+    "rmexp.batches",
+    "rmexp.model",
+    "rmexp.layout",
+    "rmexp.losses",
+    "rmexp.optim",
+    "rmexp.statistics",
+    "rmexp.metrics",
+    "rmexp.data",
+    "rmexp.module",
+    "rmexp.export",
+    "rmexp.tracking",
+    "rmexp.progress",
+    "rmexp.training",
+    "rmexp.report",
+    "rmexp.report.plots",
+    "rmexp.report.page",
+    "rmexp.tasks",
+    "rmexp.tasks.setup",
+    "rmexp.tasks.train",
+    "rmexp.tasks.evaluate",
+    "rmexp.tasks.export",
+    "rmexp.job",
+    "rmexp.__main__",
+]
+
+
+def module_name(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "rmexp"
+        ):
+            for alias in node.names:
+                deeper = f"{node.module}.{alias.name}"
+                yield deeper if deeper in ORDER else node.module
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "rmexp")
+
+
+def test_every_module_is_in_the_order_and_imports_only_upwards():
+    files = {module_name(f): f for f in sorted((ROOT / "rmexp").rglob("*.py"))}
+    assert set(files) == set(ORDER)
+    for name, file in files.items():
+        for other in imported(file):
+            assert ORDER.index(other) < ORDER.index(name), (
+                f"{name} imports {other}, which stands below it"
+            )
