@@ -19,7 +19,7 @@ NAME = "rmexp_tree"
 
 
 class TreeMasks:
-    """Which keys each query of a packed row may see: one (t, t) boolean mask a tree, made once a batch."""
+    """Which keys each query of a packed row may see: a (t, t) boolean mask a tree, once a batch."""
 
     counted = 0
     """Attention calls so far in this process: the probe checks that every layer made one."""
@@ -31,7 +31,7 @@ class TreeMasks:
         self._masks: dict[int | None, list[Tensor]] = {}
 
     def masks(self, window: int | None) -> list[Tensor]:
-        """True where a query must not look; `window` counts positions, as sliding attention does."""
+        """True where a query must not look; `window` counts positions, like sliding attention."""
         if window not in self._masks:
             self._masks[window] = [
                 ~_visible(s, p, window)

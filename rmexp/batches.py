@@ -77,6 +77,7 @@ class Collate:
     layout: Literal["tree", "padded"]
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Step:
+        """The step of these rows, longest first."""
         order = sorted(rows, key=lambda row: max(map(len, row["tokens"])), reverse=True)
         groups: list[list[dict[str, Any]]] = []
         used = 0

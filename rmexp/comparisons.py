@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Message = Mapping[str, Any]
-"""A chat message: `role`, `content`, and whatever else a chat template reads (`tool_calls`, ...)."""
+"""A chat message: `role`, `content`, and what else a chat template reads (`tool_calls`, ...)."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class Judgement:
 
     @property
     def verdict(self) -> int:
-        """+1 where `i` won, -1 where `j` won, 0 for a tie (more tie votes than for either, or a draw)."""
+        """+1 where `i` won, -1 where `j` won, 0 for a tie.
+
+        A tie is more tie votes than votes for either, or a draw.
+        """
         if self.votes_i == self.votes_j or self.votes_tie > max(self.votes_i, self.votes_j):
             return 0
         return 1 if self.votes_i > self.votes_j else -1
@@ -78,9 +81,10 @@ class Comparison:
 
 
 def pairs_from_ratings(comparison: Comparison, min_gap: float) -> Comparison:
-    """Judge every pair of rated responses by their ratings, where people gave no pairwise judgement.
+    """Judge each pair of rated responses by their ratings, where people gave no pairwise judgement.
 
-    Ratings at least `min_gap` apart make a pair; equal ratings make a tie; a smaller gap says nothing.
+    Ratings at least `min_gap` apart make a pair; equal ratings make a tie; a smaller gap says
+    nothing.
     """
     if comparison.judgements or comparison.ratings is None:
         return comparison

@@ -132,7 +132,10 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = list(error.options or [])
-        return f"There is no {group or 'config'}={option}{suggest(option, options)}; options: {', '.join(options)}."
+        return (
+            f"There is no {group or 'config'}={option}{suggest(option, options)}; "
+            f"options: {', '.join(options)}."
+        )
     for pattern, write in _COMPLAINTS:
         if found := re.search(pattern, text, re.DOTALL):
             return write(found, overrides)
@@ -171,7 +174,8 @@ _COMPLAINTS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ..
     (
         r"mismatched input|no viable alternative|extraneous input|token recognition error",
         lambda f, o: (
-            f"Cannot read the overrides {' '.join(o)!r}; put quotes around values with special characters."
+            f"Cannot read the overrides {' '.join(o)!r}; "
+            "put quotes around values with special characters."
         ),
     ),
 )
@@ -307,7 +311,10 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def describe(annotation: Any) -> str:
-    """An annotation in words: `Annotated[float, Ge(0)] | Literal["data"]` is "a number of 0 or more, or data"."""
+    """An annotation in words.
+
+    `Annotated[float, Ge(0)] | Literal["data"]` is "a number of 0 or more, or data".
+    """
     from types import NoneType, UnionType
     from typing import Annotated, Literal, Union, get_args, get_origin
 

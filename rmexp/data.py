@@ -28,7 +28,8 @@ class ComparisonData(lightning.LightningDataModule):
         max_bad_share: share of bad rows above which `skip` stops as well.
         min_rating_gap: ratings this far apart (or more) make a judged pair; None makes none.
         val_share, test_share: share of prompts cut off where the source declares no such split.
-        split_seed: deals prompts into splits; separate from the run's seed, so that seeds share a test set.
+        split_seed: deals prompts into splits; separate from the run's seed, so that seeds share a
+            test set.
         max_length: tokens of prompt and response together; oldest prompt turns go, responses stay.
         batch_size: comparisons of one optimizer step.
         eval_batch_size: comparisons scored at once.
@@ -64,7 +65,8 @@ class ComparisonData(lightning.LightningDataModule):
             )
         if val_share + test_share >= 1:
             raise UserError(
-                f"data.val_share={val_share} and data.test_share={test_share} leave no rows to train on."
+                f"data.val_share={val_share} and data.test_share={test_share} "
+                "leave no rows to train on."
             )
         paths = {None if val_path is None and test_path is None else "train": path}
         paths |= {name: p for name, p in (("val", val_path), ("test", test_path)) if p is not None}
@@ -133,8 +135,9 @@ class ComparisonData(lightning.LightningDataModule):
         for name in ("train", "val"):
             if self.pairs[name] == 0:
                 raise UserError(
-                    f"The {name} split has {len(self.splits[name])} comparisons and no judged pair: "
-                    "give more rows, other shares (data.val_share), or ratings that differ by data.min_rating_gap."
+                    f"The {name} split has {len(self.splits[name])} comparisons and no judged "
+                    "pair: give more rows, other shares (data.val_share), or ratings that differ "
+                    "by data.min_rating_gap."
                 )
         if self.pairs["test"] == 0:
             self.splits["test"], self.pairs["test"] = self.splits["val"], self.pairs["val"]
@@ -150,6 +153,7 @@ class ComparisonData(lightning.LightningDataModule):
         return max(len(ids) for group in self.rows["tokens"] for ids in group)
 
     def collate(self) -> Collate:
+        """What makes steps of rows, with this data's padding, micro-batches and layout."""
         return Collate(self.tokenizer.pad_token_id, self.micro_batch_tokens, self.layout)
 
     def train_dataloader(self) -> StepLoader:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake that the person can mend: one sentence that names the thing, the place and the mend.
+    """A mistake that the person can mend: one sentence naming the thing, the place and the mend.
 
     `python -m rmexp` prints the sentence without a traceback and exits with 1.
     """

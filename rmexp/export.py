@@ -120,8 +120,8 @@ def prove(home: Path, texts: Sequence[str], rewards: Sequence[float]) -> None:
         worst = float((theirs - ours).abs().max())
         if not worst <= TOLERANCE:
             raise UserError(
-                f"The export does not hold: scored {way} by plain Hugging Face, a reward differs by "
-                f"{worst:.2g} from the trained model's (allowed {TOLERANCE:g})."
+                f"The export does not hold: scored {way} by plain Hugging Face, a reward differs "
+                f"by {worst:.2g} from the trained model's (allowed {TOLERANCE:g})."
             )
 
 

@@ -168,7 +168,7 @@ def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
 
 
 def _inherit(config: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """Take from a run's directory what the command line does not set, and point `model` at its weights."""
+    """Take what the command line leaves open from a run, and point `model` at its weights."""
     home = Path(config.checkpoint).expanduser()
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     if not (home / "config.yaml").is_file():
@@ -217,7 +217,8 @@ def _point_at(config: DictConfig, home: Path) -> DictConfig:
         }
         return config
     raise UserError(
-        f"checkpoint={home}: neither a run with an export or checkpoint nor a Hugging Face directory."
+        f"checkpoint={home}: neither a run with an export or checkpoint "
+        "nor a Hugging Face directory."
     )
 
 

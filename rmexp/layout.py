@@ -15,7 +15,7 @@ TOLERANCE = 1e-4
 """Largest relative difference between the layouts, of rewards and of gradients, in fp32."""
 
 PROBED_PARAMETERS = 8
-"""Gradients are compared on the lowest layer's parameters: the whole backward pass flows into them."""
+"""Gradients are compared on the lowest layer's parameters: all of the backward pass ends there."""
 
 
 def choose_layout(

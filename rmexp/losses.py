@@ -1,4 +1,4 @@
-"""Losses: one `nn.Module` each, values and weights per judged unit, formula and source in the docstring.
+"""Losses: one `nn.Module` each, values and weights per judged unit, formula and source documented.
 
 A loss maps rewards_N of a micro-batch to `{term: (values_U, weights_U)}`, U the units that the term
 judges (here pairs). A step's loss is, summed over terms, sum(values x weights) / (total weight of
@@ -35,7 +35,7 @@ class Loss(nn.Module):
 
     @torch.no_grad()
     def total_weights(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """The weight of each term over the micro-batches of a step, known before any forward pass."""
+        """The weight of each term over a step's micro-batches, known before any forward pass."""
         totals: dict[str, float] = {}
         for batch in batches:
             for term, (_, weights_U) in self(torch.zeros_like(batch.ratings_N), batch).items():
@@ -103,7 +103,7 @@ def pair_margins(margin: Margin, batch: Batch) -> Tensor | float:
         return float(margin)
     if batch.margins_P.isnan().any():
         raise UserError(
-            "loss.margin=data, but some pairs of the data have no margin; give each row a number in "
-            "its margin field, or the loss a constant: loss.margin=1.0."
+            "loss.margin=data, but some pairs of the data have no margin; give each row a number "
+            "in its margin field, or the loss a constant: loss.margin=1.0."
         )
     return batch.margins_P

@@ -105,7 +105,7 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Tiny:
-    """A random decoder of a few thousand weights, with a byte-level tokenizer: for tests and dry runs.
+    """A random decoder of a few thousand weights with a byte tokenizer, for tests and dry runs.
 
     Args:
         hidden: width, a multiple of 4.
@@ -198,8 +198,8 @@ class Trained:
 
 
 CHATML = (
-    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
-    "+ '<|im_end|>' + '\n' }}{%- endfor -%}"
+    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' "
+    "+ message['content'] + '<|im_end|>' + '\n' }}{%- endfor -%}"
 )
 
 
@@ -211,7 +211,8 @@ def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
     """
     if not isinstance(getattr(model, "score", None), nn.Linear) or model.score.out_features != 1:
         raise UserError(
-            f"{type(model).__name__} has no scalar `score` head on a decoder; encoders are not supported."
+            f"{type(model).__name__} has no scalar `score` head on a decoder; "
+            "encoders are not supported."
         )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

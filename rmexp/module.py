@@ -76,7 +76,8 @@ class RewardModule(lightning.LightningModule):
             shown["reward_mean"] += rewards_N.detach().sum().item() / responses
         if not np.isfinite(shown["loss"]):
             raise TrainingFailed(
-                f"train/loss is {shown['loss']} at step {self.global_step + 1}; a lower optim.lr may help."
+                f"train/loss is {shown['loss']} at step {self.global_step + 1}; "
+                "a lower optim.lr may help."
             )
         norm = self._clip(optimizer)
         optimizer.step()
@@ -153,13 +154,16 @@ class RewardModule(lightning.LightningModule):
 
 
 def normalised(terms: Mapping[str, tuple[Tensor, Tensor]], totals: Mapping[str, float]) -> Tensor:
-    """This micro-batch's share of the step's loss: sum(values x weights) / total weight, over terms."""
+    """This micro-batch's share of the step's loss.
+
+    It is sum(values x weights) / total weight, summed over terms.
+    """
     parts = [(v * w).sum() / totals[term] for term, (v, w) in terms.items() if totals[term]]
     return torch.stack(parts).sum()
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every generator that training may draw from, in types that `weights_only` loads."""
+    """The state of every generator that training may draw from, as types `weights_only` loads."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
     python = random.getstate()
     return {

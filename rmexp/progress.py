@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a live bar in a terminal, a line every few seconds elsewhere."""
+"""What a person sees while a run works: a live bar in a terminal, else a line every few seconds."""
 
 import time
 from typing import Any

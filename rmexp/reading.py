@@ -85,10 +85,11 @@ class RowReport:
 def read_comparisons(
     paths: Mapping[str | None, str], parse: Format, report: RowReport, limit: int | None = None
 ) -> Iterator[Comparison]:
-    """Stream the comparisons of several files; `paths` maps our split (or None: not split yet) to a path.
+    """Stream the comparisons of several files.
 
-    A row that the format refuses is counted in `report` and passed over. `limit` is the number of
-    comparisons to take from each file, from its start.
+    `paths` maps our split (or None: not split yet) to a path. A row that the format refuses is
+    counted in `report` and passed over. `limit` is the number of comparisons to take from each
+    file, from its start.
     """
     seen: Counter[str] = Counter()
     for split, path in paths.items():
@@ -135,9 +136,8 @@ def check_bad_rows(report: RowReport, on_bad_row: str, max_bad_share: float) -> 
         raise UserError(rows + "Mend them, or leave them out with data.on_bad_row=skip.")
     if bad > max_bad_share * report.read:
         raise UserError(
-            rows
-            + f"That is {bad / report.read:.1%}, more than data.max_bad_share={max_bad_share} allows "
-            "to be skipped; is the format the right one?"
+            rows + f"That is {bad / report.read:.1%}, more than data.max_bad_share={max_bad_share} "
+            "allows to be skipped; is the format the right one?"
         )
     if report.read == 0:
         raise UserError("The data has no rows.")

@@ -1,7 +1,7 @@
-"""Where rows come from: files, local `datasets` directories, the hub. Yields raw rows with their place.
+"""Where rows come from: files, local `datasets` directories, the hub.
 
-A row that cannot be read at all (not JSON, not UTF-8) comes as a `BadRow` in its turn, so that
-the caller counts it with the rows that no format accepts.
+Yields raw rows with their place. A row that cannot be read at all (not JSON, not UTF-8) comes as a
+`BadRow` in its turn, so that the caller counts it with the rows that no format accepts.
 """
 
 import csv
@@ -126,7 +126,8 @@ def _read_csv(file: Path) -> Iterator[RawRow]:
                     yield RawRow(place, {name: _parse_cell(cell) for name, cell in row.items()})
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data.path={file} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8."
+            f"data.path={file} is not UTF-8 ({error.reason} at byte {error.start}); "
+            "save it as UTF-8."
         ) from error
     except csv.Error as error:
         raise UserError(
@@ -167,7 +168,8 @@ def _read_datasets_directory(directory: Path) -> Iterator[RawRow]:
     files = [f for f in directory.rglob("*") if f.name.endswith(SUFFIXES)]
     if not files:
         raise UserError(
-            f"data.path={directory}: neither a saved `datasets` directory nor a folder with data files."
+            f"data.path={directory}: neither a saved `datasets` directory "
+            "nor a folder with data files."
         )
     return _rows_of_dataset(datasets.load_dataset(str(directory)), str(directory))
 

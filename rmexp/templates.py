@@ -17,7 +17,7 @@ from rmexp.comparisons import Comparison, Message
 from rmexp.errors import UserError
 
 TOKENIZER_BATCH = 1000
-"""Texts handed to the tokenizer at once: enough for its threads to share, small enough for memory."""
+"""Texts handed to the tokenizer at once: enough for its threads, few enough for memory."""
 
 PROBES: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}),
@@ -100,7 +100,7 @@ class Template:
         sets |= dict(self.arguments)
         head = "".join(f"{{%- set {name} = {_jinja(value)} -%}}" for name, value in sets.items())
         if self.system is not None:
-            message = '[{"role": "system", "content": %s}]' % _jinja(self.system)
+            message = '[{"role": "system", "content": ' + _jinja(self.system) + "}]"
             head += (
                 "{%- if messages[0]['role'] not in ['system', 'developer'] -%}"
                 "{%- set messages = " + message + " + messages -%}{%- endif -%}"
@@ -174,7 +174,8 @@ class Audit:
     def lines(self) -> list[str]:
         """For the terminal."""
         return [
-            f"template {self.fingerprint}: BOS x{self.bos_count}, EOS {'yes' if self.eos_present else 'NO'}, "
+            f"template {self.fingerprint}: BOS x{self.bos_count}, "
+            f"EOS {'yes' if self.eos_present else 'NO'}, "
             f"pooled token {self.pooled_token!r}, pad {self.pad_token!r}",
             *("  | " + line for line in self.example.splitlines()),
         ]
@@ -236,5 +237,6 @@ def _check_renders(tokenizer: Any) -> None:
     first, second = render(tokenizer, [PROBES[0]])[0], PROBES[0][-1]["content"]
     if second not in first:
         raise UserError(
-            "The chat template does not render the assistant's answer; nothing could be learnt from it."
+            "The chat template does not render the assistant's answer; "
+            "nothing could be learnt from it."
         )

@@ -42,7 +42,10 @@ FEATURES = datasets.Features(
         "weights": datasets.List(datasets.Value("float64")),
     }
 )
-"""A row a comparison. `pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie."""
+"""A row a comparison.
+
+`pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Recipe:
 
 
 def source_fingerprint(path: str) -> str:
-    """A hash of a file's bytes; of a directory's names, sizes and times; a hub id stands for itself."""
+    """A hash of a file's bytes, of a directory's names, sizes and times, or of a hub id itself."""
     file = Path(path).expanduser()
     digest = hashlib.sha256(str(path).encode() if not file.exists() else b"")
     if file.is_file():

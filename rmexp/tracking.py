@@ -96,7 +96,7 @@ class RunDirectory:
     def write_predictions(
         self, name: str, rows: Any, indices: Any, rewards: Mapping[int, list[float]]
     ) -> Path:
-        """`predictions/NAME.parquet`: id, response (index), text as rendered, reward, subset, tokens."""
+        """`predictions/NAME.parquet`: id, response index, rendered text, reward, subset, tokens."""
         import pyarrow
         import pyarrow.parquet
 

@@ -1,4 +1,4 @@
-"""Trainer settings -> a Lightning Trainer with its callbacks: validation, checkpoints, early stopping."""
+"""Trainer settings -> a Lightning Trainer that validates, keeps checkpoints and stops early."""
 
 import os
 from dataclasses import dataclass
@@ -23,13 +23,15 @@ class TrainerSettings:
     Args:
         max_epochs: passes over the training rows.
         max_steps: updates after which training ends, whatever the epoch; None sets no limit.
-        precision: `auto` is bf16 where the hardware has it, else fp32; rewards and losses are fp32 always.
+        precision: `auto` is bf16 where the hardware has it, else fp32; rewards and losses are
+            fp32 always.
         accelerator: `auto`, `cpu`, `gpu`, ... as in Lightning.
         devices: number of devices.
         validations: validations over the run, evenly spread; the last one is at its end.
         monitor: the metric that selects the best checkpoint, e.g. `val/accuracy` or `val/loss`.
         patience: validations without improvement before training stops; None never stops early.
-        checkpoint_every: steps between checkpoints to resume from (there is one at each validation).
+        checkpoint_every: steps between checkpoints to resume from (there is one at each
+            validation).
         keep: what stays in checkpoints/ when the run is done: `resume` all, `weights` the best
             weights, `none` nothing (the export holds the best weights).
     """

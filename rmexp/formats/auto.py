@@ -13,9 +13,14 @@ from rmexp.sources import BadRow
 
 @dataclass(frozen=True)
 class Auto:
-    """`responses` and `ratings`: candidates; `context`: the seed row; two HH dialogues; else a preference."""
+    """Candidates, the seed row, HH or a preference, whichever the columns say.
+
+    `responses` and `ratings`: candidates; `context`: the seed row; two HH dialogues; else a
+    preference.
+    """
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        """The comparison of a row in the format found; a row of no known format raises `BadRow`."""
         if "responses" in row:
             return Candidates()(row)
         if "chosen" not in row and "rejected" not in row:

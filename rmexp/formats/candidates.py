@@ -11,7 +11,7 @@ from rmexp.sources import BadRow
 
 @dataclass(frozen=True)
 class Candidates:
-    """`prompt`, `responses` (K texts or message lists) and `ratings` (K numbers, higher is better)."""
+    """`prompt`, `responses` (K texts or message lists), `ratings` (K numbers, higher is better)."""
 
     prompt: str = "prompt"
     responses: str = "responses"
@@ -19,6 +19,7 @@ class Candidates:
     subset: str = "subset"
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
         responses, ratings = field(row, self.responses), field(row, self.ratings)
         if not isinstance(responses, list) or not isinstance(ratings, list):
             raise BadRow(f"{self.responses} and {self.ratings} must be lists")

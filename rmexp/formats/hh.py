@@ -21,6 +21,7 @@ class HH:
     """
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
         prompt, chosen = _dialogue(field(row, "chosen"), "chosen")
         other, rejected = _dialogue(field(row, "rejected"), "rejected")
         if prompt != other:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rmexp.comparisons import Message
@@ -105,9 +106,10 @@ def _check_order(messages: Messages, name: str) -> None:
         talk.pop(0)
     if not talk or talk[0] != "user":
         raise BadRow(
-            f"roles out of order: {name} begins with {talk[0] if talk else 'nothing'!r}, not the user"
+            f"roles out of order: {name} begins with {talk[0] if talk else 'nothing'!r}, "
+            "not the user"
         )
-    for before, after in zip(talk, talk[1:], strict=False):
+    for before, after in pairwise(talk):
         if after in ("system", "developer") or (
             before == after and before in ("user", "assistant")
         ):

@@ -19,7 +19,7 @@ from rmexp.sources import BadRow
 
 @dataclass(frozen=True)
 class Preference:
-    """`prompt`, `chosen`, `rejected`, each text or messages; without a prompt it is what both share.
+    """`prompt`, `chosen`, `rejected`, as text or messages; a missing prompt is what both share.
 
     Optional fields: `rating` of the chosen answer (higher is better), `margin` (in units of
     reward), `id`, `subset`, `split`. The seed row is this with `prompt="context"`.
@@ -33,6 +33,7 @@ class Preference:
     subset: str = "subset"
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
         chosen, rejected = field(row, self.chosen), field(row, self.rejected)
         for name, side in ((self.chosen, chosen), (self.rejected, rejected)):
             if isinstance(side, str) and not side.strip():
@@ -68,7 +69,7 @@ def _without_prompt(side: Any, prompt: Messages) -> Any:
 
 
 def _split_shared_prompt(chosen: Any, rejected: Any) -> tuple[Messages, Messages, Messages]:
-    """The implicit prompt: the leading messages, or the leading text up to a blank, that both share."""
+    """The implicit prompt: the leading messages, or text up to a blank, that both share."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:

@@ -27,7 +27,7 @@ def write_report(
     data_lines: Sequence[str],
     template_lines: Sequence[str],
 ) -> Path:
-    """Write report.html: headlines, learning curves, reward histograms, all metrics, what was run."""
+    """Write report.html: headlines, learning curves, reward histograms, metrics, what was run."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""What several tasks do first: tokenizer, data and model, in the order in which they can fail cheaply."""
+"""What several tasks do first: tokenizer, data and model, in the order that fails cheaply."""
 
 import dataclasses
 import shutil
@@ -57,13 +57,15 @@ def load_model(
     """Load the reward model, check that it fits the data, and choose the layout.
 
     Raises:
-        UserError: the model has fewer positions than the longest row needs, or is no causal decoder.
+        UserError: the model has fewer positions than the longest row needs, or is no causal
+            decoder.
     """
     model = source.load_model(prepared.tokenizer, seed)
     places, longest = positions(model), prepared.data.longest()
     if places is not None and longest > places:
         raise UserError(
-            f"The longest row has {longest} tokens, the model {places} positions: set data.max_length={places}."
+            f"The longest row has {longest} tokens, the model {places} positions: "
+            f"set data.max_length={places}."
         )
     check_causal(model)
     prepared.data.layout = choose_layout(model, source.layout)
@@ -104,8 +106,8 @@ def check_disk(model: nn.Module, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"The run may need {needed / 2**30:.1f} GiB in {folder}, and {free / 2**30:.1f} GiB are free; "
-            "free some, or run elsewhere."
+            f"The run may need {needed / 2**30:.1f} GiB in {folder}, "
+            f"and {free / 2**30:.1f} GiB are free; free some, or run elsewhere."
         )
 
 

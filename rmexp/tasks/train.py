@@ -97,7 +97,8 @@ def _test(
     stored = torch.load(best.best_model_path, weights_only=True, mmap=True)
     module.load_state_dict(stored["state_dict"])
     reporter.say(
-        f"best weights: step {stored['global_step']}, {best.monitor} {float(best.best_model_score):.4f}"
+        f"best weights: step {stored['global_step']}, "
+        f"{best.monitor} {float(best.best_model_score):.4f}"
     )
     run.update(best_step=stored["global_step"])
     metrics: dict[str, float] = {}
@@ -164,7 +165,7 @@ def _last_checkpoint(run: RunDirectory) -> Path:
 
 
 def _tidy(run: RunDirectory, keep: str) -> None:
-    """Optimizer states go once the run is done, and the best weights where only the export is wanted."""
+    """Once the run is done, optimizer states go, and the best weights if only the export stays."""
     folder = run.path / "checkpoints"
     if keep != "resume":
         (folder / "last.ckpt").unlink(missing_ok=True)

@@ -1,0 +1,84 @@
+"""The export's proof, and the refusals that protect it."""
+
+import pytest
+import torch
+
+from rmexp.batches import Collate
+from rmexp.errors import UserError
+from rmexp.export import export
+from rmexp.model import Pretrained, Tiny, prepare, rewards
+from tests.toys import tiny_tokenizer, toy_row
+
+FACTS = {"name": "m", "base": "b", "data": "d", "loss": "l", "fingerprint": "f", "metrics": {}}
+TEXTS = ["<|im_start|>user\nHi<|im_end|>\n", "<|im_start|>user\nHi there, you<|im_end|>\n<|im_end|>"]
+
+
+@pytest.fixture
+def scored():
+    tokenizer = tiny_tokenizer()
+    model = Tiny().load_model(tokenizer, seed=0).eval()
+    ids = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        values = rewards(model, Collate(0, 10**9, "padded")([toy_row(ids)]).batches[0]).tolist()
+    return model, tokenizer, values
+
+
+def test_texts_that_end_in_eos_pool_their_last_token(scored, tmp_path):
+    model, tokenizer, values = scored
+    export(model, tokenizer, TEXTS, values, FACTS, tmp_path / "e")
+    assert (tmp_path / "e" / "model.safetensors").is_file()
+
+
+def test_an_export_that_does_not_hold_is_refused_and_leaves_nothing(scored, tmp_path):
+    model, tokenizer, values = scored
+    with pytest.raises(UserError, match="a reward differs by"):
+        export(model, tokenizer, TEXTS, [v + 1e-3 for v in values], FACTS, tmp_path / "e")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pad_token_that_texts_end_in_is_caught(scored, tmp_path):
+    """The trap of transformers#35352: pooling the last token that is not pad."""
+    model, tokenizer, values = scored
+    tokenizer.pad_token = "<|im_end|>"
+    model.config.pad_token_id = tokenizer.pad_token_id
+    with pytest.raises(UserError, match="a reward differs by"):
+        export(model, tokenizer, TEXTS, values, FACTS, tmp_path / "e")
+
+
+def test_a_head_with_several_outputs_is_refused(scored, tmp_path):
+    model, tokenizer, _ = scored
+    model.score = torch.nn.Linear(model.score.in_features, 3, bias=False)
+    model.config.num_labels = 3
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="another number of outputs than one"):
+        Pretrained(str(tmp_path)).load_model(tokenizer, 0)
+
+
+def test_a_causal_model_gets_a_seeded_head(scored, tmp_path):
+    model, tokenizer, _ = scored
+    model.model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    source = Pretrained(str(tmp_path))
+    heads = [source.load_model(tokenizer, seed).score.weight for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert source.load_model(tokenizer, 0).fresh_head
+    assert heads[0].std().item() == pytest.approx((32 + 1) ** -0.5, rel=0.5)
+
+
+def test_embeddings_grow_with_an_added_pad_token(scored):
+    _, tokenizer, _ = scored
+    model = Tiny().load_model(tokenizer, 0)
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    grown = prepare(model, tokenizer, 0, fresh_head=True)
+    assert grown.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert grown.config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_encoders_are_refused():
+    import transformers
+
+    config = transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=1)
+    with pytest.raises(UserError, match="no scalar `score` head on a decoder"):
+        prepare(transformers.BertForSequenceClassification(config), tiny_tokenizer(), 0, True)

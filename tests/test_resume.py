@@ -1,0 +1,92 @@
+"""Resume is proved by training past it: dropout, two epochs, mid-epoch, two loader workers."""
+
+import signal
+import subprocess
+import sys
+import time
+import os
+
+import pytest
+import torch
+
+from tests.conftest import ROOT, result
+
+SETTINGS = (
+    "model=tiny", "model.dropout=0.2", "logger=none", "data.limit=60", "data.workers=2",
+    "trainer.max_epochs=3", "trainer.validations=4", "trainer.checkpoint_every=1", "trainer.keep=resume",
+    "optim.lr=1e-3", "data.batch_size=6",
+)  # 47 training comparisons: 8 steps an epoch
+
+STOP = """
+import os, signal, sys
+import lightning
+from rmexp.training import ResumeCheckpoint
+
+stop, phase = int(os.environ["STOP_AT"]), os.environ["STOP_PHASE"]
+
+class Killer(lightning.Callback):
+    pass
+
+before = ResumeCheckpoint._save
+def save(self, trainer):
+    before(self, trainer)
+    validating = trainer.val_check_batch == 1
+    if trainer.global_step == stop and validating == (phase == "validation"):
+        os.kill(os.getpid(), signal.SIGKILL)
+ResumeCheckpoint._save = save
+sys.argv = ["rmexp", *sys.argv[1:]]
+from rmexp.__main__ import main
+main()
+"""
+
+
+def weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """The uninterrupted run."""
+    from tests.conftest import CommandLine
+
+    rmexp = CommandLine(tmp_path_factory.mktemp("whole"), cache)
+    rmexp(*SETTINGS)
+    return rmexp.runs()[0]
+
+
+@pytest.mark.parametrize(("stop", "phase"), [(11, "step"), (12, "validation"), (16, "step"), (6, "validation")])
+def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(stop, phase, whole, rmexp):
+    killed = subprocess.run(
+        [sys.executable, "-c", STOP, *SETTINGS],
+        cwd=rmexp.folder,
+        env=os.environ
+        | {"RMEXP_CACHE": str(rmexp.cache), "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+        | {"STOP_AT": str(stop), "STOP_PHASE": phase},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (run,) = rmexp.runs()
+    assert result(run)["status"] == "running"
+    rmexp(f"resume={run}")
+    assert result(run)["status"] == "done"
+    assert (run / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(run)[name]), name
+    assert result(run)["metrics"] == result(whole)["metrics"]
+
+
+def test_the_same_seed_is_the_same_run(whole, rmexp):
+    rmexp(*SETTINGS)
+    assert (rmexp.runs()[0] / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_a_done_run_is_not_resumed(whole, rmexp):
+    done = rmexp(f"resume={whole}", check=False)
+    assert "that run is done" in done.stderr
+
+
+def test_resume_takes_nothing_else(whole, rmexp):
+    done = rmexp(f"resume={whole}", "optim.lr=1", check=False)
+    assert "leave out optim.lr=1" in done.stderr
