@@ -50,7 +50,8 @@ def main() -> None:
 
 def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> None:
     """Compose and check every job of the command; nothing is loaded, nothing is written."""
-    for cell in _grid(overrides) if multirun else [overrides]:
+    multirun = multirun or _is_sweep_file(overrides, config_dir)
+    for cell in _grid(overrides, config_dir) if multirun else [overrides]:
         config = configuration.compose_config(cell, config_dir)
         OmegaConf.set_struct(config, False)
         del config["hydra"]
@@ -64,9 +65,18 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
             raise UserError(f"{error} (job {' '.join(cell)})" if multirun else str(error)) from None
 
 
-def _grid(overrides: list[str]) -> list[list[str]]:
+def _is_sweep_file(overrides: list[str], config_dir: str | None) -> bool:
+    """Does the command compose a file that asks for a multirun (`+sweeps=NAME`)?"""
+    if not any(override.startswith("+sweeps=") for override in overrides):
+        return False
+    plain = [override for override in overrides if not _is_sweep(override)]
+    return str(configuration.compose_config(plain, config_dir).hydra.mode).endswith("MULTIRUN")
+
+
+def _grid(overrides: list[str], config_dir: str | None) -> list[list[str]]:
     """The override lists of a multirun's jobs, sweeps in files (hydra.sweeper.params) included."""
-    config = configuration.compose_config([o for o in overrides if not _is_sweep(o)])
+    plain = [override for override in overrides if not _is_sweep(override)]
+    config = configuration.compose_config(plain, config_dir)
     params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
     given = [*(f"{key}={value}" for key, value in params.items()), *overrides]
     return [

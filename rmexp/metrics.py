@@ -8,6 +8,8 @@ import numpy as np
 from rmexp.statistics import clustered_interval
 
 CALIBRATION_BINS = 10
+METRICS = ["loss", "accuracy", "tie_rate", "margin", "margin_standardised", "auc", "nll", "brier", "ece", "reward_mean", "reward_std", "length_baseline"]
+"""The metrics of every evaluation set that has judged pairs, without the set's name."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class Pretrained:
                 dtype=torch.float32,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a head of another size is refused below, in words
                 attn_implementation=self.attn_implementation,
                 **self._options(),
             )

@@ -44,6 +44,7 @@ class RewardModule(lightning.LightningModule):
         self.shown: dict[str, float] = {}
         self.split = "test"
         self.metrics: dict[str, float] = {}
+        self.validated_at = -1
         self._rng: Mapping[str, Any] | None = None
 
     def forward(self, batch: Batch) -> Tensor:
@@ -118,7 +119,8 @@ class RewardModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log `val/...`; not during Lightning's sanity check, which sees a part of the rows."""
         if not self.trainer.sanity_checking:
-            self._log(self.evaluation("val"))
+            self.metrics, self.validated_at = self.evaluation("val"), self.global_step
+            self._log(self.metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of `self.split` and keep them in `self.metrics`."""

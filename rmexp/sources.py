@@ -84,7 +84,7 @@ def _read_json_lines(file: Path) -> Iterator[RawRow]:
 
 def _parse_json_line(line: bytes) -> dict[str, Any] | BadRow:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig").strip())
     except UnicodeDecodeError as error:
         return BadRow(f"not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})")
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Trainer settings -> a Lightning Trainer that validates, keeps checkpoints and stops early."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,9 @@ import torch
 from annotated_types import Ge, Gt
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
+from rmexp.config import suggest
+from rmexp.errors import UserError
+from rmexp.metrics import METRICS
 from rmexp.tracking import RunDirectory
 
 NEVER = 10**9
@@ -26,7 +30,6 @@ class TrainerSettings:
         precision: `auto` is bf16 where the hardware has it, else fp32; rewards and losses are
             fp32 always.
         accelerator: `auto`, `cpu`, `gpu`, ... as in Lightning.
-        devices: number of devices.
         validations: validations over the run, evenly spread; the last one is at its end.
         monitor: the metric that selects the best checkpoint, e.g. `val/accuracy` or `val/loss`.
         patience: validations without improvement before training stops; None never stops early.
@@ -40,12 +43,17 @@ class TrainerSettings:
     max_steps: Annotated[int, Gt(0)] | None = None
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
     accelerator: str = "auto"
-    devices: Annotated[int, Gt(0)] = 1
-    validations: Annotated[int, Gt(0)] = 4
+    validations: Annotated[int, Gt(0)] = 2
     monitor: str = "val/accuracy"
     patience: Annotated[int, Ge(1)] | None = None
     checkpoint_every: Annotated[int, Gt(0)] = 200
     keep: Literal["resume", "weights", "none"] = "weights"
+
+    def __post_init__(self) -> None:
+        """Refuse a monitor that no validation will log."""
+        if not re.fullmatch(rf"val/({'|'.join(METRICS)}|.+/accuracy)", self.monitor):
+            close = suggest(self.monitor, [f"val/{name}" for name in METRICS])
+            raise UserError(f"trainer.monitor={self.monitor}: no such metric{close}.")
 
     def build(
         self, run: RunDirectory, loggers: list[Any], callbacks: list[lightning.Callback]
@@ -69,7 +77,7 @@ class TrainerSettings:
         )
         return lightning.Trainer(
             accelerator=self.accelerator,
-            devices=self.devices,
+            devices=1,
             precision=self.resolved_precision(),
             max_epochs=self.max_epochs,
             max_steps=-1 if self.max_steps is None else self.max_steps,

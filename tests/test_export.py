@@ -10,7 +10,10 @@ from rmexp.model import Pretrained, Tiny, prepare, rewards
 from tests.toys import tiny_tokenizer, toy_row
 
 FACTS = {"name": "m", "base": "b", "data": "d", "loss": "l", "fingerprint": "f", "metrics": {}}
-TEXTS = ["<|im_start|>user\nHi<|im_end|>\n", "<|im_start|>user\nHi there, you<|im_end|>\n<|im_end|>"]
+TEXTS = [
+    "<|im_start|>user\nHi<|im_end|>\n",
+    "<|im_start|>user\nHi there, you<|im_end|>\n<|im_end|>",
+]
 
 
 @pytest.fixture
@@ -79,6 +82,12 @@ def test_embeddings_grow_with_an_added_pad_token(scored):
 def test_encoders_are_refused():
     import transformers
 
-    config = transformers.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=1)
+    config = transformers.BertConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=1,
+    )
     with pytest.raises(UserError, match="no scalar `score` head on a decoder"):
         prepare(transformers.BertForSequenceClassification(config), tiny_tokenizer(), 0, True)

@@ -11,7 +11,7 @@ from rmexp.module import normalised
 from tests.toys import toy_batch
 
 REWARDS = torch.tensor([2.0, 0.5, 1.0])
-BATCH = dict(pairs=[(0, 1), (2, 0)], weights=[1.0, 3.0])  # gaps 1.5 and -1
+BATCH = {"pairs": [(0, 1), (2, 0)], "weights": [1.0, 3.0]}  # gaps 1.5 and -1
 
 
 def test_bradley_terry_by_hand():

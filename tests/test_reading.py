@@ -1,4 +1,4 @@
-"""Files -> rows -> splits: every source, every bad row placed and counted, no prompt in two splits."""
+"""Files -> rows -> splits: every source, bad rows placed and counted, no prompt in two splits."""
 
 import csv
 import gzip
@@ -77,17 +77,10 @@ def test_rows_that_cannot_be_read_have_file_and_line(tmp_path):
     good = json.dumps(ROWS[0]).encode()
     file.write_bytes(b"\n".join([good, good[:-5], b'"text"', b'{"prompt": "\xff"}', b"", good]))
     rows = list(read_rows(str(file)))
-    assert [str(raw.row) if isinstance(raw.row, BadRow) else "ok" for raw in rows] == [
-        "ok",
-        "not JSON (Expecting ',' delimiter: line 1 column 53 (char 52))"
-        if "Expecting" in str(rows[1].row)
-        else str(rows[1].row),
-        "a JSON str, not an object",
-        "not UTF-8 (byte 12 is 0xff)",
-        "ok",
-    ]
+    said = [str(raw.row).split(" (")[0] if isinstance(raw.row, BadRow) else "ok" for raw in rows]
+    assert said == ["ok", "not JSON", "a JSON str, not an object", "not UTF-8", "ok"]
+    assert str(rows[3].row) == "not UTF-8 (byte 12 is 0xff)"
     assert [raw.place for raw in rows] == [f"{file}:{n}" for n in (1, 2, 3, 4, 6)]
-    assert str(rows[1].row).startswith("not JSON")
 
 
 def test_a_cut_gzip_is_a_bad_row(tmp_path):
@@ -130,17 +123,17 @@ def read_all(file, **options):
 
 
 def test_ids_are_unique_and_limit_counts_comparisons(write_rows):
-    rows = [ROWS[0] | {"id": "a"}, {"prompt": "Q"}, ROWS[1] | {"id": "a"}, ROWS[2], ROWS[3]]
+    rows = [ROWS[0] | {"id": "a"}, {"prompt": "Q", "chosen": "a"}, ROWS[1] | {"id": "a"}, ROWS[2], ROWS[3]]
     comparisons, report = read_all(write_rows(rows), limit=3)
     assert [c.id for c in comparisons] == ["a", "a#2", "row-4"]
-    assert (report.read, dict(report.bad)) == (4, {"field 'chosen' is missing": 1})
+    assert (report.read, dict(report.bad)) == (4, {"field 'rejected' is missing": 1})
 
 
 def test_bad_rows_stop_or_are_skipped_up_to_a_share(write_rows):
-    file = write_rows([*ROWS, {"prompt": "Q"}])
+    file = write_rows([*ROWS, {"prompt": "Q", "chosen": "a"}])
     _, report = read_all(file)
     with pytest.raises(
-        UserError, match=r"1 of 5 rows .*\n.*rows\.jsonl:5: field 'chosen' is missing"
+        UserError, match=r"1 of 5 rows .*\n.*rows\.jsonl:5: field 'rejected' is missing"
     ):
         check_bad_rows(report, "raise", 1.0)
     with pytest.raises(UserError, match=r"20\.0%, more than data\.max_bad_share=0\.1"):

@@ -1,10 +1,9 @@
 """Resume is proved by training past it: dropout, two epochs, mid-epoch, two loader workers."""
 
+import os
 import signal
 import subprocess
 import sys
-import time
-import os
 
 import pytest
 import torch
@@ -12,9 +11,17 @@ import torch
 from tests.conftest import ROOT, result
 
 SETTINGS = (
-    "model=tiny", "model.dropout=0.2", "logger=none", "data.limit=60", "data.workers=2",
-    "trainer.max_epochs=3", "trainer.validations=4", "trainer.checkpoint_every=1", "trainer.keep=resume",
-    "optim.lr=1e-3", "data.batch_size=6",
+    "model=tiny",
+    "model.dropout=0.2",
+    "logger=none",
+    "data.limit=60",
+    "data.workers=2",
+    "trainer.max_epochs=3",
+    "trainer.validations=4",
+    "trainer.checkpoint_every=1",
+    "trainer.keep=resume",
+    "optim.lr=1e-3",
+    "data.batch_size=6",
 )  # 47 training comparisons: 8 steps an epoch
 
 STOP = """
@@ -54,7 +61,9 @@ def whole(tmp_path_factory, cache):
     return rmexp.runs()[0]
 
 
-@pytest.mark.parametrize(("stop", "phase"), [(11, "step"), (12, "validation"), (16, "step"), (6, "validation")])
+@pytest.mark.parametrize(
+    ("stop", "phase"), [(11, "step"), (12, "validation"), (16, "step"), (6, "validation")]
+)
 def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(stop, phase, whole, rmexp):
     killed = subprocess.run(
         [sys.executable, "-c", STOP, *SETTINGS],

@@ -70,7 +70,8 @@ def assert_same(model, rows, tokens=10**9):
     two, two_gradient = losses_and_gradients(model, rows, "tree", tokens)
     for item, values in one.items():
         assert two[item] == pytest.approx(values, abs=1e-4)
-    assert (one_gradient - two_gradient).norm() <= 1e-4 * one_gradient.norm()
+    # The absolute part is for gradients that cancel to nothing but rounding.
+    assert (one_gradient - two_gradient).norm() <= 1e-4 * one_gradient.norm() + 2e-5
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_attention_dropout_goes_padded_and_says_so():
     model = Tiny(dropout=0.1).load_model(TOKENIZER, seed=0)
     with pytest.warns(UserWarning, match="Training in padded rows, .* attention has dropout"):
         assert choose_layout(model, "auto") == "padded"
-    with pytest.raises(UserError, match="take model.layout=padded"):
+    with pytest.raises(UserError, match=r"take model\.layout=padded"):
         choose_layout(model, "tree")
 
 

@@ -1,4 +1,4 @@
-"""Agreement with TRL: the same weights, pairs, order and schedule give the same losses, step by step."""
+"""Agreement with TRL: equal weights, pairs, order and schedule give equal losses, step by step."""
 
 import json
 import warnings
@@ -29,7 +29,11 @@ def short_pairs(count):
         except BadRow:
             continue
         chosen, rejected = ([dict(m) for m in r] for r in comparison.responses)
-        row = {"prompt": [dict(m) for m in comparison.prompt], "chosen": chosen, "rejected": rejected}
+        row = {
+            "prompt": [dict(m) for m in comparison.prompt],
+            "chosen": chosen,
+            "rejected": rejected,
+        }
         if len(json.dumps(row, ensure_ascii=False).encode()) < 700 and count:
             count -= 1
             yield row
@@ -45,10 +49,21 @@ def test_step_losses_agree_with_trl(layout, rmexp, write_rows, tmp_path):
     tokenizer.save_pretrained(start)
 
     rmexp(
-        "model=hf", f"model.path={start}", f"model.layout={layout}", "data=jsonl", f"data.path={file}",
-        "loss=bradley_terry", "logger=none", "trainer.precision=32-true", f"trainer.max_steps={STEPS}",
-        "trainer.validations=1", f"optim.lr={RATE}", "optim.head_lr=null", "optim.schedule=linear",
-        f"data.batch_size={PAIRS_A_STEP}", "data.micro_batch_tokens=2000",
+        "model=hf",
+        f"model.path={start}",
+        f"model.layout={layout}",
+        "data=jsonl",
+        f"data.path={file}",
+        "loss=bradley_terry",
+        "logger=none",
+        "trainer.precision=32-true",
+        f"trainer.max_steps={STEPS}",
+        "trainer.validations=1",
+        f"optim.lr={RATE}",
+        "optim.head_lr=null",
+        "optim.schedule=linear",
+        f"data.batch_size={PAIRS_A_STEP}",
+        "data.micro_batch_tokens=2000",
     )
     lines = map(json.loads, (rmexp.runs()[0] / "metrics.jsonl").read_text().splitlines())
     ours = [line["train/loss"] for line in lines if "train/loss" in line]
@@ -58,12 +73,20 @@ def test_step_losses_agree_with_trl(layout, rmexp, write_rows, tmp_path):
     templates.Template().install(own)
     data.prepare(own, 0, lambda *_: None)
     assert data.from_cache
-    order = [data.rows[i]["id"] for step in shuffled_steps(data.splits["train"], PAIRS_A_STEP, 0, 0) for i in step]
-    theirs = trl_losses(start, [rows[int(name.removeprefix("row-")) - 1] for name in order], tmp_path)
+    order = [
+        data.rows[i]["id"]
+        for step in shuffled_steps(data.splits["train"], PAIRS_A_STEP, 0, 0)
+        for i in step
+    ]
+    theirs = trl_losses(
+        start, [rows[int(name.removeprefix("row-")) - 1] for name in order], tmp_path
+    )
 
     assert len(ours) == len(theirs) == STEPS
     assert ours == pytest.approx(theirs, abs=1e-4)
-    assert abs(ours[-1] - ours[0]) > 1e-2, "the model did learn: the agreement is not that of two constants"
+    assert abs(ours[-1] - ours[0]) > 1e-2, (
+        "the model did learn: the agreement is not that of two constants"
+    )
 
 
 def trl_losses(start, rows, folder):

@@ -40,7 +40,7 @@ def toy_row(tokens, pairs=((0, 1, 1),), row=0, weights=None):
         "tokens": tokens,
         "pairs": [list(p) for p in pairs],
         "margins": [float("nan")] * len(pairs),
-        "weights": list(weights or [1.0] * len(pairs)),
+        "weights": [1.0] * len(pairs) if weights is None else list(weights),
         "ratings": [float("nan")] * len(tokens),
         "row": row,
     }

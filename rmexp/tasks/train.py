@@ -103,7 +103,10 @@ def _test(
     run.update(best_step=stored["global_step"])
     metrics: dict[str, float] = {}
     for split in ("val", "test"):
-        metrics |= score_split(fit, module, data, split)
+        if split == "val" and module.validated_at == stored["global_step"]:
+            metrics |= module.metrics  # the last validation was of these very weights
+        else:
+            metrics |= score_split(fit, module, data, split)
         run.write_predictions(split, data.rows, data.splits[split], module.rewards)
     return metrics
 
