@@ -29,15 +29,17 @@ class RewardModule(lightning.LightningModule):
         loss: see `losses.Loss`; its own parameters train and are checkpointed.
         data: the rows that evaluation steps come from.
         optim: builds optimizer and schedule; not needed to score.
+        steps: updates of the whole run, over which the schedule is laid.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, data: ComparisonData, optim: AdamW | None = None
+        self, model: nn.Module, loss: Loss, data: ComparisonData, optim: AdamW | None = None, steps: int = 0
     ) -> None:
         super().__init__()
         # Lightning must not step for us: a step has several backward passes and one update.
         self.automatic_optimization = False
         self.model, self.loss, self.data, self.optim = model, loss, data, optim
+        self.steps = steps
         self.rewards: dict[int, list[float]] = {}
         self.loss_sums: dict[str, Tensor] = {}
         self.pairs_seen = 0
@@ -54,9 +56,7 @@ class RewardModule(lightning.LightningModule):
     # ---------------------------------------------------------------- training
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule over all steps of the run."""
-        optimizer, self.schedule = self.optim.build(
-            self.model, self.loss, int(self.trainer.estimated_stepping_batches)
-        )
+        optimizer, self.schedule = self.optim.build(self.model, self.loss, self.steps)
         return [optimizer], [self.schedule]
 
     def training_step(self, step: Step, index: int) -> None:
@@ -121,6 +121,7 @@ class RewardModule(lightning.LightningModule):
         if not self.trainer.sanity_checking:
             self.metrics, self.validated_at = self.evaluation("val"), self.global_step
             self._log(self.metrics)
+            self.log_dict(self.metrics, logger=False)  # for the callbacks that select and stop
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of `self.split` and keep them in `self.metrics`."""
@@ -128,8 +129,13 @@ class RewardModule(lightning.LightningModule):
         self._log(self.metrics)
 
     def _log(self, values: Mapping[str, float]) -> None:
-        """Log at the number of updates made so far (Lightning would count from 0)."""
-        self.log_dict({**values, "step": float(self.global_step)}, batch_size=1)
+        """Log at the number of updates made so far.
+
+        At once and not through `self.log`, which counts steps from 0 and writes after the step's
+        checkpoint: a run killed in between would lose the line.
+        """
+        for logger in self.loggers:
+            logger.log_metrics(dict(values), self.global_step)
 
     def evaluation(self, split: str) -> dict[str, float]:
         """The metrics of the split that was just scored, by their full names."""

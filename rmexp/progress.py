@@ -42,7 +42,7 @@ class TrainingProgress(lightning.Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Open the bar at the step where the run stands."""
-        self.total = int(trainer.estimated_stepping_batches)
+        self.total = module.steps
         self.start, self.first_step, self.first_pairs = (
             time.monotonic(),
             trainer.global_step,

@@ -96,6 +96,15 @@ class TrainerSettings:
             default_root_dir=run.path,
         )
 
+    def steps(self, steps_an_epoch: int) -> int:
+        """Updates of the whole run.
+
+        Not Lightning's `estimated_stepping_batches`: that sets up the loader too early for a
+        resumed one to be told where it stood.
+        """
+        steps = self.max_epochs * steps_an_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
     def resolved_precision(self) -> Literal["bf16-mixed", "32-true"]:
         """The precision that `auto` means here."""
         if self.precision != "auto":
@@ -122,8 +131,8 @@ class SpreadValidations(lightning.Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Plan the steps after which to validate."""
-        total = int(trainer.estimated_stepping_batches)
-        self.due = {round(total * (n + 1) / self.count) for n in range(self.count)} - {0}
+        shares = ((n + 1) / self.count for n in range(self.count))
+        self.due = {round(module.steps * share) for share in shares} - {0}
         trainer.val_check_batch = NEVER
 
     def on_train_batch_end(

@@ -57,9 +57,9 @@ def train(
     if not reward_model.fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(reward_model, run.path)
-    module = RewardModule(
-        reward_model, loss, data, optim
-    ).train()  # a pretrained model comes in eval mode
+    steps = trainer.steps(len(data.train_dataloader()))
+    module = RewardModule(reward_model, loss, data, optim, steps)
+    module.train()  # a pretrained model comes in eval mode
     progress = TrainingProgress(reporter)
     fit = trainer.build(run, [JsonLines(run), *loggers], [progress])
     last = _last_checkpoint(run) if resume else None
