@@ -15,7 +15,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rmexp import config as configuration
@@ -24,6 +24,12 @@ from rmexp.errors import UserError
 
 def main() -> None:
     """Run the command in `sys.argv`; exits with 1 and one sentence where it cannot be done."""
+    global _sweep
+    _sweep = None
+    _failures.clear()
+    # So that a `_target_` of one's own is found by the console script, as by `python -m`.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     configuration.register()
     arguments = get_args_parser().parse_args()
     # Without this Hydra prints its own advice and exits; we want to say it in our words.
@@ -52,15 +58,15 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
     """Compose and check every job of the command; nothing is loaded, nothing is written."""
     multirun = multirun or _is_sweep_file(overrides, config_dir)
     for cell in _grid(overrides, config_dir) if multirun else [overrides]:
-        config = configuration.compose_config(cell, config_dir)
-        OmegaConf.set_struct(config, False)
-        del config["hydra"]
+        config = configuration.plain(configuration.compose_config(cell, config_dir))
         try:
             if config.resume is not None:
                 _check_resume(config.resume, cell)
                 continue
             configuration.check(config)
             configuration.check_task_keys(config, cell)
+            if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
+                raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
         except UserError as error:
             raise UserError(f"{error} (job {' '.join(cell)})" if multirun else str(error)) from None
 
@@ -77,15 +83,11 @@ def _grid(overrides: list[str], config_dir: str | None) -> list[list[str]]:
     """The override lists of a multirun's jobs, sweeps in files (hydra.sweeper.params) included."""
     plain = [override for override in overrides if not _is_sweep(override)]
     config = configuration.compose_config(plain, config_dir)
-    params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
+    params = config.hydra.sweeper.get("params") or {}
     given = [*(f"{key}={value}" for key, value in params.items()), *overrides]
-    return [
-        list(job)
-        for batch in BasicSweeper.split_arguments(
-            OverridesParser.create().parse_overrides(given), None
-        )
-        for job in batch
-    ]
+    parsed = OverridesParser.create().parse_overrides(given)
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
 
 
 def _is_sweep(override: str) -> bool:
@@ -123,13 +125,12 @@ def _task(config: DictConfig) -> None:
     hydra_config: Any = HydraConfig.get()
     sweep = str(hydra_config.mode).endswith("MULTIRUN")
     reporter = Reporter()
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
     overrides = list(hydra_config.overrides.task)
     if sweep:
         _sweep = Path(hydra_config.sweep.dir)
         reporter.say("", f"job {hydra_config.job.num}: {' '.join(overrides)}")
     job = Job(
-        config=plain,
+        config=configuration.plain(config),
         overrides=overrides,
         choices=dict(hydra_config.runtime.choices),
         directory=Path(hydra_config.runtime.output_dir),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from rmexp.trees import Tree, grow
 
@@ -48,7 +49,8 @@ class Batch:
     def to(self, device: Any, non_blocking: bool = False) -> "Batch":
         """A copy on `device`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Batch(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in fields.items()})
+        moved: Any = {name: v.to(device) for name, v in fields.items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **moved)
 
 
 @dataclass
@@ -121,7 +123,9 @@ class Collate:
         )
 
     def _packed(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        trees, tokens, ends = [], [], []
+        trees: list[Tree] = []
+        tokens: list[int] = []
+        ends: list[np.ndarray] = []
         for row in rows:
             tree, packed = grow(row["tokens"])
             ends.append(len(tokens) + tree.ends())
@@ -189,7 +193,7 @@ class StepLoader:
         if self.done >= len(self):
             self.epoch, self.done = self.epoch + 1, 0
         steps = shuffled_steps(self.indices, self.batch_size, self.seed, self.epoch)[self.done :]
-        loader = torch.utils.data.DataLoader(
+        loader: DataLoader = DataLoader(
             IndexedRows(self.rows),
             batch_sampler=steps,
             collate_fn=self.collate,
@@ -209,7 +213,7 @@ class StepLoader:
         self.epoch, self.done = state["epoch"], state["done"]
 
 
-class IndexedRows:
+class IndexedRows(Dataset):
     """A memory-mapped data set whose rows know their number; `texts` stay on disk."""
 
     def __init__(self, rows: Any) -> None:
@@ -224,12 +228,12 @@ class IndexedRows:
 
 def evaluation_loader(
     rows: Any, indices: np.ndarray, collate: Collate, batch_size: int
-) -> torch.utils.data.DataLoader:
+) -> DataLoader:
     """Rows in order of length, so that little is padded; every row exactly once."""
     lengths = np.array([max(map(len, ids)) for ids in rows.select(indices)["tokens"]])
     order = indices[np.argsort(-lengths, kind="stable")].tolist()
     steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return torch.utils.data.DataLoader(
+    return DataLoader(
         IndexedRows(rows),
         batch_sampler=steps,
         collate_fn=collate,

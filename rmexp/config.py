@@ -169,6 +169,7 @@ def _unreadable(found: re.Match[str], overrides: Sequence[str]) -> str:
 _COMPLAINTS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
     (r"Could not override '([^']+)'", _unknown_key),
     (r"Key '([^']+)' is not in struct", _unknown_key),
+    (r"raised while resolving interpolation: (.*?)\n", lambda found, _: found[1]),
     (r"Value '(.*?)'.* could not be converted to (\w+)", _bad_value),
     (r"Error parsing override '(.*?)'\n", _unreadable),
     (
@@ -184,18 +185,16 @@ _COMPLAINTS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ..
 def known_keys(overrides: Sequence[str]) -> Iterator[str]:
     """Every key that an override may name under the given choices."""
     try:
-        config = OmegaConf.to_container(compose_without_hydra(overrides), resolve=False)
+        config = compose_config(overrides)
     except UserError:
-        config = OmegaConf.to_container(compose_without_hydra([]), resolve=False)
-    yield from _paths(config, "")
+        config = compose_config([])
+    yield from _paths(OmegaConf.to_container(plain(config), resolve=False), "")
 
 
-def compose_without_hydra(overrides: Sequence[str]) -> DictConfig:
-    """The configuration without Hydra's node: what a run is made of."""
-    config = compose_config(overrides)
-    OmegaConf.set_struct(config, False)
-    del config["hydra"]
-    return config
+def plain(config: DictConfig) -> DictConfig:
+    """A copy without Hydra's node and without its locks: what a run is made of."""
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    return OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
 
 
 def _paths(node: Any, prefix: str) -> Iterator[str]:
@@ -223,10 +222,9 @@ def check(config: DictConfig) -> None:
         UserError: the first thing that is wrong.
     """
     for key in config:
-        if key not in Root.__annotations__:
-            raise UserError(
-                f"There is no key {key}{suggest(str(key), list(Root.__annotations__))}."
-            )
+        name = str(key)
+        if name not in Root.__annotations__:
+            raise UserError(f"There is no key {name}{suggest(name, list(Root.__annotations__))}.")
     if config.seed < 0:
         raise UserError(f"seed={config.seed}: should be 0 or more.")
     for path, node in _targets(config, ""):
@@ -237,9 +235,9 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield path, node
-        for key in node:
+        for key in map(str, node):
             if not OmegaConf.is_missing(node, key):
-                yield from _targets(node._get_node(key), f"{path}.{key}" if path else str(key))
+                yield from _targets(node._get_node(key), f"{path}.{key}" if path else key)
     elif isinstance(node, ListConfig):
         for index in range(len(node)):
             yield from _targets(node._get_node(index), f"{path}[{index}]")
@@ -264,31 +262,36 @@ def locate(path: str, target: str) -> Any:
 
 
 def _check_target(path: str, node: DictConfig) -> None:
-    from pydantic import TypeAdapter, ValidationError
-
     target = locate(path, node["_target_"])
     parameters = inspect.signature(target).parameters
-    hints = inspect.get_annotations(
-        target if inspect.isfunction(target) else target.__init__, eval_str=True
-    )
-    for key in node:
-        if str(key).startswith("_"):
-            continue
+    function = target if inspect.isfunction(target) else target.__init__
+    hints = inspect.get_annotations(function, eval_str=True)
+    for key in (name for name in map(str, node) if not name.startswith("_")):
         if key not in parameters:
-            raise UserError(f"There is no key {path}.{key}{suggest(str(key), list(parameters))}.")
+            raise UserError(f"There is no key {path}.{key}{suggest(key, list(parameters))}.")
         if OmegaConf.is_missing(node, key):
             raise UserError(f"{path}.{key} is needed: give {path}.{key}=VALUE.")
         value = node[key]
-        if isinstance(value, DictConfig) and "_target_" in value:
-            continue
-        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        try:
-            TypeAdapter(
-                hints.get(str(key), Any), config={"arbitrary_types_allowed": True}
-            ).validate_python(plain)
-        except ValidationError:
-            wanted = describe(hints[str(key)])
-            raise UserError(f"{path}.{key}={plain}: should be {wanted}.") from None
+        if not (isinstance(value, DictConfig) and "_target_" in value):
+            _check_value(f"{path}.{key}", value, hints.get(key, Any))
+    if path != "task":  # a task's other arguments are what the job builds
+        for key, parameter in parameters.items():
+            if key not in node and parameter.default is parameter.empty and parameter.kind in NAMED:
+                raise UserError(f"{path}.{key} is needed: give +{path}.{key}=VALUE.")
+
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _check_value(name: str, value: Any, annotation: Any) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    given = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    try:
+        adapter = TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
+        adapter.validate_python(given)
+    except ValidationError:
+        raise UserError(f"{name}={given}: should be {describe(annotation)}.") from None
 
 
 def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:

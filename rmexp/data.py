@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le
 from rmexp.batches import Collate, StepLoader, evaluation_loader
 from rmexp.errors import UserError, fallback
 from rmexp.reading import Format, RowReport, assign_splits
+from rmexp.sources import check_source
 from rmexp.tokenised import Recipe, load_or_tokenise
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -87,6 +88,11 @@ class ComparisonData(lightning.LightningDataModule):
         self.from_cache = False
         self.layout: Literal["tree", "padded"] = "padded"
         self.fingerprint = ""
+
+    def check_sources(self) -> None:
+        """Refuse sources that are not there, before a tokenizer is loaded."""
+        for path in self.recipe.paths.values():
+            check_source(path)
 
     def prepare(self, tokenizer: Any, seed: int, progress: Callable[[str, int], None]) -> None:
         """Read, check, tokenise (or find in the cache) and split. Needs no model.

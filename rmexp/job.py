@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from rmexp.config import GROUPS, locate, plain_name
+from rmexp.config import GROUPS, locate, plain, plain_name
 from rmexp.errors import UserError, recording
 from rmexp.progress import Reporter
 from rmexp.tracking import RunDirectory
@@ -153,7 +153,7 @@ def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
     }
     if config.resume is not None:
         directory = config.resume
-        config = OmegaConf.load(Path(directory) / "config.yaml")
+        config = saved_config(Path(directory))
         config.resume = directory
         old = json.loads((Path(directory) / "result.json").read_text())
         return config, facts | {key: old[key] for key in ("task", "labels", "name")}
@@ -167,16 +167,19 @@ def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
     return config, facts | {"name": plain_name(name), "checkpoint": config.checkpoint}
 
 
+def saved_config(run: Path) -> DictConfig:
+    """The resolved configuration that a run was started with."""
+    config: Any = OmegaConf.load(run / "config.yaml")
+    return config
+
+
 def _inherit(config: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
     """Take what the command line leaves open from a run, and point `model` at its weights."""
     home = Path(config.checkpoint).expanduser()
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    config = plain(config)
     if not (home / "config.yaml").is_file():
         return _point_at(config, home), {}
-    saved, old = (
-        OmegaConf.load(home / "config.yaml"),
-        json.loads((home / "result.json").read_text()),
-    )
+    saved, old = saved_config(home), json.loads((home / "result.json").read_text())
     keys = [override.lstrip("+~").split("=", 1)[0].split("@")[0] for override in overrides]
     facts: dict[str, Any] = {
         "labels": {g: label for g, label in old.get("labels", {}).items() if g not in keys},
@@ -271,11 +274,11 @@ def _library_warnings(file: Path) -> Iterator[None]:
     """Other libraries' warnings go into a file of the run: kept, but not in the reader's way."""
     before = warnings.showwarning
 
-    def note(message: Any, category: Any, filename: str, line: int, *rest: Any) -> None:
+    def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
         with open(file, "a") as stream:
-            stream.write(warnings.formatwarning(message, category, filename, line))
+            stream.write(warnings.formatwarning(message, category, filename, lineno))
 
-    warnings.showwarning = note
+    warnings.showwarning = note  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -8,7 +8,20 @@ import numpy as np
 from rmexp.statistics import clustered_interval
 
 CALIBRATION_BINS = 10
-METRICS = ["loss", "accuracy", "tie_rate", "margin", "margin_standardised", "auc", "nll", "brier", "ece", "reward_mean", "reward_std", "length_baseline"]
+METRICS = [
+    "loss",
+    "accuracy",
+    "tie_rate",
+    "margin",
+    "margin_standardised",
+    "auc",
+    "nll",
+    "brier",
+    "ece",
+    "reward_mean",
+    "reward_std",
+    "length_baseline",
+]
 """The metrics of every evaluation set that has judged pairs, without the set's name."""
 
 
@@ -48,29 +61,28 @@ def scored(rows: Any, indices: np.ndarray, rewards: dict[int, list[float]]) -> S
         indices: its rows, in the order to take them.
         rewards: row -> a reward for each of its responses.
     """
-    flat, tokens, ratings, better, worse, prompts, subsets, tied = [], [], [], [], [], [], [], []
-    keys: dict[str, int] = {}
+    responses: list[tuple[float, int, float]] = []  # reward, tokens, rating
+    pairs: list[tuple[int, int, int, str]] = []  # better, worse, prompt, subset
+    tied: list[tuple[int, int]] = []
+    prompts: dict[str, int] = {}
     for index, row in zip(indices, rows.select(indices), strict=True):
-        start = len(flat)
-        flat += rewards[int(index)]
-        tokens += [len(ids) for ids in row["tokens"]]
-        ratings += row["ratings"]
+        start = len(responses)
+        lengths = map(len, row["tokens"])
+        responses += zip(rewards[int(index)], lengths, row["ratings"], strict=True)
+        prompt = prompts.setdefault(row["prompt_key"], len(prompts))
         for i, j, verdict in row["pairs"]:
             if verdict == 0:
                 tied.append((start + i, start + j))
-                continue
-            better.append(start + i)
-            worse.append(start + j)
-            prompts.append(keys.setdefault(row["prompt_key"], len(keys)))
-            subsets.append(row["subset"])
+            else:
+                pairs.append((start + i, start + j, prompt, row["subset"]))
     return Scored(
-        rewards_N=np.array(flat, dtype=np.float32),
-        tokens_N=np.array(tokens, dtype=np.int64),
-        ratings_N=np.array(ratings, dtype=np.float64),
-        better_P=np.array(better, dtype=np.int64),
-        worse_P=np.array(worse, dtype=np.int64),
-        prompts_P=np.array(prompts, dtype=np.int64),
-        subsets_P=np.array(subsets, dtype=object),
+        rewards_N=np.array([r for r, _, _ in responses], dtype=np.float32),
+        tokens_N=np.array([t for _, t, _ in responses], dtype=np.int64),
+        ratings_N=np.array([r for _, _, r in responses], dtype=np.float64),
+        better_P=np.array([b for b, *_ in pairs], dtype=np.int64),
+        worse_P=np.array([w for _, w, *_ in pairs], dtype=np.int64),
+        prompts_P=np.array([p for *_, p, _ in pairs], dtype=np.int64),
+        subsets_P=np.array([name for *_, name in pairs], dtype=object),
         tied_Q_2=np.array(tied, dtype=np.int64).reshape(-1, 2),
     )
 

@@ -147,7 +147,8 @@ class Tiny:
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
         """A random Llama with a fresh head."""
-        config = transformers.LlamaConfig(
+        config = transformers.AutoConfig.for_model(
+            "llama",
             vocab_size=len(tokenizer),
             hidden_size=self.hidden,
             intermediate_size=2 * self.hidden,

@@ -33,7 +33,12 @@ class RewardModule(lightning.LightningModule):
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, data: ComparisonData, optim: AdamW | None = None, steps: int = 0
+        self,
+        model: nn.Module,
+        loss: Loss,
+        data: ComparisonData,
+        optim: AdamW | None = None,
+        steps: int = 0,
     ) -> None:
         super().__init__()
         # Lightning must not step for us: a step has several backward passes and one update.
@@ -56,12 +61,13 @@ class RewardModule(lightning.LightningModule):
     # ---------------------------------------------------------------- training
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule over all steps of the run."""
+        assert self.optim is not None, "a module without `optim` only scores"
         optimizer, self.schedule = self.optim.build(self.model, self.loss, self.steps)
         return [optimizer], [self.schedule]
 
     def training_step(self, step: Step, index: int) -> None:
         """One update: every term is normalised by its weight over all micro-batches of the step."""
-        optimizer = self.optimizers()
+        optimizer: Any = self.optimizers()
         totals = self.loss.total_weights(step.batches)
         shown = {"loss": 0.0, "accuracy": 0.0, "margin": 0.0, "reward_mean": 0.0}
         pairs = sum(len(batch.better_P) for batch in step.batches)
@@ -92,7 +98,7 @@ class RewardModule(lightning.LightningModule):
 
     def _clip(self, optimizer: Any) -> float:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        limit = self.optim.clip if self.optim.clip is not None else float("inf")
+        limit = self.optim.clip if self.optim and self.optim.clip else float("inf")
         return nn.utils.clip_grad_norm_(parameters, limit).item()
 
     # -------------------------------------------------------------- evaluation
@@ -172,12 +178,12 @@ def normalised(terms: Mapping[str, tuple[Tensor, Tensor]], totals: Mapping[str, 
 
 def random_state() -> dict[str, Any]:
     """The state of every generator that training may draw from, as types `weights_only` loads."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)
     python = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.tensor(keys.astype(np.int64)), position, has_gauss, gauss],
+        "numpy": [name, torch.tensor(np.asarray(keys).astype(np.int64)), *rest],
         "python": [python[0], list(python[1]), python[2]],
     }
 

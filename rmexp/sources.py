@@ -47,9 +47,24 @@ def read_rows(path: str, split: str | None = None) -> Iterator[RawRow]:
     elif _looks_like_a_hub_id(path):
         rows = _read_hub(path)
     else:
-        raise UserError(f"data.path={path}: there is no such file{_nearby(file)}.")
+        raise missing(path)
     for raw in rows:
         yield RawRow(raw.place, raw.row, split or raw.split)
+
+
+def check_source(path: str) -> None:
+    """Refuse a path that cannot be one, before anything slower is tried.
+
+    Raises:
+        UserError: there is no such file or directory, and it is no hub id.
+    """
+    if not Path(path).expanduser().exists() and not _looks_like_a_hub_id(path):
+        raise missing(path)
+
+
+def missing(path: str) -> UserError:
+    """What to say of a path that is not there."""
+    return UserError(f"data.path={path}: there is no such file{_nearby(Path(path).expanduser())}.")
 
 
 def _read_file(file: Path) -> Iterator[RawRow]:
@@ -202,7 +217,7 @@ def _rows_of_dataset(loaded: Any, name: str) -> Iterator[RawRow]:
     parts = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
     for part, rows in parts.items():
         for index, row in enumerate(rows):
-            split = ours.get(part) if len(parts) > 1 else None
+            split = ours.get(part or "") if len(parts) > 1 else None
             yield RawRow(
                 f"{name}[{part}]:{index}" if part else f"{name}: row {index + 1}", row, split
             )

@@ -204,12 +204,13 @@ def fit(
     System messages and the last user turn stay, and a response is never cut: None where the longest
     response is over `max_length` tokens even so.
     """
-    prompt: list[Message] | None = list(comparison.prompt)
-    while (prompt := _without_oldest_turn(prompt)) is not None:
-        texts = render(tokenizer, [(*prompt, *response) for response in comparison.responses])
+    shorter = _without_oldest_turn(list(comparison.prompt))
+    while shorter is not None:
+        texts = render(tokenizer, [(*shorter, *response) for response in comparison.responses])
         ids = tokenize(tokenizer, texts)
         if max(map(len, ids)) <= max_length:
             return texts, ids
+        shorter = _without_oldest_turn(shorter)
     return None
 
 

@@ -9,9 +9,12 @@ os.environ |= {
     "CUDA_VISIBLE_DEVICES": "",
 }
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -41,33 +44,54 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@dataclass
+class Outcome:
+    """What a command printed, and its exit status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class CommandLine:
-    """Runs the real entry point in a process of its own, in a directory of its own."""
+    """Runs the entry point in a directory of its own: here, or in a process of its own."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.cache = folder, cache
+        self.folder = folder
+        self.environment = {"RMEXP_CACHE": str(cache), "OMP_NUM_THREADS": "2", "COLUMNS": "200"}
 
-    def __call__(
-        self, *overrides: str, check: bool = True, **environment: str
-    ) -> subprocess.CompletedProcess:
+    def __call__(self, *words: str, check: bool = True) -> Outcome:
+        """Call `main()` as the console script does, in this process: the imports are paid once."""
+        from rmexp.__main__ import main
+
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", ["rmexp", *words])
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            with redirect_stdout(out), redirect_stderr(err):
+                try:
+                    main()
+                except SystemExit as stop:
+                    code = int(stop.code or 0)
+        done = Outcome(code, out.getvalue(), err.getvalue())
+        assert not check or code == 0, done.stdout + done.stderr
+        return done
+
+    def process(
+        self, *words: str, program: tuple[str, ...] = ("-m", "rmexp"), **more: str
+    ) -> Outcome:
+        """Run it in a process of its own, as a person would."""
         done = subprocess.run(
-            [sys.executable, "-m", "rmexp", *overrides],
+            [sys.executable, *program, *words],
             cwd=self.folder,
-            env=os.environ
-            | {
-                "RMEXP_CACHE": str(self.cache),
-                "OMP_NUM_THREADS": "2",
-                "PYTHONPATH": str(ROOT),
-                "COLUMNS": "200",
-            }
-            | environment,
+            env=os.environ | self.environment | {"PYTHONPATH": str(ROOT)} | more,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=300,
         )
-        if check:
-            assert done.returncode == 0, done.stdout + done.stderr
-        return done
+        return Outcome(done.returncode, done.stdout, done.stderr)
 
     def runs(self) -> list[Path]:
         """The run directories made here, oldest first."""

@@ -1,8 +1,10 @@
 """The real entry point, on the main paths: train, evaluate, export, sweep, refuse."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -10,7 +12,7 @@ import torch
 import transformers
 from omegaconf import OmegaConf
 
-from tests.conftest import HH, ROOT, needs, result
+from tests.conftest import HH, needs, result
 
 TINY = ("model=tiny", "logger=none", "data.limit=60", "trainer.validations=2")
 RUN_FILES = {
@@ -39,8 +41,25 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
         found
     )
     metrics = found["metrics"]
-    names = ["loss", "accuracy", "accuracy_low", "accuracy_high", "tie_rate", "margin", "margin_standardised", "auc", "nll", "brier", "ece", "reward_mean", "reward_std", "length_baseline", "helpfulness/accuracy"]
-    assert {f"{s}/{name}" for s in ("val", "test") for name in names} <= set(metrics)
+    names = [
+        "loss",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "tie_rate",
+        "margin",
+        "margin_standardised",
+        "auc",
+        "nll",
+        "brier",
+        "ece",
+        "reward_mean",
+        "reward_std",
+        "length_baseline",
+        "helpfulness/accuracy",
+    ]
+    assert {f"test/{name}" for name in names} <= set(metrics)
+    assert {f"val/{name}" for name in names[:-1]} <= set(metrics)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"train/loss", "train/accuracy", "train/margin", "train/reward_mean"} <= set(lines[0])
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -58,21 +77,41 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_wandb_gets_group_tags_config_and_summary(rmexp):
-    rmexp(*TINY, "logger=wandb", "logger.tags=[mine]", "name=my-run")
-    (run,) = rmexp.runs()
+def wandb_records(run):
+    """The records of the run's offline W&B file, through W&B's own reader."""
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    text = file.read_bytes()
-    for word in (
-        b"my-run",
-        b"mine",
-        b"contrastive",
-        b"test/accuracy",
-        b"job_type",
-        b"micro_batch_tokens",
-    ):
-        assert word in text
-    assert result(run)["wandb"]["mode"] == "offline"
+    wandb = Path(sys.executable).with_name("wandb")
+    read = subprocess.run(
+        [wandb, "leet", "inspect", "--json", file], capture_output=True, text=True
+    )
+    return [json.loads(line) for line in read.stdout.splitlines()]
+
+
+def test_wandb_gets_group_job_type_tags_config_summary_and_an_end(rmexp):
+    rmexp(
+        "-m",
+        *TINY[:1],
+        "data.limit=20",
+        "logger.tags=[mine]",
+        "name=grid",
+        "seed=0",
+        "optim.lr=1e-3,1e30",
+        check=False,
+    )
+    good, bad = sorted(rmexp.runs(), key=lambda run: run.name)
+    records = wandb_records(good)
+    run = next(r["run"] for r in records if r["type"] == "run")
+    assert (run["run_group"], run["job_type"], run["project"]) == ("grid", "train", "rmexp")
+    assert {"contrastive", "demo", "tiny", "mine"} <= set(run["tags"])
+    assert run["config"]["update"]["loss"]["margin"] == 1
+    assert "test/accuracy" in json.dumps(
+        [r for r in records if r["type"] in ("summary", "history")]
+    )
+    ends = [
+        [r["exit"].get("exit_code", 0) for r in wandb_records(d) if r["type"] == "exit"]
+        for d in (good, bad)
+    ]
+    assert ends == [[0], [1]]
 
 
 def test_evaluate_repeats_the_numbers_to_the_last_digit(rmexp):
@@ -138,7 +177,7 @@ def test_a_checkpoint_with_a_head_keeps_it(rmexp):
     )
     assert "it is kept" in done.stdout
     one, two = result(run)["metrics"], result(rmexp.runs()[-1])["metrics"]
-    assert two["test/margin"] == pytest.approx(one["test/margin"], abs=1e-5)
+    assert two["test/margin"] == pytest.approx(one["test/margin"], abs=1e-3)
 
 
 def test_a_second_start_does_not_tokenise_again(rmexp):
@@ -204,11 +243,7 @@ def test_three_runs_of_one_second_have_three_directories(rmexp, tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes_end_with_one_sentence_and_leave_nothing(words, sentence, rmexp):
-    done = (
-        rmexp("model=tiny", "logger=none", *words, check=False)
-        if "model=hf" not in words
-        else rmexp(*words, check=False)
-    )
+    done = rmexp(*words, check=False)
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -232,19 +267,71 @@ def test_real_data_end_to_end(rmexp):
         "logger=none",
         "data=hh_rlhf",
         f"data.path={HH}",
-        "data.limit=400",
+        "data.limit=80",
+        "data.max_length=4096",
         "trainer.validations=1",
     )
-    assert "400 comparisons kept" in done.stdout
-    assert result(rmexp.runs()[0])["metrics"]["test/pairs"] == 40
+    assert "80 comparisons kept" in done.stdout
+    assert result(rmexp.runs()[0])["metrics"]["test/pairs"] == 8
 
 
-def test_tab_completion_knows_groups_and_options():
-    words = subprocess.run(
-        [sys.executable, "-m", "rmexp", "-sc", "query=bash"],
-        env={**__import__("os").environ, "COMP_LINE": "rmexp loss=", "COMP_POINT": "11"},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+def test_tab_completion_knows_groups_and_options(rmexp):
+    words = rmexp.process("-sc", "query=bash", COMP_LINE="rmexp loss=", COMP_POINT="11")
     assert {"loss=bradley_terry", "loss=contrastive"} <= set(words.stdout.split())
+
+
+def test_a_process_of_its_own_says_one_sentence_too(rmexp):
+    done = rmexp.process("loss=contrastve")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("rmexp: There is no loss=contrastve")
+
+
+def test_a_sweep_file_runs_as_a_multirun(rmexp):
+    rmexp(*TINY, "+sweeps=loss_by_margin", "data.limit=20", "trainer.validations=1", "name=s")
+    runs = [result(run) for run in rmexp.runs()]
+    assert len(runs) == 6
+    assert {run["status"] for run in runs} == {"done"}
+    assert {run["sweep"] for run in runs} == {"s"}
+
+
+def test_early_stopping_and_a_monitor_that_does_not_exist(rmexp):
+    rmexp(
+        *TINY,
+        "trainer.max_epochs=4",
+        "trainer.validations=8",
+        "trainer.patience=1",
+        "optim.lr=1e-12",
+        "optim.head_lr=1e-12",
+    )
+    assert result(rmexp.runs()[0])["steps"] < 24
+    done = rmexp(*TINY, "trainer.monitor=val/acuracy", check=False)
+    assert (
+        "trainer.monitor=val/acuracy: no such metric (did you mean val/accuracy?)." in done.stderr
+    )
+
+
+def test_what_is_kept_of_checkpoints(rmexp):
+    for keep, left in (
+        ("resume", {"best.ckpt", "last.ckpt"}),
+        ("weights", {"best.ckpt"}),
+        ("none", set()),
+    ):
+        rmexp(*TINY, "data.limit=20", f"trainer.keep={keep}")
+        assert {f.name for f in (rmexp.runs()[-1] / "checkpoints").iterdir()} == left
+
+
+def test_a_run_without_an_export_is_evaluated_from_its_checkpoint(rmexp):
+    rmexp(*TINY)
+    (run,) = rmexp.runs()
+    shutil.rmtree(run / "export")
+    rmexp("task=evaluate", f"checkpoint={run}", "logger=none")
+    again = result(rmexp.runs()[-1])["metrics"]
+    assert again["test/margin"] == result(run)["metrics"]["test/margin"]
+
+
+def test_a_run_that_the_disk_cannot_hold_is_refused(rmexp, monkeypatch):
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    done = rmexp(*TINY, check=False)
+    assert "The run may need" in done.stderr
+    assert result(rmexp.runs()[0])["status"] == "failed"

@@ -102,7 +102,7 @@ def test_no_pairs_gives_only_what_needs_none():
 
 
 def test_interval_covers_clustered_data():
-    """A 95% interval over clusters covers the truth about 95% of the time; over pairs it would not."""
+    """A 95% interval over clusters covers the truth as often; one over pairs does not."""
     rng, hits, naive, studies = np.random.default_rng(0), 0, 0, 200
     for study in range(studies):
         chance = rng.beta(4, 2, 60)

@@ -123,7 +123,13 @@ def read_all(file, **options):
 
 
 def test_ids_are_unique_and_limit_counts_comparisons(write_rows):
-    rows = [ROWS[0] | {"id": "a"}, {"prompt": "Q", "chosen": "a"}, ROWS[1] | {"id": "a"}, ROWS[2], ROWS[3]]
+    rows = [
+        ROWS[0] | {"id": "a"},
+        {"prompt": "Q", "chosen": "a"},
+        ROWS[1] | {"id": "a"},
+        ROWS[2],
+        ROWS[3],
+    ]
     comparisons, report = read_all(write_rows(rows), limit=3)
     assert [c.id for c in comparisons] == ["a", "a#2", "row-4"]
     assert (report.read, dict(report.bad)) == (4, {"field 'rejected' is missing": 1})

@@ -1,14 +1,11 @@
 """Resume is proved by training past it: dropout, two epochs, mid-epoch, two loader workers."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from tests.conftest import ROOT, result
+from tests.conftest import CommandLine, result
 
 SETTINGS = (
     "model=tiny",
@@ -26,13 +23,9 @@ SETTINGS = (
 
 STOP = """
 import os, signal, sys
-import lightning
 from rmexp.training import ResumeCheckpoint
 
 stop, phase = int(os.environ["STOP_AT"]), os.environ["STOP_PHASE"]
-
-class Killer(lightning.Callback):
-    pass
 
 before = ResumeCheckpoint._save
 def save(self, trainer):
@@ -54,8 +47,6 @@ def weights(run):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, cache):
     """The uninterrupted run."""
-    from tests.conftest import CommandLine
-
     rmexp = CommandLine(tmp_path_factory.mktemp("whole"), cache)
     rmexp(*SETTINGS)
     return rmexp.runs()[0]
@@ -65,16 +56,7 @@ def whole(tmp_path_factory, cache):
     ("stop", "phase"), [(11, "step"), (12, "validation"), (16, "step"), (6, "validation")]
 )
 def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(stop, phase, whole, rmexp):
-    killed = subprocess.run(
-        [sys.executable, "-c", STOP, *SETTINGS],
-        cwd=rmexp.folder,
-        env=os.environ
-        | {"RMEXP_CACHE": str(rmexp.cache), "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
-        | {"STOP_AT": str(stop), "STOP_PHASE": phase},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    killed = rmexp.process(*SETTINGS, program=("-c", STOP), STOP_AT=str(stop), STOP_PHASE=phase)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (run,) = rmexp.runs()
     assert result(run)["status"] == "running"

@@ -68,7 +68,7 @@ def test_step_losses_agree_with_trl(layout, rmexp, write_rows, tmp_path):
     lines = map(json.loads, (rmexp.runs()[0] / "metrics.jsonl").read_text().splitlines())
     ours = [line["train/loss"] for line in lines if "train/loss" in line]
 
-    data = ComparisonData(Auto(), file, cache=str(rmexp.cache))
+    data = ComparisonData(Auto(), file, cache=rmexp.environment["RMEXP_CACHE"])
     own = Pretrained(str(start)).load_tokenizer()
     templates.Template().install(own)
     data.prepare(own, 0, lambda *_: None)

@@ -33,7 +33,7 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label:
 def reward_histogram(better: np.ndarray, worse: np.ndarray) -> str:
     """Rewards of better and of worse responses, each pair counted once on either side."""
     figure, axes = _canvas()
-    bins = np.histogram_bin_edges(np.concatenate([better, worse]), bins=30)
+    bins = np.histogram_bin_edges(np.concatenate([better, worse]), bins=30).tolist()
     axes.hist(better, bins, color=COLOURS[2], alpha=0.55, label="better")
     axes.hist(worse, bins, color=COLOURS[1], alpha=0.55, label="worse")
     axes.set_xlabel("reward")

@@ -41,6 +41,7 @@ def prepare_data(
 
     Nothing here loads a model, so that bad rows stop a run within seconds.
     """
+    data.check_sources()
     tokenizer = source.load_tokenizer()
     said = template.install(tokenizer)
     data.prepare(tokenizer, seed, reporter.count)

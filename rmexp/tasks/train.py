@@ -128,7 +128,7 @@ def proof(module: RewardModule, data: ComparisonData) -> tuple[list[str], list[f
     rows = [{**data.rows[int(index)], "row": int(index)} for index in indices]
     texts, values = [], []
     for row in rows:
-        batch = data.collate()([row]).batches[0].to(module.model.score.weight.device)
+        batch = data.collate()([row]).batches[0].to(module.device)
         values += rewards(module.model, batch).tolist()
         texts += row["texts"]
     step = max(1, len(texts) // PROOF_ROWS)

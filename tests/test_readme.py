@@ -1,0 +1,84 @@
+"""The README's own lines, typed as a newcomer would, on the tiny model."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from tests.conftest import ROOT, result
+
+README = (ROOT / "README.md").read_text()
+QUICK = ("model=tiny", "logger=none", "trainer.validations=1")
+
+
+def section(title):
+    """The fenced blocks of a section, as (language, text)."""
+    body = README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"```(\w*)\n(.*?)```", body, re.DOTALL)
+
+
+def commands(title):
+    """The lines of a section's bash blocks, without comments."""
+    lines = (line for kind, text in section(title) if kind == "bash" for line in text.splitlines())
+    return [re.sub(r"\s+#.*", "", line) for line in lines]
+
+
+def type_in(rmexp, line, *more):
+    """Run a README line: `python -m rmexp` through our entry point, anything else in a shell."""
+    if line.startswith("python -m rmexp"):
+        return rmexp(*shlex.split(line)[3:], *more)
+    return subprocess.run(line, shell=True, check=True, cwd=rmexp.folder)
+
+
+def test_your_own_data(rmexp):
+    rows = [
+        line
+        for kind, text in section("Your own data")
+        if kind == "json"
+        for line in text.splitlines()
+    ]
+    varied = [row.replace("2 + 2", f"{n} + {n}") for row in rows for n in range(12)]
+    (rmexp.folder / "rows.jsonl").write_text("\n".join(varied))
+    (line,) = commands("Your own data")
+    assert "48 comparisons kept" in type_in(rmexp, line, *QUICK).stdout
+
+
+def test_your_own_template(rmexp):
+    for line in commands("Your own template"):
+        done = type_in(
+            rmexp,
+            line,
+            *(QUICK if "rmexp" in line else ()),
+            *(["data.limit=30"] if "rmexp" in line else []),
+        )
+    assert "[system] Be brief.<|im_end|>[user]" in done.stdout
+    assert "[user]" not in (rmexp.runs()[0] / "export" / "chat_template.jinja").read_text()
+
+
+def test_your_own_loss(rmexp):
+    for kind, text in section("Your own loss"):
+        if kind == "python":
+            name = re.match(r"# file: (\S+)", text)[1]
+            (rmexp.folder / name).write_text(text)
+            assert len(text.splitlines()) <= 10
+    (line,) = commands("Your own loss")
+    type_in(rmexp, line, *QUICK, "data.limit=30")
+    option = rmexp.folder / "my_conf" / "loss" / "exponential.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("_target_: my_losses.Exponential\n")
+    rmexp("--config-dir", "my_conf", "loss=exponential", *QUICK, "data.limit=30")
+    losses = [result(run)["metrics"]["test/loss"] for run in rmexp.runs()]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("line", [c for c in commands("Sweep") if "+sweeps" not in c])
+def test_sweep(line, rmexp):
+    done = type_in(rmexp, line, *QUICK, "data.limit=20")
+    assert done.stdout.count("  done    ") == 8
+
+
+def test_the_tree_names_every_module():
+    tree = README.split("## How it is built")[1]
+    for file in (ROOT / "rmexp").glob("*.py"):
+        assert file.name == "__init__.py" or file.name in tree
