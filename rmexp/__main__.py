@@ -5,6 +5,7 @@ Everything that can be wrong with a command is found before Hydra makes a direct
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,12 @@ def _check_resume(directory: str, overrides: list[str]) -> None:
     for name in ("config.yaml", "result.json", "checkpoints/last.ckpt"):
         if not (Path(directory) / name).is_file():
             raise UserError(f"resume={directory}: cannot go on, as {name} is not there.")
-    if json.loads((Path(directory) / "result.json").read_text()).get("status") == "done":
+    result = json.loads((Path(directory) / "result.json").read_text())
+    if result["status"] == "done":
         raise UserError(f"resume={directory}: that run is done.")
+    here = result["status"] == "running" and result["host"] == socket.gethostname()
+    if here and Path(f"/proc/{result['pid']}").exists():
+        raise UserError(f"resume={directory}: that run is at work (process {result['pid']}).")
 
 
 _sweep: Path | None = None

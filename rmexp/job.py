@@ -99,13 +99,13 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
             metrics = _call(config, offered)
         run.finish("done", metrics=metrics)
         exit_code = 0
-    except BaseException as error:
-        run.fail(error)
-        if (
-            isinstance(error, KeyboardInterrupt)
-            and (run.path / "checkpoints" / "last.ckpt").is_file()
-        ):
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
+        run.finish("failed", error="interrupted")
+        if (run.path / "checkpoints" / "last.ckpt").is_file():
             reporter.say(f"interrupted; go on with: python -m rmexp resume={run.path}")
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        run.fail(error)
         raise
     finally:
         if logger is not None:
@@ -228,9 +228,7 @@ def _point_at(config: DictConfig, home: Path) -> DictConfig:
 def _open(job: Job, config: DictConfig) -> RunDirectory:
     if config.resume is None:
         return RunDirectory.claim(job.directory)
-    run = RunDirectory(Path(config.resume))
-    run.result = json.loads((run.path / "result.json").read_text())
-    return run
+    return RunDirectory.reopen(Path(config.resume))
 
 
 def _close(run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter) -> None:

@@ -55,10 +55,22 @@ class RunDirectory:
                 number += 1
                 free = path.with_name(f"{path.name}-{number}")
 
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDirectory":
+        """Go on in a run's directory; its seconds count on."""
+        run = cls(path)
+        run.result = json.loads((path / "result.json").read_text())
+        run._started -= run.result.get("seconds", 0.0)
+        return run
+
     def start(self, config: Any, overrides: list[str], **facts: Any) -> None:
-        """Write what is known before the work begins, and keep a heartbeat until `finish`."""
-        OmegaConf.save(config, self.path / "config.yaml", resolve=True)
-        OmegaConf.save(overrides, self.path / "overrides.yaml")
+        """Write what is known before the work begins, and keep a heartbeat until `finish`.
+
+        A run that is resumed keeps the configuration that it was started with.
+        """
+        if not (self.path / "config.yaml").is_file():
+            OmegaConf.save(config, self.path / "config.yaml", resolve=True)
+            OmegaConf.save(overrides, self.path / "overrides.yaml")
         self.update(
             status="running", pid=os.getpid(), host=socket.gethostname(), error=None, **facts
         )
@@ -211,6 +223,7 @@ class WandB:
             tags=[*labels, *self.tags],
             config=config,
             mode=mode,
+            id=run.result.get("wandb", {}).get("id"),  # a resumed run goes on in its W&B run
             settings=wandb.Settings(silent=True, console="off"),
         )
         for metric, summary in (("accuracy", "max"), ("loss", "min")):

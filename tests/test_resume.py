@@ -1,5 +1,8 @@
 """Resume is proved by training past it: dropout, two epochs, mid-epoch, two loader workers."""
 
+import json
+import os
+import shutil
 import signal
 
 import pytest
@@ -66,6 +69,24 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(stop, phase, whole
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(run)[name]), name
     assert result(run)["metrics"] == result(whole)["metrics"]
+
+
+def test_an_interrupted_run_says_how_to_go_on(rmexp):
+    interrupt = STOP.replace("signal.SIGKILL", "signal.SIGINT")
+    done = rmexp.process(*SETTINGS, program=("-c", interrupt), STOP_AT="3", STOP_PHASE="step")
+    (run,) = rmexp.runs()
+    assert done.returncode == 130, done.stderr
+    assert f"python -m rmexp resume={run.relative_to(rmexp.folder)}" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert (result(run)["status"], result(run)["error"]) == ("failed", "interrupted")
+
+
+def test_a_run_at_work_is_not_resumed(rmexp, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    at_work = result(whole) | {"status": "running", "pid": os.getpid()}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(at_work))
+    done = rmexp("resume=run", check=False)
+    assert "that run is at work" in done.stderr
 
 
 def test_the_same_seed_is_the_same_run(whole, rmexp):

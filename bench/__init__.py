@@ -1,0 +1,1 @@
+"""Benchmarks side by side with TRL; `python -m bench` writes RESULTS.md."""
