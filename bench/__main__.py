@@ -71,8 +71,9 @@ def results(rounds: list[dict[str, Any]], chosen: argparse.Namespace) -> str:
     lines = [
         "# Speed against TRL",
         "",
-        f"HH harmless, {PAIRS_A_STEP} pairs a step; median of {len(rounds)} rounds of {chosen.steps} "
-        f"steps after {chosen.warmup} of warm-up, sides in turn. Written by `python -m bench`.",
+        f"HH harmless, {PAIRS_A_STEP} pairs a step; median of {len(rounds)} rounds of "
+        f"{chosen.steps} steps after {chosen.warmup} of warm-up, sides in turn. "
+        "Written by `python -m bench`.",
         "",
         f"Machine: {machine}, {os.cpu_count()} CPUs; {packages}.",
         "",

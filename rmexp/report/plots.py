@@ -1,4 +1,4 @@
-"""Plots as inline SVG that take their colours from the page, so that dark mode works."""
+"""Plots as inline SVG, without a background and in colours that read on light and dark."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 
-matplotlib.rcParams |= {
+STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.spines.top": False,
@@ -15,48 +15,54 @@ matplotlib.rcParams |= {
 }
 INK = "#808890"
 COLOURS = ("#2f7ed8", "#e2711d", "#3a9d5d", "#8e5bb5")
+FEW = 12
+"""Up to so many points a curve is drawn as it is; a longer one is smoothed over its raw values."""
 
 
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str) -> str:
     """Lines of (steps, values) by name."""
-    figure, axes = _canvas()
-    for colour, (name, (steps, values)) in zip(COLOURS, series.items(), strict=False):
-        marker = "o" if len(steps) < 12 else None
-        axes.plot(
-            steps, values, color=colour, label=name, marker=marker, markersize=4, linewidth=1.6
-        )
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
-    return _svg(figure, axes, len(series) > 1)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas("step", label)
+        for colour, (name, (steps, values)) in zip(COLOURS, series.items(), strict=False):
+            if len(steps) <= FEW:
+                axes.plot(steps, values, "o-", color=colour, label=name, markersize=4)
+            else:
+                axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
+                axes.plot(steps, _running_mean(values), color=colour, label=name, linewidth=1.8)
+        return _svg(figure, axes)
 
 
 def reward_histogram(better: np.ndarray, worse: np.ndarray) -> str:
     """Rewards of better and of worse responses, each pair counted once on either side."""
-    figure, axes = _canvas()
-    bins = np.histogram_bin_edges(np.concatenate([better, worse]), bins=30).tolist()
-    axes.hist(better, bins, color=COLOURS[2], alpha=0.55, label="better")
-    axes.hist(worse, bins, color=COLOURS[1], alpha=0.55, label="worse")
-    axes.set_xlabel("reward")
-    axes.set_ylabel("responses")
-    return _svg(figure, axes, True)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas("reward", "responses")
+        bins = np.histogram_bin_edges(np.concatenate([better, worse]), bins=30).tolist()
+        axes.hist(better, bins, color=COLOURS[2], alpha=0.55, label="better")
+        axes.hist(worse, bins, color=COLOURS[1], alpha=0.55, label="worse")
+        return _svg(figure, axes)
 
 
-def _canvas() -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of each value and those before it, up to a tenth of the curve."""
+    width = max(4, len(values) // 10)
+    return [float(np.mean(values[max(0, n - width + 1) : n + 1])) for n in range(len(values))]
+
+
+def _canvas(x: str, y: str) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
     figure = matplotlib.figure.Figure(figsize=(5.2, 3.0), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
     axes.tick_params(colors=INK)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
     for spine in axes.spines.values():
         spine.set_color(INK)
     return figure, axes
 
 
-def _svg(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes, legend: bool) -> str:
-    if legend:
-        axes.legend(frameon=False, labelcolor=INK)
+def _svg(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes) -> str:
+    axes.legend(frameon=False, labelcolor=INK)
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
