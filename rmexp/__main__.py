@@ -68,8 +68,20 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
             configuration.check_task_keys(config, cell)
             if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
                 raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
+            if config.checkpoint is None:
+                _check_parts(config)
         except UserError as error:
             raise UserError(f"{error} (job {' '.join(cell)})" if multirun else str(error)) from None
+
+
+def _check_parts(config: DictConfig) -> None:
+    """Build what is cheap to build: combinations are refused, and files that are not there."""
+    from rmexp.job import build
+
+    build(config.data).check_sources()
+    build(config.template).check()
+    build(config.trainer)
+    build(config.model).check()
 
 
 def _is_sweep_file(overrides: list[str], config_dir: str | None) -> bool:

@@ -144,6 +144,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(found: re.Match[str], overrides: Sequence[str]) -> str:
     key = found[1]
+    if key in ("sweeps", "experiment"):
+        return f"Write +{key}=NAME: {key} is added to the composition."
     keys = list(known_keys([o for o in overrides if not re.match(rf"\+*{re.escape(key)}\b", o)]))
     return f"There is no key {key}{suggest(key, keys)}."
 
@@ -289,13 +291,13 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
     given = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     try:
         adapter = TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
-        adapter.validate_python(given)
+        adapter.validate_python(given, strict=True)  # 8.0 is no count, true no number
     except ValidationError:
         raise UserError(f"{name}={given}: should be {describe(annotation)}.") from None
 
 
 def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
-    """A root key that was set must be one that the task reads; the task must have those it needs.
+    """What was set must be something that the task reads; the task must have what it needs.
 
     Raises:
         UserError: names the key.
@@ -309,8 +311,11 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
             raise UserError(f"task={name} needs {key}=DIRECTORY.")
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
-        if key in ("checkpoint", "out") and key not in parameters:
-            raise UserError(f"task={name} does not use {key}.")
+        part = key.split(".")[0]
+        if part in {"checkpoint", "out", *GROUPS} - {"task", "logger", *parameters}:
+            raise UserError(f"task={name} does not use {part}: leave out {key}.")
+        if part == "model" and config.checkpoint is not None and key != "model.layout":
+            raise UserError(f"The checkpoint brings its own model: leave out {key}.")
 
 
 def describe(annotation: Any) -> str:
@@ -343,7 +348,13 @@ def describe(annotation: Any) -> str:
 
 
 def _describe_bound(bound: Any) -> str:
-    words = {"ge": "of {} or more", "gt": "above {}", "le": "of {} or less", "lt": "below {}"}
+    words = {
+        "ge": "of {} or more",
+        "gt": "above {}",
+        "le": "and at most {}",
+        "lt": "and below {}",
+        "multiple_of": "and a multiple of {}",
+    }
     for name, phrase in words.items():
         if hasattr(bound, name):
             return " " + phrase.format(getattr(bound, name))

@@ -1,5 +1,7 @@
 """The LightningDataModule: a source, a format and a template in; train, val and test steps out."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -104,7 +106,8 @@ class ComparisonData(lightning.LightningDataModule):
         self.rows, self.report, self.from_cache = load_or_tokenise(
             self.recipe, tokenizer, self.cache, progress
         )
-        self.fingerprint = self.recipe.key(tokenizer)
+        parts = [self.recipe.key(tokenizer), self.shares, self.split_seed]
+        self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         self.splits = assign_splits(
             self.rows["prompt_key"][:],
             self.rows["split"][:],
@@ -127,17 +130,23 @@ class ComparisonData(lightning.LightningDataModule):
     def _count_pairs(self, indices: np.ndarray) -> int:
         return sum(v != 0 for pairs in self.rows.select(indices)["pairs"] for _, _, v in pairs)
 
-    def check_trainable(self, needs: str) -> None:
+    def check_trainable(self, needs: str, needs_margins: bool) -> None:
         """Refuse splits that cannot train or select; say so where none is left to report on.
 
         Args:
             needs: what the loss learns from (`losses.Loss.needs`).
+            needs_margins: the loss takes each pair's own margin (`losses.Loss.needs_margins`).
 
         Raises:
             UserError: no judged pair to train on, or none to select by.
         """
         if needs != "pairs":
             raise UserError(f"The loss needs {needs}; data gives pairs.")
+        if needs_margins and not self.has_margins():
+            raise UserError(
+                "loss.margin=data, but some pairs of the data have no margin: give each row a "
+                "number in its margin field, or the loss a constant, as loss.margin=1.0."
+            )
         for name in ("train", "val"):
             if self.pairs[name] == 0:
                 raise UserError(
@@ -148,6 +157,14 @@ class ComparisonData(lightning.LightningDataModule):
         if self.pairs["test"] == 0:
             self.splits["test"], self.pairs["test"] = self.splits["val"], self.pairs["val"]
             fallback("There is no test split: selected and judged on the same rows (val).")
+
+    def has_margins(self) -> bool:
+        """Has every strictly judged pair a margin of its own?"""
+        return not any(
+            verdict and margin != margin
+            for pairs, margins in zip(self.rows["pairs"], self.rows["margins"], strict=True)
+            for (_, _, verdict), margin in zip(pairs, margins, strict=True)
+        )
 
     def example(self) -> tuple[str, list[int]]:
         """The first response, as rendered and as token ids."""

@@ -24,7 +24,7 @@ model-index:
 - name: {name}
   results:
   - task: {{type: text-classification, name: reward modelling}}
-    dataset: {{type: {data}, name: {data}, split: test}}
+    dataset: {{type: preference, name: "{data}", split: test}}
     metrics:
     - {{type: accuracy, value: {accuracy}, name: pair accuracy}}
 ---
@@ -37,8 +37,9 @@ Made by rmexp {version} from `{base}`, on the data `{data}`, with the loss `{los
 ```python
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModelForSequenceClassification.from_pretrained("{name}")
+directory = "path/to/this/directory"
+tokenizer = AutoTokenizer.from_pretrained(directory)
+model = AutoModelForSequenceClassification.from_pretrained(directory)
 messages = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
 inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
 reward = model(**inputs).logits[0, 0].item()

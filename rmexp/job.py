@@ -60,7 +60,7 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     config, facts = _settle(job)
     run = _open(job, config)
-    fallbacks: list[str] = run.result.get("fallbacks", [])
+    fallbacks: list[str] = []
 
     def record(sentence: str) -> None:
         fallbacks.append(sentence)
@@ -73,7 +73,7 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
         task=facts["task"],
         name=facts["name"],
         labels=facts["labels"],
-        sweep=job.sweep,
+        sweep=facts["sweep"],
         fallbacks=fallbacks,
     )
     logger, exit_code = None, 1
@@ -83,7 +83,7 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
             mirror = logger.start(
                 run,
                 facts["name"],
-                job.sweep,
+                facts["sweep"],
                 facts["task"],
                 list(facts["labels"].values()),
                 OmegaConf.to_container(config, resolve=True),
@@ -143,28 +143,20 @@ def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
     """The configuration that counts (a resumed run's own; a checkpoint's, where nothing else was
     asked for), and the facts that tasks may name."""
     config = job.config
+    if config.resume is not None:
+        config = saved_config(Path(config.resume))
+        config.resume = job.config.resume
+        old = json.loads((Path(config.resume) / "result.json").read_text())
+        return config, {key: old[key] for key in ("task", "labels", "name", "sweep")}
     task = config.task["_target_"].split(".")[-2]
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}
-    facts: dict[str, Any] = {
-        "task": task,
-        "labels": labels,
-        "same_data": False,
-        "trained_metrics": {},
-    }
-    if config.resume is not None:
-        directory = config.resume
-        config = saved_config(Path(directory))
-        config.resume = directory
-        old = json.loads((Path(directory) / "result.json").read_text())
-        return config, facts | {key: old[key] for key in ("task", "labels", "name")}
+    facts: dict[str, Any] = {"task": task, "labels": labels, "sweep": job.sweep}
     if config.checkpoint is not None:
         config, inherited = _inherit(config, job.overrides)
-        facts |= inherited
-        facts["labels"] = labels | inherited.get("labels", {})
-    name = config.name or (
-        "-".join((facts["labels"]["loss"], facts["labels"]["data"])) if task == "train" else task
-    )
-    return config, facts | {"name": plain_name(name), "checkpoint": config.checkpoint}
+        facts |= inherited | {"labels": labels | inherited["labels"]}
+    label = "-".join((labels["loss"], labels["data"])) if task == "train" else task
+    name = job.directory.name if job.sweep else plain_name(config.name or label)
+    return config, facts | {"name": name, "checkpoint": config.checkpoint}
 
 
 def saved_config(run: Path) -> DictConfig:
@@ -174,55 +166,69 @@ def saved_config(run: Path) -> DictConfig:
 
 
 def _inherit(config: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """Take what the command line leaves open from a run, and point `model` at its weights."""
+    """Take what the command line leaves open from a run, and point `model` at its weights.
+
+    The facts are the run's labels and metrics, the fingerprint of the data that it was trained on
+    (None for a directory that is no run), and whether the command line says anything about data.
+    """
     home = Path(config.checkpoint).expanduser()
     config = plain(config)
-    if not (home / "config.yaml").is_file():
-        return _point_at(config, home), {}
-    saved, old = saved_config(home), json.loads((home / "result.json").read_text())
     keys = [override.lstrip("+~").split("=", 1)[0].split("@")[0] for override in overrides]
     facts: dict[str, Any] = {
-        "labels": {g: label for g, label in old.get("labels", {}).items() if g not in keys},
-        "trained_metrics": old.get("metrics", {}),
-        "same_data": not any(key.split(".")[0] == "data" for key in keys),
+        "labels": {},
+        "trained_metrics": {},
+        "trained_data": None,
+        "own_data": not any(key.split(".")[0] == "data" for key in keys),
     }
-    for group in ("data", "loss", "trainer", "template", "model"):
-        if group in keys:
-            continue
-        node = saved[group]
-        for key in keys:
-            if key.startswith(f"{group}."):
-                OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(config, key))
-        config[group] = node
-    if "seed" not in keys:
-        config.seed = saved.seed
-    return _point_at(config, home), facts
+    if (home / "config.yaml").is_file():
+        saved, old = saved_config(home), json.loads((home / "result.json").read_text())
+        facts |= {
+            "labels": {g: label for g, label in old["labels"].items() if g not in keys},
+            "trained_metrics": old.get("metrics", {}),
+            "trained_data": json.loads((home / "environment.json").read_text())["data_fingerprint"],
+        }
+        for group in ("data", "loss", "trainer", "template", "model"):
+            config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
+        if "seed" not in keys:
+            config.seed = saved.seed
+    return _point_at(config, home, keys), facts
 
 
-def _point_at(config: DictConfig, home: Path) -> DictConfig:
+def _merged(saved: DictConfig, config: DictConfig, group: str, keys: Sequence[str]) -> DictConfig:
+    """A group of the saved configuration with the single keys that the command line sets."""
+    node = saved[group]
+    for key in keys:
+        if key.startswith(f"{group}."):
+            OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(config, key))
+    return node
+
+
+def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig:
     """Load the model from an export, a Hugging Face directory, or a run's best checkpoint."""
     layout = config.model.layout
     export = home / "export" if (home / "export" / "config.json").is_file() else home
+    best = home / "checkpoints" / "best.ckpt"
     if (export / "config.json").is_file():
         config.model = {"_target_": "rmexp.model.Pretrained", "path": str(export), "layout": layout}
-        if (
-            export / "rmexp.json"
-        ).is_file():  # its tokenizer carries the template it was trained with
+        if (export / "rmexp.json").is_file():
+            if any(key.split(".")[0] == "template" for key in keys):
+                raise UserError(
+                    f"{export} carries the template it was trained with: leave out template."
+                )
             config.template = {"_target_": "rmexp.templates.Template"}
-        return config
-    best = home / "checkpoints" / "best.ckpt"
-    if best.is_file():
+    elif best.is_file():
         config.model = {
             "_target_": "rmexp.model.Trained",
             "base": config.model,
             "weights": str(best),
             "layout": layout,
         }
-        return config
-    raise UserError(
-        f"checkpoint={home}: neither a run with an export or checkpoint "
-        "nor a Hugging Face directory."
-    )
+    else:
+        raise UserError(
+            f"checkpoint={home}: neither a run with an export or a checkpoint, nor a "
+            "Hugging Face directory."
+        )
+    return config
 
 
 def _open(job: Job, config: DictConfig) -> RunDirectory:
@@ -241,9 +247,7 @@ def _close(run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter) 
         rows.append(("export", str(run.path / "export")))
     if wandb := run.result.get("wandb"):
         offline = wandb["mode"] == "offline"
-        rows.append(
-            ("W&B", f"wandb sync {_near(wandb['directory'])}" if offline else f"run {wandb['id']}")
-        )
+        rows.append(("W&B", f"wandb sync {_near(wandb['directory'])}" if offline else wandb["url"]))
     reporter.say(*(f"{what:<8}{where}" for what, where in rows))
 
 

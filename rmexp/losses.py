@@ -16,7 +16,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from rmexp.batches import Batch
-from rmexp.errors import UserError, fallback
+from rmexp.errors import fallback
 
 Terms = dict[str, tuple[Tensor, Tensor]]
 Margin = Annotated[float, Ge(0)] | Literal["data"]
@@ -28,6 +28,11 @@ class Loss(nn.Module):
 
     needs: ClassVar[str]
     """The judgements it learns from: `pairs`."""
+
+    @property
+    def needs_margins(self) -> bool:
+        """Does it take each pair's own margin from the data?"""
+        return getattr(self, "margin", None) == "data"
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """`{term: (values_U, weights_U)}` of one micro-batch, in fp32."""
@@ -94,16 +99,5 @@ class Contrastive(Loss):
 
 
 def pair_margins(margin: Margin, batch: Batch) -> Tensor | float:
-    """The margin of each judged pair: the constant, or margins_P from the data.
-
-    Raises:
-        UserError: `data` is asked for and a pair has none.
-    """
-    if margin != "data":
-        return float(margin)
-    if batch.margins_P.isnan().any():
-        raise UserError(
-            "loss.margin=data, but some pairs of the data have no margin; give each row a number "
-            "in its margin field, or the loss a constant: loss.margin=1.0."
-        )
-    return batch.margins_P
+    """The margin of each judged pair: the constant, or margins_P from the data."""
+    return batch.margins_P if margin == "data" else float(margin)

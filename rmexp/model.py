@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import huggingface_hub
 import torch
 import transformers
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MultipleOf
 from torch import Tensor, nn
 
+from rmexp import templates
 from rmexp.attention import TreeMasks, tree_layout
 from rmexp.batches import Batch
 from rmexp.errors import UserError
@@ -46,6 +48,20 @@ class Pretrained:
     attn_implementation: str | None = None
     layout: Layout = "auto"
     cache: str = "~/.cache/rmexp"
+
+    def check(self) -> None:
+        """Refuse a path that is no directory and cannot be a hub id.
+
+        Raises:
+            UserError: names it.
+        """
+        folder = Path(self.path).expanduser()
+        if folder.is_file():
+            raise UserError(
+                f"model.path={self.path} is a file; give the directory that holds the model."
+            )
+        if not folder.exists() and (self.path[:1] in "./~" or self.path.count("/") > 1):
+            raise UserError(f"model.path={self.path}: there is no such directory.")
 
     def load_tokenizer(self) -> Any:
         """The tokenizer, as its authors left it.
@@ -90,11 +106,10 @@ class Pretrained:
 
     def _source(self) -> str:
         folder = Path(self.path).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise UserError(
-                f"model.path={self.path} is a file; give the directory that holds the model."
-            )
-        if self.gguf_file is not None and folder.is_dir():
+        self.check()
+        if self.gguf_file is not None and not folder.is_dir():
+            folder = Path(huggingface_hub.snapshot_download(self.path, revision=self.revision))
+        if self.gguf_file is not None:
             return str(_converted(folder, self.gguf_file, Path(self.cache).expanduser()))
         return str(folder) if folder.exists() else self.path
 
@@ -109,18 +124,21 @@ class Tiny:
     """A random decoder of a few thousand weights with a byte tokenizer, for tests and dry runs.
 
     Args:
-        hidden: width, a multiple of 4.
+        hidden: width, a multiple of 8.
         layers: number of layers.
         dropout: attention dropout probability.
         layout: see `layout.choose_layout`.
         seed: of the random weights (the head is seeded by the run).
     """
 
-    hidden: Annotated[int, Ge(4)] = 32
+    hidden: Annotated[int, Gt(0), MultipleOf(8)] = 32
     layers: Annotated[int, Gt(0)] = 2
     dropout: Annotated[float, Ge(0), Le(1)] = 0.0
     layout: Layout = "auto"
     seed: int = 0
+
+    def check(self) -> None:
+        """Nothing can be missing."""
 
     @property
     def name(self) -> str:
@@ -184,11 +202,21 @@ class Trained:
         return self.base.load_tokenizer()
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
-        """The base with the run's weights."""
+        """The base with the run's weights.
+
+        Raises:
+            UserError: the tokenizer's template is not the one that it was trained with.
+        """
         model = self.base.load_model(tokenizer, seed)
-        stored = torch.load(self.weights, weights_only=True, mmap=True)["state_dict"]
+        stored = torch.load(self.weights, weights_only=True, mmap=True)
+        if stored["fingerprints"]["template"] != templates.fingerprint(tokenizer):
+            raise UserError(
+                f"{self.weights} was trained with the template "
+                f"{stored['fingerprints']['template']}, not with the one that was asked for."
+            )
+        weights = stored["state_dict"].items()
         model.load_state_dict(
-            {k.removeprefix("model."): v for k, v in stored.items() if k.startswith("model.")}
+            {k.removeprefix("model."): v for k, v in weights if k.startswith("model.")}
         )
         model.fresh_head = False
         return model
@@ -330,7 +358,7 @@ class _loading:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, (OSError, ValueError, ImportError)):
-            first = str(error).strip().splitlines()[0][:200]
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
                 f"model.path={self.path} does not give {self.wanted}: {first}"
             ) from error

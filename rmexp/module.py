@@ -30,6 +30,7 @@ class RewardModule(lightning.LightningModule):
         data: the rows that evaluation steps come from.
         optim: builds optimizer and schedule; not needed to score.
         steps: updates of the whole run, over which the schedule is laid.
+        fingerprints: of template and data; checkpoints carry them.
     """
 
     def __init__(
@@ -39,12 +40,15 @@ class RewardModule(lightning.LightningModule):
         data: ComparisonData,
         optim: AdamW | None = None,
         steps: int = 0,
+        fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         # Lightning must not step for us: a step has several backward passes and one update.
         self.automatic_optimization = False
         self.model, self.loss, self.data, self.optim = model, loss, data, optim
         self.steps = steps
+        self.fingerprints = fingerprints or {}
+        self.judges_loss = True
         self.rewards: dict[int, list[float]] = {}
         self.loss_sums: dict[str, Tensor] = {}
         self.pairs_seen = 0
@@ -112,7 +116,8 @@ class RewardModule(lightning.LightningModule):
         """Score every response of the step."""
         for batch in step.batches:
             rewards_N = self(batch)
-            for term, (values_U, weights_U) in self.loss(rewards_N, batch).items():
+            terms = self.loss(rewards_N, batch) if self.judges_loss else {}
+            for term, (values_U, weights_U) in terms.items():
                 sums = torch.stack([(values_U * weights_U).sum(), weights_U.sum()]).double()
                 self.loss_sums[term] = (
                     self.loss_sums.get(term, torch.zeros(2).double().to(sums)) + sums
@@ -146,7 +151,8 @@ class RewardModule(lightning.LightningModule):
     def evaluation(self, split: str) -> dict[str, float]:
         """The metrics of the split that was just scored, by their full names."""
         values = evaluate(scored(self.data.rows, self.data.splits[split], self.rewards))
-        values["loss"] = sum(float(v / w) if w else 0.0 for v, w in self.loss_sums.values())
+        if self.judges_loss:
+            values["loss"] = sum(float(v / w) if w else 0.0 for v, w in self.loss_sums.values())
         return {f"{split}/{name}": value for name, value in values.items() if value == value}
 
     # ------------------------------------------------------------------ resume
@@ -154,6 +160,7 @@ class RewardModule(lightning.LightningModule):
         """Random states: with them a resumed run draws the same dropout masks."""
         checkpoint["rng"] = random_state()
         checkpoint["pairs_seen"] = self.pairs_seen
+        checkpoint["fingerprints"] = self.fingerprints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states for the first step: building loaders may draw in between."""

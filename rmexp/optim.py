@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import transformers
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
 
 
@@ -35,8 +35,8 @@ class AdamW:
     lr: Annotated[float, Gt(0)]
     head_lr: Annotated[float, Gt(0)] | None = None
     weight_decay: Annotated[float, Ge(0)] = 0.0
-    beta1: Annotated[float, Ge(0), Le(1)] = 0.9
-    beta2: Annotated[float, Ge(0), Le(1)] = 0.95
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
     warmup: Annotated[float, Ge(0), Le(1)] = 0.1
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     clip: Annotated[float, Gt(0)] | None = 1.0

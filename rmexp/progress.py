@@ -39,6 +39,7 @@ class TrainingProgress(lightning.Callback):
         self.reporter = reporter
         self.shown: dict[str, float] = {}
         self._last = 0.0
+        self.start, self.first_step, self.first_pairs = time.monotonic(), 0, 0
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Open the bar at the step where the run stands."""

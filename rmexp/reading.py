@@ -11,7 +11,7 @@ import numpy as np
 
 from rmexp.comparisons import Comparison
 from rmexp.errors import UserError
-from rmexp.sources import BadRow, read_rows
+from rmexp.sources import SPLIT_NAMES, BadRow, read_rows
 
 Format = Callable[[Mapping[str, Any]], Comparison]
 SPLITS = ("train", "val", "test")
@@ -102,24 +102,28 @@ def read_comparisons(
                 if isinstance(raw.row, BadRow):
                     raise raw.row
                 comparison = parse(raw.row)
+                declared = raw.split or _declared_split(comparison.split)
             except BadRow as error:
                 report.add_bad(raw.place, str(error))
                 continue
             taken += 1
-            yield _identified(comparison, raw.place, raw.split, report.read, seen)
+            name = _unique(comparison.id or f"row-{report.read}", seen)
+            yield dataclasses.replace(comparison, id=name, split=declared, place=raw.place)
 
 
-def _identified(
-    comparison: Comparison, place: str, split: str | None, row: int, seen: Counter[str]
-) -> Comparison:
+def _unique(name: str, seen: Counter[str]) -> str:
     """Ids are unique, as predictions are joined by them: a repeated id gets a number."""
-    name = comparison.id or f"row-{row}"
     seen[name] += 1
-    unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
-    declared = split or comparison.split
-    if declared is not None and declared not in SPLITS:
-        raise UserError(f"{place}: split is {declared!r}; known: {', '.join(SPLITS)}.")
-    return dataclasses.replace(comparison, id=unique, split=declared, place=place)
+    return name if seen[name] == 1 else f"{name}#{seen[name]}"
+
+
+def _declared_split(name: str | None) -> str | None:
+    """Our name of the split that a row declares."""
+    if not name:
+        return None
+    if name not in SPLIT_NAMES:
+        raise BadRow(f"split is {name!r}; known: {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[name]
 
 
 def check_bad_rows(report: RowReport, on_bad_row: str, max_bad_share: float) -> None:

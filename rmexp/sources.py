@@ -7,6 +7,7 @@ Yields raw rows with their place. A row that cannot be read at all (not JSON, no
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,17 @@ from typing import Any
 from rmexp.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
+
+
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "eval": "test",
+}
+"""What data sets call their splits -> what we call them."""
 
 
 class BadRow(Exception):
@@ -93,7 +105,7 @@ def _read_json_lines(file: Path) -> Iterator[RawRow]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield RawRow(f"{file}:{number}", _parse_json_line(line))
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             yield RawRow(f"{file}:{number + 1}", BadRow(f"the gzip stream is broken ({error})"))
 
 
@@ -111,7 +123,7 @@ def _read_json_array(file: Path) -> Iterator[RawRow]:
     with _open_bytes(file) as stream:
         try:
             rows = json.loads(stream.read().decode("utf-8-sig"))
-        except (ValueError, EOFError, gzip.BadGzipFile) as error:
+        except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(
                 f"data.path={file} is not JSON ({error}); one object a line? Then name it .jsonl."
             ) from error
@@ -129,7 +141,8 @@ def _read_json_array(file: Path) -> Iterator[RawRow]:
 
 def _read_csv(file: Path) -> Iterator[RawRow]:
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
+        # What is not UTF-8 becomes half a surrogate, which the formats refuse by row and field.
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             for row in reader:
                 place = f"{file}:{reader.line_num}"
@@ -139,11 +152,6 @@ def _read_csv(file: Path) -> Iterator[RawRow]:
                     )
                 else:
                     yield RawRow(place, {name: _parse_cell(cell) for name, cell in row.items()})
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"data.path={file} is not UTF-8 ({error.reason} at byte {error.start}); "
-            "save it as UTF-8."
-        ) from error
     except csv.Error as error:
         raise UserError(
             f"data.path={file}, line {reader.line_num} is not CSV ({error})."
@@ -206,18 +214,10 @@ def _rows_of_dataset(loaded: Any, name: str) -> Iterator[RawRow]:
     """Splits that are named train, validation or test (or dev, val, eval) stay what they are."""
     import datasets
 
-    ours = {
-        "train": "train",
-        "validation": "val",
-        "val": "val",
-        "dev": "val",
-        "test": "test",
-        "eval": "test",
-    }
     parts = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
     for part, rows in parts.items():
         for index, row in enumerate(rows):
-            split = ours.get(part or "") if len(parts) > 1 else None
+            split = SPLIT_NAMES.get(part or "") if len(parts) > 1 else None
             yield RawRow(
                 f"{name}[{part}]:{index}" if part else f"{name}: row {index + 1}", row, split
             )

@@ -16,9 +16,6 @@ from typing import Any
 from rmexp.comparisons import Comparison, Message
 from rmexp.errors import UserError
 
-TOKENIZER_BATCH = 1000
-"""Texts handed to the tokenizer at once: enough for its threads, few enough for memory."""
-
 PROBES: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}),
     (
@@ -62,6 +59,15 @@ class Template:
     system: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """Refuse a template file that is not there.
+
+        Raises:
+            UserError: names it.
+        """
+        if self.path is not None and not Path(self.path).expanduser().is_file():
+            raise UserError(f"template.path={self.path}: there is no such file.")
+
     def install(self, tokenizer: Any) -> str | None:
         """Give the tokenizer this template (baked), a pad token that is not eos, and right padding.
 
@@ -78,10 +84,8 @@ class Template:
 
     def _find(self, tokenizer: Any) -> str:
         if self.path is not None:
-            file = Path(self.path).expanduser()
-            if not file.is_file():
-                raise UserError(f"template.path={self.path}: there is no such file.")
-            return file.read_text(encoding="utf-8")
+            self.check()
+            return Path(self.path).expanduser().read_text(encoding="utf-8")
         if self.source is not None:
             return self.source
         if isinstance(tokenizer.chat_template, str):

@@ -6,6 +6,7 @@ template and tokenizer do; a second start with the same key reads nothing and to
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -75,7 +76,7 @@ class Recipe:
         parts = {
             "version": VERSION,
             "sources": {str(split): source_fingerprint(path) for split, path in self.paths.items()},
-            "parse": repr(self.parse),
+            "parse": [repr(self.parse), inspect.getsource(type(self.parse))],
             "options": [
                 self.limit,
                 self.on_bad_row,
@@ -85,7 +86,7 @@ class Recipe:
             ],
             "template": templates.fingerprint(tokenizer),
             "chat_template": tokenizer.chat_template,
-            "vocabulary": len(tokenizer),
+            "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -167,12 +168,15 @@ def _tokenised_rows(
     comparisons: Iterable[Comparison], recipe: Recipe, tokenizer: Any, report: RowReport
 ) -> Iterator[dict[str, Any]]:
     for chunk in batched_list(comparisons, CHUNK):
-        texts = [
-            templates.render(tokenizer, [(*c.prompt, *response) for response in c.responses])
-            for c in chunk
-        ]
-        flat = iter(templates.tokenize(tokenizer, [text for group in texts for text in group]))
-        for comparison, group in zip(chunk, texts, strict=True):
+        rendered = []
+        for comparison in chunk:
+            dialogues = [(*comparison.prompt, *response) for response in comparison.responses]
+            try:
+                rendered.append((comparison, templates.render(tokenizer, dialogues)))
+            except UserError as error:  # a template may refuse a role or an order of roles
+                report.add_bad(comparison.place, str(error))
+        flat = iter(templates.tokenize(tokenizer, [t for _, group in rendered for t in group]))
+        for comparison, group in rendered:
             row = _row(comparison, group, [next(flat) for _ in group], recipe, tokenizer, report)
             if row is not None:
                 yield row
@@ -198,7 +202,9 @@ def _row(
         return None
     if recipe.min_rating_gap is not None:
         comparison = pairs_from_ratings(comparison, recipe.min_rating_gap)
-    judged = comparison.judgements
+    judged = [j for j in comparison.judgements if tokens[j.i] != tokens[j.j]]
+    if len(judged) < len(comparison.judgements):
+        report.trim("judgements between answers that are the same", comparison.subset)
     return {
         "id": comparison.id,
         "subset": comparison.subset,

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,8 +49,9 @@ class RunDirectory:
         while True:
             free.mkdir(parents=True, exist_ok=True)
             try:
-                with open(free / "result.json", "x"):
-                    return cls(free)
+                with open(free / "result.json", "x") as stream:
+                    json.dump(_alive(), stream)
+                return cls(free)
             except FileExistsError:
                 number += 1
                 free = path.with_name(f"{path.name}-{number}")
@@ -68,12 +69,11 @@ class RunDirectory:
 
         A run that is resumed keeps the configuration that it was started with.
         """
+        (self.path / "error.txt").unlink(missing_ok=True)
         if not (self.path / "config.yaml").is_file():
             OmegaConf.save(config, self.path / "config.yaml", resolve=True)
             OmegaConf.save(overrides, self.path / "overrides.yaml")
-        self.update(
-            status="running", pid=os.getpid(), host=socket.gethostname(), error=None, **facts
-        )
+        self.update(**_alive(), error=None, **facts)
         threading.Thread(target=self._beat, daemon=True).start()
 
     def update(self, **facts: Any) -> None:
@@ -190,13 +190,13 @@ class WandB:
         project: W&B project.
         entity: user or team; None takes the account's default.
         mode: `auto` is online where the person is logged in and offline elsewhere.
-        tags: further tags; loss and data are always there.
+        tags: further tags; loss, data and model are always there.
     """
 
     project: str = "rmexp"
     entity: str | None = None
     mode: Literal["auto", "online", "offline"] = "auto"
-    tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
 
     def start(
         self,
@@ -208,14 +208,16 @@ class WandB:
         config: Any,
     ) -> Any:
         """A Lightning logger with a fresh W&B run in the run's directory."""
+        mode = self._mode()
+        if mode == "disabled":
+            return None
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        mode = self._mode()
-        wandb.setup(settings=wandb.Settings(silent=True))
-        logger = WandbLogger(
+        # Made here and not by Lightning, which passes settings that W&B warns of.
+        experiment = wandb.init(
             name=name,
-            save_dir=run.path,
+            dir=run.path,
             project=self.project,
             entity=self.entity,
             group=group,
@@ -227,15 +229,10 @@ class WandB:
             settings=wandb.Settings(silent=True, console="off"),
         )
         for metric, summary in (("accuracy", "max"), ("loss", "min")):
-            logger.experiment.define_metric(f"val/{metric}", summary=summary)
-        run.update(
-            wandb={
-                "mode": mode,
-                "id": logger.experiment.id,
-                "directory": str(Path(logger.experiment.dir).parent),
-            }
-        )
-        return logger
+            experiment.define_metric(f"val/{metric}", summary=summary)
+        facts = {"mode": mode, "id": experiment.id, "url": experiment.url}
+        run.update(wandb=facts | {"directory": str(Path(experiment.dir).parent)})
+        return WandbLogger(experiment=experiment)
 
     def finish(self, exit_code: int) -> None:
         """Close the W&B run, marked as failed where `exit_code` is not 0."""
@@ -244,15 +241,17 @@ class WandB:
         if wandb.run is not None:
             wandb.finish(exit_code=exit_code)
 
-    def _mode(self) -> Literal["online", "offline"]:
-        wanted = os.environ.get("WANDB_MODE", "")
-        if self.mode == "auto" and wanted in ("online", "offline"):
-            return "online" if wanted == "online" else "offline"
+    def _mode(self) -> Literal["online", "offline", "disabled"]:
+        """What the configuration says, then WANDB_MODE, then whether the person is logged in."""
         if self.mode != "auto":
             return self.mode
+        wanted = os.environ.get("WANDB_MODE", "")
+        if wanted in ("offline", "disabled", "dryrun"):
+            return "disabled" if wanted == "disabled" else "offline"
         import wandb
 
-        return "online" if wandb.api.api_key else "offline"
+        os.environ.setdefault("WANDB_SILENT", "true")
+        return "online" if wandb.login(prompt=False) else "offline"
 
 
 @dataclass(frozen=True)
@@ -324,6 +323,10 @@ def peak_memory_gib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _alive() -> dict[str, Any]:
+    return {"status": "running", "pid": os.getpid(), "host": socket.gethostname()}
 
 
 def _now() -> str:

@@ -29,7 +29,7 @@ class TrainerSettings:
         max_steps: updates after which training ends, whatever the epoch; None sets no limit.
         precision: `auto` is bf16 where the hardware has it, else fp32; rewards and losses are
             fp32 always.
-        accelerator: `auto`, `cpu`, `gpu`, ... as in Lightning.
+        accelerator: `auto`, `cpu` or `gpu`.
         validations: validations over the run, evenly spread; the last one is at its end.
         monitor: the metric that selects the best checkpoint, e.g. `val/accuracy` or `val/loss`.
         patience: validations without improvement before training stops; None never stops early.
@@ -42,7 +42,7 @@ class TrainerSettings:
     max_epochs: Annotated[int, Gt(0)] = 1
     max_steps: Annotated[int, Gt(0)] | None = None
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     validations: Annotated[int, Gt(0)] = 2
     monitor: str = "val/accuracy"
     patience: Annotated[int, Ge(1)] | None = None

@@ -237,7 +237,7 @@ def test_three_runs_of_one_second_have_three_directories(rmexp, tmp_path):
         (["-m", "loss=contrastive,hinge"], "rmexp: There is no loss=hinge"),
         (
             ["model=hf", "model.path=/nowhere"],
-            "rmexp: model.path=/nowhere does not give a tokenizer",
+            "rmexp: model.path=/nowhere: there is no such directory.",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -247,7 +247,7 @@ def test_mistakes_end_with_one_sentence_and_leave_nothing(words, sentence, rmexp
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    assert not list(rmexp.folder.rglob("model.safetensors"))
+    assert list(rmexp.folder.iterdir()) == []
 
 
 def test_a_cut_row_is_named_with_file_and_line(rmexp, write_rows):
@@ -335,3 +335,65 @@ def test_a_run_that_the_disk_cannot_hold_is_refused(rmexp, monkeypatch):
     done = rmexp(*TINY, check=False)
     assert "The run may need" in done.stderr
     assert result(rmexp.runs()[0])["status"] == "failed"
+
+
+def test_a_run_is_not_evaluated_or_resumed_on_data_that_changed(rmexp, write_rows):
+    rows = [{"prompt": f"q {n}", "chosen": "yes", "rejected": "no"} for n in range(30)]
+    path = write_rows(rows)
+    rmexp("model=tiny", "logger=none", "data=jsonl", f"data.path={path}")
+    (run,) = rmexp.runs()
+    rmexp("task=evaluate", f"checkpoint={run}", "data.eval_batch_size=2", "logger=none")
+    assert result(rmexp.runs()[-1])["metrics"]["test/pairs"] == 3
+    write_rows(rows[:-1])
+    done = rmexp("task=evaluate", f"checkpoint={run}", "logger=none", check=False)
+    assert "has changed since it was trained" in done.stderr
+    rmexp("task=evaluate", f"checkpoint={run}", "data=jsonl", f"data.path={path}", "logger=none")
+    assert result(rmexp.runs()[-1])["metrics"]["all/pairs"] == 29
+
+
+def test_a_checkpoint_is_not_evaluated_under_another_template(rmexp):
+    rmexp(*TINY)
+    (run,) = rmexp.runs()
+    done = rmexp("task=evaluate", f"checkpoint={run}", "template=plain", check=False)
+    assert "carries the template it was trained with" in done.stderr
+    shutil.rmtree(run / "export")
+    done = rmexp("task=evaluate", f"checkpoint={run}", "template=plain", "logger=none", check=False)
+    assert "was trained with the template" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["optim.lr=1"], "task=evaluate does not use optim: leave out optim.lr."),
+        (["model=tiny"], "The checkpoint brings its own model: leave out model."),
+    ],
+)
+def test_what_a_task_does_not_read_is_refused(words, sentence, rmexp, tmp_path):
+    done = rmexp("task=evaluate", f"checkpoint={tmp_path}", *words, check=False)
+    assert sentence in done.stderr
+
+
+def test_margins_of_the_data_train_and_are_missed_early(rmexp, write_rows):
+    rows = [
+        {"prompt": f"q {n}", "chosen": "yes", "rejected": "no", "margin": n / 10} for n in range(30)
+    ]
+    words = ("model=tiny", "logger=none", "data=jsonl", "loss.margin=data")
+    rmexp(*words, f"data.path={write_rows(rows)}")
+    del rows[7]["margin"]
+    done = rmexp(*words, f"data.path={write_rows(rows, 'some.jsonl')}", check=False)
+    assert "some pairs of the data have no margin" in done.stderr
+    assert "model:" not in done.stdout, "said before the model is loaded"
+
+
+def test_rows_that_the_template_refuses_are_bad_rows(rmexp, write_rows):
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+    )
+    (rmexp.folder / "t.jinja").write_text(template + "{% endif %}{{ m.content }}{% endfor %}")
+    rows = [{"prompt": f"q {n}", "chosen": "yes", "rejected": "no"} for n in range(30)]
+    rows[4]["prompt"] = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    words = ("model=tiny", "logger=none", "data=jsonl", f"data.path={write_rows(rows)}")
+    words = (*words, "template=jinja", "template.path=t.jinja")
+    assert "rows.jsonl:5: The chat template refuses" in rmexp(*words, check=False).stderr
+    done = rmexp(*words, "data.on_bad_row=skip", "data.max_bad_share=0.1")
+    assert "1 bad: The chat template refuses a dialogue" in done.stdout

@@ -101,7 +101,7 @@ def test_a_default_is_the_same_in_yaml_and_in_python(group):
         (["optim.lr=0"], "optim.lr=0: should be a number above 0."),
         (["data.limit=1.5"], "data.limit=1.5: should be a whole number above 0, or null."),
         (["data.on_bad_row=drop"], "data.on_bad_row=drop: should be raise or skip."),
-        (["data.val_share=2"], "data.val_share=2: should be a number of 0 or more of 1 or less."),
+        (["data.val_share=2"], "data.val_share=2: should be a number of 0 or more and at most 1."),
         (["data=jsonl"], "data.path is needed: give data.path=VALUE."),
         (["+data.colour=red"], "There is no key data.colour."),
         (["+colour=red"], "There is no key colour."),

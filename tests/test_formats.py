@@ -49,6 +49,11 @@ def test_implicit_prompt_of_strings_ends_at_a_blank():
     assert [r[0]["content"] for r in comparison.responses] == ["blue.", "black."]
 
 
+def test_an_empty_csv_cell_is_a_field_that_is_not_there():
+    row = {"context": "Q", "chosen": "yes", "rejected": "no", "rating": "", "margin": ""}
+    assert Auto()(row) == expected()
+
+
 def test_margin_and_subset_come_from_their_columns():
     comparison = Preference()(
         {"prompt": "Q", "chosen": "yes", "rejected": "no", "margin": "0.5", "subset": "s"}
@@ -98,6 +103,12 @@ def test_hh_keeps_all_earlier_turns():
         ),
         ({"prompt": "Q", "responses": ["a"], "ratings": [1, 2]}, "1 responses but 2 ratings"),
         ({"prompt": "Q", "responses": ["a", ""], "ratings": [1, 2]}, "responses[1] is empty"),
+        ({"prompt": "\ud800", "chosen": "a", "rejected": "b"}, "prompt is not valid Unicode"),
+        ({"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}, "without content"),
+        (
+            {"prompt": "Q", "chosen": [{"role": "assistant", "content": 3}], "rejected": "b"},
+            "neither text",
+        ),
         ({"text": "Q"}, "no known format has the columns text"),
         (
             {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from rmexp.errors import UserError
 from rmexp.losses import BradleyTerry, Contrastive
 from rmexp.module import normalised
 from tests.toys import toy_batch
@@ -33,8 +32,8 @@ def test_contrastive_by_hand():
 def test_margins_from_the_data():
     batch = toy_batch(3, **BATCH, margins=[2.0, 0.0])
     assert Contrastive(margin="data")(REWARDS, batch)["pairs"][0].tolist() == [0.5, 1.0]
-    with pytest.raises(UserError, match="some pairs of the data have no margin"):
-        BradleyTerry(margin="data")(REWARDS, toy_batch(3, **BATCH))
+    assert BradleyTerry(margin="data").needs_margins
+    assert not BradleyTerry(margin=0.5).needs_margins
 
 
 def test_a_margin_of_zero_warns():

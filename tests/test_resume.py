@@ -56,7 +56,7 @@ def whole(tmp_path_factory, cache):
 
 
 @pytest.mark.parametrize(
-    ("stop", "phase"), [(11, "step"), (12, "validation"), (16, "step"), (6, "validation")]
+    ("stop", "phase"), [(11, "step"), (12, "validation"), (16, "step"), (24, "validation")]
 )
 def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(stop, phase, whole, rmexp):
     killed = rmexp.process(*SETTINGS, program=("-c", STOP), STOP_AT=str(stop), STOP_PHASE=phase)

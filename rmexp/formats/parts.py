@@ -25,6 +25,7 @@ def prompt_messages(value: Any, name: str = "prompt") -> Messages:
     if isinstance(value, str):
         if not value.strip():
             raise BadRow(f"{name} is empty")
+        check_unicode(value, name)
         return ({"role": "user", "content": value},)
     messages = _messages(value, name)
     if not messages:
@@ -42,6 +43,7 @@ def response_messages(value: Any, name: str) -> Messages:
     if isinstance(value, str):
         if not value.strip():
             raise BadRow(f"{name} is empty")
+        check_unicode(value, name)
         return ({"role": "assistant", "content": value},)
     messages = _messages([value] if isinstance(value, Mapping) else value, name)
     if not messages or all(_is_blank(message) for message in messages):
@@ -70,6 +72,12 @@ def distinct(chosen: Any, rejected: Any) -> None:
         raise BadRow("chosen and rejected are the same")
 
 
+def optional_number(row: Mapping[str, Any], name: str) -> float | None:
+    """A number where the field is there; an empty CSV cell is a field that is not there."""
+    value = row.get(name)
+    return None if value is None or value == "" else number(value, name)
+
+
 def text_field(row: Mapping[str, Any], name: str, default: str) -> str:
     """An optional field of labels (`id`, `subset`) as text."""
     value = row.get(name)
@@ -86,10 +94,31 @@ def _messages(value: Any, name: str) -> Messages:
             raise BadRow(
                 f"{name} has the unknown role {message['role']!r} (known: {', '.join(ROLES)})"
             )
+        _check_content(message, name)
     # Arrow fills absent keys with None: a template must not see them.
     return tuple(
         {key: part for key, part in message.items() if part is not None} for message in value
     )
+
+
+def _check_content(message: Mapping[str, Any], name: str) -> None:
+    content = message.get("content")
+    if isinstance(content, str):
+        check_unicode(content, name)
+    elif content is None and not message.get("tool_calls"):
+        raise BadRow(f"{name} has a message of the {message['role']} without content")
+    elif content is not None and not isinstance(content, list):
+        raise BadRow(
+            f"{name} has content that is {content!r:.40}, neither text nor a list of parts"
+        )
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Half a surrogate pair is no character: neither a tokenizer nor a file takes it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow(f"{name} is not valid Unicode (at character {error.start})") from None
 
 
 def _is_blank(message: Message) -> bool:

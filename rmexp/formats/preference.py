@@ -9,7 +9,7 @@ from rmexp.formats.parts import (
     Messages,
     distinct,
     field,
-    number,
+    optional_number,
     prompt_messages,
     response_messages,
     text_field,
@@ -46,16 +46,13 @@ class Preference:
             chosen = response_messages(_without_prompt(chosen, prompt), self.chosen)
             rejected = response_messages(_without_prompt(rejected, prompt), self.rejected)
         distinct(chosen, rejected)
-        margin = row.get(self.margin)
-        rating = row.get(self.rating)
+        rating = optional_number(row, self.rating)
         return Comparison(
             id=text_field(row, "id", ""),
             prompt=prompt,
             responses=(chosen, rejected),
-            judgements=(
-                Judgement(0, 1, margin=None if margin is None else number(margin, self.margin)),
-            ),
-            ratings=None if rating is None else (number(rating, self.rating), None),
+            judgements=(Judgement(0, 1, margin=optional_number(row, self.margin)),),
+            ratings=None if rating is None else (rating, None),
             subset=text_field(row, self.subset, "all"),
             split=row.get("split"),
         )

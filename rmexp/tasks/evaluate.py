@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rmexp.data import ComparisonData
-from rmexp.errors import UserError
+from rmexp.errors import UserError, fallback
 from rmexp.losses import Loss
 from rmexp.module import RewardModule
 from rmexp.progress import Reporter
@@ -27,25 +27,38 @@ def evaluate(
     run: RunDirectory,
     reporter: Reporter,
     seed: int,
-    same_data: bool,
+    trained_data: str | None,
+    own_data: bool,
     rows: Literal["auto", "train", "val", "test", "all"] = "auto",
 ) -> dict[str, float]:
     """Score a split, or all rows, and return its metrics; predictions go into the run directory.
 
     Args:
         checkpoint: the run or Hugging Face directory that `model` loads from, for messages.
-        same_data: the data is that which the checkpoint's run was trained on.
+        trained_data: fingerprint of the data that the checkpoint's run was trained on.
+        own_data: the command line says nothing about data: it is the run's own.
         rows: which rows; `auto` is test for the run's own data and all for any other.
+
+    Raises:
+        UserError: the run's own data has changed, or there are no such rows.
     """
     seed_everything(seed)
     prepared = prepare_data(model, template, data, seed, run, reporter)
+    same_data = data.fingerprint == trained_data
+    if own_data and trained_data is not None and not same_data:
+        raise UserError(
+            f"The data of {checkpoint} has changed since it was trained, and with it the test "
+            "rows; name it (data=... data.path=...) to judge all its rows."
+        )
     split = rows if rows != "auto" else ("test" if same_data else "all")
     if split == "all":
-        everything = np.sort(np.concatenate(list(data.splits.values())))
-        data.splits["all"] = everything
+        data.splits["all"] = np.arange(len(data.rows))
     if not len(data.splits[split]):
         raise UserError(f"task.rows={split}: the data has no such rows.")
     module = RewardModule(load_trained(model, prepared, seed, run, reporter), loss, data)
+    if loss.needs_margins and not data.has_margins():
+        fallback("The data has no margins, which the loss needs: its value is left out.")
+        module.judges_loss = False
     fit = trainer.build(run, [JsonLines(run), *loggers], [])
     metrics = score_split(fit, module, data, split)
     run.write_predictions(split, data.rows, data.splits[split], module.rewards)

@@ -9,7 +9,7 @@ from rmexp.export import export
 from rmexp.losses import Loss
 from rmexp.module import RewardModule
 from rmexp.progress import Reporter
-from rmexp.tasks.setup import load_trained, prepare_data, seed_everything
+from rmexp.tasks.setup import card_facts, load_trained, prepare_data, seed_everything
 from rmexp.tasks.train import proof
 from rmexp.templates import Template
 from rmexp.tracking import RunDirectory
@@ -25,7 +25,6 @@ def export_run(
     run: RunDirectory,
     reporter: Reporter,
     seed: int,
-    name: str,
     labels: dict[str, str],
     trained_metrics: dict[str, float],
 ) -> dict[str, float]:
@@ -43,14 +42,7 @@ def export_run(
     prepared = prepare_data(model, template, data, seed, run, reporter)
     module = RewardModule(load_trained(model, prepared, seed, run, reporter), loss, data)
     texts, values = proof(module, data)
-    facts = {
-        "name": home.name,
-        "base": labels["model"],
-        "data": labels["data"],
-        "loss": labels["loss"],
-        "fingerprint": prepared.audit.fingerprint,
-        "metrics": trained_metrics,
-    }
+    facts = card_facts(home.name, model, labels, prepared, loss, trained_metrics)
     export(module.model, prepared.tokenizer, texts, values, facts, home)
     reporter.say(f"exported {checkpoint} to {home}, proved on {len(texts)} responses")
     return trained_metrics

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rmexp.data import ComparisonData
 from rmexp.errors import UserError
 from rmexp.export import check_fingerprint
 from rmexp.layout import choose_layout
+from rmexp.losses import Loss
 from rmexp.model import check_causal, positions
 from rmexp.progress import Reporter
 from rmexp.tracking import RunDirectory, environment
@@ -46,6 +48,10 @@ def prepare_data(
     said = template.install(tokenizer)
     data.prepare(tokenizer, seed, reporter.count)
     audit = templates.audit(tokenizer, *data.example())
+    if audit.bos_count > 1:
+        raise UserError(
+            f"The template begins a text with {audit.bos_count} BOS tokens; write one at most."
+        )
     reporter.say(*data.lines(), *([said] if said else []), *audit.lines())
     facts = {"data": data.report.to_dict(), "template": dataclasses.asdict(audit), "seed": seed}
     run.write_json("environment.json", environment(**facts, data_fingerprint=data.fingerprint))
@@ -92,6 +98,28 @@ def load_trained(
     if model.fresh_head:
         raise UserError(f"{source.path} has no reward head (score.weight): train it first.")
     return model
+
+
+def card_facts(
+    name: str,
+    source: Any,
+    labels: Mapping[str, str],
+    prepared: Prepared,
+    loss: Loss,
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
+    """What an export says of itself in its card and in rmexp.json."""
+    settings = {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
+    shown = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "training" and k[0] != "_")
+    paths = ", ".join(Path(path).name for path in prepared.data.recipe.paths.values())
+    return {
+        "name": name,
+        "base": source.name,
+        "data": f"{labels['data']} ({paths}, {prepared.data.fingerprint})",
+        "loss": f"{labels['loss']} ({shown})" if shown else labels["loss"],
+        "fingerprint": prepared.audit.fingerprint,
+        "metrics": {key: value for key, value in metrics.items() if key.startswith("test/")},
+    }
 
 
 def check_disk(model: nn.Module, folder: Path) -> None:

@@ -16,7 +16,13 @@ from rmexp.module import RewardModule
 from rmexp.optim import AdamW
 from rmexp.progress import Reporter, TrainingProgress
 from rmexp.report.page import write_report
-from rmexp.tasks.setup import Prepared, check_disk, load_model, prepare_data, seed_everything
+from rmexp.tasks.setup import (
+    card_facts,
+    check_disk,
+    load_model,
+    prepare_data,
+    seed_everything,
+)
 from rmexp.templates import Template
 from rmexp.tracking import JsonLines, RunDirectory, peak_memory_gib
 from rmexp.training import TrainerSettings
@@ -52,19 +58,19 @@ def train(
     """
     seed_everything(seed)
     prepared = prepare_data(model, template, data, seed, run, reporter)
-    data.check_trainable(loss.needs)
+    data.check_trainable(loss.needs, loss.needs_margins)
+    _check_monitor(trainer.monitor, data)
     reward_model = tune(load_model(model, prepared, seed, run, reporter))
     if not reward_model.fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(reward_model, run.path)
     steps = trainer.steps(len(data.train_dataloader()))
-    module = RewardModule(reward_model, loss, data, optim, steps)
+    fingerprints = {"template": prepared.audit.fingerprint, "data": data.fingerprint}
+    module = RewardModule(reward_model, loss, data, optim, steps, fingerprints)
     module.train()  # a pretrained model comes in eval mode
     progress = TrainingProgress(reporter)
     fit = trainer.build(run, [JsonLines(run), *loggers], [progress])
-    last = _last_checkpoint(run) if resume else None
-    if last is not None:
-        run.cut_metrics(int(torch.load(last, weights_only=True, mmap=True)["global_step"]))
+    last = _resume_point(run, fingerprints) if resume else None
     started = time.monotonic()
     run.update(precision=trainer.resolved_precision())
     fit.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -74,9 +80,12 @@ def train(
         steps=fit.global_step,
     )
     metrics = _test(fit, module, data, run, reporter)
-    _export(module, prepared, run, name, labels, metrics, reporter)
+    module.cpu()
+    texts, values = proof(module, data)
+    facts = card_facts(name, model, labels, prepared, loss, metrics)
+    export(reward_model, prepared.tokenizer, texts, values, facts, run.path / "export")
+    reporter.say(f"export: proved on {len(texts)} responses, alone and padded on either side")
     run.update(peak_memory_gib=round(peak_memory_gib(), 2))
-    _tidy(run, trainer.keep)
     write_report(
         run,
         name,
@@ -86,6 +95,7 @@ def train(
         data.lines(),
         prepared.audit.lines(),
     )
+    _tidy(run, trainer.keep)
     return metrics
 
 
@@ -135,35 +145,35 @@ def proof(module: RewardModule, data: ComparisonData) -> tuple[list[str], list[f
     return texts[::step][:PROOF_ROWS], values[::step][:PROOF_ROWS]
 
 
-def _export(
-    module: RewardModule,
-    prepared: Prepared,
-    run: RunDirectory,
-    name: str,
-    labels: dict[str, str],
-    metrics: dict[str, float],
-    reporter: Reporter,
-) -> None:
-    module.cpu()
-    texts, values = proof(module, prepared.data)
-    facts = {
-        "name": name,
-        "base": labels["model"],
-        "data": labels["data"],
-        "loss": labels["loss"],
-        "fingerprint": prepared.audit.fingerprint,
-        "metrics": metrics,
-    }
-    export(module.model, prepared.tokenizer, texts, values, facts, run.path / "export")
-    reporter.say(f"export: proved on {len(texts)} responses, alone and padded on either side")
+def _check_monitor(monitor: str, data: ComparisonData) -> None:
+    """`val/SUBSET/accuracy` can be watched where val has the subset.
 
-
-def _last_checkpoint(run: RunDirectory) -> Path:
-    last = run.path / "checkpoints" / "last.ckpt"
-    if not last.is_file():
+    Raises:
+        UserError: it has not.
+    """
+    subset = monitor.removeprefix("val/").removesuffix("/accuracy")
+    names = set(data.rows.select(data.splits["val"])["subset"]) | {"gap_2plus"}
+    if monitor.count("/") > 1 and subset not in names:
         raise UserError(
-            f"resume={run.path}: it has no checkpoint to go on from (checkpoints/last.ckpt)."
+            f"trainer.monitor={monitor}: val has no such subset; it has {', '.join(sorted(names))}."
         )
+
+
+def _resume_point(run: RunDirectory, fingerprints: dict[str, str]) -> Path:
+    """The checkpoint to go on from; what was logged after it is forgotten.
+
+    Raises:
+        UserError: template or data are not what they were.
+    """
+    last = run.path / "checkpoints" / "last.ckpt"
+    stored = torch.load(last, weights_only=True, mmap=True)
+    for what, fingerprint in fingerprints.items():
+        if stored["fingerprints"][what] != fingerprint:
+            raise UserError(
+                f"resume={run.path}: the {what} changed since the run stopped, so that it cannot "
+                "go on exactly; put it back, or start a new run."
+            )
+    run.cut_metrics(int(stored["global_step"]))
     return last
 
 
