@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +121,23 @@ def _check_resume(directory: str, overrides: list[str]) -> None:
     result = json.loads((Path(directory) / "result.json").read_text())
     if result["status"] == "done":
         raise UserError(f"resume={directory}: that run is done.")
-    here = result["status"] == "running" and result["host"] == socket.gethostname()
-    if here and Path(f"/proc/{result['pid']}").exists():
-        raise UserError(f"resume={directory}: that run is at work (process {result['pid']}).")
+    age = time.time() - (Path(directory) / "result.json").stat().st_mtime
+    if result["status"] == "running" and age < 30 and _alive(result):
+        raise UserError(
+            f"resume={directory}: that run is at work "
+            f"(process {result['pid']} on {result['host']})."
+        )
+
+
+def _alive(result: dict[str, Any]) -> bool:
+    """Of a process elsewhere only its heartbeat is known, and that is fresh."""
+    return result["host"] != socket.gethostname() or Path(f"/proc/{result['pid']}").exists()
 
 
 _sweep: Path | None = None
 """The directory of the sweep that this process runs, for the lines at its end."""
 
-_failures: list[Exception] = []
+_failures: list[str] = []
 """What jobs of this process failed with; each is said and recorded where it happened."""
 
 
@@ -158,7 +167,7 @@ def _task(config: DictConfig) -> None:
     except Exception as error:
         # Raised on, it would reach the person as Hydra's traceback, or stop a sweep.
         trace = "" if isinstance(error, UserError) else f" (traceback: {job.directory}/error.txt)"
-        _failures.append(error)
+        _failures.append(first_line(error))  # the error itself would keep the model in memory
         print(f"rmexp: {first_line(error)}{trace}", file=sys.stderr, flush=True)
 
 

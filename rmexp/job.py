@@ -102,7 +102,7 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
         run.finish("failed", error="interrupted")
         if (run.path / "checkpoints" / "last.ckpt").is_file():
-            reporter.say(f"interrupted; go on with: python -m rmexp resume={run.path}")
+            reporter.say(f"interrupted; go on with: python -m rmexp resume={_near(run.path)}")
         raise KeyboardInterrupt from None
     except Exception as error:
         run.fail(error)
@@ -209,7 +209,12 @@ def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig
     export = home / "export" if (home / "export" / "config.json").is_file() else home
     best = home / "checkpoints" / "best.ckpt"
     if (export / "config.json").is_file():
-        config.model = {"_target_": "rmexp.model.Pretrained", "path": str(export), "layout": layout}
+        config.model = {
+            "_target_": "rmexp.model.Pretrained",
+            "path": str(export),
+            "layout": layout,
+            "trust_remote_code": config.model.get("trust_remote_code", False),
+        }
         if (export / "rmexp.json").is_file():
             if any(key.split(".")[0] == "template" for key in keys):
                 raise UserError(
@@ -240,19 +245,22 @@ def _open(job: Job, config: DictConfig) -> RunDirectory:
 def _close(run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter) -> None:
     """The closing table, and where everything is."""
     reporter.console.print(closing_table(metrics))
-    rows = [("run", str(run.path))]
-    if (run.path / "report.html").is_file():
-        rows.append(("report", str(run.path / "report.html")))
-    if (run.path / "export").is_dir():
-        rows.append(("export", str(run.path / "export")))
+    rows = [("run", _near(run.path))]
+    rows += [
+        (what, _near(run.path / name))
+        for what, name in (("report", "report.html"), ("export", "export"))
+        if (run.path / name).exists()
+    ]
     if wandb := run.result.get("wandb"):
         offline = wandb["mode"] == "offline"
-        rows.append(("W&B", f"wandb sync {_near(wandb['directory'])}" if offline else wandb["url"]))
+        synced = f"wandb sync {_near(Path(wandb['directory']))}"
+        rows.append(("W&B", synced if offline else wandb["url"]))
     reporter.say(*(f"{what:<8}{where}" for what, where in rows))
 
 
-def _near(path: str) -> str:
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
+def _near(path: Path) -> str:
+    """A path as a person here would type it."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def closing_table(metrics: Mapping[str, float]) -> Table:

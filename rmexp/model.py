@@ -108,7 +108,12 @@ class Pretrained:
         folder = Path(self.path).expanduser()
         self.check()
         if self.gguf_file is not None and not folder.is_dir():
-            folder = Path(huggingface_hub.snapshot_download(self.path, revision=self.revision))
+            wanted = [self.gguf_file, "*.json", "*.model", "*.jinja"]
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    self.path, revision=self.revision, allow_patterns=wanted
+                )
+            )
         if self.gguf_file is not None:
             return str(_converted(folder, self.gguf_file, Path(self.cache).expanduser()))
         return str(folder) if folder.exists() else self.path
@@ -208,7 +213,7 @@ class Trained:
             UserError: the tokenizer's template is not the one that it was trained with.
         """
         model = self.base.load_model(tokenizer, seed)
-        stored = torch.load(self.weights, weights_only=True, mmap=True)
+        stored = torch.load(self.weights, map_location="cpu", weights_only=True, mmap=True)
         if stored["fingerprints"]["template"] != templates.fingerprint(tokenizer):
             raise UserError(
                 f"{self.weights} was trained with the template "

@@ -48,7 +48,7 @@ class RewardModule(lightning.LightningModule):
         self.model, self.loss, self.data, self.optim = model, loss, data, optim
         self.steps = steps
         self.fingerprints = fingerprints or {}
-        self.judges_loss = True
+        self.judges_loss = self.logs = True
         self.rewards: dict[int, list[float]] = {}
         self.loss_sums: dict[str, Tensor] = {}
         self.pairs_seen = 0
@@ -91,6 +91,11 @@ class RewardModule(lightning.LightningModule):
                 "a lower optim.lr may help."
             )
         norm = self._clip(optimizer)
+        if not np.isfinite(norm):
+            raise TrainingFailed(
+                f"the gradient's norm is {norm} at step {self.global_step + 1}; "
+                "a lower optim.lr may help."
+            )
         optimizer.step()
         optimizer.zero_grad()
         rate = self.schedule.get_last_lr()[0]
@@ -118,10 +123,8 @@ class RewardModule(lightning.LightningModule):
             rewards_N = self(batch)
             terms = self.loss(rewards_N, batch) if self.judges_loss else {}
             for term, (values_U, weights_U) in terms.items():
-                sums = torch.stack([(values_U * weights_U).sum(), weights_U.sum()]).double()
-                self.loss_sums[term] = (
-                    self.loss_sums.get(term, torch.zeros(2).double().to(sums)) + sums
-                )
+                sums = torch.stack([(values_U * weights_U).sum(), weights_U.sum()]).cpu().double()
+                self.loss_sums[term] = self.loss_sums.get(term, torch.zeros_like(sums)) + sums
             for item, reward in zip(batch.items_N.tolist(), rewards_N.tolist(), strict=True):
                 self.rewards.setdefault(item, []).append(reward)
 
@@ -135,9 +138,10 @@ class RewardModule(lightning.LightningModule):
             self.log_dict(self.metrics, logger=False)  # for the callbacks that select and stop
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of `self.split` and keep them in `self.metrics`."""
+        """Keep the metrics of `self.split` in `self.metrics`, and log them if `self.logs`."""
         self.metrics = self.evaluation(self.split)
-        self._log(self.metrics)
+        if self.logs:
+            self._log(self.metrics)
 
     def _log(self, values: Mapping[str, float]) -> None:
         """Log at the number of updates made so far.

@@ -106,7 +106,10 @@ def _read_json_lines(file: Path) -> Iterator[RawRow]:
                 if line.strip():
                     yield RawRow(f"{file}:{number}", _parse_json_line(line))
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            yield RawRow(f"{file}:{number + 1}", BadRow(f"the gzip stream is broken ({error})"))
+            raise UserError(
+                f"data.path={file}: the gzip stream breaks off after line {number} ({error}); "
+                "fetch the file again."
+            ) from error
 
 
 def _parse_json_line(line: bytes) -> dict[str, Any] | BadRow:
@@ -215,12 +218,18 @@ def _rows_of_dataset(loaded: Any, name: str) -> Iterator[RawRow]:
     import datasets
 
     parts = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
+    unknown = [str(part) for part in parts if part not in SPLIT_NAMES]
+    if len(parts) > 1 and unknown:
+        raise UserError(
+            f"data.path={name} has the splits {', '.join(map(str, parts))}, and it is "
+            f"not known what {', '.join(unknown)} should be: save the wanted ones as files and "
+            "give data.path, data.val_path and data.test_path."
+        )
     for part, rows in parts.items():
         for index, row in enumerate(rows):
-            split = SPLIT_NAMES.get(part or "") if len(parts) > 1 else None
-            yield RawRow(
-                f"{name}[{part}]:{index}" if part else f"{name}: row {index + 1}", row, split
-            )
+            split = SPLIT_NAMES[part] if part is not None and len(parts) > 1 else None
+            place = f"{name}[{part}]:{index}" if part else f"{name}: row {index + 1}"
+            yield RawRow(place, row, split)
 
 
 def _looks_like_a_hub_id(path: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.comparisons import Comparison, Message
-from rmexp.errors import UserError
+from rmexp.errors import UserError, fallback
 
 PROBES: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}),
@@ -88,28 +88,40 @@ class Template:
             return Path(self.path).expanduser().read_text(encoding="utf-8")
         if self.source is not None:
             return self.source
-        if isinstance(tokenizer.chat_template, str):
-            return tokenizer.chat_template
+        own = tokenizer.chat_template
+        if isinstance(own, dict):  # several, by name
+            own = own.get("default")
+        if isinstance(own, str):
+            return own
         raise UserError(
             "The tokenizer has no chat template of its own: choose template=chatml, template=plain "
             "or template=jinja template.path=FILE."
         )
 
     def _bake(self, source: str, tokenizer: Any) -> str:
-        sets = (
-            {"bos": tokenizer.bos_token if _adds_bos(tokenizer) else ""}
-            if re.search(r"\bbos\b", source)
-            else {}
-        )
-        sets |= dict(self.arguments)
+        if source.startswith(BAKED) and self.system is None and not self.arguments:
+            return source  # an export's: it was baked when it was trained
+        sets = dict(self.arguments)
+        if re.search(r"\bbos\b", source):
+            sets["bos"] = tokenizer.bos_token if _adds_bos(tokenizer) else ""
         head = "".join(f"{{%- set {name} = {_jinja(value)} -%}}" for name, value in sets.items())
+        if "strftime_now" in source:
+            fallback(f"The template writes the date of the day; it is pinned to {DATE}.")
+            head += "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro -%}"
         if self.system is not None:
             message = '[{"role": "system", "content": ' + _jinja(self.system) + "}]"
             head += (
                 "{%- if messages[0]['role'] not in ['system', 'developer'] -%}"
                 "{%- set messages = " + message + " + messages -%}{%- endif -%}"
             )
-        return head + source
+        return BAKED + head + source if head else source
+
+
+BAKED = "{#- baked by rmexp -#}"
+"""Opens a template that carries its system prompt and arguments."""
+
+DATE = "01 Jan 2025"
+"""What templates that ask for today's date are told: a reward must not depend on the day."""
 
 
 def render(tokenizer: Any, dialogues: Sequence[Sequence[Message]]) -> list[str]:

@@ -73,22 +73,41 @@ class Recipe:
 
     def key(self, tokenizer: Any) -> str:
         """The cache's key (24 hex digits)."""
-        parts = {
-            "version": VERSION,
-            "sources": {str(split): source_fingerprint(path) for split, path in self.paths.items()},
-            "parse": [repr(self.parse), inspect.getsource(type(self.parse))],
-            "options": [
-                self.limit,
-                self.on_bad_row,
-                self.max_bad_share,
-                self.min_rating_gap,
-                self.max_length,
-            ],
-            "template": templates.fingerprint(tokenizer),
-            "chat_template": tokenizer.chat_template,
-            "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        words = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
+        return _digest(
+            [
+                VERSION,
+                self.source_key(),
+                tokenizer.chat_template,
+                templates.fingerprint(tokenizer),
+                words,
+            ]
+        )
+
+    def source_key(self) -> str:
+        """What the rows are, whatever the template and tokenizer (24 hex digits)."""
+        sources = {str(split): source_fingerprint(path) for split, path in self.paths.items()}
+        options = [
+            self.limit,
+            self.on_bad_row,
+            self.max_bad_share,
+            self.min_rating_gap,
+            self.max_length,
+        ]
+        return _digest([sources, _code(self.parse), options])
+
+
+def _code(parse: Format) -> list[str]:
+    """A format by its settings and its code: an edited one must not be served stale rows."""
+    files = sorted((Path(__file__).parent / "formats").glob("*.py"))
+    own = inspect.getsourcefile(parse if inspect.isfunction(parse) else type(parse))
+    code = [file.read_text() for file in [*files, *([Path(own)] if own else [])]]
+    return [repr(parse), _digest(code)]
+
+
+def _digest(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def source_fingerprint(path: str) -> str:
@@ -177,7 +196,12 @@ def _tokenised_rows(
                 report.add_bad(comparison.place, str(error))
         flat = iter(templates.tokenize(tokenizer, [t for _, group in rendered for t in group]))
         for comparison, group in rendered:
-            row = _row(comparison, group, [next(flat) for _ in group], recipe, tokenizer, report)
+            tokens = [next(flat) for _ in group]
+            try:
+                row = _row(comparison, group, tokens, recipe, tokenizer, report)
+            except UserError as error:  # refused once its oldest turns were gone
+                report.add_bad(comparison.place, str(error))
+                continue
             if row is not None:
                 yield row
 

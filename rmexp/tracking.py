@@ -133,22 +133,17 @@ class RunDirectory:
         return file
 
     def cut_metrics(self, step: int) -> None:
-        """Forget what was logged after `step`: a resumed run will log it again."""
-        file = self.path / "metrics.jsonl"
-        if file.is_file():
-            kept = [
-                line
-                for line in file.read_text().splitlines()
-                if line and json.loads(line)["step"] <= step
-            ]
-            file.write_text("".join(line + "\n" for line in kept))
+        """Forget what was logged after `step`, and of test: a resumed run will log it again."""
+        lines = [line for line in self.metrics() if line["step"] <= step]
+        kept = [line for line in lines if not any(key.startswith("test/") for key in line)]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        (self.path / "metrics.jsonl").write_text(text)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
+        """The whole lines of `metrics.jsonl`; a kill may have left a piece of one at its end."""
         file = self.path / "metrics.jsonl"
-        return (
-            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        )
+        lines = file.read_text().splitlines() if file.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -214,6 +209,7 @@ class WandB:
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
+        earlier = run.result.get("wandb", {}).get("id")
         # Made here and not by Lightning, which passes settings that W&B warns of.
         experiment = wandb.init(
             name=name,
@@ -225,7 +221,8 @@ class WandB:
             tags=[*labels, *self.tags],
             config=config,
             mode=mode,
-            id=run.result.get("wandb", {}).get("id"),  # a resumed run goes on in its W&B run
+            id=earlier,  # a resumed run goes on in its W&B run
+            resume="allow" if earlier and mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off"),
         )
         for metric, summary in (("accuracy", "max"), ("loss", "min")):

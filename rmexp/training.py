@@ -71,12 +71,16 @@ class TrainerSettings:
             save_on_train_epoch_end=False,
         )
         stop = (
-            [EarlyStopping(self.monitor, mode=mode, patience=self.patience)]
+            [
+                EarlyStopping(
+                    self.monitor, mode=mode, patience=self.patience, check_on_train_epoch_end=False
+                )
+            ]
             if self.patience
             else []
         )
         return lightning.Trainer(
-            accelerator=self.accelerator,
+            accelerator=self.resolved_accelerator(),
             devices=1,
             precision=self.resolved_precision(),
             max_epochs=self.max_epochs,
@@ -105,16 +109,22 @@ class TrainerSettings:
         steps = self.max_epochs * steps_an_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
+    def resolved_accelerator(self) -> Literal["cpu", "gpu"]:
+        """The device that `auto` means here: a CUDA device where there is one."""
+        if self.accelerator != "auto":
+            return self.accelerator
+        return "gpu" if torch.cuda.is_available() else "cpu"
+
     def resolved_precision(self) -> Literal["bf16-mixed", "32-true"]:
         """The precision that `auto` means here."""
         if self.precision != "auto":
             return self.precision
-        return "bf16-mixed" if bf16_is_fast(self.accelerator) else "32-true"
+        return "bf16-mixed" if bf16_is_fast(self.resolved_accelerator()) else "32-true"
 
 
-def bf16_is_fast(accelerator: str) -> bool:
+def bf16_is_fast(accelerator: Literal["cpu", "gpu"]) -> bool:
     """Has the device matrix units (or at least dot products) for bf16?"""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if accelerator == "gpu":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     can = torch.cpu.get_capabilities()
     return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
@@ -133,7 +143,7 @@ class SpreadValidations(lightning.Callback):
         """Plan the steps after which to validate."""
         shares = ((n + 1) / self.count for n in range(self.count))
         self.due = {round(module.steps * share) for share in shares} - {0}
-        trainer.val_check_batch = NEVER
+        trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from rmexp.batches import Collate
 from rmexp.errors import UserError
@@ -80,8 +81,6 @@ def test_embeddings_grow_with_an_added_pad_token(scored):
 
 
 def test_encoders_are_refused():
-    import transformers
-
     config = transformers.BertConfig(
         hidden_size=32,
         num_hidden_layers=1,
@@ -91,3 +90,18 @@ def test_encoders_are_refused():
     )
     with pytest.raises(UserError, match="no scalar `score` head on a decoder"):
         prepare(transformers.BertForSequenceClassification(config), tiny_tokenizer(), 0, True)
+
+
+def test_models_that_number_positions_by_index_must_be_padded_right(tmp_path):
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, num_labels=1
+    )
+    model = prepare(transformers.GPT2ForSequenceClassification(config), tokenizer, 0, True).eval()
+    ids = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        batch = Collate(0, 10**9, "padded")([toy_row(ids)]).batches[0]
+        values = rewards(model, batch).tolist()
+    with pytest.warns(UserWarning, match="must pad on the right"):
+        export(model, tokenizer, TEXTS, values, FACTS, tmp_path / "e")

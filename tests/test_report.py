@@ -11,7 +11,7 @@ def test_the_report_shows_the_numbers_and_escapes_text(rmexp, write_rows):
         for n in range(20)
     ]
     path = write_rows(rows)
-    rmexp("model=tiny", "logger=none", "data=jsonl", f"data.path={path}", "name=<b>bold</b>")
+    rmexp("model=tiny", "logger=none", "data=jsonl", f"data.path={path}", "name='<b>bold</b>'")
     (run,) = rmexp.runs()
     page = (run / "report.html").read_text()
     assert "<script>" not in page

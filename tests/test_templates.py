@@ -164,3 +164,21 @@ def test_audit():
         "<|endoftext|>",
     )
     assert audit.example == text
+
+
+def test_an_exported_template_is_not_baked_twice(tmp_path):
+    tokenizer = Tiny().load_tokenizer()
+    Template(source=PLAIN, system="Be kind.").install(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    Template().install(again)
+    assert again.chat_template == tokenizer.chat_template
+    assert templates.fingerprint(again) == templates.fingerprint(tokenizer)
+
+
+def test_the_date_of_the_day_is_pinned():
+    tokenizer = Tiny().load_tokenizer()
+    template = Template(source="{{ strftime_now('%d %b %Y') }}|" + CHATML)
+    with pytest.warns(UserWarning, match="pinned to 01 Jan 2025"):
+        template.install(tokenizer)
+    assert templates.render(tokenizer, [TALK])[0].startswith("01 Jan 2025|")

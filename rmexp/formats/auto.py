@@ -21,6 +21,7 @@ class Auto:
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         """The comparison of a row in the format found; a row of no known format raises `BadRow`."""
+        row = {name: value for name, value in row.items() if value is not None}
         if "responses" in row:
             return Candidates()(row)
         if "chosen" not in row and "rejected" not in row:

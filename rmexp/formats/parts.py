@@ -95,10 +95,14 @@ def _messages(value: Any, name: str) -> Messages:
                 f"{name} has the unknown role {message['role']!r} (known: {', '.join(ROLES)})"
             )
         _check_content(message, name)
-    # Arrow fills absent keys with None: a template must not see them.
-    return tuple(
-        {key: part for key, part in message.items() if part is not None} for message in value
-    )
+    return tuple(without_nulls(message) for message in value)
+
+
+def without_nulls(value: Any) -> Any:
+    """Arrow fills absent keys with None, at any depth: a template must not see them."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(part) for key, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def _check_content(message: Mapping[str, Any], name: str) -> None:

@@ -13,6 +13,7 @@ from rmexp.formats.parts import (
     prompt_messages,
     response_messages,
     text_field,
+    without_nulls,
 )
 from rmexp.sources import BadRow
 
@@ -61,6 +62,7 @@ class Preference:
 def _without_prompt(side: Any, prompt: Messages) -> Any:
     """Some sets repeat the prompt in front of each answer's messages: it is counted once."""
     plain = [dict(message) for message in prompt]
+    side = without_nulls(side)
     repeats = isinstance(side, list) and len(side) > len(plain) and side[: len(plain)] == plain
     return side[len(plain) :] if repeats else side
 

@@ -1,6 +1,7 @@
 """What several tasks do first: tokenizer, data and model, in the order that fails cheaply."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -142,5 +143,6 @@ def check_disk(model: nn.Module, folder: Path) -> None:
 
 def seed_everything(seed: int) -> None:
     """Every generator, and no nondeterministic kernels where there is a choice."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it
     lightning.seed_everything(seed, verbose=False)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -104,7 +104,7 @@ def _test(
 ) -> dict[str, float]:
     """Score val and test with the best weights, and keep the predictions of both."""
     best = fit.checkpoint_callback
-    stored = torch.load(best.best_model_path, weights_only=True, mmap=True)
+    stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(stored["state_dict"])
     reporter.say(
         f"best weights: step {stored['global_step']}, "
@@ -116,6 +116,7 @@ def _test(
         if split == "val" and module.validated_at == stored["global_step"]:
             metrics |= module.metrics  # the last validation was of these very weights
         else:
+            module.logs = split == "test"  # val was logged when these weights were new
             metrics |= score_split(fit, module, data, split)
         run.write_predictions(split, data.rows, data.splits[split], module.rewards)
     return metrics
@@ -166,7 +167,7 @@ def _resume_point(run: RunDirectory, fingerprints: dict[str, str]) -> Path:
         UserError: template or data are not what they were.
     """
     last = run.path / "checkpoints" / "last.ckpt"
-    stored = torch.load(last, weights_only=True, mmap=True)
+    stored = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
     for what, fingerprint in fingerprints.items():
         if stored["fingerprints"][what] != fingerprint:
             raise UserError(
