@@ -26,8 +26,10 @@ bench: $(VENV)/.dev
 
 setup: $(VENV)/.run
 
-# torch first and by version: where it is not pinned, pip takes a build with gigabytes of CUDA.
+# torch comes first and by version, so that a CPU wheel of it that lies at hand is taken; the stock
+# Linux wheel brings CUDA along.
 $(VENV)/.run: requirements/run.txt pyproject.toml
+	@echo "Setting up $(VENV): torch, then about 90 packages, then the default model (2 to 10 minutes) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
