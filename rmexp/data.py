@@ -106,7 +106,7 @@ class ComparisonData(lightning.LightningDataModule):
         self.rows, self.report, self.from_cache = load_or_tokenise(
             self.recipe, tokenizer, self.cache, progress
         )
-        parts = [self.recipe.source_key(), self.shares, self.split_seed]
+        parts = [self.recipe.source_key, self.shares, self.split_seed]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         self.splits = assign_splits(
             self.rows["prompt_key"][:],

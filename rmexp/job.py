@@ -18,25 +18,9 @@ from rich.table import Table
 
 from rmexp.config import GROUPS, locate, plain, plain_name
 from rmexp.errors import UserError, recording
+from rmexp.metrics import METRICS
 from rmexp.progress import Reporter
 from rmexp.tracking import RunDirectory
-
-SHOWN = (
-    "accuracy",
-    "gap_2plus/accuracy",
-    "length_baseline",
-    "loss",
-    "margin",
-    "margin_standardised",
-    "auc",
-    "nll",
-    "brier",
-    "ece",
-    "tie_rate",
-    "reward_mean",
-    "reward_std",
-)
-"""The metrics of the closing table; the report and result.json have all."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +251,7 @@ def closing_table(metrics: Mapping[str, float]) -> Table:
     """val and test side by side, accuracy with its 95% interval."""
     sets = [s for s in ("val", "test", "train", "all") if f"{s}/reward_mean" in metrics]
     table = Table("metric", *sets, box=None, padding=(0, 2, 0, 0))
-    for metric in SHOWN:
+    for metric in METRICS:
         cells = []
         for name in sets:
             value = metrics.get(f"{name}/{metric}")

@@ -8,21 +8,22 @@ import numpy as np
 from rmexp.statistics import clustered_interval
 
 CALIBRATION_BINS = 10
-METRICS = [
-    "loss",
+METRICS = (
     "accuracy",
-    "tie_rate",
+    "gap_2plus/accuracy",
+    "length_baseline",
+    "loss",
     "margin",
     "margin_standardised",
     "auc",
     "nll",
     "brier",
     "ece",
+    "tie_rate",
     "reward_mean",
     "reward_std",
-    "length_baseline",
-]
-"""The metrics of every evaluation set that has judged pairs, without the set's name."""
+)
+"""The metrics that a set may have without its subsets', in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def scored(rows: Any, indices: np.ndarray, rewards: dict[int, list[float]]) -> S
     )
 
 
-def evaluate(s: Scored, intervals: bool = True) -> dict[str, float]:
+def evaluate(s: Scored) -> dict[str, float]:
     """Every metric that the set allows, under its name without the set's prefix.
 
     accuracy      share of strictly judged pairs with r_better > r_worse; equal rewards are not wins
@@ -126,8 +127,7 @@ def evaluate(s: Scored, intervals: bool = True) -> dict[str, float]:
         "ece": expected_calibration_error(gaps_P),
         "length_baseline": length_baseline(s),
     }
-    if intervals:
-        out["accuracy_low"], out["accuracy_high"] = clustered_interval(wins_P, s.prompts_P)
+    out["accuracy_low"], out["accuracy_high"] = clustered_interval(wins_P, s.prompts_P)
     names = sorted(set(s.subsets_P))
     if len(names) > 1:
         out |= {f"{name}/accuracy": float(wins_P[s.subsets_P == name].mean()) for name in names}

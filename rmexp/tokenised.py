@@ -5,6 +5,7 @@ template and tokenizer do; a second start with the same key reads nothing and to
 """
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -78,13 +79,14 @@ class Recipe:
         return _digest(
             [
                 VERSION,
-                self.source_key(),
+                self.source_key,
                 tokenizer.chat_template,
                 templates.fingerprint(tokenizer),
                 words,
             ]
         )
 
+    @functools.cached_property
     def source_key(self) -> str:
         """What the rows are, whatever the template and tokenizer (24 hex digits)."""
         sources = {str(split): source_fingerprint(path) for split, path in self.paths.items()}
