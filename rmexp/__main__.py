@@ -77,7 +77,7 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
 
 def _check_parts(config: DictConfig) -> None:
     """Build what is cheap to build: combinations are refused, and files that are not there."""
-    from rmexp.job import build
+    from rmexp.config import build
 
     build(config.data).check_sources()
     build(config.template).check()

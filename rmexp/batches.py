@@ -1,19 +1,22 @@
-"""Steps and micro-batches: which comparisons share an optimizer step, and the tensors of each.
+"""Micro-batches: how the comparisons of an optimizer step are laid out, and the tensors of each.
 
 Shape legend, used all over rmexp: N responses, P strictly judged pairs, R rows of T tokens.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from rmexp.trees import Tree, grow
+from rmexp.trees import Tree, bucketed, grow, shared_prefix
+
+WIDTHS = 8
+"""Padded rows are as wide as a multiple of this: few shapes, and little more padding."""
 
 
 @dataclass
@@ -58,20 +61,19 @@ class Step:
     """One item of the loader and one update of the optimizer: its micro-batches."""
 
     batches: list[Batch]
-    comparisons: int
 
     def to(self, device: Any, non_blocking: bool = False) -> "Step":
         """A copy on `device`."""
-        return Step([batch.to(device) for batch in self.batches], self.comparisons)
+        return Step([batch.to(device) for batch in self.batches])
 
 
 @dataclass(frozen=True)
 class Collate:
     """Rows of the data set (see `tokenised.FEATURES`) -> a `Step`.
 
-    Rows are sorted by length and cut into micro-batches of at most `micro_batch_tokens` tokens,
-    padding included; a single comparison above that is a micro-batch of its own. Neither the cut
-    nor the layout changes the update.
+    Comparisons are packed into micro-batches of at most `micro_batch_tokens` tokens, padding
+    included, comparisons of one prompt into one tree; a single comparison above that is a
+    micro-batch of its own. Neither the packing nor the layout changes the update.
     """
 
     pad_token_id: int
@@ -79,25 +81,35 @@ class Collate:
     layout: Literal["tree", "padded"]
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Step:
-        """The step of these rows, longest first."""
-        order = sorted(rows, key=lambda row: max(map(len, row["tokens"])), reverse=True)
+        """The step of these rows."""
+        pack = self._trees if self.layout == "tree" else self._by_length
+        return Step(pack(rows))
+
+    def _trees(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
+        """First fit, largest comparisons first; where its prompt is already, one costs little."""
+        bins: list[_Bin] = []
+        for row in sorted(rows, key=lambda row: sum(map(len, row["tokens"])), reverse=True):
+            alone = _Growing([], {}, 0, 0).with_row(row)
+            if not any(found.add(row, alone, self.micro_batch_tokens) for found in bins):
+                bins.append(_Bin())
+                bins[-1].add(row, alone, math.inf)
+        return [self._batch(found.groups(), self._packed(found.groups())) for found in bins]
+
+    def _by_length(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
+        """Longest first, so that little is padded; the first of a micro-batch sets its width."""
         groups: list[list[dict[str, Any]]] = []
-        used = 0
-        for row in order:
-            size = self._size(row, groups[-1][0] if groups else row)
-            if not groups or used + size > self.micro_batch_tokens:
+        used = width = 0
+        for row in sorted(rows, key=lambda row: max(map(len, row["tokens"])), reverse=True):
+            count = len(row["tokens"])
+            if not groups or used + count * width > self.micro_batch_tokens:
                 groups.append([])
-                used, size = 0, self._size(row, row)
+                used, width = 0, bucketed(max(map(len, row["tokens"])), WIDTHS)
             groups[-1].append(row)
-            used += size
-        return Step([self._batch(group) for group in groups], len(rows))
+            used += count * width
+        return [self._batch([group], self._padded(group)) for group in groups]
 
-    def _size(self, row: dict[str, Any], longest: dict[str, Any]) -> int:
-        if self.layout == "tree":
-            return grow(row["tokens"])[0].size
-        return len(row["tokens"]) * max(map(len, longest["tokens"]))
-
-    def _batch(self, rows: list[dict[str, Any]]) -> Batch:
+    def _batch(self, groups: list[list[dict[str, Any]]], layout: dict[str, Any]) -> Batch:
+        rows = [row for group in groups for row in group]
         pairs, margins, weights, start = [], [], [], 0
         for row in rows:
             for (i, j, verdict), m, w in zip(
@@ -109,7 +121,6 @@ class Collate:
                     weights.append(w)
             start += len(row["tokens"])
         pairs_P_2 = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
-        layout = self._packed(rows) if self.layout == "tree" else self._padded(rows)
         return Batch(
             **layout,
             better_P=pairs_P_2[:, 0],
@@ -122,120 +133,92 @@ class Collate:
             items_N=torch.tensor([row["row"] for row in rows for _ in row["tokens"]]),
         )
 
-    def _packed(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def _packed(self, groups: list[list[dict[str, Any]]]) -> dict[str, Any]:
         trees: list[Tree] = []
         tokens: list[int] = []
         ends: list[np.ndarray] = []
-        for row in rows:
-            tree, packed = grow(row["tokens"])
-            ends.append(len(tokens) + tree.ends())
+        for group in groups:
+            tree, packed, branch = grow([ids for row in group for ids in row["tokens"]])
+            ends.append(len(tokens) + tree.ends()[branch])
             tokens += packed
             trees.append(tree)
+        wide = bucketed(len(tokens))
+        positions = [tree.positions() for tree in trees] + [np.arange(wide - len(tokens))]
+        tokens += [self.pad_token_id] * (wide - len(tokens))
         end_N = torch.from_numpy(np.concatenate(ends))
         return {
             "tokens_R_T": torch.tensor([tokens]),
-            "positions_R_T": torch.from_numpy(np.concatenate([tree.positions() for tree in trees]))[
-                None
-            ],
+            "positions_R_T": torch.from_numpy(np.concatenate(positions))[None],
             "trees": trees,
             "row_N": torch.zeros_like(end_N),
             "end_N": end_N,
         }
 
     def _padded(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        tokens = [ids for row in rows for ids in row["tokens"]]
-        padded = np.full((len(tokens), max(map(len, tokens))), self.pad_token_id, dtype=np.int64)
-        for n, ids in enumerate(tokens):
+        places: dict[tuple[int, ...], int] = {}
+        row_N = [
+            places.setdefault(tuple(ids), len(places)) for row in rows for ids in row["tokens"]
+        ]
+        lengths = np.array([len(ids) for ids in places])
+        shape = (len(places), bucketed(lengths.max(), WIDTHS))
+        padded = np.full(shape, self.pad_token_id, dtype=np.int64)
+        for n, ids in enumerate(places):
             padded[n, : len(ids)] = ids
         return {
             "tokens_R_T": torch.from_numpy(padded),
-            "positions_R_T": torch.arange(padded.shape[1]).expand(len(tokens), -1),
+            "positions_R_T": torch.arange(padded.shape[1]).expand(len(padded), -1),
             "trees": None,
-            "row_N": torch.arange(len(tokens)),
-            "end_N": torch.tensor([len(ids) - 1 for ids in tokens]),
+            "row_N": torch.tensor(row_N),
+            "end_N": torch.from_numpy(lengths - 1)[row_N],
         }
 
 
-def shuffled_steps(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The steps of one epoch: a permutation of `rows` by seed and epoch, cut into `batch_size`s."""
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return [
-        order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)
-    ]
+class _Bin:
+    """A micro-batch while it fills: the trees in it, a group of comparisons each."""
+
+    def __init__(self) -> None:
+        self.trees: dict[str, _Growing] = {}
+        self.size = 0
+
+    def add(self, row: dict[str, Any], alone: "_Growing", most: float) -> bool:
+        """Take the comparison, `alone` its tree, if all trees then have `most` tokens or fewer."""
+        tree = self.trees.get(row["prompt_key"])
+        grown = alone if tree is None else tree.with_row(row)
+        size = self.size + grown.size - (tree.size if tree else 0)
+        if size > most:
+            return False
+        self.trees[row["prompt_key"]], self.size = grown, size
+        return True
+
+    def groups(self) -> list[list[dict[str, Any]]]:
+        """The comparisons of each tree."""
+        return [tree.rows for tree in self.trees.values()]
 
 
-class StepLoader:
-    """Yields the steps of an epoch, knows where it is, and goes on from there after a resume.
+@dataclass(frozen=True)
+class _Growing:
+    """A tree by its size only: comparisons, the distinct responses' tokens, what they share."""
 
-    Lightning stores and restores `state_dict()`. A plain `DataLoader` would replay the epoch's
-    start. Its own generator keeps worker seeds from drawing on the global random state.
-    """
+    rows: list[dict[str, Any]]
+    distinct: dict[tuple[int, ...], None]
+    shared: int
+    total: int
 
-    def __init__(
-        self,
-        rows: Any,
-        indices: np.ndarray,
-        collate: Collate,
-        batch_size: int,
-        seed: int,
-        workers: int,
-    ) -> None:
-        self.rows, self.indices, self.collate = rows, indices, collate
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
-        self.epoch = 0
-        self.done = 0
+    def with_row(self, row: dict[str, Any]) -> "_Growing":
+        """The tree with one more comparison."""
+        distinct, shared, total = dict(self.distinct), self.shared, self.total
+        for ids in map(tuple, row["tokens"]):
+            if ids in distinct:
+                continue
+            total += len(ids)
+            if len(distinct) == 0:
+                shared = len(ids) - 1
+            else:
+                shared = shared_prefix(next(iter(distinct)), ids, min(shared, len(ids) - 1))
+            distinct[ids] = None
+        return _Growing([*self.rows, row], distinct, shared, total)
 
-    def __len__(self) -> int:
-        """Steps of a whole epoch, wherever the loader stands."""
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Step]:
-        if self.done >= len(self):
-            self.epoch, self.done = self.epoch + 1, 0
-        steps = shuffled_steps(self.indices, self.batch_size, self.seed, self.epoch)[self.done :]
-        loader: DataLoader = DataLoader(
-            IndexedRows(self.rows),
-            batch_sampler=steps,
-            collate_fn=self.collate,
-            num_workers=self.workers,
-            generator=torch.Generator().manual_seed(0),
-        )
-        for step in loader:
-            self.done += 1
-            yield step
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch, and steps of it that were handed out."""
-        return {"epoch": self.epoch, "done": self.done}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict()` was taken."""
-        self.epoch, self.done = state["epoch"], state["done"]
-
-
-class IndexedRows(Dataset):
-    """A memory-mapped data set whose rows know their number; `texts` stay on disk."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows.remove_columns("texts") if "texts" in rows.column_names else rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.rows[index], "row": index}
-
-
-def evaluation_loader(
-    rows: Any, indices: np.ndarray, collate: Collate, batch_size: int
-) -> DataLoader:
-    """Rows in order of length, so that little is padded; every row exactly once."""
-    lengths = np.array([max(map(len, ids)) for ids in rows.select(indices)["tokens"]])
-    order = indices[np.argsort(-lengths, kind="stable")].tolist()
-    steps = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return DataLoader(
-        IndexedRows(rows),
-        batch_sampler=steps,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(0),
-    )
+    @property
+    def size(self) -> int:
+        """Tokens of the packed tree."""
+        return self.total - self.shared * (len(self.distinct) - 1)

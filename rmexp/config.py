@@ -18,7 +18,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -214,6 +214,18 @@ def suggest(wrong: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def build(node: DictConfig) -> Any:
+    """The object of a `_target_` node; a `UserError` of its constructor comes out as it is."""
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
 # ---------------------------------------------------------------------- check
 def check(config: DictConfig) -> None:
     """Every `_target_` exists, takes the keys it is given, and every value has its type and range.
@@ -308,7 +320,8 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     name = config.task["_target_"].rsplit(".", 2)[1]
     for key in ("checkpoint", "out"):
         if key in parameters and config[key] is None and hints[key] is str:
-            raise UserError(f"task={name} needs {key}=DIRECTORY.")
+            what = "FILE" if (name, key) == ("score", "out") else "DIRECTORY"
+            raise UserError(f"task={name} needs {key}={what}.")
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]

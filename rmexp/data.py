@@ -10,10 +10,11 @@ import lightning
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from rmexp.batches import Collate, StepLoader, evaluation_loader
+from rmexp.batches import Collate
 from rmexp.errors import UserError, fallback
 from rmexp.reading import Format, RowReport, assign_splits
 from rmexp.sources import check_source
+from rmexp.steps import Plan, StepLoader, evaluation_loader
 from rmexp.tokenised import Recipe, load_or_tokenise
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -34,7 +35,9 @@ class ComparisonData(lightning.LightningDataModule):
         split_seed: deals prompts into splits; separate from the run's seed, so that seeds share a
             test set.
         max_length: tokens of prompt and response together; oldest prompt turns go, responses stay.
-        batch_size: comparisons of one optimizer step.
+        batch_size: comparisons of one optimizer step; with `group_by_prompt` prompts.
+        tokens_per_batch: distinct tokens of one step, on average, in place of `batch_size`.
+        group_by_prompt: all comparisons of a prompt share a step (and a tree).
         eval_batch_size: comparisons scored at once.
         micro_batch_tokens: tokens pushed through the model at once, padding included.
         workers: processes that collate steps.
@@ -56,6 +59,8 @@ class ComparisonData(lightning.LightningDataModule):
         split_seed: int = 0,
         max_length: Annotated[int, Gt(0)] = 1024,
         batch_size: Annotated[int, Gt(0)] = 8,
+        tokens_per_batch: Annotated[int, Gt(0)] | None = None,
+        group_by_prompt: bool = False,
         eval_batch_size: Annotated[int, Gt(0)] = 16,
         micro_batch_tokens: Annotated[int, Gt(0)] = 4096,
         workers: Annotated[int, Ge(0)] = 0,
@@ -77,11 +82,9 @@ class ComparisonData(lightning.LightningDataModule):
             paths, format, limit, on_bad_row, max_bad_share, min_rating_gap, max_length
         )
         self.shares = {"val": val_share, "test": test_share}
-        self.split_seed, self.batch_size, self.eval_batch_size = (
-            split_seed,
-            batch_size,
-            eval_batch_size,
-        )
+        self.split_seed, self.eval_batch_size = split_seed, eval_batch_size
+        self.batch_size, self.tokens_per_batch = batch_size, tokens_per_batch
+        self.group_by_prompt = group_by_prompt
         self.micro_batch_tokens, self.workers = micro_batch_tokens, workers
         self.cache = Path(cache).expanduser()
         self.rows: Any = None
@@ -120,15 +123,21 @@ class ComparisonData(lightning.LightningDataModule):
 
     def _drop_unjudged(self) -> None:
         """Rows without a strictly judged pair teach a loss over pairs nothing."""
-        judged = np.array([any(v for _, _, v in pairs) for pairs in self.rows["pairs"]])
+        judged_C = self._column("judged")
         train = self.splits["train"]
-        for index in train[~judged[train]]:
+        for index in train[judged_C[train] == 0]:
             self.report.drop("no judged pair to train on", self.rows[int(index)]["subset"])
-        self.splits["train"] = train[judged[train]]
-        self.pairs = {name: self._count_pairs(indices) for name, indices in self.splits.items()}
+        self.splits["train"] = train[judged_C[train] > 0]
+        self.pairs = {name: int(judged_C[rows].sum()) for name, rows in self.splits.items()}
 
-    def _count_pairs(self, indices: np.ndarray) -> int:
-        return sum(v != 0 for pairs in self.rows.select(indices)["pairs"] for _, _, v in pairs)
+    def _column(self, name: str) -> np.ndarray:
+        """A column of numbers, without making Python objects of the rows."""
+        return self.rows.data.column(name).to_numpy()
+
+    def _prompts(self, indices: np.ndarray) -> np.ndarray:
+        """The prompt of each of these rows, as a number from 0."""
+        column = self.rows.data.column("prompt_key").combine_chunks().dictionary_encode()
+        return np.unique(column.indices.to_numpy()[indices], return_inverse=True)[1]
 
     def check_trainable(self, needs: str, needs_margins: bool) -> None:
         """Refuse splits that cannot train or select; say so where none is left to report on.
@@ -160,11 +169,7 @@ class ComparisonData(lightning.LightningDataModule):
 
     def has_margins(self) -> bool:
         """Has every strictly judged pair a margin of its own?"""
-        return not any(
-            verdict and margin != margin
-            for pairs, margins in zip(self.rows["pairs"], self.rows["margins"], strict=True)
-            for (_, _, verdict), margin in zip(pairs, margins, strict=True)
-        )
+        return not self._column("without_margin").any()
 
     def example(self) -> tuple[str, list[int]]:
         """The first response, as rendered and as token ids."""
@@ -173,22 +178,35 @@ class ComparisonData(lightning.LightningDataModule):
 
     def longest(self) -> int:
         """Tokens of the longest response with its prompt."""
-        return max(len(ids) for group in self.rows["tokens"] for ids in group)
+        return int(self._column("longest").max())
 
     def collate(self) -> Collate:
         """What makes steps of rows, with this data's padding, micro-batches and layout."""
         return Collate(self.tokenizer.pad_token_id, self.micro_batch_tokens, self.layout)
 
+    def plan(self) -> Plan:
+        """Which training rows share a step.
+
+        Raises:
+            UserError: a comparison, or all of a prompt's, have more tokens than the step may.
+        """
+        rows, limit = self.splits["train"], self.tokens_per_batch
+        units = self._prompts(rows) if self.group_by_prompt else np.arange(len(rows))
+        sizes = self._column("size")[rows]
+        if limit is not None:
+            tokens_U = np.bincount(units, weights=sizes)
+            if len(tokens_U) and tokens_U.max() > limit:
+                row = self.rows[int(rows[units == tokens_U.argmax()][0])]
+                whose = "The comparisons of the prompt of" if self.group_by_prompt else "Comparison"
+                raise UserError(
+                    f"{whose} {row['id']} have {int(tokens_U.max())} tokens together, more than "
+                    f"data.tokens_per_batch={limit}: raise it, or lower data.max_length."
+                )
+        return Plan(rows, units, sizes, self.batch_size, limit, self.seed)
+
     def train_dataloader(self) -> StepLoader:
         """Shuffled steps; resumable."""
-        return StepLoader(
-            self.rows,
-            self.splits["train"],
-            self.collate(),
-            self.batch_size,
-            self.seed,
-            self.workers,
-        )
+        return StepLoader(self.rows, self.plan(), self.collate(), self.workers)
 
     def val_dataloader(self) -> Any:
         """Every validation row once."""
@@ -200,8 +218,10 @@ class ComparisonData(lightning.LightningDataModule):
 
     def evaluation_dataloader(self, split: str) -> Any:
         """Every row of a split once, longest first."""
+        rows = self.splits[split]
+        prompts, lengths = self._prompts(rows), self._column("longest")[rows]
         return evaluation_loader(
-            self.rows, self.splits[split], self.collate(), self.eval_batch_size
+            self.rows, rows, prompts, lengths, self.collate(), self.eval_batch_size
         )
 
     def lines(self) -> list[str]:

@@ -12,6 +12,7 @@ import transformers
 
 from rmexp import __version__, templates
 from rmexp.errors import UserError, fallback
+from rmexp.model import token_head
 
 TOLERANCE = 1e-4
 """Largest difference of a reward, in fp32, from plain Hugging Face; relative above 1."""
@@ -81,7 +82,7 @@ def export(
     (aside / "rmexp.json").write_text(json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
     (aside / "README.md").write_text(_card(facts), encoding="utf-8")
     try:
-        prove(aside, texts, rewards)
+        prove(aside, texts, rewards, padded_left=token_head(model) is not None)
     except BaseException:
         shutil.rmtree(aside)
         raise
@@ -90,8 +91,13 @@ def export(
 
 
 @torch.no_grad()
-def prove(home: Path, texts: Sequence[str], rewards: Sequence[float]) -> None:
+def prove(
+    home: Path, texts: Sequence[str], rewards: Sequence[float], padded_left: bool = True
+) -> None:
     """Load the directory as its users do; score alone, and in batches padded right and left.
+
+    Encoders pool the first token, where padding on the left would stand: for them `padded_left` is
+    false, and it is said.
 
     Raises:
         UserError: a reward differs by more than 1e-4 from ours.
@@ -124,6 +130,9 @@ def prove(home: Path, texts: Sequence[str], rewards: Sequence[float]) -> None:
     }
     for way, theirs in ways.items():
         if worst(theirs) <= TOLERANCE:
+            continue
+        if way.endswith("left") and not padded_left:
+            fallback(f"{type(model).__name__} must be padded on the right, as its tokenizer does.")
             continue
         if way.endswith("left") and worst(score(texts, "left", count_positions=True)) <= TOLERANCE:
             fallback(

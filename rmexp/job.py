@@ -5,22 +5,21 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from rmexp.config import GROUPS, locate, plain, plain_name
-from rmexp.errors import UserError, recording
+from rmexp.checkpoint import inherit, saved_config
+from rmexp.config import GROUPS, build, locate, plain_name
+from rmexp.errors import recording
 from rmexp.metrics import METRICS
 from rmexp.progress import Reporter
-from rmexp.tracking import RunDirectory
+from rmexp.tracking import NoLogger, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,10 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
     logger, exit_code = None, 1
     try:
         with recording(record), _library_warnings(run.path / "warnings.txt"):
-            logger = build(config.logger)
+            task = locate("task", config.task["_target_"])
+            # A task that measures nothing has nothing to mirror.
+            logs = "loggers" in inspect.signature(task).parameters
+            logger = build(config.logger) if logs else NoLogger()
             mirror = logger.start(
                 run,
                 facts["name"],
@@ -98,16 +100,6 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
     return metrics
 
 
-def build(node: DictConfig) -> Any:
-    """The object of a `_target_` node; a `UserError` of its constructor comes out as it is."""
-    try:
-        return hydra.utils.instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
-
-
 def _call(config: DictConfig, offered: Mapping[str, Any]) -> dict[str, float]:
     """Call the task with the built groups and facts that its signature names."""
     task = locate("task", config.task["_target_"])
@@ -136,88 +128,11 @@ def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}
     facts: dict[str, Any] = {"task": task, "labels": labels, "sweep": job.sweep}
     if config.checkpoint is not None:
-        config, inherited = _inherit(config, job.overrides)
+        config, inherited = inherit(config, job.overrides, own_rows=task != "score")
         facts |= inherited | {"labels": labels | inherited["labels"]}
     label = "-".join((labels["loss"], labels["data"])) if task == "train" else task
     name = job.directory.name if job.sweep else plain_name(config.name or label)
     return config, facts | {"name": name, "checkpoint": config.checkpoint}
-
-
-def saved_config(run: Path) -> DictConfig:
-    """The resolved configuration that a run was started with."""
-    config: Any = OmegaConf.load(run / "config.yaml")
-    return config
-
-
-def _inherit(config: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """Take what the command line leaves open from a run, and point `model` at its weights.
-
-    The facts are the run's labels and metrics, the fingerprint of the data that it was trained on
-    (None for a directory that is no run), and whether the command line says anything about data.
-    """
-    home = Path(config.checkpoint).expanduser()
-    config = plain(config)
-    keys = [override.lstrip("+~").split("=", 1)[0].split("@")[0] for override in overrides]
-    facts: dict[str, Any] = {
-        "labels": {},
-        "trained_metrics": {},
-        "trained_data": None,
-        "own_data": not any(key.split(".")[0] == "data" for key in keys),
-    }
-    if (home / "config.yaml").is_file():
-        saved, old = saved_config(home), json.loads((home / "result.json").read_text())
-        facts |= {
-            "labels": {g: label for g, label in old["labels"].items() if g not in keys},
-            "trained_metrics": old.get("metrics", {}),
-            "trained_data": json.loads((home / "environment.json").read_text())["data_fingerprint"],
-        }
-        for group in ("data", "loss", "trainer", "template", "model"):
-            config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
-        if "seed" not in keys:
-            config.seed = saved.seed
-    return _point_at(config, home, keys), facts
-
-
-def _merged(saved: DictConfig, config: DictConfig, group: str, keys: Sequence[str]) -> DictConfig:
-    """A group of the saved configuration with the single keys that the command line sets."""
-    node = saved[group]
-    for key in keys:
-        if key.startswith(f"{group}."):
-            OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(config, key))
-    return node
-
-
-def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig:
-    """Load the model from an export, a Hugging Face directory, or a run's best checkpoint."""
-    layout = config.model.layout
-    export = home / "export" if (home / "export" / "config.json").is_file() else home
-    best = home / "checkpoints" / "best.ckpt"
-    if (export / "config.json").is_file():
-        config.model = {
-            "_target_": "rmexp.model.Pretrained",
-            "path": str(export),
-            "layout": layout,
-            "trust_remote_code": config.model.get("trust_remote_code", False),
-        }
-        if (export / "rmexp.json").is_file():
-            if any(key.split(".")[0] == "template" for key in keys):
-                raise UserError(
-                    f"{export} carries the template it was trained with: leave out template."
-                )
-            config.template = {"_target_": "rmexp.templates.Template"}
-    elif best.is_file():
-        config.model = {
-            "_target_": "rmexp.model.Trained",
-            "base": config.model,
-            "weights": str(best),
-            "layout": layout,
-        }
-    else:
-        raise UserError(
-            f"checkpoint={home}: neither a run with an export or a checkpoint, nor a "
-            "Hugging Face directory."
-        )
-    return config
 
 
 def _open(job: Job, config: DictConfig) -> RunDirectory:
@@ -228,7 +143,8 @@ def _open(job: Job, config: DictConfig) -> RunDirectory:
 
 def _close(run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter) -> None:
     """The closing table, and where everything is."""
-    reporter.console.print(closing_table(metrics))
+    if metrics:
+        reporter.console.print(closing_table(metrics))
     rows = [("run", _near(run.path))]
     rows += [
         (what, _near(run.path / name))

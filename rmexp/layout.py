@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rmexp.attention import TreeMasks
+from rmexp.attention import TreeRow, use_layout
 from rmexp.batches import Collate
 from rmexp.errors import UserError, fallback
-from rmexp.model import backbone, rewards
+from rmexp.model import backbone, rewards, token_head
 
 TOLERANCE = 1e-4
 """Largest relative difference between the layouts, of rewards and of gradients, in fp32."""
@@ -34,10 +34,12 @@ def choose_layout(
     Raises:
         UserError: trees were asked for and are not exact.
     """
+    use_layout(model, "padded")
     if wanted == "padded":
         return "padded"
     reason = refuse(model) or probe(model)
     if reason is None:
+        use_layout(model, "tree")
         return "tree"
     sentence = f"token trees are not exact for {type(model).__name__}: {reason}"
     if wanted == "tree":
@@ -49,6 +51,10 @@ def choose_layout(
 def refuse(model: Any) -> str | None:
     """Why the model's own declarations rule trees out, or None."""
     config = model.config.get_text_config()
+    if token_head(model) is None:
+        return "its head does not read one token"
+    if model.reads_ahead:
+        return "it looks at later tokens"
     if not getattr(backbone(model), "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -73,19 +79,23 @@ def probe(model: Any) -> str | None:
         "margins": [0.0],
         "weights": [1.0],
         "row": 0,
+        "prompt_key": "",
     }
     model.eval()
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    calls = TreeMasks.counted
+    calls = TreeRow.calls
     try:
         for layout in ("padded", "tree"):
+            use_layout(model, layout)
             found[layout] = _rewards_and_gradients(model, row, layout)
     except Exception as error:  # whatever a model does not like about it, padded rows it is
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return f"it fails in that layout ({first[:100]})"
+    finally:
+        use_layout(model, "padded")
     layers = model.config.get_text_config().num_hidden_layers
-    if TreeMasks.counted - calls != layers:
-        return f"{TreeMasks.counted - calls} of its {layers} layers attend through the tree"
+    if TreeRow.calls - calls != layers:
+        return f"{TreeRow.calls - calls} of its {layers} layers attend through the tree"
     for what, padded, tree in zip(("rewards", "gradients"), *found.values(), strict=True):
         difference = float((padded - tree).norm() / padded.norm().clamp_min(1e-12))
         if not difference <= TOLERANCE:
@@ -94,7 +104,7 @@ def probe(model: Any) -> str | None:
 
 
 def _rewards_and_gradients(model: Any, row: dict[str, Any], layout: Any) -> tuple[Tensor, Tensor]:
-    batch = Collate(0, 10**9, layout)([row]).batches[0].to(model.score.weight.device)
+    batch = Collate(0, 10**9, layout)([row]).batches[0].to(next(model.parameters()).device)
     rewards_N = rewards(model, batch)
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     trained = (

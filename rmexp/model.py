@@ -1,268 +1,66 @@
 """The reward model: a Hugging Face sequence classifier with one label, used through its own parts.
 
 Training and export share one object, `AutoModelForSequenceClassification` with `num_labels=1`, so
-what is exported is what was trained: its backbone gives hidden states, its `score` head the reward.
+what is exported is what was trained: its backbone gives hidden states, its head the reward.
 """
 
-import functools
-import hashlib
-import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import gguf
-import huggingface_hub
 import torch
-import transformers
-from annotated_types import Ge, Gt, Le, MultipleOf
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmexp import templates
-from rmexp.attention import TreeMasks, tree_layout
+from rmexp.attention import TreeRow
 from rmexp.batches import Batch
 from rmexp.errors import UserError
 
-Layout = Literal["auto", "tree", "padded"]
+LIKE_ALONE = 1e-3
+"""Most that a reward may change where a sequence stands in a batch, in fp32; a bug is far above."""
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """A decoder from a directory or the hub.
+class RewardHead(nn.Linear):
+    """The last layer of the head: one reward, in fp32 whatever the backbone computes in."""
 
-    Args:
-        path: directory or hub id.
-        gguf_file: name of a GGUF file in it; converted once and cached as safetensors.
-        revision: hub revision (branch, tag or commit).
-        trust_remote_code: run code that the model's repository brings along.
-        attn_implementation: Hugging Face's name of an attention kernel; None takes its default.
-        layout: see `layout.choose_layout`.
-        cache: directory for converted weights.
-    """
-
-    path: str
-    gguf_file: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-    attn_implementation: str | None = None
-    layout: Layout = "auto"
-    cache: str = "~/.cache/rmexp"
-
-    def check(self) -> None:
-        """Refuse a path that is no directory and cannot be a hub id.
-
-        Raises:
-            UserError: names it.
-        """
-        folder = Path(self.path).expanduser()
-        if folder.is_file():
-            raise UserError(
-                f"model.path={self.path} is a file; give the directory that holds the model."
-            )
-        if not folder.exists() and (self.path[:1] in "./~" or self.path.count("/") > 1):
-            raise UserError(f"model.path={self.path}: there is no such directory.")
-
-    def load_tokenizer(self) -> Any:
-        """The tokenizer, as its authors left it.
-
-        Raises:
-            UserError: there is none, or the hub does not answer.
-        """
-        with _loading(self.path, "a tokenizer"):
-            return transformers.AutoTokenizer.from_pretrained(self._source(), **self._options())
-
-    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
-        """The reward model in fp32, embeddings grown to the tokenizer, the head kept or seeded.
-
-        Raises:
-            UserError: no sequence-classification form, several labels, or not loadable.
-        """
-        with _loading(self.path, "a decoder with a sequence-classification form"):
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                self._source(),
-                num_labels=1,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a head of another size is refused below, in words
-                attn_implementation=self.attn_implementation,
-                **self._options(),
-            )
-        missing = sorted(key for key in info["missing_keys"] if not key.startswith("score."))
-        if missing:
-            raise UserError(
-                f"model.path={self.path} lacks weights of the model: {', '.join(missing[:3])} ..."
-            )
-        if info["mismatched_keys"]:
-            raise UserError(
-                f"model.path={self.path} has a head with another number of outputs than one; "
-                "rmexp trains one reward: take the checkpoint that it was made from."
-            )
-        return prepare(model, tokenizer, seed, fresh_head="score.weight" in info["missing_keys"])
-
-    def _options(self) -> dict[str, Any]:
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-
-    def _source(self) -> str:
-        folder = Path(self.path).expanduser()
-        self.check()
-        if self.gguf_file is not None and not folder.is_dir():
-            wanted = [self.gguf_file, "*.json", "*.model", "*.jinja"]
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    self.path, revision=self.revision, allow_patterns=wanted
-                )
-            )
-        if self.gguf_file is not None:
-            return str(_converted(folder, self.gguf_file, Path(self.cache).expanduser()))
-        return str(folder) if folder.exists() else self.path
-
-    @property
-    def name(self) -> str:
-        """A short name for tables and cards."""
-        return Path(self.gguf_file or self.path).name.removesuffix(".gguf")
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """A random decoder of a few thousand weights with a byte tokenizer, for tests and dry runs.
-
-    Args:
-        hidden: width, a multiple of 8.
-        layers: number of layers.
-        dropout: attention dropout probability.
-        layout: see `layout.choose_layout`.
-        seed: of the random weights (the head is seeded by the run).
-    """
-
-    hidden: Annotated[int, Gt(0), MultipleOf(8)] = 32
-    layers: Annotated[int, Gt(0)] = 2
-    dropout: Annotated[float, Ge(0), Le(1)] = 0.0
-    layout: Layout = "auto"
-    seed: int = 0
-
-    def check(self) -> None:
-        """Nothing can be missing."""
-
-    @property
-    def name(self) -> str:
-        """A short name for tables and cards."""
-        return "tiny"
-
-    def load_tokenizer(self) -> Any:
-        """One token a byte, plus ChatML's."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-        vocabulary = {token: n for n, token in enumerate(specials + alphabet)}
-        inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = decoders.ByteLevel()
-        inner.add_special_tokens(specials)
-        return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=inner,
-            eos_token="<|im_end|>",
-            pad_token="<|endoftext|>",
-            chat_template=CHATML,
-        )
-
-    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
-        """A random Llama with a fresh head."""
-        config = transformers.AutoConfig.for_model(
-            "llama",
-            vocab_size=len(tokenizer),
-            hidden_size=self.hidden,
-            intermediate_size=2 * self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            attention_dropout=self.dropout,
-            max_position_embeddings=4096,
-            num_labels=1,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = transformers.LlamaForSequenceClassification(config)
-        return prepare(model, tokenizer, seed, fresh_head=True)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run's best checkpoint, for runs that have no export.
-
-    Args:
-        base: where the run's model came from.
-        weights: Lightning checkpoint of the run.
-        layout: see `layout.choose_layout`.
-    """
-
-    base: Any
-    weights: str
-    layout: Layout = "auto"
-
-    def load_tokenizer(self) -> Any:
-        """The base's tokenizer."""
-        return self.base.load_tokenizer()
-
-    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
-        """The base with the run's weights.
-
-        Raises:
-            UserError: the tokenizer's template is not the one that it was trained with.
-        """
-        model = self.base.load_model(tokenizer, seed)
-        stored = torch.load(self.weights, map_location="cpu", weights_only=True, mmap=True)
-        if stored["fingerprints"]["template"] != templates.fingerprint(tokenizer):
-            raise UserError(
-                f"{self.weights} was trained with the template "
-                f"{stored['fingerprints']['template']}, not with the one that was asked for."
-            )
-        weights = stored["state_dict"].items()
-        model.load_state_dict(
-            {k.removeprefix("model."): v for k, v in weights if k.startswith("model.")}
-        )
-        model.fresh_head = False
-        return model
-
-    @property
-    def name(self) -> str:
-        """A short name for tables and cards."""
-        return self.base.name
-
-
-CHATML = (
-    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' "
-    "+ message['content'] + '<|im_end|>' + '\n' }}{%- endfor -%}"
-)
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., 1)."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(hidden.float(), self.weight.float(), bias)
 
 
 def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
     """Fit a loaded classifier to the tokenizer and see to its head.
 
-    A fresh head is drawn from N(0, 1/(d+1)), d the hidden size, on a generator of its own
+    A fresh head's last layer is drawn from N(0, 1/(d+1)), d its inputs, on a generator of its own
     (Stiennon et al. 2020, arXiv:2009.01325, appendix B.1); an existing one is kept, and said.
+
+    Raises:
+        UserError: the model has no head with one output.
     """
-    if not isinstance(getattr(model, "score", None), nn.Linear) or model.score.out_features != 1:
-        raise UserError(
-            f"{type(model).__name__} has no scalar `score` head on a decoder; "
-            "encoders are not supported."
-        )
+    last = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == 1
+        and not name.startswith(model.base_model_prefix + ".")
+    ]
+    if len(last) != 1:
+        raise UserError(f"{type(model).__name__} has no head that gives one reward.")
+    head = last[0]
+    head.__class__ = RewardHead
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     if fresh_head:
         generator = torch.Generator().manual_seed(seed)
-        d = model.score.in_features
+        d = head.in_features
         with torch.no_grad():
-            model.score.weight.copy_(torch.randn(1, d, generator=generator) / (d + 1) ** 0.5)
+            head.weight.copy_(torch.randn(1, d, generator=generator) / (d + 1) ** 0.5)
+            if head.bias is not None:
+                head.bias.zero_()
     model.fresh_head = fresh_head
+    model.reads_ahead = reads_ahead(model)
     return model
 
 
@@ -271,23 +69,48 @@ def backbone(model: Any) -> nn.Module:
     return getattr(model, model.base_model_prefix)
 
 
-def rewards(model: Any, batch: Batch) -> Tensor:
-    """rewards_N in fp32: the head at each response's last token, in either layout.
+def head_parameters(model: Any) -> list[nn.Parameter]:
+    """The parameters outside the backbone."""
+    inside = {id(p) for p in backbone(model).parameters()}
+    return [p for p in model.parameters() if id(p) not in inside]
 
-    In the padded layout padding is on the right and the model is causal, so no mask is needed: what
-    comes later is never looked at.
+
+def token_head(model: Any) -> list[nn.Module] | None:
+    """The layers from a token's hidden state to its reward; None where the head pools otherwise."""
+    if isinstance(getattr(model, "score", None), RewardHead):
+        return [model.score]
+    if type(model).__name__ == "ModernBertDecoderForSequenceClassification":
+        return [model.head, model.drop, model.classifier]
+    return None
+
+
+def rewards(model: Any, batch: Batch) -> Tensor:
+    """rewards_N in fp32, in either layout.
+
+    A decoder's head reads each response's last token. In the padded layout padding is on the right,
+    so that a causal model needs no mask: what comes later is never looked at. Other models
+    (encoders) get a mask and pool as Hugging Face has them pool.
     """
+    layers = token_head(model)
+    if layers is None:
+        logits_R = model(batch.tokens_R_T, attention_mask=_real(batch)).logits[:, 0]
+        return logits_R[batch.row_N]
     if batch.trees is None:
-        hidden_R_T_D = _hidden(model, batch.tokens_R_T)
+        more = {"attention_mask": _real(batch)} if model.reads_ahead else {}
+        hidden_R_T_D = _hidden(model, batch.tokens_R_T, **more)
     else:
-        masks = TreeMasks(batch.trees, batch.tokens_R_T.device)
-        with tree_layout(model):
-            hidden_R_T_D = _hidden(
-                model, batch.tokens_R_T, position_ids=batch.positions_R_T, trees=masks
-            )
+        row = TreeRow(batch.trees, batch.tokens_R_T.shape[1], batch.tokens_R_T.device)
+        hidden_R_T_D = _hidden(model, batch.tokens_R_T, position_ids=batch.positions_R_T, trees=row)
     pooled_N_D = hidden_R_T_D[batch.row_N, batch.end_N]
-    with torch.autocast(pooled_N_D.device.type, enabled=False):
-        return model.score(pooled_N_D.float())[:, 0]
+    for layer in layers:
+        pooled_N_D = layer(pooled_N_D)
+    return pooled_N_D[:, 0]
+
+
+def _real(batch: Batch) -> Tensor:
+    """(R, T) 1 at tokens, 0 at padding."""
+    lengths_R = torch.zeros_like(batch.tokens_R_T[:, 0]).scatter(0, batch.row_N, batch.end_N + 1)
+    return (batch.positions_R_T < lengths_R[:, None]).long()
 
 
 def _hidden(model: Any, tokens_R_T: Tensor, **layout: Any) -> Tensor:
@@ -295,93 +118,83 @@ def _hidden(model: Any, tokens_R_T: Tensor, **layout: Any) -> Tensor:
 
 
 @torch.no_grad()
-def check_causal(model: Any) -> None:
-    """Refuse a model whose reward at a token depends on what comes after it.
+def reads_ahead(model: Any) -> bool:
+    """Does a token's hidden state depend on what comes after it?"""
+    if token_head(model) is None:
+        return True
+    model.eval()
+    tokens = _random_tokens(model)[None]
+    alone, followed = _hidden(model, tokens[:, :8])[:, 7], _hidden(model, tokens)[:, 7]
+    return not torch.allclose(alone, followed, rtol=LIKE_ALONE, atol=LIKE_ALONE)
+
+
+@torch.no_grad()
+def check_padding(model: Any, pad_token_id: int) -> None:
+    """Refuse a model whose reward for a sequence changes when padding follows it.
 
     Raises:
-        UserError: padding on the right would change its rewards.
+        UserError: it does, or the model cannot be run that way.
     """
     model.eval()
-    device = model.score.weight.device
-    vocabulary = model.get_input_embeddings().num_embeddings
-    tokens = torch.randint(vocabulary, (1, 12), generator=torch.Generator().manual_seed(0)).to(
-        device
-    )
-    alone, followed = _hidden(model, tokens[:, :8])[:, 7], _hidden(model, tokens)[:, 7]
-    if not torch.allclose(alone, followed, rtol=1e-3, atol=1e-3):
+    tokens = _random_tokens(model)
+    short = tokens[:8]
+    padded = torch.stack([tokens, F.pad(short, (0, 4), value=pad_token_id)])
+    ends = torch.tensor([11, 7], device=tokens.device)
+    try:
+        alone = rewards(model, _bare(short[None], ends[1:]))
+        together = rewards(model, _bare(padded, ends))[1:]
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{type(model).__name__} looks at later tokens; rmexp trains causal decoders."
+            f"{type(model).__name__} cannot score a batch of padded rows ({first[:150]}); rmexp "
+            "trains decoders and encoders with one reward for each row."
+        ) from error
+    if not torch.allclose(alone, together, rtol=LIKE_ALONE, atol=LIKE_ALONE):
+        raise UserError(
+            f"{type(model).__name__} gives a text another reward when padding follows it: its "
+            "rewards would depend on what else is in the batch."
         )
+
+
+def _random_tokens(model: Any) -> Tensor:
+    """Twelve, none of them among the first few, where special tokens are."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    generator = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    return torch.randint(min(8, vocabulary - 1), vocabulary, (12,), generator=generator).to(device)
+
+
+def _bare(tokens_R_T: Tensor, end_R: Tensor) -> Batch:
+    """A padded batch that nobody judged."""
+    rows, width = tokens_R_T.shape
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return Batch(
+        tokens_R_T=tokens_R_T,
+        positions_R_T=torch.arange(width, device=tokens_R_T.device).expand(rows, -1),
+        trees=None,
+        row_N=torch.arange(rows, device=tokens_R_T.device),
+        end_N=end_R,
+        better_P=nothing,
+        worse_P=nothing,
+        margins_P=nothing.float(),
+        weights_P=nothing.float(),
+        ratings_N=torch.full((rows,), float("nan")),
+        items_N=torch.arange(rows),
+    )
 
 
 def positions(model: Any) -> int | None:
     """How many tokens the model can place, where it says so."""
-    return getattr(model.config, "max_position_embeddings", None)
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-@contextmanager
-def _parsed_once() -> Iterator[None]:
-    """Let transformers parse a GGUF file's header once: it does so anew for the tokenizer, the
-    configuration and the weights, and maps names anew for every module, for twenty seconds."""
-    before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    for name, function in before.items():
-        setattr(gguf, name, functools.cache(function))
-    try:
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(gguf, name, function)
+def compile_layers(model: Any) -> None:
+    """Compile every layer by itself, once for all lengths; attention stays as it is."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
+    from rmexp.attention import leave_attention_uncompiled
 
-def _converted(folder: Path, gguf_file: str, cache: Path) -> Path:
-    """A GGUF file as safetensors and a tokenizer, converted at first use."""
-    source = folder / gguf_file
-    if not source.is_file():
-        raise UserError(f"model.gguf_file={gguf_file}: not in {folder}.")
-    with open(source, "rb") as stream:
-        home = (
-            cache
-            / "models"
-            / f"{source.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
-        )
-    if (home / "config.json").is_file():
-        return home
-    print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
-    try:
-        with warnings.catch_warnings(), _parsed_once():
-            warnings.simplefilter("ignore")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-            model = transformers.AutoModel.from_pretrained(
-                folder, gguf_file=gguf_file, dtype=torch.float32
-            )
-        # A model read from GGUF counts as quantised, which plain safetensors cannot say.
-        del model.config.quantization_config
-        model.hf_quantizer = None
-        tokenizer.save_pretrained(aside)
-        model.save_pretrained(aside)
-        os.rename(aside, home)
-    except OSError:
-        if not (home / "config.json").is_file():
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return home
-
-
-class _loading:
-    """Turn what loaders raise for a wrong path into one sentence."""
-
-    def __init__(self, path: str, wanted: str) -> None:
-        self.path, self.wanted = path, wanted
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (OSError, ValueError, ImportError)):
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise UserError(
-                f"model.path={self.path} does not give {self.wanted}: {first}"
-            ) from error
+    leave_attention_uncompiled()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)

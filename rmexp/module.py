@@ -73,42 +73,39 @@ class RewardModule(lightning.LightningModule):
         """One update: every term is normalised by its weight over all micro-batches of the step."""
         optimizer: Any = self.optimizers()
         totals = self.loss.total_weights(step.batches)
-        shown = {"loss": 0.0, "accuracy": 0.0, "margin": 0.0, "reward_mean": 0.0}
         pairs = sum(len(batch.better_P) for batch in step.batches)
         responses = sum(len(batch.items_N) for batch in step.batches)
+        sums = torch.zeros(4, device=self.device)
         for batch in step.batches:
             rewards_N = self(batch)
             loss = normalised(self.loss(rewards_N, batch), totals)
             self.manual_backward(loss)
-            gaps_P = (rewards_N[batch.better_P] - rewards_N[batch.worse_P]).detach()
-            shown["loss"] += loss.item()
-            shown["accuracy"] += (gaps_P > 0).sum().item() / pairs
-            shown["margin"] += gaps_P.sum().item() / pairs
-            shown["reward_mean"] += rewards_N.detach().sum().item() / responses
-        if not np.isfinite(shown["loss"]):
-            raise TrainingFailed(
-                f"train/loss is {shown['loss']} at step {self.global_step + 1}; "
-                "a lower optim.lr may help."
-            )
+            found_N = rewards_N.detach()
+            gaps_P = found_N[batch.better_P] - found_N[batch.worse_P]
+            won, lead = (gaps_P > 0).sum() / pairs, gaps_P.sum() / pairs
+            sums += torch.stack([loss.detach(), won, lead, found_N.sum() / responses])
         norm = self._clip(optimizer)
-        if not np.isfinite(norm):
-            raise TrainingFailed(
-                f"the gradient's norm is {norm} at step {self.global_step + 1}; "
-                "a lower optim.lr may help."
-            )
+        # The one place of a step where the processor waits for the device.
+        *values, size = torch.cat([sums, norm[None]]).tolist()
+        shown = dict(zip(("loss", "accuracy", "margin", "reward_mean"), values, strict=True))
+        for what, value in (("train/loss", shown["loss"]), ("the gradient's norm", size)):
+            if not np.isfinite(value):
+                raise TrainingFailed(
+                    f"{what} is {value} at step {self.global_step + 1}; a lower optim.lr may help."
+                )
         optimizer.step()
         optimizer.zero_grad()
         rate = self.schedule.get_last_lr()[0]
         self.schedule.step()
         self.pairs_seen += pairs
-        values = {f"train/{name}": value for name, value in shown.items()}
-        self._log(values | {"train/grad_norm": norm, "train/lr": rate})
+        logged = {f"train/{name}": value for name, value in shown.items()}
+        self._log(logged | {"train/grad_norm": size, "train/lr": rate})
         self.shown = shown
 
-    def _clip(self, optimizer: Any) -> float:
+    def _clip(self, optimizer: Any) -> Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.clip if self.optim and self.optim.clip else float("inf")
-        return nn.utils.clip_grad_norm_(parameters, limit).item()
+        return nn.utils.clip_grad_norm_(parameters, limit)
 
     # -------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self) -> None:

@@ -8,6 +8,8 @@ import transformers
 from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
 
+from rmexp.model import head_parameters
+
 
 @dataclass(frozen=True)
 class Full:
@@ -43,7 +45,7 @@ class AdamW:
 
     def build(self, model: Any, loss: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, Any]:
         """The optimizer over all trainable parameters, and its schedule over `steps` updates."""
-        head = [p for p in model.score.parameters() if p.requires_grad]
+        head = [p for p in head_parameters(model) if p.requires_grad]
         names = {id(p) for p in head}
         body = [
             p

@@ -48,6 +48,16 @@ class RowReport:
         """Count a comparison that was kept with less of its prompt."""
         self.cut.setdefault(cause, Counter())[subset] += 1
 
+    def merge(self, other: "RowReport") -> None:
+        """Add what another report counted."""
+        self.read += other.read
+        self.kept += other.kept
+        self.bad += other.bad
+        self.places = [*self.places, *other.places][:EXAMPLES]
+        for verb in ("dropped", "cut"):
+            for cause, subsets in getattr(other, verb).items():
+                getattr(self, verb).setdefault(cause, Counter()).update(subsets)
+
     def lines(self) -> list[str]:
         """For the terminal and the report: a line a fact, the first always the total."""
         out = [f"{self.read} rows read, {self.kept} comparisons kept"]

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from rmexp import templates
 from rmexp.comparisons import Comparison, pairs_from_ratings
 from rmexp.errors import UserError
 from rmexp.reading import Format, RowReport, check_bad_rows, read_comparisons
+from rmexp.trees import grow
 
-VERSION = 1
+VERSION = 2
 """Part of every cache key: raise it when what is stored changes."""
 
 CHUNK = 512
@@ -42,11 +43,17 @@ FEATURES = datasets.Features(
         "pairs": datasets.List(datasets.List(datasets.Value("int32"))),
         "margins": datasets.List(datasets.Value("float64")),
         "weights": datasets.List(datasets.Value("float64")),
+        "size": datasets.Value("int32"),
+        "longest": datasets.Value("int32"),
+        "judged": datasets.Value("int32"),
+        "without_margin": datasets.Value("int32"),
     }
 )
 """A row a comparison.
 
-`pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie.
+`pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie. Numbers that plans
+and checks need of every row: `size`, the tokens of the row's tree; `longest`, of its longest
+response with the prompt; `judged`, its strict judgements; `without_margin`, how many of those.
 """
 
 
@@ -189,23 +196,48 @@ def _tokenised_rows(
     comparisons: Iterable[Comparison], recipe: Recipe, tokenizer: Any, report: RowReport
 ) -> Iterator[dict[str, Any]]:
     for chunk in batched_list(comparisons, CHUNK):
-        rendered = []
-        for comparison in chunk:
-            dialogues = [(*comparison.prompt, *response) for response in comparison.responses]
-            try:
-                rendered.append((comparison, templates.render(tokenizer, dialogues)))
-            except UserError as error:  # a template may refuse a role or an order of roles
-                report.add_bad(comparison.place, str(error))
-        flat = iter(templates.tokenize(tokenizer, [t for _, group in rendered for t in group]))
-        for comparison, group in rendered:
-            tokens = [next(flat) for _ in group]
-            try:
-                row = _row(comparison, group, tokens, recipe, tokenizer, report)
-            except UserError as error:  # refused once its oldest turns were gone
-                report.add_bad(comparison.place, str(error))
-                continue
-            if row is not None:
+        for comparison, texts, tokens in encode(chunk, tokenizer, recipe.max_length, report):
+            if tokens and (row := _row(comparison, texts, tokens, recipe, report)) is not None:
                 yield row
+
+
+def encode(
+    comparisons: Sequence[Comparison], tokenizer: Any, max_length: int, report: RowReport
+) -> Iterator[tuple[Comparison, list[str], list[list[int]]]]:
+    """Render and tokenise some comparisons together; one that cannot be has no tokens.
+
+    What a template refuses, what lost its oldest turns to fit `max_length`, and what did not fit
+    even so, is counted in `report`.
+    """
+    rendered = []
+    for comparison in comparisons:
+        dialogues = [(*comparison.prompt, *response) for response in comparison.responses]
+        try:
+            rendered.append(templates.render(tokenizer, dialogues))
+        except UserError as error:  # a template may refuse a role or an order of roles
+            report.add_bad(comparison.place, str(error))
+            rendered.append([])
+    flat = iter(templates.tokenize(tokenizer, [text for texts in rendered for text in texts]))
+    for comparison, texts in zip(comparisons, rendered, strict=True):
+        tokens = [next(flat) for _ in texts]
+        if max(map(len, tokens), default=0) > max_length:
+            texts, tokens = _fitted(comparison, tokenizer, max_length, report)
+        yield comparison, texts, tokens
+
+
+def _fitted(
+    comparison: Comparison, tokenizer: Any, max_length: int, report: RowReport
+) -> tuple[list[str], list[list[int]]]:
+    try:
+        shorter = templates.fit(tokenizer, comparison, max_length)
+    except UserError as error:  # refused once its oldest turns were gone
+        report.add_bad(comparison.place, str(error))
+        return [], []
+    if shorter is None:
+        report.drop(f"longer than {max_length} tokens", comparison.subset)
+        return [], []
+    report.trim(f"oldest prompt turns, to fit {max_length} tokens", comparison.subset)
+    return shorter
 
 
 def _row(
@@ -213,16 +245,8 @@ def _row(
     texts: list[str],
     tokens: list[list[int]],
     recipe: Recipe,
-    tokenizer: Any,
     report: RowReport,
 ) -> dict[str, Any] | None:
-    if max(map(len, tokens)) > recipe.max_length:
-        shorter = templates.fit(tokenizer, comparison, recipe.max_length)
-        if shorter is None:
-            report.drop(f"longer than {recipe.max_length} tokens", comparison.subset)
-            return None
-        texts, tokens = shorter
-        report.trim(f"oldest prompt turns, to fit {recipe.max_length} tokens", comparison.subset)
     if len(set(map(tuple, tokens))) < len(tokens) and len(comparison.responses) == 2:
         report.drop("both answers are the same once rendered", comparison.subset)
         return None
@@ -231,6 +255,7 @@ def _row(
     judged = [j for j in comparison.judgements if tokens[j.i] != tokens[j.j]]
     if len(judged) < len(comparison.judgements):
         report.trim("judgements between answers that are the same", comparison.subset)
+    strict = [j for j in judged if j.verdict]
     return {
         "id": comparison.id,
         "subset": comparison.subset,
@@ -242,6 +267,10 @@ def _row(
         "pairs": [[j.i, j.j, j.verdict] if j.verdict >= 0 else [j.j, j.i, 1] for j in judged],
         "margins": [np.nan if j.margin is None else j.margin for j in judged],
         "weights": [j.weight for j in judged],
+        "size": grow(tokens)[0].size,
+        "longest": max(map(len, tokens)),
+        "judged": len(strict),
+        "without_margin": sum(j.margin is None for j in strict),
     }
 
 

@@ -1,15 +1,30 @@
-"""Token trees: what the responses of a comparison share is laid out, and computed, once.
+"""Token trees: what the responses to a prompt share is laid out, and computed, once.
 
-A tree is a trunk, the longest token prefix that all its sequences share, and one branch a response.
-Packed into a row it reads `trunk branch_0 branch_1 ...`; every branch goes on at position P, the
-trunk's length, and sees the trunk and itself. Causal models give each token the same hidden state
-there as in a sequence of its own.
+A tree is a trunk, the longest token prefix that all its sequences share, and one branch for each
+distinct sequence. Packed into a row it reads `trunk branch_0 branch_1 ...`; every branch goes on at
+position P, the trunk's length, and sees the trunk and itself. Causal models give each token the
+same hidden state there as in a sequence of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+BUCKET = 32
+"""Shapes are rounded up to multiples of this: each new one costs a kernel set-up and memory."""
+
+QUERIES = 256
+"""Most queries of an attention block: longer stretches are cut, so that few later keys are met."""
+
+
+NOWHERE = 2**40
+"""The position of a key that no query sees."""
+
+
+def bucketed(size: int, bucket: int = BUCKET) -> int:
+    """`size` rounded up to a multiple of `bucket`."""
+    return -(-size // bucket) * bucket
 
 
 @dataclass(frozen=True)
@@ -34,23 +49,98 @@ class Tree:
         return np.repeat(np.arange(len(self.branches) + 1), [self.trunk, *self.branches])
 
     def ends(self) -> np.ndarray:
-        """(K,) packed index of each branch's last token, where its reward is read."""
+        """(branches,) packed index of each branch's last token, where its reward is read."""
         return self.trunk + np.cumsum(self.branches) - 1
 
 
-def grow(sequences: Sequence[Sequence[int]]) -> tuple[Tree, list[int]]:
-    """The tree of some token sequences (each non-empty) and its packed tokens.
+def shared_prefix(one: Sequence[int], other: Sequence[int], limit: int) -> int:
+    """How many tokens two sequences share at their start, at most `limit`."""
+    a, b = np.asarray(one[:limit]), np.asarray(other[:limit])
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n
 
-    Every branch keeps at least its last token, so that every response has a place of its own to be
-    read at; a lone sequence is one branch without a trunk.
+
+def grow(sequences: Sequence[Sequence[int]]) -> tuple[Tree, list[int], list[int]]:
+    """The tree of some token sequences (each non-empty), its packed tokens, and their branches.
+
+    Equal sequences share a branch: `branch[k]` is that of sequence k. Every branch keeps at least
+    its last token, so that every response has a place to be read at; a lone one has no trunk.
     """
-    shortest = min(map(len, sequences)) - 1
-    shared = 0
-    if len(sequences) > 1:
-        first = sequences[0]
-        while shared < shortest and all(s[shared] == first[shared] for s in sequences):
-            shared += 1
-    packed = list(sequences[0][:shared])
-    for sequence in sequences:
+    places: dict[tuple[int, ...], int] = {}
+    branch = [places.setdefault(tuple(sequence), len(places)) for sequence in sequences]
+    distinct = list(places)
+    shared = min(map(len, distinct)) - 1 if len(distinct) > 1 else 0
+    for sequence in distinct[1:]:
+        shared = shared_prefix(distinct[0], sequence, shared)
+    packed = list(distinct[0][:shared])
+    for sequence in distinct:
         packed += sequence[shared:]
-    return Tree(shared, tuple(len(s) - shared for s in sequences)), packed
+    return Tree(shared, tuple(len(s) - shared for s in distinct)), packed, branch
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive queries of a packed row, and the keys that some of them see.
+
+    A block covers whole buckets: it may read over its last query and key, where `hidden` is true.
+
+    start, queries   the first query's place in the row, and how many count
+    wide             how many there are once rounded up
+    keys             stretches of the row, (start, length), in the order of their positions
+    hidden           (wide, keys from `first`) true where a query must not look
+    first            the keys before this one are seen by all queries
+    """
+
+    start: int
+    queries: int
+    wide: int
+    keys: tuple[tuple[int, int], ...]
+    hidden: np.ndarray
+    first: int
+
+
+def attention_blocks(trees: Sequence[Tree], row: int, window: int | None) -> Iterator[Block]:
+    """What each token of a packed row of `row` tokens sees, in blocks of dense work.
+
+    Trunk tokens see the trunk before them; a branch's see the trunk and the branch before them.
+    With a `window`, only keys less than that many positions back, as in sliding attention.
+    """
+    start = 0
+    for tree in trees:
+        place = start + tree.trunk
+        for begin in range(0, tree.trunk, QUERIES):
+            queries = min(QUERIES, tree.trunk - begin)
+            yield _block(row, start, 0, start, begin, queries, window)
+        for length in tree.branches:
+            for begin in range(0, length, QUERIES):
+                queries = min(QUERIES, length - begin)
+                yield _block(row, start, tree.trunk, place, begin, queries, window)
+            place += length
+        start = place
+
+
+def _block(
+    row: int, tree: int, trunk: int, segment: int, begin: int, queries: int, window: int | None
+) -> Block:
+    """`queries` queries from `begin` on of the segment at `segment`, behind `trunk` tokens."""
+    start, end = segment + begin, begin + queries
+    wide = min(bucketed(queries), row - start)
+    if segment == tree + trunk:  # trunk and segment lie side by side
+        own = min(bucketed(trunk + end), row - tree)
+        keys: tuple[tuple[int, int], ...] = ((tree, own),)
+        positions = np.arange(own)
+    else:
+        before, own = min(bucketed(trunk), row - tree), min(bucketed(end), row - segment)
+        keys = ((tree, before), (segment, own)) if trunk else ((segment, own),)
+        ahead = np.arange(before if trunk else 0)
+        ahead[trunk:] = NOWHERE
+        positions = np.concatenate([ahead, trunk + np.arange(own)])
+    at = trunk + begin + np.arange(wide)
+    hidden = positions[None] > at[:, None]
+    if window is not None:
+        hidden |= at[:, None] - positions[None] >= window
+    hidden[queries:] = False  # queries that do not count: anything but nothing at all
+    columns = np.flatnonzero(hidden.any(0))
+    first = int(columns[0]) if len(columns) else hidden.shape[1]
+    return Block(start, queries, wide, keys, hidden[:, first:], first)

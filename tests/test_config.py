@@ -28,6 +28,7 @@ FILES = sorted(ROOT.glob("conf/*/*.yaml"))
 NEEDED = {
     "data=jsonl": ["data.path=x"],
     "model=hf": ["model.path=x"],
+    "task=score": ["data.path=x"],
     "template=jinja": ["template.path=x"],
 }
 

@@ -1,5 +1,7 @@
 """The export's proof, and the refusals that protect it."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -7,7 +9,9 @@ import transformers
 from rmexp.batches import Collate
 from rmexp.errors import UserError
 from rmexp.export import export
-from rmexp.model import Pretrained, Tiny, prepare, rewards
+from rmexp.loading import Pretrained, Tiny
+from rmexp.model import prepare, rewards
+from tests.conftest import result
 from tests.toys import tiny_tokenizer, toy_row
 
 FACTS = {"name": "m", "base": "b", "data": "d", "loss": "l", "fingerprint": "f", "metrics": {}}
@@ -80,15 +84,47 @@ def test_embeddings_grow_with_an_added_pad_token(scored):
     assert grown.config.pad_token_id == tokenizer.pad_token_id
 
 
-def test_encoders_are_refused():
+def test_an_encoder_trains_in_padded_rows_and_is_exported(rmexp):
+    """It looks ahead, so that it needs a mask, and pools otherwise than decoders do."""
+    home = rmexp.folder / "encoder"
     config = transformers.BertConfig(
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=1,
+        vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=512,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.BertModel(config).save_pretrained(home)
+    tiny_tokenizer().save_pretrained(home)
+    rmexp(
+        "model=hf", f"model.path={home}", "logger=none", "data.limit=40", "data.max_length=512",
+        "trainer.precision=32-true", "optim.lr=1e-3",
+    )  # fmt: skip
+    (run,) = rmexp.runs()
+    found = result(run)
+    assert found["layout"] == "padded"
+    assert any("its head does not read one token" in said for said in found["fallbacks"])
+    (again,) = rmexp_score(rmexp, run, [{"prompt": "Hi", "response": "Hello"}])
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(run / "export")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "export")
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
+    assert theirs.eval()(**inputs).logits.item() == pytest.approx(again["reward"], abs=1e-4)
+
+
+def rmexp_score(rmexp, run, rows):
+    """The lines that task=score writes for some rows."""
+    (rmexp.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rmexp(
+        "task=score", f"checkpoint={run}", "data.path=rows.jsonl", "out=scores.jsonl",
+        "trainer.precision=32-true",
+    )  # fmt: skip
+    return [json.loads(line) for line in (rmexp.folder / "scores.jsonl").read_text().splitlines()]
+
+
+def test_a_model_with_two_outputs_is_no_reward_model():
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
-    with pytest.raises(UserError, match="no scalar `score` head on a decoder"):
+    with pytest.raises(UserError, match="has no head that gives one reward"):
         prepare(transformers.BertForSequenceClassification(config), tiny_tokenizer(), 0, True)
 
 

@@ -8,7 +8,7 @@ from tokenizers import processors
 from rmexp import templates
 from rmexp.comparisons import Comparison, Judgement
 from rmexp.errors import UserError
-from rmexp.model import Tiny
+from rmexp.loading import Tiny
 from rmexp.templates import Template
 from tests.conftest import ROOT
 from tests.toys import tiny_tokenizer

@@ -1,27 +1,32 @@
 """Token trees: the layout computes what padded rows compute, for models that allow it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import flex_attention
 
+from rmexp import trees
+from rmexp.attention import NAME, TreeRow, tree_attention, use_layout
 from rmexp.batches import Collate
 from rmexp.errors import UserError
-from rmexp.layout import choose_layout, probe, refuse
-from rmexp.losses import BradleyTerry
-from rmexp.model import Tiny, prepare, rewards
-from rmexp.module import normalised
+from rmexp.layout import choose_layout
+from rmexp.loading import Tiny
+from rmexp.model import compile_layers
 from rmexp.trees import Tree, grow
+from tests.test_families import assert_same, losses_and_gradients
 from tests.toys import tiny_tokenizer, toy_row
 
 TOKENIZER = tiny_tokenizer()
 
 
 def test_grow_by_hand():
-    tree, packed = grow([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 6]])
+    tree, packed, branch = grow([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 6], [1, 2, 5]])
     assert tree == Tree(trunk=2, branches=(2, 1, 2))
+    assert branch == [0, 1, 2, 1]  # the same response is there once
     assert packed == [1, 2, 3, 4, 5, 3, 6]
     assert tree.positions().tolist() == [0, 1, 2, 3, 2, 2, 3]
     assert tree.segments().tolist() == [0, 0, 1, 1, 2, 3, 3]
@@ -41,37 +46,15 @@ sequences = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_s
 
 @given(sequences)
 def test_a_tree_gives_back_its_sequences(group):
-    tree, packed = grow(group)
+    tree, packed, branch = grow(group)
+    assert len(tree.branches) == len(set(map(tuple, group)))
     segments, positions = tree.segments(), tree.positions()
     assert len(packed) == tree.size == len(segments) == len(positions)
-    for k, sequence in enumerate(group):
+    for k, sequence in zip(branch, group, strict=True):
         seen = (segments == 0) | (segments == k + 1)
         assert np.array(packed)[seen].tolist() == sequence
         assert positions[seen].tolist() == list(range(len(sequence)))
         assert packed[tree.ends()[k]] == sequence[-1]
-
-
-def losses_and_gradients(model, rows, layout, tokens=10**9):
-    model.zero_grad()
-    step = Collate(0, tokens, layout)(rows)
-    loss, found = BradleyTerry(), {}
-    totals = loss.total_weights(step.batches)
-    for batch in step.batches:
-        rewards_N = rewards(model, batch)
-        normalised(loss(rewards_N, batch), totals).backward()
-        for item, reward in zip(batch.items_N.tolist(), rewards_N.tolist(), strict=True):
-            found.setdefault(item, []).append(reward)
-    return found, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
-def assert_same(model, rows, tokens=10**9):
-    model.eval()
-    one, one_gradient = losses_and_gradients(model, rows, "padded")
-    two, two_gradient = losses_and_gradients(model, rows, "tree", tokens)
-    for item, values in one.items():
-        assert two[item] == pytest.approx(values, abs=1e-4)
-    # The absolute part is for gradients that cancel to nothing but rounding.
-    assert (one_gradient - two_gradient).norm() <= 1e-4 * one_gradient.norm() + 2e-5
 
 
 @pytest.fixture(scope="module")
@@ -91,75 +74,12 @@ def test_random_trees_equal_padded_rows(tiny, groups):
     assert_same(tiny, rows)
 
 
-FAMILIES = {
-    "llama": {},
-    "qwen2": {},
-    "qwen3": {"head_dim": 8},
-    "mistral": {"sliding_window": 4},
-    "gemma": {"head_dim": 8},
-    "gemma2": {"head_dim": 8, "sliding_window": 4},
-    "phi3": {"pad_token_id": 0},
-    "olmo2": {},
-    "gpt_neox": {},
-    "gpt2": {
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 4,
-        "attn_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-    },
-}
-
-
-def small(family, **options):
-    config = transformers.AutoConfig.for_model(
-        family,
-        **{
-            "vocab_size": len(TOKENIZER),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 128,
-            "num_labels": 1,
-        }
-        | options,
-    )
-    torch.manual_seed(0)
-    model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    return prepare(model, TOKENIZER, 0, fresh_head=True)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families_that_trees_are_exact_for(family):
-    model = small(family, **FAMILIES[family])
-    assert refuse(model) is None
-    assert probe(model) is None
-    rng = np.random.default_rng(0)
-    trunk = rng.integers(3, 200, 11).tolist()
-    rows = [
-        toy_row([trunk + rng.integers(3, 200, n).tolist() for n in lengths], row=r)
-        for r, lengths in enumerate([(5, 9), (3, 1, 7, 8)])
-    ]
-    rows.append(toy_row([[5, 6, 7], [8, 9]], row=2))  # nothing shared
-    assert_same(model, rows)
-    assert_same(model, rows, tokens=40)
-
-
 def test_attention_dropout_goes_padded_and_says_so():
     model = Tiny(dropout=0.1).load_model(TOKENIZER, seed=0)
     with pytest.warns(UserWarning, match="Training in padded rows, .* attention has dropout"):
         assert choose_layout(model, "auto") == "padded"
     with pytest.raises(UserError, match=r"take model\.layout=padded"):
         choose_layout(model, "tree")
-
-
-def test_a_model_that_cannot_do_trees_goes_padded():
-    model = small("bloom", hidden_size=32, n_layer=2, n_head=4)
-    with pytest.warns(UserWarning, match="Training in padded rows"):
-        assert choose_layout(model, "auto") == "padded"
 
 
 def test_micro_batches_do_not_change_the_update(tiny):
@@ -178,3 +98,160 @@ def test_micro_batches_do_not_change_the_update(tiny):
             for item, values in whole.items():
                 assert cut[item] == pytest.approx(values, abs=1e-5)
             assert (whole_gradient - cut_gradient).norm() <= 1e-5 * whole_gradient.norm()
+
+
+def packed_tokens(rows, tokens=10**9, layout="tree"):
+    """(tokens of each micro-batch, the rows in each)."""
+    step = Collate(0, tokens, layout)(rows)
+    return [
+        (
+            sum(tree.size for tree in batch.trees) if batch.trees else batch.tokens_R_T.numel(),
+            sorted(set(batch.items_N.tolist())),
+        )
+        for batch in step.batches
+    ]
+
+
+def test_comparisons_of_one_prompt_share_a_tree():
+    """Three pairs of three responses to one prompt: each response is there once."""
+    a, b, c = [1, 2, 3], [1, 2, 4, 5], [1, 2, 6]
+    rows = [toy_row(pair, row=n) for n, pair in enumerate([(a, b), (b, c), (a, c)])]
+    for row in rows:
+        row["prompt_key"] = "same"
+    assert packed_tokens(rows) == [(2 + 1 + 2 + 1, [0, 1, 2])]
+    # Apart, each pair costs its trunk and both branches.
+    for n, row in enumerate(rows):
+        row["prompt_key"] = str(n)
+    assert packed_tokens(rows) == [(2 * 3 + 3 + 3 + 2, [0, 1, 2])]
+
+
+def test_a_prompt_that_does_not_fit_is_cut_into_trees():
+    """First fit: what costs nothing more joins the tree that has it already."""
+    a, b, c = [1, 2, 3], [1, 2, 4, 5], [1, 2, 6]
+    rows = [toy_row(pair, row=n) for n, pair in enumerate([(a, b), (b, c), (a, b)])]
+    for row in rows:
+        row["prompt_key"] = "same"
+    assert packed_tokens(rows, tokens=5) == [(5, [0, 2]), (5, [1])]
+
+
+def test_rewards_do_not_depend_on_the_grouping(tiny):
+    rng = np.random.default_rng(3)
+    answers = [[7, 8, 9, *rng.integers(3, 200, n).tolist()] for n in (3, 9, 4, 6)]
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    rows = [toy_row([answers[i], answers[j]], row=n) for n, (i, j) in enumerate(pairs)]
+    for row in rows:
+        row["prompt_key"] = "same"
+    tiny.eval()
+    assert_same(tiny, rows)
+    assert_same(tiny, rows, tokens=24)
+
+
+def test_a_lone_comparison_above_the_budget_is_a_micro_batch(tiny):
+    rows = [toy_row([[1] * 30, [2] * 30]), toy_row([[3], [4]], row=1)]
+    assert [items for _, items in packed_tokens(rows, tokens=10)] == [[0], [1]]
+
+
+def test_padded_rows_are_sorted_and_equal_ones_are_there_once():
+    rows = [toy_row([[1] * 9, [2] * 9]), toy_row([[3], [4]], row=1), toy_row([[3], [4] * 8], row=2)]
+    assert packed_tokens(rows, tokens=40, layout="padded") == [(2 * 16, [0]), (3 * 8, [1, 2])]
+
+
+shapes = st.lists(
+    st.builds(
+        Tree,
+        st.integers(0, 80),
+        st.lists(st.integers(1, 70), min_size=1, max_size=4).map(tuple),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@settings(max_examples=20)
+@given(shapes, st.sampled_from([None, 1, 5, 40]), st.sampled_from([16, 64]))
+def test_the_three_kernels_agree(shapes, window, longest):
+    """Blocks, SDPA with a dense mask, FlexAttention (which has no backward pass on a CPU)."""
+    row = trees.bucketed(sum(tree.size for tree in shapes))
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1, heads, row, 8, generator=generator) for heads in (4, 2, 2)]
+    upstream = torch.randn(1, row, 4, 8, generator=generator)
+    used = sum(tree.size for tree in shapes)
+    upstream[:, used:] = 0
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "QUERIES", longest)
+        patch.setattr("rmexp.attention._flex", lambda: flex_attention)
+        for kernel in ("blocks", "flex", "sdpa"):
+            q, k, v = (x.clone().requires_grad_(kernel != "flex") for x in inputs)
+            trees_of_row = TreeRow(shapes, row, "cpu", kernel)
+            out, _ = tree_attention(
+                torch.nn.Module(), q, k, v, None, sliding_window=window, trees=trees_of_row
+            )
+            found[kernel] = [out[:, :used].detach()]
+            if kernel != "flex":
+                found[kernel] += torch.autograd.grad(out, (q, k, v), upstream)
+    for kernel in ("flex", "sdpa"):
+        for ours, theirs in zip(found["blocks"], found[kernel], strict=False):
+            assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+def test_weights_that_are_not_kept_are_made_again(monkeypatch, tiny):
+    rows = [toy_row([[1, 2, 3, 4], [1, 2, 5]])]
+    tiny.eval()
+    kept = losses_and_gradients(tiny, rows, "tree")
+    monkeypatch.setattr("rmexp.attention.KEPT_SCORES", 0)
+    again = losses_and_gradients(tiny, rows, "tree")
+    assert kept[0] == again[0]
+    assert torch.equal(kept[1], again[1])
+
+
+def test_the_layout_is_not_saved_with_the_model(tiny, tmp_path):
+    use_layout(tiny, "tree")
+    tiny.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("kernel", ["blocks", "flex", "sdpa"])
+def test_trees_are_exact_on_cuda(kernel, monkeypatch):
+    monkeypatch.setattr("rmexp.attention.best_kernel", lambda device: kernel)
+    model = Tiny(hidden=64).load_model(TOKENIZER, seed=0).cuda().eval()
+    rng = np.random.default_rng(0)
+    trunk = rng.integers(3, 200, 150).tolist()
+    rows = [toy_row([trunk + rng.integers(3, 200, n).tolist() for n in (40, 90, 7)])]
+    assert_same(model, rows)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method.* is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_layers_give_the_same():
+    """model.compile: a fused layer rounds otherwise, no more than that."""
+    rng = np.random.default_rng(0)
+    rows = [toy_row([rng.integers(3, 200, n).tolist() for n in (9, 20)])]
+    plain, compiled = (Tiny(layers=1).load_model(TOKENIZER, seed=0).eval() for _ in range(2))
+    compile_layers(compiled)
+    for length in (3, 30):
+        rows.append(toy_row([[5] * length, [6] * length], row=length))
+        one, one_gradient = losses_and_gradients(plain, rows, "tree")
+        two, two_gradient = losses_and_gradients(compiled, rows, "tree")
+        for item, values in one.items():
+            assert two[item] == pytest.approx(values, abs=1e-4)
+        assert (one_gradient - two_gradient).norm() <= 1e-4 * one_gradient.norm()
+
+
+def test_options_that_change_the_cost_do_not_change_the_run(rmexp):
+    """model.gradient_checkpointing, data.micro_batch_tokens and the layout, through the CLI."""
+    options = ("seed=0", "model.gradient_checkpointing=true", "data.micro_batch_tokens=300",
+               "model.layout=padded")  # fmt: skip
+    for option in options:
+        rmexp(
+            "model=tiny", "logger=none", "data.limit=40", "trainer.precision=32-true",
+            "trainer.validations=1", "optim.lr=1e-3", "data.max_length=300", option,
+        )  # fmt: skip
+    losses = []
+    for run in rmexp.runs():
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["train/loss"] for line in lines if "train/loss" in line])
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], abs=1e-5)

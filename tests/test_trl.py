@@ -6,11 +6,10 @@ import warnings
 import pytest
 
 from rmexp import templates
-from rmexp.batches import shuffled_steps
 from rmexp.data import ComparisonData
 from rmexp.formats.auto import Auto
 from rmexp.formats.hh import HH as HHFormat
-from rmexp.model import Pretrained, Tiny
+from rmexp.loading import Pretrained, Tiny
 from rmexp.sources import BadRow, read_rows
 from tests.conftest import HH, needs
 from tests.toys import tiny_tokenizer
@@ -73,11 +72,7 @@ def test_step_losses_agree_with_trl(layout, rmexp, write_rows, tmp_path):
     templates.Template().install(own)
     data.prepare(own, 0, lambda *_: None)
     assert data.from_cache
-    order = [
-        data.rows[i]["id"]
-        for step in shuffled_steps(data.splits["train"], PAIRS_A_STEP, 0, 0)
-        for i in step
-    ]
+    order = [data.rows[i]["id"] for step in data.plan().steps(0) for i in step]
     theirs = trl_losses(
         start, [rows[int(name.removeprefix("row-")) - 1] for name in order], tmp_path
     )

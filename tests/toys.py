@@ -3,7 +3,7 @@
 import torch
 
 from rmexp.batches import Batch
-from rmexp.model import Tiny
+from rmexp.loading import Tiny
 from rmexp.templates import Template
 
 
@@ -43,4 +43,5 @@ def toy_row(tokens, pairs=((0, 1, 1),), row=0, weights=None):
         "weights": [1.0] * len(pairs) if weights is None else list(weights),
         "ratings": [float("nan")] * len(tokens),
         "row": row,
+        "prompt_key": str(row),
     }

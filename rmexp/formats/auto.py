@@ -8,15 +8,16 @@ from rmexp.comparisons import Comparison
 from rmexp.formats.candidates import Candidates
 from rmexp.formats.hh import HH
 from rmexp.formats.preference import Preference
+from rmexp.formats.single import Single
 from rmexp.sources import BadRow
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Candidates, the seed row, HH or a preference, whichever the columns say.
+    """Candidates, a single answer, the seed row, HH or a preference, whichever the columns say.
 
-    `responses` and `ratings`: candidates; `context`: the seed row; two HH dialogues; else a
-    preference.
+    `responses`: candidates; `response`, or `messages` alone: a single answer; `context`: the seed
+    row; two HH dialogues; else a preference.
     """
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
@@ -24,11 +25,15 @@ class Auto:
         row = {name: value for name, value in row.items() if value is not None}
         if "responses" in row:
             return Candidates()(row)
-        if "chosen" not in row and "rejected" not in row:
+        pair = "chosen" in row or "rejected" in row
+        if not pair and ("response" in row or "messages" in row):
+            return Single()(row)
+        if not pair:
             have = ", ".join(map(str, row)) or "nothing"
             raise BadRow(
                 f"no known format has the columns {have}; "
-                "expected prompt, chosen, rejected, or prompt, responses, ratings"
+                "expected prompt, chosen, rejected; or prompt, responses, ratings; "
+                "or prompt, response"
             )
         if "prompt" in row:
             return Preference()(row)

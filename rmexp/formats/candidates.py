@@ -1,4 +1,4 @@
-"""Rows with K answers to one prompt and a rating each."""
+"""Rows with K answers to one prompt, and a rating each where people gave one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from rmexp.sources import BadRow
 
 @dataclass(frozen=True)
 class Candidates:
-    """`prompt`, `responses` (K texts or message lists), `ratings` (K numbers, higher is better)."""
+    """`prompt`, `responses` (K texts or message lists), `ratings` (K numbers, higher is better).
+
+    Rows without ratings can be scored; they teach nothing.
+    """
 
     prompt: str = "prompt"
     responses: str = "responses"
@@ -20,10 +23,15 @@ class Candidates:
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         """The comparison of a row; a row that does not fit raises `BadRow`."""
-        responses, ratings = field(row, self.responses), field(row, self.ratings)
-        if not isinstance(responses, list) or not isinstance(ratings, list):
-            raise BadRow(f"{self.responses} and {self.ratings} must be lists")
-        if len(responses) != len(ratings) or not responses:
+        responses = field(row, self.responses)
+        if not isinstance(responses, list) or not responses:
+            raise BadRow(f"{self.responses} must be a list of answers")
+        ratings = row.get(self.ratings)
+        if ratings is None:
+            ratings = [None] * len(responses)
+        if not isinstance(ratings, list):
+            raise BadRow(f"{self.ratings} must be a list")
+        if len(responses) != len(ratings):
             raise BadRow(f"{len(responses)} {self.responses} but {len(ratings)} {self.ratings}")
         return Comparison(
             id=text_field(row, "id", ""),
@@ -32,7 +40,9 @@ class Candidates:
                 response_messages(text, f"{self.responses}[{k}]")
                 for k, text in enumerate(responses)
             ),
-            ratings=tuple(
+            ratings=None
+            if row.get(self.ratings) is None
+            else tuple(
                 None if value is None else number(value, f"{self.ratings}[{k}]")
                 for k, value in enumerate(ratings)
             ),

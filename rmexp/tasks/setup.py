@@ -17,7 +17,7 @@ from rmexp.errors import UserError
 from rmexp.export import check_fingerprint
 from rmexp.layout import choose_layout
 from rmexp.losses import Loss
-from rmexp.model import check_causal, positions
+from rmexp.model import check_padding, compile_layers, positions
 from rmexp.progress import Reporter
 from rmexp.tracking import RunDirectory, environment
 from rmexp.training import needed_disk
@@ -65,8 +65,8 @@ def load_model(
     """Load the reward model, check that it fits the data, and choose the layout.
 
     Raises:
-        UserError: the model has fewer positions than the longest row needs, or is no causal
-            decoder.
+        UserError: the model has fewer positions than the longest row needs, or padding would
+            change its rewards.
     """
     model = source.load_model(prepared.tokenizer, seed)
     places, longest = positions(model), prepared.data.longest()
@@ -75,8 +75,12 @@ def load_model(
             f"The longest row has {longest} tokens, the model {places} positions: "
             f"set data.max_length={places}."
         )
-    check_causal(model)
+    check_padding(model, prepared.tokenizer.pad_token_id)
     prepared.data.layout = choose_layout(model, source.layout)
+    if source.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if source.compile:
+        compile_layers(model)
     count = sum(p.numel() for p in model.parameters())
     reporter.say(
         f"model: {source.name}, {count / 1e6:.1f} M parameters, layout {prepared.data.layout}"

@@ -1,0 +1,148 @@
+"""Steps: which comparisons share an optimizer step, and the loaders that hand steps out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rmexp.batches import Collate, Step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which comparisons share an optimizer step; the same for every layout and number of workers.
+
+    Units (comparisons, or all comparisons of a prompt) are put in an order drawn from seed and
+    epoch and dealt out: `batch_size` a step, or, with `tokens_per_batch`, as many as have about so
+    many distinct tokens. Every epoch has the same number of steps.
+
+    Args:
+        rows: rows of the data set, C of them.
+        units: (C,) the unit of each, 0 to U - 1.
+        sizes: (C,) distinct tokens of each.
+        batch_size: units of a step.
+        tokens_per_batch: no unit may have more tokens; None deals by `batch_size`.
+        seed: of the order.
+    """
+
+    rows: np.ndarray
+    units: np.ndarray
+    sizes: np.ndarray
+    batch_size: int
+    tokens_per_batch: int | None
+    seed: int
+
+    def __len__(self) -> int:
+        if self.tokens_per_batch is None:
+            return -(-self._count // self.batch_size)
+        # Rounded down: a step's share is then no smaller than any unit, so that none is empty.
+        return max(1, int(self.sizes.sum()) // self.tokens_per_batch)
+
+    @property
+    def _count(self) -> int:
+        return int(self.units.max()) + 1 if len(self.units) else 0
+
+    def steps(self, epoch: int) -> list[list[int]]:
+        """The rows of each step of an epoch."""
+        place_U = np.random.default_rng([self.seed, epoch]).permutation(self._count)
+        places_C = place_U[self.units]
+        order_C = np.argsort(places_C, kind="stable")
+        if self.tokens_per_batch is None:
+            step_U = np.arange(self._count) // self.batch_size
+        else:
+            sizes_U = np.bincount(places_C, weights=self.sizes)
+            before_U = np.cumsum(sizes_U) - sizes_U
+            step_U = (before_U * len(self) // sizes_U.sum()).astype(np.int64)
+        step_C = step_U[places_C[order_C]]
+        edges = np.searchsorted(step_C, np.arange(1, len(self)))
+        return [part.tolist() for part in np.split(self.rows[order_C], edges)]
+
+
+class StepLoader:
+    """Yields the steps of an epoch, knows where it is, and goes on from there after a resume.
+
+    Lightning stores and restores `state_dict()`. A plain `DataLoader` would replay the epoch's
+    start. Its own generator keeps worker seeds from drawing on the global random state.
+    """
+
+    def __init__(self, rows: Any, plan: Plan, collate: Collate, workers: int) -> None:
+        self.rows, self.plan, self.collate, self.workers = rows, plan, collate, workers
+        self.epoch = 0
+        self.done = 0
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, wherever the loader stands."""
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Step]:
+        if self.done >= len(self):
+            self.epoch, self.done = self.epoch + 1, 0
+        loader: DataLoader = DataLoader(
+            IndexedRows(self.rows),
+            batch_sampler=self.plan.steps(self.epoch)[self.done :],
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for step in loader:
+            self.done += 1
+            yield step
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and steps of it that were handed out."""
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict()` was taken."""
+        self.epoch, self.done = state["epoch"], state["done"]
+
+
+class IndexedRows(Dataset):
+    """A memory-mapped data set whose rows know their number; `texts` stay on disk."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows.remove_columns("texts") if "texts" in rows.column_names else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.rows[index], "row": index}
+
+
+def evaluation_loader(
+    rows: Any,
+    indices: np.ndarray,
+    units: np.ndarray,
+    lengths: np.ndarray,
+    collate: Collate,
+    batch_size: int,
+) -> DataLoader:
+    """Every row once, longest first, so that little is padded; rows of one prompt stay together.
+
+    Args:
+        rows: the tokenised data set.
+        indices: its rows to score, C of them.
+        units: (C,) the prompt of each, 0 to U - 1.
+        lengths: (C,) tokens of the longest response of each.
+        batch_size: a step ends with the prompt that brings it to so many comparisons.
+    """
+    longest_U = np.zeros(int(units.max()) + 1 if len(units) else 0)
+    np.maximum.at(longest_U, units, lengths)
+    order_C = np.lexsort((units, -longest_U[units]))
+    steps: list[list[int]] = []
+    last = -1
+    for index, unit in zip(indices[order_C].tolist(), units[order_C].tolist(), strict=True):
+        if not steps or (unit != last and len(steps[-1]) >= batch_size):
+            steps.append([])
+        steps[-1].append(index)
+        last = unit
+    return DataLoader(
+        IndexedRows(rows),
+        batch_sampler=steps,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(0),
+    )

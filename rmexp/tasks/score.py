@@ -1,0 +1,89 @@
+"""task=score: the rewards of a file's responses, whatever its length."""
+
+import time
+from typing import Any
+
+from rmexp import templates
+from rmexp.data import ComparisonData
+from rmexp.progress import Reporter
+from rmexp.reading import RowReport, check_bad_rows, read_comparisons
+from rmexp.scoring import ScoreFile, check_out, open_scorer, score_stream
+from rmexp.tasks.setup import seed_everything
+from rmexp.templates import Template
+from rmexp.tokenised import source_fingerprint
+from rmexp.tracking import RunDirectory, environment, peak_memory_gib
+from rmexp.training import TrainerSettings
+
+
+def score(
+    checkpoint: str,
+    out: str,
+    model: Any,
+    template: Template,
+    data: ComparisonData,
+    trainer: TrainerSettings,
+    run: RunDirectory,
+    reporter: Reporter,
+    seed: int,
+) -> dict[str, float]:
+    """Write `id response reward` of every response to `out`, in the order of the rows.
+
+    Nothing is tokenised ahead: memory holds one window of comparisons. Killed, the same command
+    goes on behind the last window that was written. A response that cannot be scored (too long)
+    has a null reward, and is counted.
+
+    Args:
+        checkpoint: the run or Hugging Face directory that `model` loads from.
+        out: a .jsonl or .parquet file that does not exist yet.
+        data: pairs, lists or single responses; judgements are not needed.
+
+    Raises:
+        UserError: rows, checkpoint or `out` cannot be used.
+    """
+    file = check_out(out)
+    data.check_sources()
+    seed_everything(seed)
+    tokenizer = model.load_tokenizer()
+    template.install(tokenizer)
+    recipe, precision = data.recipe, trainer.resolved_precision()
+    fingerprint = templates.fingerprint(tokenizer)
+    weights = source_fingerprint(getattr(model, "path", None) or model.weights)
+    key = [checkpoint, weights, recipe.source_key, fingerprint, precision]
+    scores = ScoreFile(file, key)
+    run.write_json("environment.json", environment(template=fingerprint, seed=seed))
+    scorer = open_scorer(
+        model, tokenizer, trainer, model.layout, recipe.max_length, data.micro_batch_tokens
+    )
+    reporter.say(
+        f"model: {model.name}, layout {scorer.layout}, {precision}",
+        *([f"going on behind {scores.responses} responses"] if scores.responses else []),
+    )
+    reading, before, started = RowReport(), scores.responses, time.monotonic()
+
+    def stop_at_bad_rows() -> None:
+        if reading.bad and recipe.on_bad_row == "raise":
+            check_bad_rows(reading, recipe.on_bad_row, recipe.max_bad_share)
+
+    rows = read_comparisons(recipe.paths, recipe.parse, reading, recipe.limit)
+    score_stream(rows, scorer, scores, stop_at_bad_rows, reporter.count)
+    check_bad_rows(reading, recipe.on_bad_row, recipe.max_bad_share)
+    scores.finish()
+    reading.kept = scores.comparisons
+    reading.merge(scores.report)
+    seconds = time.monotonic() - started
+    rate = (scores.responses - before) / seconds
+    reporter.say(
+        *reading.lines(),
+        f"{scores.responses} responses scored in {seconds:.1f} s ({rate:.1f} a second): {file}",
+    )
+    run.update(
+        scored=str(checkpoint),
+        out=str(file),
+        rows=reading.to_dict(),
+        responses=scores.responses,
+        responses_per_second=round(rate, 2),
+        layout=scorer.layout,
+        precision=precision,
+        peak_memory_gib=round(peak_memory_gib(), 2),
+    )
+    return {}
