@@ -1,15 +1,18 @@
-"""python -m bench [--rounds 3] [--steps 24] [--warmup 4]: pairs a second, rmexp against TRL.
+"""python -m bench [WORK ...] [--rounds 3] [--steps 24] [--warmup 4]: rmexp's speed beside others'.
 
-Both sides train from the same weights on the same HH pairs in the same order, 8 pairs a step, bf16
-where the machine is fast at it, fused AdamW, clip 1. Each side is a process of its own; the sides
-take turns; pairs/s is over the whole round after warm-up; ratios are taken within a round.
+In a round of a work its sides run in turn, each in a process of its own, in reverse order every
+other round. A round that is done is a line of rounds.jsonl; bench/RESULTS.md and speed.png are
+written anew after each. The rounds of the same steps, warm-up and machine that are there already
+count towards --rounds: a bench that was stopped goes on. To measure again, delete their lines.
 """
 
 import argparse
+import contextlib
+import datetime
 import json
 import os
 import platform
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,83 +20,131 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.sides import HH, PAIRS_A_STEP
+from bench import growth
+from bench.results import write
+from bench.rounds import append, read
+from bench.works import ROOT, SIDES, WORKS
 
-ROOT = Path(__file__).parent.parent
-SIDES = {
-    "rmexp": "rmexp",
-    "rmexp-padded": "rmexp, model.layout=padded",
-    "trl": "TRL, checkpointing off",
-    "trl-default": "TRL, its defaults (checkpointing on)",
-    "trl-by-length": "TRL, checkpointing off, grouped by length",
-}
+PACKAGES = ("torch", "transformers", "trl", "lightning", "numpy")
 
 
 def main() -> None:
-    """Run the rounds and write RESULTS.md."""
+    """Run the rounds that are missing and write RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    names = [*WORKS, "growth"]
+    parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(names)}; all")
+    parser.add_argument("--rounds", type=int, default=3, help="that there should be of each work")
     parser.add_argument("--steps", type=int, default=24, help="timed steps of a round")
     parser.add_argument("--warmup", type=int, default=4, help="steps before the clock starts")
-    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES))
+    parser.add_argument("--write-only", action="store_true", help="RESULTS.md from what is there")
     chosen = parser.parse_args()
-    if not HH.is_file():
-        sys.exit(f"bench: {HH} is not there")
-    rounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        run("prepare", folder, chosen)
-        for number in range(chosen.rounds):
-            rounds.append({side: run(side, folder, chosen) for side in chosen.sides})
-            for side, found in rounds[-1].items():
-                print(
-                    f"round {number + 1}  {found['pairs_per_second']:5.2f} pairs/s  {SIDES[side]}",
-                    flush=True,
-                )
-    (ROOT / "bench" / "RESULTS.md").write_text(results(rounds, chosen))
+    if unknown := set(chosen.works) - set(names):
+        parser.error(f"no such work: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if min(chosen.rounds, chosen.steps, chosen.warmup) < 1:
+        parser.error("rounds, steps and warmup are 1 or more")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a side ends with us
+    if not chosen.write_only:
+        with tempfile.TemporaryDirectory(prefix="rmexp-bench-") as folder:
+            rounds(chosen.works or names, Path(folder), chosen)
+    write()
 
 
-def run(side: str, folder: str, chosen: argparse.Namespace) -> dict[str, Any]:
-    """One side in its own process; the last line that it prints is JSON."""
-    words = [side, folder, str(chosen.steps + chosen.warmup), str(chosen.warmup)]
+def rounds(names: list[str], folder: Path, chosen: argparse.Namespace) -> None:
+    """Round by round over all works, so that every work has a figure early."""
+    settings = {"machine": machine(), "steps": chosen.steps, "warmup": chosen.warmup}
+    for number in range(chosen.rounds):
+        for name in names:
+            own = settings | ({"steps": 0, "warmup": 0} if name == "growth" else {})
+            if len([r for r in read(name) if r.items() >= own.items()]) > number:
+                continue
+            line = {
+                "work": name,
+                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "commit": commit(),
+                "versions": {"python": platform.python_version()}
+                | {package: version(package) for package in PACKAGES},
+            }
+            if name == "growth":
+                found = measure_growth(folder)
+            else:
+                sides = take_turns(name, number, folder, chosen)
+                found = {"precision": WORKS[name].precision, "sides": sides}
+            append(line | own | found)
+            write()
+
+
+def take_turns(
+    name: str, number: int, folder: Path, chosen: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """One round of a work: what each side found."""
+    work = WORKS[name]
+    if work.needs is not None and not work.needs.is_file():
+        sys.exit(f"bench: {work.needs} is not there")
+    settings = (chosen.steps, chosen.warmup)
+    if not (folder / name).is_dir():
+        process("bench.prepare", name, folder, *settings)
+    order = ["rmexp", *work.against]
+    found = {}
+    for side in reversed(order) if number % 2 else order:
+        found[side] = process("bench.sides", side, name, folder, *settings)
+        rate = found[side][f"{work.unit}_per_second"]
+        print(f"{name}  round {number + 1}  {rate:7.3f} {work.unit}/s  {SIDES[side]}", flush=True)
+    ours = found["rmexp"].get("rewards")
+    for figures in found.values():  # rewards are many: what is kept is how far they are apart
+        if theirs := figures.pop("rewards", None):
+            gaps = (abs(a - b) for a, b in zip(ours, theirs, strict=True))
+            figures["largest_difference"] = max(gaps)
+    return found
+
+
+def measure_growth(folder: Path) -> dict[str, Any]:
+    """One round of growth, in a folder of its own."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        return {"growth": growth.measure(Path(own), process)}
+
+
+def process(module: str, *words: Any) -> Any:
+    """The JSON that a process prints as its last line."""
+    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
     done = subprocess.run(
-        [sys.executable, "-m", "bench.sides", *words],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        [sys.executable, "-m", module, *map(str, words)],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode != 0:
-        sys.exit(f"bench: the side {side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1]) if side != "prepare" else {}
+        shown = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        sys.exit(f"bench: {module} {' '.join(map(str, words))} failed:\n{shown}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def results(rounds: list[dict[str, Any]], chosen: argparse.Namespace) -> str:
-    """RESULTS.md: the machine, the medians, the ratios, and how far the losses agree."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
-    machine = platform.processor() or platform.machine()
-    lines = [
-        "# Speed against TRL",
-        "",
-        f"HH harmless, {PAIRS_A_STEP} pairs a step; median of {len(rounds)} rounds of "
-        f"{chosen.steps} steps after {chosen.warmup} of warm-up, sides in turn. "
-        "Written by `python -m bench`.",
-        "",
-        f"Machine: {machine}, {os.cpu_count()} CPUs; {packages}.",
-        "",
-        "| side | pairs/s | rmexp is faster by | peak memory, GiB | largest difference of a loss |",
-        "|---|---|---|---|---|",
-    ]
-    return "\n".join([*lines, *(row(side, rounds) for side in chosen.sides)]) + "\n"
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    cpu, flags = platform.processor() or platform.machine(), ""
+    with contextlib.suppress(OSError):  # Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            cpu = value.strip() if key.strip() == "model name" else cpu
+            flags = value if key.strip() == "flags" else flags
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "bf16": [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags.split()],
+    }
 
 
-def row(side: str, rounds: list[dict[str, Any]]) -> str:
-    """A side's line of the table; losses are compared where the order of pairs is the same."""
-    speed = statistics.median(r[side]["pairs_per_second"] for r in rounds)
-    ratio = statistics.median(
-        r["rmexp"]["pairs_per_second"] / r[side]["pairs_per_second"] for r in rounds
-    )
-    memory = statistics.median(r[side]["peak_memory_gib"] for r in rounds)
-    gaps = (zip(r["rmexp"]["losses"], r[side]["losses"], strict=False) for r in rounds)
-    gap = max(abs(a - b) for pairs in gaps for a, b in pairs)
-    agreement = "another order" if side == "trl-by-length" else f"{gap:.1e}"
-    return f"| {SIDES[side]} | {speed:.2f} | {ratio:.2f}x | {memory:.1f} | {agreement} |"
+def commit() -> str | None:
+    """The commit that is measured; with a + where rmexp/ or conf/ has changes."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = ask("status", "--porcelain", "--", "rmexp", "conf")
+        return ask("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 if __name__ == "__main__":

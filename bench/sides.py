@@ -1,82 +1,74 @@
-"""One side of the benchmark, in a process of its own: prints a line of JSON at its end.
+"""One side of a training work, in a process of its own: the last line that it prints is JSON.
 
-python -m bench.sides prepare FOLDER STEPS
-python -m bench.sides rmexp|rmexp-padded|trl|trl-default|trl-by-length FOLDER STEPS WARMUP
+python -m bench.sides rmexp|trl|trl-default|trl-by-length WORK FOLDER STEPS WARMUP
+Scoring works have the sides rmexp|padded|padded-sorted; see scoring.py.
 """
 
 import json
+import math
 import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-PAIRS_A_STEP = 8
-RATE = 1e-5
-HH = (
-    Path(__file__).parent.parent.parent / "shared/data/hh_rlhf_harmless_base_test/raw/test.jsonl.gz"
-)
+from bench.prepare import LONGEST, RATE, overrides
+from bench.works import PAIRS, WORKS
 
 
-def overrides(folder: Path, steps: int) -> list[str]:
-    """The rmexp command of a round; `prepare` and the timed side use the same."""
-    return [
-        "model=hf", f"model.path={folder / 'start'}", "data=hh_rlhf", f"data.path={HH}",
-        "loss=bradley_terry", "logger=none", f"trainer.max_steps={steps}", "trainer.validations=1",
-        f"optim.lr={RATE}", "optim.head_lr=null", "optim.schedule=constant", "optim.warmup=0",
-        f"data.batch_size={PAIRS_A_STEP}", "trainer.keep=none",
-    ]  # fmt: skip
-
-
-def prepare(folder: Path, steps: int) -> dict[str, Any]:
-    """Write the starting weights, and the pairs in the order in which rmexp will take them."""
-    from rmexp import config
-    from rmexp.batches import shuffled_steps
-    from rmexp.job import build
-    from rmexp.reading import RowReport, read_comparisons
-    from rmexp.templates import Template
-
-    config.register()
-    source = build(config.compose_config([]).model)
-    tokenizer = source.load_tokenizer()
-    Template().install(tokenizer)
-    source.load_model(tokenizer, 0).save_pretrained(folder / "start")
-    tokenizer.save_pretrained(folder / "start")
-    data = build(config.compose_config(overrides(folder, steps)).data)
-    data.prepare(tokenizer, 0, lambda *_: None)
-    wanted = [
-        data.rows[index]["id"]
-        for step in shuffled_steps(data.splits["train"], PAIRS_A_STEP, 0, 0)[:steps]
-        for index in step
-    ]
-    rows = {}
-    for comparison in read_comparisons(data.recipe.paths, data.recipe.parse, RowReport()):
-        chosen, rejected = ([dict(m) for m in r] for r in comparison.responses)
-        prompt = [dict(m) for m in comparison.prompt]
-        rows[comparison.id] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(rows[name]) + "\n" for name in wanted))
-    return {}
-
-
-def rmexp(folder: Path, steps: int, clock: list[float], *more: str) -> list[float]:
+def rmexp(name: str, folder: Path, steps: int, warmup: int) -> None:
     """The real command line; the clock is read after every step."""
     from rmexp.__main__ import main
     from rmexp.progress import TrainingProgress
 
     before = TrainingProgress.on_train_batch_end
+    clock: list[float] = []
+    seen: list[list[Any]] = []
 
-    def timed(self: Any, *arguments: Any) -> None:
+    def timed(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
         clock.append(time.perf_counter())
-        before(self, *arguments)
-        if len(clock) == steps:  # the timed part is over: validation and export are not compared
-            report(folder, clock, losses(Path("outputs")))
+        seen.append(batch.batches)
+        before(self, trainer, module, outputs, batch, index)
+        if len(clock) == steps:  # validation and export are not compared
+            memory = peak_memory_gib()
+            pairs = [sum(len(b.better_P) for b in step) for step in seen[warmup:]]
+            figures = rates(clock[warmup - 1 :], pairs) | {
+                "losses": losses(Path("outputs")),
+                "peak_memory_gib": memory,
+            }
+            dtype = WORKS[name].precision
+            finish(figures | goodput(module.model, seen[warmup:], sum(figures["seconds"]), dtype))
 
-    TrainingProgress.on_train_batch_end = timed
-    os.chdir(folder)
-    sys.argv = ["rmexp", *overrides(folder, steps), *more]
+    TrainingProgress.on_train_batch_end = timed  # type: ignore[method-assign]
+    os.chdir(folder / name)
+    sys.argv = ["rmexp", *overrides(name, folder, steps)]
     main()
-    return []
+
+
+def goodput(model: Any, steps: list[list[Any]], seconds: float, precision: str) -> dict[str, Any]:
+    """Distinct tokens of each step, and the share of the matmuls' peak that they were done at."""
+    import torch
+
+    from bench.peak import gemm_peak, step_flops
+
+    if any(batch.trees is None for step in steps for batch in step):
+        sys.exit("bench: rmexp fell back to padded rows")
+    sizes = [[sum(tree.size for tree in batch.trees) for batch in step] for step in steps]
+    flops = sum(step_flops(model, [t for batch in step for t in batch.trees]) for step in steps)
+    packed = int(median(size for step in sizes for size in step))
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    peak = gemm_peak(model, packed, dtype)
+    return {
+        "tokens": [sum(step) for step in sizes],
+        "packed_tokens": packed,
+        "teraflops": round(flops / 1e12, 4),
+        "gemm_peak_teraflops": round(peak / 1e12, 4),
+        "goodput_mfu": round(flops / seconds / peak, 4),
+    }
 
 
 def losses(outputs: Path) -> list[float]:
@@ -86,14 +78,18 @@ def losses(outputs: Path) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def trl(folder: Path, steps: int, clock: list[float], **settings: Any) -> None:
-    """TRL's RewardTrainer on the same pairs in the same order."""
+def trl(side: str, name: str, folder: Path) -> None:
+    """TRL's RewardTrainer on the prepared micro-batches; the clock is read after each."""
     import datasets
     import transformers
     from trl import RewardConfig, RewardTrainer
 
-    from rmexp.training import bf16_is_fast
-
+    work, home = WORKS[name], folder / name
+    stored = json.loads(
+        (home / f"{'trl-by-length' if side == 'trl-by-length' else 'trl'}.json").read_text()
+    )
+    total, warmup = len(stored["batches"]), stored["warmup"]
+    clock: list[float] = []
     found: list[float] = []
 
     class Timed(RewardTrainer):
@@ -102,78 +98,78 @@ def trl(folder: Path, steps: int, clock: list[float], **settings: Any) -> None:
             found.append(loss.item())
             return loss
 
-    class Clock(transformers.TrainerCallback):
-        def on_step_end(self, *arguments: Any, **named: Any) -> None:
+        def training_step(self, *arguments: Any, **named: Any) -> Any:
+            loss = super().training_step(*arguments, **named)
+            # An optimizer step lies between two readings, as many in all as there were to do.
             clock.append(time.perf_counter())
+            if len(clock) == total:
+                more = {key: stored[key] for key in ("padding", "epoch_padding") if key in stored}
+                memory = {"peak_memory_gib": peak_memory_gib()}
+                finish(rates(clock[warmup - 1 :]) | {"losses": found} | memory | more)
+            return loss
 
-    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-    by_length = settings.get("train_sampling_strategy") == "group_by_length"
-    if by_length:
-        for row in rows:
-            row["length"] = len(json.dumps(row))
+    keys = ("prompt", "chosen", "rejected")
+    rows = [{key: pair[key] for key in keys} for batch in stored["batches"] for pair in batch]
+    checkpointing = {} if side == "trl-default" else {"gradient_checkpointing": False}
     Timed(
         model=str(folder / "start"),
+        processing_class=transformers.AutoTokenizer.from_pretrained(home / "tokenizer"),
         args=RewardConfig(
-            output_dir=str(folder / "trl"),
-            per_device_train_batch_size=PAIRS_A_STEP,
-            max_steps=steps,
+            output_dir=str(home / "trl"),
+            per_device_train_batch_size=PAIRS,
+            gradient_accumulation_steps=work.accumulate,
+            max_steps=math.ceil(total / work.accumulate),
+            max_length=LONGEST,
+            train_sampling_strategy="sequential",
             learning_rate=RATE,
             lr_scheduler_type="constant",
             adam_beta2=0.95,
             weight_decay=0.0,
             max_grad_norm=1.0,
             optim="adamw_torch_fused",
-            bf16=bf16_is_fast("cpu"),
+            bf16=work.precision == "bf16-mixed",
             use_cpu=True,
             report_to=[],
             save_strategy="no",
             disable_tqdm=True,
-            remove_unused_columns=not by_length,
             model_init_kwargs={"dtype": "float32"},
-            **settings,
+            **checkpointing,
         ),
         train_dataset=datasets.Dataset.from_list(rows),
-        callbacks=[Clock()],
     ).train()
-    report(folder, clock, found)
 
 
-WARMUP = 0
+def rates(clock: Sequence[float], pairs: list[int] | None = None) -> dict[str, Any]:
+    """Pairs a second over all of a window, and its steps; PAIRS a step unless `pairs` says."""
+    seconds = [round(after - before, 4) for before, after in pairwise(clock)]
+    counts = pairs or [PAIRS] * len(seconds)
+    figures = {"pairs_per_second": sum(counts) / (clock[-1] - clock[0]), "seconds": seconds}
+    return figures | {"pairs": sum(counts)}
 
 
-def report(folder: Path, clock: list[float], found: list[float]) -> None:
-    """Print the figures of the round and leave."""
-    timed = clock[WARMUP - 1 :]
-    figures = {
-        "pairs_per_second": (len(timed) - 1) * PAIRS_A_STEP / (timed[-1] - timed[0]),
-        "losses": found,
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+
+
+def finish(figures: dict[str, Any]) -> None:
+    """Print the figures of the round and leave at once."""
     print("\n" + json.dumps(figures), flush=True)
     os._exit(0)
 
 
 def main() -> None:
     """Run the side that the command line names."""
-    global WARMUP
-    side, folder, steps, WARMUP = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    clock: list[float] = []
-    if side == "prepare":
-        prepare(folder, steps)
-    elif side.startswith("rmexp"):
-        rmexp(folder, steps, clock, *(["model.layout=padded"] if side == "rmexp-padded" else []))
-    elif side == "trl-by-length":
-        trl(
-            folder,
-            steps,
-            clock,
-            gradient_checkpointing=False,
-            train_sampling_strategy="group_by_length",
-        )
+    side, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    timed, warmup = int(sys.argv[4]), int(sys.argv[5])
+    if WORKS[name].unit == "responses":
+        from bench.scoring import score
+
+        score(side, name, folder, timed, warmup)
+    elif side == "rmexp":
+        rmexp(name, folder, timed + warmup, warmup)
     else:
-        off = side == "trl"
-        checkpointing = {"gradient_checkpointing": False} if off else {}
-        trl(folder, steps, clock, train_sampling_strategy="sequential", **checkpointing)
+        trl(side, name, folder)
 
 
 if __name__ == "__main__":

@@ -42,13 +42,16 @@ class TreeRow:
 
     Args:
         trees: the packed trees, in order; tokens after them are padding.
-        row: tokens of the row, padding included.
+        row: tokens of the row, padding included; `trees.row_width` of the trees' tokens.
         device: where the row lies.
         kernel: None takes the best for the device.
     """
 
     calls = 0
     """Attention calls so far in this process: the probe checks that every layer made one."""
+
+    windowed = 0
+    """Those of them that named a sliding window: some families apply theirs in the mask alone."""
 
     def __init__(
         self, trees: Sequence[Tree], row: int, device: Any, kernel: Kernel | None = None
@@ -73,7 +76,7 @@ class TreeRow:
     def _blocks(self, window: int | None) -> Any:
         return [
             (block, torch.from_numpy(block.hidden).to(self.device))
-            for block in attention_blocks(self.trees, self.row, window)
+            for block in attention_blocks(self.trees, window)
         ]
 
     def _labels(self) -> Tensor:
@@ -135,6 +138,7 @@ def tree_attention(
     if dropout:
         raise RuntimeError("tree attention has no dropout")
     TreeRow.calls += 1
+    TreeRow.windowed += sliding_window is not None
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     # Under autocast rotated queries and keys come in fp32, values in the lower precision.
     q, k, v = query.to(value.dtype), key.to(value.dtype), value
@@ -184,7 +188,7 @@ class BlockAttention(torch.autograd.Function):
         """Scaled q (T, H, d), k (T, G, d), v (T, G, e), sinks (H,) -> (T, H, e)."""
         out = v.new_zeros(q.shape[0], q.shape[1], v.shape[2])
         scores = sum(hidden.shape[0] * (b.first + hidden.shape[1]) for b, hidden in blocks)
-        keep = any(ctx.needs_input_grad) and scores * q.shape[1] <= KEPT_SCORES
+        keep = softcap is None and any(ctx.needs_input_grad) and scores * q.shape[1] <= KEPT_SCORES
         kept = []
         for block, hidden in blocks:
             weights, _ = _weights(q, k, sinks, block, hidden, softcap)
@@ -206,7 +210,7 @@ class BlockAttention(torch.autograd.Function):
         grad_sinks = None if sinks is None else torch.zeros_like(sinks, dtype=torch.float32)
         for number, (block, hidden) in enumerate(ctx.blocks):
             slope = None
-            if kept and ctx.softcap is None:
+            if kept:
                 weights = kept[number]
             else:
                 weights, slope = _weights(q, k, sinks, block, hidden, ctx.softcap)
@@ -270,10 +274,11 @@ def _weights(
     by_head = scores.unflatten(1, (-1, block.wide))
     by_head[..., block.first :].masked_fill_(hidden, float("-inf"))
     if sinks is None:
-        weights = torch.softmax(scores, -1)
+        weights = torch.softmax(scores, -1).to(scores.dtype)  # autocast on CUDA gives fp32
     else:
         sink = sinks.to(scores.dtype).view(k.shape[1], -1, 1, 1).expand(*by_head.shape[:3], 1)
-        weights = torch.softmax(torch.cat([by_head, sink], -1), -1)[..., :-1].flatten(1, 2)
+        every = torch.softmax(torch.cat([by_head, sink], -1), -1).to(scores.dtype)
+        weights = every[..., :-1].flatten(1, 2)
     if block.wide > block.queries:
         weights.unflatten(1, (-1, block.wide))[:, :, block.queries :] = 0
     return weights, slope

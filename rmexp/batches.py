@@ -5,6 +5,7 @@ Shape legend, used all over rmexp: N responses, P strictly judged pairs, R rows 
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmexp.trees import Tree, bucketed, grow, shared_prefix
+from rmexp.trees import Tree, bucketed, grow, row_width, shared_prefix
 
 WIDTHS = 8
 """Padded rows are as wide as a multiple of this: few shapes, and little more padding."""
@@ -71,14 +72,16 @@ class Step:
 class Collate:
     """Rows of the data set (see `tokenised.FEATURES`) -> a `Step`.
 
-    Comparisons are packed into micro-batches of at most `micro_batch_tokens` tokens, padding
-    included, comparisons of one prompt into one tree; a single comparison above that is a
-    micro-batch of its own. Neither the packing nor the layout changes the update.
+    Comparisons are packed into micro-batches of at most `micro_batch_tokens` tokens (padded rows
+    with their padding), comparisons of one prompt into one tree; a single one above that is a
+    micro-batch of its own. Neither the packing nor the layout changes the update. Widths are
+    rounded up, but not beyond the model's `places`.
     """
 
     pad_token_id: int
     micro_batch_tokens: int
     layout: Literal["tree", "padded"]
+    places: int | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Step:
         """The step of these rows."""
@@ -103,10 +106,13 @@ class Collate:
             count = len(row["tokens"])
             if not groups or used + count * width > self.micro_batch_tokens:
                 groups.append([])
-                used, width = 0, bucketed(max(map(len, row["tokens"])), WIDTHS)
+                used, width = 0, self._width(max(map(len, row["tokens"])))
             groups[-1].append(row)
             used += count * width
         return [self._batch([group], self._padded(group)) for group in groups]
+
+    def _width(self, longest: int) -> int:
+        return min(bucketed(longest, WIDTHS), max(longest, self.places or sys.maxsize))
 
     def _batch(self, groups: list[list[dict[str, Any]]], layout: dict[str, Any]) -> Batch:
         rows = [row for group in groups for row in group]
@@ -142,7 +148,7 @@ class Collate:
             ends.append(len(tokens) + tree.ends()[branch])
             tokens += packed
             trees.append(tree)
-        wide = bucketed(len(tokens))
+        wide = row_width(len(tokens))
         positions = [tree.positions() for tree in trees] + [np.arange(wide - len(tokens))]
         tokens += [self.pad_token_id] * (wide - len(tokens))
         end_N = torch.from_numpy(np.concatenate(ends))
@@ -160,7 +166,7 @@ class Collate:
             places.setdefault(tuple(ids), len(places)) for row in rows for ids in row["tokens"]
         ]
         lengths = np.array([len(ids) for ids in places])
-        shape = (len(places), bucketed(lengths.max(), WIDTHS))
+        shape = (len(places), self._width(int(lengths.max())))
         padded = np.full(shape, self.pad_token_id, dtype=np.int64)
         for n, ids in enumerate(places):
             padded[n, : len(ids)] = ids
@@ -177,22 +183,30 @@ class _Bin:
     """A micro-batch while it fills: the trees in it, a group of comparisons each."""
 
     def __init__(self) -> None:
-        self.trees: dict[str, _Growing] = {}
+        self.trees: list[_Growing] = []
         self.size = 0
 
     def add(self, row: dict[str, Any], alone: "_Growing", most: float) -> bool:
-        """Take the comparison, `alone` its tree, if all trees then have `most` tokens or fewer."""
-        tree = self.trees.get(row["prompt_key"])
-        grown = alone if tree is None else tree.with_row(row)
-        size = self.size + grown.size - (tree.size if tree else 0)
-        if size > most:
+        """Take the comparison, `alone` its tree, if all trees then have `most` tokens or fewer.
+
+        It joins a tree of its prompt where that saves tokens: prompts of which one lost its oldest
+        turns, or pairs of responses that share much themselves, stay apart.
+        """
+        place, grown, more = len(self.trees), alone, alone.size
+        for n, tree in enumerate(self.trees):
+            if tree.rows[0]["prompt_key"] == row["prompt_key"]:
+                joined = tree.with_row(row)
+                if joined.size - tree.size < more:
+                    place, grown, more = n, joined, joined.size - tree.size
+        if self.size + more > most:
             return False
-        self.trees[row["prompt_key"]], self.size = grown, size
+        self.trees[place:] = [grown, *self.trees[place + 1 :]]
+        self.size += more
         return True
 
     def groups(self) -> list[list[dict[str, Any]]]:
         """The comparisons of each tree."""
-        return [tree.rows for tree in self.trees.values()]
+        return [tree.rows for tree in self.trees]
 
 
 @dataclass(frozen=True)

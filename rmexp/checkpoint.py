@@ -19,6 +19,11 @@ def saved_config(run: Path) -> DictConfig:
     return config
 
 
+def is_run(home: Path) -> bool:
+    """Is it a run directory of ours?"""
+    return (home / "config.yaml").is_file() and (home / "result.json").is_file()
+
+
 def inherit(
     config: DictConfig, overrides: Sequence[str], own_rows: bool
 ) -> tuple[DictConfig, dict[str, Any]]:
@@ -37,7 +42,8 @@ def inherit(
         "trained_data": None,
         "own_data": not any(key.split(".")[0] == "data" for key in keys),
     }
-    if (home / "config.yaml").is_file():
+    if is_run(home):
+        weights_of(home, None, "auto", False)  # a run without weights has nothing to inherit
         saved, old = saved_config(home), json.loads((home / "result.json").read_text())
         facts |= {
             "labels": {g: label for g, label in old["labels"].items() if g not in keys},
@@ -137,7 +143,7 @@ def load(
     home = Path(path).expanduser()
     if not home.is_dir():
         raise UserError(f"{path}: there is no such directory.")
-    saved = saved_config(home) if (home / "config.yaml").is_file() else None
+    saved = saved_config(home) if is_run(home) else None
     base = None if saved is None else OmegaConf.to_container(saved.model, resolve=True)
     node = weights_of(home, base, layout, trust_remote_code)
     export = export_of(home)

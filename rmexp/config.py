@@ -327,7 +327,8 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
         part = key.split(".")[0]
         if part in {"checkpoint", "out", *GROUPS} - {"task", "logger", *parameters}:
             raise UserError(f"task={name} does not use {part}: leave out {key}.")
-        if part == "model" and config.checkpoint is not None and key != "model.layout":
+        kept = ("model.layout", "model.trust_remote_code")
+        if part == "model" and config.checkpoint is not None and key not in kept:
             raise UserError(f"The checkpoint brings its own model: leave out {key}.")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,6 +72,11 @@ class ComparisonData(lightning.LightningDataModule):
             raise UserError(
                 "data.val_share=0 leaves nothing to select on; give data.val_path or a share."
             )
+        if tokens_per_batch is not None and group_by_prompt:
+            raise UserError(
+                "data.tokens_per_batch deals out comparisons, data.group_by_prompt whole prompts: "
+                "leave out one of them (with the latter data.batch_size counts prompts)."
+            )
         if val_share + test_share >= 1:
             raise UserError(
                 f"data.val_share={val_share} and data.test_share={test_share} "
@@ -92,6 +98,7 @@ class ComparisonData(lightning.LightningDataModule):
         self.splits: dict[str, np.ndarray] = {}
         self.from_cache = False
         self.layout: Literal["tree", "padded"] = "padded"
+        self.places: int | None = None
         self.fingerprint = ""
 
     def check_sources(self) -> None:
@@ -125,8 +132,9 @@ class ComparisonData(lightning.LightningDataModule):
         """Rows without a strictly judged pair teach a loss over pairs nothing."""
         judged_C = self._column("judged")
         train = self.splits["train"]
-        for index in train[judged_C[train] == 0]:
-            self.report.drop("no judged pair to train on", self.rows[int(index)]["subset"])
+        unjudged = self.rows.select_columns("subset").select(train[judged_C[train] == 0])
+        for subset, count in Counter(unjudged["subset"]).items():
+            self.report.drop("no judged pair to train on", subset, count)
         self.splits["train"] = train[judged_C[train] > 0]
         self.pairs = {name: int(judged_C[rows].sum()) for name, rows in self.splits.items()}
 
@@ -147,7 +155,8 @@ class ComparisonData(lightning.LightningDataModule):
             needs_margins: the loss takes each pair's own margin (`losses.Loss.needs_margins`).
 
         Raises:
-            UserError: no judged pair to train on, or none to select by.
+            UserError: no judged pair to train on, or none to select by; a comparison larger than
+                `tokens_per_batch`.
         """
         if needs != "pairs":
             raise UserError(f"The loss needs {needs}; data gives pairs.")
@@ -163,6 +172,7 @@ class ComparisonData(lightning.LightningDataModule):
                     "pair: give more rows, other shares (data.val_share), or ratings that differ "
                     "by data.min_rating_gap."
                 )
+        self.plan()  # refuses what no step can hold
         if self.pairs["test"] == 0:
             self.splits["test"], self.pairs["test"] = self.splits["val"], self.pairs["val"]
             fallback("There is no test split: selected and judged on the same rows (val).")
@@ -182,26 +192,25 @@ class ComparisonData(lightning.LightningDataModule):
 
     def collate(self) -> Collate:
         """What makes steps of rows, with this data's padding, micro-batches and layout."""
-        return Collate(self.tokenizer.pad_token_id, self.micro_batch_tokens, self.layout)
+        return Collate(
+            self.tokenizer.pad_token_id, self.micro_batch_tokens, self.layout, self.places
+        )
 
     def plan(self) -> Plan:
         """Which training rows share a step.
 
         Raises:
-            UserError: a comparison, or all of a prompt's, have more tokens than the step may.
+            UserError: a comparison has more tokens than a step may.
         """
         rows, limit = self.splits["train"], self.tokens_per_batch
         units = self._prompts(rows) if self.group_by_prompt else np.arange(len(rows))
         sizes = self._column("size")[rows]
-        if limit is not None:
-            tokens_U = np.bincount(units, weights=sizes)
-            if len(tokens_U) and tokens_U.max() > limit:
-                row = self.rows[int(rows[units == tokens_U.argmax()][0])]
-                whose = "The comparisons of the prompt of" if self.group_by_prompt else "Comparison"
-                raise UserError(
-                    f"{whose} {row['id']} have {int(tokens_U.max())} tokens together, more than "
-                    f"data.tokens_per_batch={limit}: raise it, or lower data.max_length."
-                )
+        if limit is not None and len(rows) and sizes.max() > limit:
+            row = self.rows[int(rows[sizes.argmax()])]
+            raise UserError(
+                f"Comparison {row['id']} has {sizes.max()} tokens, more than "
+                f"data.tokens_per_batch={limit}: raise it, or lower data.max_length."
+            )
         return Plan(rows, units, sizes, self.batch_size, limit, self.seed)
 
     def train_dataloader(self) -> StepLoader:

@@ -14,13 +14,21 @@ from rmexp.model import backbone, rewards, token_head
 TOLERANCE = 1e-4
 """Largest relative difference between the layouts, of rewards and of gradients, in fp32."""
 
-ATTENTION_DROPOUTS = (
+DROPOUTS = (
     "attention_dropout",
     "attn_dropout",
     "attn_pdrop",
     "attention_probs_dropout_prob",
+    "activation_dropout",
+    "dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_pdrop",
+    "residual_dropout",
 )
-"""What model families call the dropout of attention weights."""
+"""What model families call their dropouts: responses would share the masks of their trunk."""
 
 PROBED_PARAMETERS = 8
 """Gradients are compared on the lowest layer's parameters: all of the backward pass ends there."""
@@ -60,8 +68,9 @@ def refuse(model: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if strange := kinds - {"full_attention", "sliding_attention"}:
         return f"it has layers of type {', '.join(sorted(strange))}"
-    if any(getattr(config, name, 0) for name in ATTENTION_DROPOUTS):
-        return "its attention has dropout"
+    named = (name for name in DROPOUTS if getattr(config, name, 0))
+    if (name := next(named, None)) is not None:
+        return f"it has dropout ({name}={getattr(config, name)})"
     return None
 
 
@@ -83,7 +92,7 @@ def probe(model: Any) -> str | None:
     }
     model.eval()
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    calls = TreeRow.calls
+    calls, windowed = TreeRow.calls, TreeRow.windowed
     try:
         for layout in ("padded", "tree"):
             use_layout(model, layout)
@@ -93,14 +102,24 @@ def probe(model: Any) -> str | None:
         return f"it fails in that layout ({first[:100]})"
     finally:
         use_layout(model, "padded")
-    layers = model.config.get_text_config().num_hidden_layers
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers
     if TreeRow.calls - calls != layers:
         return f"{TreeRow.calls - calls} of its {layers} layers attend through the tree"
+    if TreeRow.windowed - windowed != _sliding_layers(config):
+        return "its sliding window is not passed on to its attention"
     for what, padded, tree in zip(("rewards", "gradients"), *found.values(), strict=True):
         difference = float((padded - tree).norm() / padded.norm().clamp_min(1e-12))
         if not difference <= TOLERANCE:
             return f"its {what} differ by {difference:.1e} (relative)"
     return None
+
+
+def _sliding_layers(config: Any) -> int:
+    """How many layers should attend in a sliding window."""
+    if (kinds := getattr(config, "layer_types", None)) is not None:
+        return int(kinds.count("sliding_attention"))
+    return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0
 
 
 def _rewards_and_gradients(model: Any, row: dict[str, Any], layout: Any) -> tuple[Tensor, Tensor]:

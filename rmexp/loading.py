@@ -93,7 +93,9 @@ class Pretrained:
                 **self._options(),
             )
         inside = model.base_model_prefix + "."
-        missing = sorted(key for key in info["missing_keys"] if key.startswith(inside))
+        missing = sorted(  # encoders that were trained on masked words come without their pooler
+            key for key in info["missing_keys"] if key.startswith(inside) and ".pooler." not in key
+        )
         if missing:
             raise UserError(
                 f"model.path={self.path} lacks weights of the model: {', '.join(missing[:3])} ..."

@@ -185,7 +185,27 @@ def _bare(tokens_R_T: Tensor, end_R: Tensor) -> Batch:
 
 def positions(model: Any) -> int | None:
     """How many tokens the model can place, where it says so."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if places is None or places < 1:
+        return None
+    for module in backbone(model).modules():
+        table: Any = getattr(module, "position_embeddings", None)
+        if getattr(table, "padding_idx", None) is not None:
+            return places - table.padding_idx - 1  # RoBERTa counts from behind it
+    return places
+
+
+def length_dependent(model: Any, longest: int) -> str | None:
+    """What to say of rotary embeddings that change for the whole batch once a row is long."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    usual = rope.get("original_max_position_embeddings")
+    if rope.get("rope_type") not in ("longrope", "dynamic") or usual is None or longest <= usual:
+        return None
+    return (
+        f"The longest row has {longest} tokens: beyond {usual}, {type(model).__name__} embeds the "
+        "positions of a whole batch otherwise, so that a reward depends on what else is in the "
+        f"batch; data.max_length={usual} avoids that."
+    )
 
 
 def compile_layers(model: Any) -> None:

@@ -85,7 +85,7 @@ class RewardModule(lightning.LightningModule):
             won, lead = (gaps_P > 0).sum() / pairs, gaps_P.sum() / pairs
             sums += torch.stack([loss.detach(), won, lead, found_N.sum() / responses])
         norm = self._clip(optimizer)
-        # The one place of a step where the processor waits for the device.
+        # One transfer for all of them: each would make the processor wait for the device.
         *values, size = torch.cat([sums, norm[None]]).tolist()
         shown = dict(zip(("loss", "accuracy", "margin", "reward_mean"), values, strict=True))
         for what, value in (("train/loss", shown["loss"]), ("the gradient's norm", size)):

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from rmexp.reading import RowReport
 from rmexp.sources import BadRow
 from rmexp.tokenised import batched_list, encode
 from rmexp.training import TrainerSettings
+from rmexp.trees import grow
 
 WINDOW = 512
 """Comparisons that are tokenised, packed and scored together, and then written."""
@@ -88,30 +89,35 @@ class Scorer:
 
         `report` counts why, and what lost a part of its prompt.
         """
+        encoded = list(encode(comparisons, self.tokenizer, self.max_length, report))
         rows = [
-            _row(number, comparison, tokens)
-            for number, (comparison, _, tokens) in enumerate(
-                encode(comparisons, self.tokenizer, self.max_length, report)
-            )
-            if tokens
+            _row(part, comparison.prompt_key)
+            for comparison, _, tokens in encoded
+            for part in self._parts(tokens)
         ]
-        if not rows:
-            return [None] * len(comparisons)
+        found: list[list[float]] = [[] for _ in rows]
         device = next(self.model.parameters()).device
-        collate = Collate(self.tokenizer.pad_token_id, self.micro_batch_tokens, self.layout)
-        found: list[list[float] | None] = [None] * len(comparisons)
+        collate = Collate(
+            self.tokenizer.pad_token_id, self.micro_batch_tokens, self.layout, positions(self.model)
+        )
         self.model.eval()
         lower = torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed")
-        for batch in collate(rows).batches:
+        for batch in collate([row | {"row": n} for n, row in enumerate(rows)]).batches:
             with lower:
                 rewards_N = rewards(self.model, batch.to(device)).tolist()
-            for item, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
-                known = found[item] = found[item] or []
-                known.append(reward)
-        return found
+            for n, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
+                found[n].append(reward)
+        flat = chain.from_iterable(found)
+        return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
+
+    def _parts(self, tokens: list[list[int]]) -> list[list[list[int]]]:
+        """The responses that stay together: all, unless they are more than a micro-batch."""
+        if sum(map(len, tokens)) > self.micro_batch_tokens < grow(tokens)[0].size:
+            return [[ids] for ids in tokens]
+        return [tokens] if tokens else []
 
 
-def _row(number: int, comparison: Comparison, tokens: list[list[int]]) -> dict[str, Any]:
+def _row(tokens: list[list[int]], prompt_key: str) -> dict[str, Any]:
     """What `Collate` takes, without judgements."""
     return {
         "tokens": tokens,
@@ -119,8 +125,7 @@ def _row(number: int, comparison: Comparison, tokens: list[list[int]]) -> dict[s
         "margins": [],
         "weights": [],
         "ratings": [float("nan")] * len(tokens),
-        "row": number,
-        "prompt_key": comparison.prompt_key,
+        "prompt_key": prompt_key,
     }
 
 
@@ -148,7 +153,7 @@ def open_scorer(
     model = source.load_model(tokenizer, 0)
     if model.fresh_head:
         raise UserError(f"{source.path} has no reward head: train it first.")
-    model.to("cuda" if trainer.resolved_accelerator() == "gpu" else "cpu")
+    model.to(trainer.device())
     check_padding(model, tokenizer.pad_token_id)
     most = [length for length in (max_length, positions(model)) if length is not None]
     return Scorer(
@@ -180,7 +185,8 @@ def check_out(out: str) -> Path:
 class ScoreFile:
     """Rows `id response reward`, appended in windows; after a kill it goes on behind the last one.
 
-    Until the end they stand in OUT.partial, and OUT.partial.json says how far they are whole.
+    Until the end they stand in OUT.partial, and OUT.partial.json says how far they are whole. Where
+    one of the two is missing or short, it begins anew.
 
     Args:
         out: the file to write, see `check_out`.
@@ -197,8 +203,8 @@ class ScoreFile:
         self.key = hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:24]
         self.comparisons = self.responses = self.bytes = 0
         self.report = RowReport()
-        if self.state.is_file():
-            stored = json.loads(self.state.read_text())
+        stored = json.loads(self.state.read_text()) if self.state.is_file() else None
+        if stored and self.partial.is_file() and self.partial.stat().st_size >= stored["bytes"]:
             if stored["key"] != self.key:
                 raise UserError(
                     f"{self.partial} was begun with another checkpoint, data or setting: remove "

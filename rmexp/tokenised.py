@@ -96,15 +96,14 @@ class Recipe:
     @functools.cached_property
     def source_key(self) -> str:
         """What the rows are, whatever the template and tokenizer (24 hex digits)."""
+        options = [self.on_bad_row, self.max_bad_share, self.min_rating_gap]
+        return _digest([self.dialogues_key, options])
+
+    @functools.cached_property
+    def dialogues_key(self) -> str:
+        """What prompts and responses there are, whatever is done about bad rows (24 hex digits)."""
         sources = {str(split): source_fingerprint(path) for split, path in self.paths.items()}
-        options = [
-            self.limit,
-            self.on_bad_row,
-            self.max_bad_share,
-            self.min_rating_gap,
-            self.max_length,
-        ]
-        return _digest([sources, _code(self.parse), options])
+        return _digest([sources, _code(self.parse), self.limit, self.max_length])
 
 
 def _code(parse: Format) -> list[str]:

@@ -115,6 +115,10 @@ class TrainerSettings:
             return self.accelerator
         return "gpu" if torch.cuda.is_available() else "cpu"
 
+    def device(self) -> str:
+        """Its name in torch."""
+        return "cuda" if self.resolved_accelerator() == "gpu" else "cpu"
+
     def resolved_precision(self) -> Literal["bf16-mixed", "32-true"]:
         """The precision that `auto` means here."""
         if self.precision != "auto":

@@ -27,6 +27,11 @@ def bucketed(size: int, bucket: int = BUCKET) -> int:
     return -(-size // bucket) * bucket
 
 
+def row_width(tokens: int) -> int:
+    """Tokens of a packed row: whole buckets, and room for the last block to read over its end."""
+    return bucketed(tokens + BUCKET - 1)
+
+
 @dataclass(frozen=True)
 class Tree:
     """A trunk of `trunk` tokens and branches of `branches[k]` tokens each, all at least 1."""
@@ -100,8 +105,8 @@ class Block:
     first: int
 
 
-def attention_blocks(trees: Sequence[Tree], row: int, window: int | None) -> Iterator[Block]:
-    """What each token of a packed row of `row` tokens sees, in blocks of dense work.
+def attention_blocks(trees: Sequence[Tree], window: int | None) -> Iterator[Block]:
+    """What each token of a packed row (`row_width` wide) sees, in blocks of dense work.
 
     Trunk tokens see the trunk before them; a branch's see the trunk and the branch before them.
     With a `window`, only keys less than that many positions back, as in sliding attention.
@@ -111,27 +116,27 @@ def attention_blocks(trees: Sequence[Tree], row: int, window: int | None) -> Ite
         place = start + tree.trunk
         for begin in range(0, tree.trunk, QUERIES):
             queries = min(QUERIES, tree.trunk - begin)
-            yield _block(row, start, 0, start, begin, queries, window)
+            yield _block(start, 0, start, begin, queries, window)
         for length in tree.branches:
             for begin in range(0, length, QUERIES):
                 queries = min(QUERIES, length - begin)
-                yield _block(row, start, tree.trunk, place, begin, queries, window)
+                yield _block(start, tree.trunk, place, begin, queries, window)
             place += length
         start = place
 
 
 def _block(
-    row: int, tree: int, trunk: int, segment: int, begin: int, queries: int, window: int | None
+    tree: int, trunk: int, segment: int, begin: int, queries: int, window: int | None
 ) -> Block:
     """`queries` queries from `begin` on of the segment at `segment`, behind `trunk` tokens."""
     start, end = segment + begin, begin + queries
-    wide = min(bucketed(queries), row - start)
+    wide = bucketed(queries)
     if segment == tree + trunk:  # trunk and segment lie side by side
-        own = min(bucketed(trunk + end), row - tree)
+        own = bucketed(trunk + end)
         keys: tuple[tuple[int, int], ...] = ((tree, own),)
         positions = np.arange(own)
     else:
-        before, own = min(bucketed(trunk), row - tree), min(bucketed(end), row - segment)
+        before, own = bucketed(trunk), bucketed(end)
         keys = ((tree, before), (segment, own)) if trunk else ((segment, own),)
         ahead = np.arange(before if trunk else 0)
         ahead[trunk:] = NOWHERE

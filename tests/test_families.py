@@ -14,7 +14,7 @@ from rmexp.batches import Collate
 from rmexp.errors import UserError
 from rmexp.layout import choose_layout, probe, refuse
 from rmexp.losses import BradleyTerry
-from rmexp.model import check_padding, prepare, rewards
+from rmexp.model import check_padding, length_dependent, positions, prepare, rewards
 from rmexp.module import normalised
 from tests.toys import tiny_tokenizer, toy_row
 
@@ -95,6 +95,10 @@ PADDED = {
     },
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
     "stablelm": {},
+    # They apply their window in the mask alone.
+    "qwen2_moe": EXACT["qwen2_moe"]
+    | {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 2},
+    "phimoe": EXPERTS | {"sliding_window": 32},
     "falcon": {"alibi": False},
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "roberta": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
@@ -230,3 +234,32 @@ def test_where_trees_would_be_wrong_rows_are_padded(family):
         for ids, value in zip(rows[item]["tokens"], values, strict=True):
             assert alone(model, ids) == pytest.approx(value, abs=1e-4)
     assert (whole_gradient - cut_gradient).norm() <= 1e-4 * whole_gradient.norm() + 2e-5
+
+
+def test_positions_are_counted_as_the_model_places_them():
+    assert positions(small("llama")) == 128
+    assert positions(small("bert")) == 128
+    assert positions(small("roberta", pad_token_id=1)) == 126
+
+
+def test_dropout_anywhere_rules_trees_out():
+    model = small("gpt2", n_embd=32, n_layer=2, n_head=4)
+    assert refuse(model) == "it has dropout (attn_pdrop=0.1)"
+
+
+def test_rotary_embeddings_that_change_with_length_are_said():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0} | factors
+    model = small("phi3", pad_token_id=0, rope_parameters=rope, original_max_position_embeddings=64)
+    assert length_dependent(model, 64) is None
+    assert "data.max_length=64 avoids that" in length_dependent(model, 65)
+    assert length_dependent(small("llama"), 10**6) is None
+
+
+def test_padded_rows_are_never_wider_than_the_model_has_places():
+    rows = [toy_row([[5] * 126, [6] * 3])]
+    batch = Collate(0, 10**9, "padded", places=126)(rows).batches[0]
+    assert batch.tokens_R_T.shape == (2, 126)
+    model = small("roberta", pad_token_id=1, **PADDED["roberta"])
+    assert positions(model) == 126
+    assert rewards(model, batch).shape == (2,)

@@ -56,6 +56,20 @@ def test_your_own_template(rmexp):
     assert "[user]" not in (rmexp.runs()[0] / "export" / "chat_template.jinja").read_text()
 
 
+def test_score(rmexp, monkeypatch):
+    rmexp(*QUICK, "data.limit=20")
+    rmexp.runs()[0].rename(rmexp.folder / "RUN")
+    (rmexp.folder / "rows.jsonl").write_text('{"prompt": "p", "response": "r"}\n')
+    (line,) = commands("Score")
+    type_in(rmexp, line)
+    assert (rmexp.folder / "rewards.jsonl").read_text().startswith('{"id": "row-1", "response": 0')
+    (program,) = [text for kind, text in section("Score") if kind == "python"]
+    monkeypatch.chdir(rmexp.folder)
+    names = {}
+    exec(program.replace("model.score", "rewards = model.score"), names)
+    assert len(names["rewards"]) == 2
+
+
 def test_your_own_loss(rmexp):
     for kind, text in section("Your own loss"):
         if kind == "python":

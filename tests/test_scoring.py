@@ -188,3 +188,51 @@ def test_a_run_without_an_export_is_scored_from_its_checkpoint(run, tmp_path):
     theirs = package.load(run, precision="32-true").score("Hi", ["a", "bb"])
     assert ours == pytest.approx(theirs, abs=1e-6)
     assert os.path.isdir(run / "export")
+
+
+def test_bad_rows_can_be_skipped_after_the_stop(rmexp, run, write_rows, monkeypatch):
+    """What was scored before a bad row is not scored again."""
+    monkeypatch.setattr(scoring, "WINDOW", 8)
+    path = write_rows([*rows(20), {"prompt": "p"}, *rows(4)])
+    stopped = rmexp(*words(run, path, "out.jsonl"), check=False)
+    assert "rows.jsonl:21" in stopped.stderr
+    skipping = ("data.on_bad_row=skip", "data.max_bad_share=0.5")
+    done = rmexp(*words(run, path, "out.jsonl", *skipping))
+    assert "going on behind" in done.stdout
+    assert len({line["id"] for line in lines(rmexp.folder / "out.jsonl")}) == 24
+
+
+def test_a_partial_file_that_is_gone_begins_anew(rmexp, run, write_rows):
+    path = write_rows(rows(60))
+    rmexp.process(*words(run, path, "out.jsonl"), program=("-c", STOP))
+    (rmexp.folder / "out.jsonl.partial").unlink()
+    rmexp(*words(run, path, "out.jsonl"))
+    rmexp(*words(run, path, "whole.jsonl"))
+    one, two = (lines(rmexp.folder / name) for name in ("out.jsonl", "whole.jsonl"))
+    assert [(a["id"], a["response"]) for a in one] == [(b["id"], b["response"]) for b in two]
+
+
+def test_many_responses_to_one_prompt_are_packed_into_the_budget(run, monkeypatch):
+    sizes = []
+    before = scoring.rewards
+
+    def watched(model, batch):
+        sizes.append(sum(tree.size for tree in batch.trees))
+        return before(model, batch)
+
+    monkeypatch.setattr(scoring, "rewards", watched)
+    model = package.load(run, precision="32-true")
+    model.micro_batch_tokens = 400
+    answers = [f"answer {n} " * (n % 5 + 1) for n in range(60)]
+    many = model.score("Which?", answers)
+    assert len(sizes) >= 5
+    assert max(sizes) <= 400
+    assert many[7] == pytest.approx(model.score("Which?", answers[7:8])[0], abs=1e-5)
+
+
+def test_what_is_no_reward_model_is_said(rmexp, run, write_rows):
+    path = write_rows(rows(4))
+    rmexp(*words(run, path, "out.jsonl"))
+    scored = rmexp.runs()[-1]
+    done = rmexp(*words(scored, path, "again.jsonl"), check=False)
+    assert "neither a run with an export or a checkpoint" in done.stderr

@@ -131,5 +131,5 @@ def test_a_comparison_above_the_budget_names_itself(tmp_path):
     )
     data.prepare(tiny_tokenizer(), 0, lambda *_: None)
     data.tokens_per_batch = int(data.rows["size"][5]) - 1
-    with pytest.raises(UserError, match=r"Comparison r\d have? .* tokens"):
+    with pytest.raises(UserError, match=r"Comparison r\d has \d+ tokens"):
         data.plan()

@@ -76,7 +76,7 @@ def test_random_trees_equal_padded_rows(tiny, groups):
 
 def test_attention_dropout_goes_padded_and_says_so():
     model = Tiny(dropout=0.1).load_model(TOKENIZER, seed=0)
-    with pytest.warns(UserWarning, match="Training in padded rows, .* attention has dropout"):
+    with pytest.warns(UserWarning, match="Training in padded rows, .* it has dropout"):
         assert choose_layout(model, "auto") == "padded"
     with pytest.raises(UserError, match=r"take model\.layout=padded"):
         choose_layout(model, "tree")
@@ -134,6 +134,30 @@ def test_a_prompt_that_does_not_fit_is_cut_into_trees():
     assert packed_tokens(rows, tokens=5) == [(5, [0, 2]), (5, [1])]
 
 
+def test_comparisons_whose_tree_would_be_larger_stay_apart():
+    """Two pairs of one prompt, each an answer and its edit: they share more than the prompt."""
+    rows = [toy_row([[1, 2, *[9 + n] * 50, 3], [1, 2, *[9 + n] * 50, 4]], row=n) for n in range(2)]
+    for row in rows:
+        row["prompt_key"] = "same"
+    assert packed_tokens(rows) == [(2 * (52 + 1 + 1), [0, 1])]
+
+
+def test_shapes_are_few_however_lengths_vary():
+    """Kernels are set up once a shape: after some steps there are no new ones."""
+    rng = np.random.default_rng(0)
+    seen, sizes = set(), []
+    for _ in range(200):
+        packed = [Tree(int(rng.integers(20, 200)), tuple(rng.integers(5, 90, 2))) for _ in range(8)]
+        row = trees.row_width(sum(int(tree.size) for tree in packed))
+        for block in trees.attention_blocks(packed, None):
+            keys = sum(length for _, length in block.keys)
+            seen.add((block.wide, keys))
+            assert block.start + block.wide <= row
+            assert all(start + length <= row for start, length in block.keys)
+        sizes.append(len(seen))
+    assert sizes[-1] == sizes[99] < 120
+
+
 def test_rewards_do_not_depend_on_the_grouping(tiny):
     rng = np.random.default_rng(3)
     answers = [[7, 8, 9, *rng.integers(3, 200, n).tolist()] for n in (3, 9, 4, 6)]
@@ -172,7 +196,7 @@ shapes = st.lists(
 @given(shapes, st.sampled_from([None, 1, 5, 40]), st.sampled_from([16, 64]))
 def test_the_three_kernels_agree(shapes, window, longest):
     """Blocks, SDPA with a dense mask, FlexAttention (which has no backward pass on a CPU)."""
-    row = trees.bucketed(sum(tree.size for tree in shapes))
+    row = trees.row_width(sum(tree.size for tree in shapes))
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(1, heads, row, 8, generator=generator) for heads in (4, 2, 2)]
     upstream = torch.randn(1, row, 4, 8, generator=generator)

@@ -55,7 +55,8 @@ def evaluate(
         data.splits["all"] = np.arange(len(data.rows))
     if not len(data.splits[split]):
         raise UserError(f"task.rows={split}: the data has no such rows.")
-    module = RewardModule(load_trained(model, prepared, seed, run, reporter), loss, data)
+    trained = load_trained(model, prepared, seed, run, reporter, trainer.device())
+    module = RewardModule(trained, loss, data)
     if loss.needs_margins and not data.has_margins():
         fallback("The data has no margins, which the loss needs: its value is left out.")
         module.judges_loss = False

@@ -48,7 +48,7 @@ def score(
     recipe, precision = data.recipe, trainer.resolved_precision()
     fingerprint = templates.fingerprint(tokenizer)
     weights = source_fingerprint(getattr(model, "path", None) or model.weights)
-    key = [checkpoint, weights, recipe.source_key, fingerprint, precision]
+    key = [weights, recipe.dialogues_key, fingerprint, precision]
     scores = ScoreFile(file, key)
     run.write_json("environment.json", environment(template=fingerprint, seed=seed))
     scorer = open_scorer(
@@ -60,26 +60,31 @@ def score(
     )
     reading, before, started = RowReport(), scores.responses, time.monotonic()
 
+    def all_rows() -> RowReport:
+        both = RowReport(kept=scores.comparisons)
+        both.merge(reading)
+        both.merge(scores.report)
+        return both
+
     def stop_at_bad_rows() -> None:
-        if reading.bad and recipe.on_bad_row == "raise":
-            check_bad_rows(reading, recipe.on_bad_row, recipe.max_bad_share)
+        if recipe.on_bad_row == "raise" and all_rows().bad:
+            check_bad_rows(all_rows(), recipe.on_bad_row, recipe.max_bad_share)
 
     rows = read_comparisons(recipe.paths, recipe.parse, reading, recipe.limit)
     score_stream(rows, scorer, scores, stop_at_bad_rows, reporter.count)
-    check_bad_rows(reading, recipe.on_bad_row, recipe.max_bad_share)
+    found = all_rows()
+    check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)
     scores.finish()
-    reading.kept = scores.comparisons
-    reading.merge(scores.report)
     seconds = time.monotonic() - started
     rate = (scores.responses - before) / seconds
     reporter.say(
-        *reading.lines(),
+        *found.lines(),
         f"{scores.responses} responses scored in {seconds:.1f} s ({rate:.1f} a second): {file}",
     )
     run.update(
         scored=str(checkpoint),
         out=str(file),
-        rows=reading.to_dict(),
+        rows=found.to_dict(),
         responses=scores.responses,
         responses_per_second=round(rate, 2),
         layout=scorer.layout,

@@ -13,11 +13,11 @@ from torch import nn
 
 from rmexp import templates
 from rmexp.data import ComparisonData
-from rmexp.errors import UserError
+from rmexp.errors import UserError, fallback
 from rmexp.export import check_fingerprint
 from rmexp.layout import choose_layout
 from rmexp.losses import Loss
-from rmexp.model import check_padding, compile_layers, positions
+from rmexp.model import check_padding, compile_layers, length_dependent, positions
 from rmexp.progress import Reporter
 from rmexp.tracking import RunDirectory, environment
 from rmexp.training import needed_disk
@@ -60,9 +60,9 @@ def prepare_data(
 
 
 def load_model(
-    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter
+    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter, device: str
 ) -> Any:
-    """Load the reward model, check that it fits the data, and choose the layout.
+    """Load the reward model, check that it fits the data, and choose the layout on its device.
 
     Raises:
         UserError: the model has fewer positions than the longest row needs, or padding would
@@ -75,8 +75,11 @@ def load_model(
             f"The longest row has {longest} tokens, the model {places} positions: "
             f"set data.max_length={places}."
         )
+    if (known := length_dependent(model, longest)) is not None:
+        fallback(known)
+    model.to(device)  # the layout is proved with the kernels that will train
     check_padding(model, prepared.tokenizer.pad_token_id)
-    prepared.data.layout = choose_layout(model, source.layout)
+    prepared.data.layout, prepared.data.places = choose_layout(model, source.layout), places
     if source.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if source.compile:
@@ -90,7 +93,7 @@ def load_model(
 
 
 def load_trained(
-    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter
+    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter, device: str
 ) -> Any:
     """Load a model that must have been trained as a reward model already.
 
@@ -99,7 +102,7 @@ def load_trained(
     """
     if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), prepared.tokenizer)
-    model = load_model(source, prepared, seed, run, reporter)
+    model = load_model(source, prepared, seed, run, reporter, device)
     if model.fresh_head:
         raise UserError(f"{source.path} has no reward head (score.weight): train it first.")
     return model

@@ -60,7 +60,7 @@ def train(
     prepared = prepare_data(model, template, data, seed, run, reporter)
     data.check_trainable(loss.needs, loss.needs_margins)
     _check_monitor(trainer.monitor, data)
-    reward_model = tune(load_model(model, prepared, seed, run, reporter))
+    reward_model = tune(load_model(model, prepared, seed, run, reporter, trainer.device()))
     if not reward_model.fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(reward_model, run.path)
