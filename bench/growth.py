@@ -27,7 +27,7 @@ PADDING = (0.0, 0.25, 0.5, 0.75)
 ROWS = ((1_000, 100), (10_000, 100), (100_000, 100), (10_000, 800))
 """Synthetic rows, and words in each."""
 
-SECONDS = 6.0
+SECONDS = 3.0
 """A point is repeated until so much is spent; the first time counts only where it is the only."""
 
 STEPS, SAMPLED = 500, 50

@@ -102,11 +102,12 @@ class Scorer:
         )
         self.model.eval()
         lower = torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed")
-        for batch in collate([row | {"row": n} for n, row in enumerate(rows)]).batches:
-            with lower:
+        step = collate([row | {"row": n} for n, row in enumerate(rows)])
+        with lower:  # around all of them: autocast keeps the weights that it cast until its end
+            for batch in step.batches:
                 rewards_N = rewards(self.model, batch.to(device)).tolist()
-            for n, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
-                found[n].append(reward)
+                for n, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
+                    found[n].append(reward)
         flat = chain.from_iterable(found)
         return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
 
