@@ -90,11 +90,10 @@ class Scorer:
         `report` counts why, and what lost a part of its prompt.
         """
         encoded = list(encode(comparisons, self.tokenizer, self.max_length, report))
-        rows = [
-            _row(part, comparison.prompt_key)
-            for comparison, _, tokens in encoded
-            for part in self._parts(tokens)
-        ]
+        rows = []
+        for comparison, _, tokens in encoded:
+            key = comparison.prompt_key  # a hash of the prompt: once, however many parts there are
+            rows += [_row(part, key) for part in self._parts(tokens)]
         found: list[list[float]] = [[] for _ in rows]
         device = next(self.model.parameters()).device
         collate = Collate(

@@ -67,8 +67,9 @@ def score(
         return both
 
     def stop_at_bad_rows() -> None:
-        if recipe.on_bad_row == "raise" and all_rows().bad:
-            check_bad_rows(all_rows(), recipe.on_bad_row, recipe.max_bad_share)
+        found = all_rows()
+        if recipe.on_bad_row == "raise" and found.bad:
+            check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)
 
     rows = read_comparisons(recipe.paths, recipe.parse, reading, recipe.limit)
     score_stream(rows, scorer, scores, stop_at_bad_rows, reporter.count)
