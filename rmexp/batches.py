@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmexp.trees import Tree, bucketed, grow, row_width, shared_prefix
+from rmexp.trees import Growth, Tree, bucketed, row_width
 
 WIDTHS = 8
 """Padded rows are as wide as a multiple of this: few shapes, and little more padding."""
@@ -92,11 +92,14 @@ class Collate:
         """First fit, largest comparisons first; where its prompt is already, one costs little."""
         bins: list[_Bin] = []
         for row in sorted(rows, key=lambda row: sum(map(len, row["tokens"])), reverse=True):
-            alone = _Growing([], {}, 0, 0).with_row(row)
+            alone = _Growing([], Growth()).with_row(row)
             if not any(found.add(row, alone, self.micro_batch_tokens) for found in bins):
                 bins.append(_Bin())
                 bins[-1].add(row, alone, math.inf)
-        return [self._batch(found.groups(), self._packed(found.groups())) for found in bins]
+        return [
+            self._batch([tree.rows for tree in found.trees], self._packed(found.trees))
+            for found in bins
+        ]
 
     def _by_length(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
         """Longest first, so that little is padded; the first of a micro-batch sets its width."""
@@ -139,12 +142,13 @@ class Collate:
             items_N=torch.tensor([row["row"] for row in rows for _ in row["tokens"]]),
         )
 
-    def _packed(self, groups: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    def _packed(self, grown: Sequence["_Growing"]) -> dict[str, Any]:
         trees: list[Tree] = []
         tokens: list[int] = []
         ends: list[np.ndarray] = []
-        for group in groups:
-            tree, packed, branch = grow([ids for row in group for ids in row["tokens"]])
+        for one in grown:
+            tree, packed = one.growth.packed()
+            branch = [one.growth.places[tuple(ids)] for row in one.rows for ids in row["tokens"]]
             ends.append(len(tokens) + tree.ends()[branch])
             tokens += packed
             trees.append(tree)
@@ -204,35 +208,19 @@ class _Bin:
         self.size += more
         return True
 
-    def groups(self) -> list[list[dict[str, Any]]]:
-        """The comparisons of each tree."""
-        return [tree.rows for tree in self.trees]
-
 
 @dataclass(frozen=True)
 class _Growing:
-    """A tree by its size only: comparisons, the distinct responses' tokens, what they share."""
+    """A tree in a bin: its comparisons and their responses."""
 
     rows: list[dict[str, Any]]
-    distinct: dict[tuple[int, ...], None]
-    shared: int
-    total: int
+    growth: Growth
 
     def with_row(self, row: dict[str, Any]) -> "_Growing":
         """The tree with one more comparison."""
-        distinct, shared, total = dict(self.distinct), self.shared, self.total
-        for ids in map(tuple, row["tokens"]):
-            if ids in distinct:
-                continue
-            total += len(ids)
-            if len(distinct) == 0:
-                shared = len(ids) - 1
-            else:
-                shared = shared_prefix(next(iter(distinct)), ids, min(shared, len(ids) - 1))
-            distinct[ids] = None
-        return _Growing([*self.rows, row], distinct, shared, total)
+        return _Growing([*self.rows, row], self.growth.with_sequences(row["tokens"]))
 
     @property
     def size(self) -> int:
         """Tokens of the packed tree."""
-        return self.total - self.shared * (len(self.distinct) - 1)
+        return self.growth.size

@@ -23,7 +23,7 @@ from rmexp.reading import RowReport
 from rmexp.sources import BadRow
 from rmexp.tokenised import batched_list, encode
 from rmexp.training import TrainerSettings
-from rmexp.trees import grow
+from rmexp.trees import Growth
 
 WINDOW = 512
 """Comparisons that are tokenised, packed and scored together, and then written."""
@@ -112,7 +112,7 @@ class Scorer:
 
     def _parts(self, tokens: list[list[int]]) -> list[list[list[int]]]:
         """The responses that stay together: all, unless they are more than a micro-batch."""
-        if sum(map(len, tokens)) > self.micro_batch_tokens < grow(tokens)[0].size:
+        if Growth().with_sequences(tokens).size > self.micro_batch_tokens:
             return [[ids] for ids in tokens]
         return [tokens] if tokens else []
 

@@ -23,7 +23,7 @@ from rmexp import templates
 from rmexp.comparisons import Comparison, pairs_from_ratings
 from rmexp.errors import UserError
 from rmexp.reading import Format, RowReport, check_bad_rows, read_comparisons
-from rmexp.trees import grow
+from rmexp.trees import Growth
 
 VERSION = 2
 """Part of every cache key: raise it when what is stored changes."""
@@ -266,7 +266,7 @@ def _row(
         "pairs": [[j.i, j.j, j.verdict] if j.verdict >= 0 else [j.j, j.i, 1] for j in judged],
         "margins": [np.nan if j.margin is None else j.margin for j in judged],
         "weights": [j.weight for j in judged],
-        "size": grow(tokens)[0].size,
+        "size": Growth().with_sequences(tokens).size,
         "longest": max(map(len, tokens)),
         "judged": len(strict),
         "without_margin": sum(j.margin is None for j in strict),

@@ -6,8 +6,8 @@ position P, the trunk's length, and sees the trunk and itself. Causal models giv
 same hidden state there as in a sequence of its own.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -66,22 +66,49 @@ def shared_prefix(one: Sequence[int], other: Sequence[int], limit: int) -> int:
     return int(different[0]) if len(different) else n
 
 
-def grow(sequences: Sequence[Sequence[int]]) -> tuple[Tree, list[int], list[int]]:
-    """The tree of some token sequences (each non-empty), its packed tokens, and their branches.
+@dataclass(frozen=True)
+class Growth:
+    """The distinct sequences of a tree that may still grow: where each is, and what they share.
 
-    Equal sequences share a branch: `branch[k]` is that of sequence k. Every branch keeps at least
-    its last token, so that every response has a place to be read at; a lone one has no trunk.
+    Every branch keeps at least its last token, so that every response has a place to be read at; a
+    lone sequence has no trunk.
     """
-    places: dict[tuple[int, ...], int] = {}
-    branch = [places.setdefault(tuple(sequence), len(places)) for sequence in sequences]
-    distinct = list(places)
-    shared = min(map(len, distinct)) - 1 if len(distinct) > 1 else 0
-    for sequence in distinct[1:]:
-        shared = shared_prefix(distinct[0], sequence, shared)
-    packed = list(distinct[0][:shared])
-    for sequence in distinct:
-        packed += sequence[shared:]
-    return Tree(shared, tuple(len(s) - shared for s in distinct)), packed, branch
+
+    places: Mapping[tuple[int, ...], int] = field(default_factory=dict)
+    shared: int = 0
+    total: int = 0
+
+    def with_sequences(self, sequences: Iterable[Sequence[int]]) -> "Growth":
+        """The same with more token sequences (each non-empty); equal ones share a branch."""
+        places, shared, total = dict(self.places), self.shared, self.total
+        for ids in map(tuple, sequences):
+            if ids in places:
+                continue
+            first = next(iter(places), ids)
+            most = min(shared, len(ids) - 1) if places else len(ids) - 1
+            shared = shared_prefix(first, ids, most)
+            total += len(ids)
+            places[ids] = len(places)
+        return Growth(places, shared, total)
+
+    @property
+    def size(self) -> int:
+        """Tokens of the packed tree."""
+        return self.total - self.shared * (len(self.places) - 1)
+
+    def packed(self) -> tuple[Tree, list[int]]:
+        """The tree and its packed tokens."""
+        trunk = self.shared if len(self.places) > 1 else 0
+        tokens = list(next(iter(self.places))[:trunk])
+        for ids in self.places:
+            tokens += ids[trunk:]
+        return Tree(trunk, tuple(len(ids) - trunk for ids in self.places)), tokens
+
+
+def grow(sequences: Sequence[Sequence[int]]) -> tuple[Tree, list[int], list[int]]:
+    """The tree of some token sequences, its packed tokens, and the branch of each sequence."""
+    growth = Growth().with_sequences(sequences)
+    return *growth.packed(), [growth.places[tuple(ids)] for ids in sequences]
 
 
 @dataclass(frozen=True)
