@@ -74,20 +74,18 @@ class Bench:
     def both(self, rows: list[dict[str, Any]], most: int = 4096) -> dict[str, float]:
         """Seconds of the step of these rows in both layouts."""
         return {
-            "tree": self._seconds(rows, "tree", 4096),
+            "tree": self._seconds(rows, "mixed", 4096),
             "padded": self._seconds(rows, "padded", most),
         }
 
     def _seconds(self, rows: list[dict[str, Any]], layout: Any, most: int) -> float:
         import torch
 
-        from rmexp.attention import use_layout
         from rmexp.batches import Collate
         from rmexp.losses import BradleyTerry
         from rmexp.model import rewards
         from rmexp.module import normalised
 
-        use_layout(self.model, layout)
         batches, loss = Collate(0, most, layout)(rows).batches, BradleyTerry()
         totals = loss.total_weights(batches)
 

@@ -40,7 +40,7 @@ def ours(home: Path, precision: str) -> Any:
     from rmexp.tokenised import batched_list
 
     scorer = rmexp.load(home, precision=precision)
-    if scorer.layout != "tree" or scorer.micro_batch_tokens != BUDGET:
+    if scorer.layout != "mixed" or scorer.micro_batch_tokens != BUDGET:
         raise SystemExit(f"bench: {scorer.layout=}, {scorer.micro_batch_tokens=}")
 
     def run(comparisons: Sequence[Any]) -> list[float]:

@@ -301,7 +301,8 @@ def leave_attention_uncompiled() -> None:
 def use_layout(model: Any, layout: Literal["tree", "padded"]) -> None:
     """Let the model attend in trees, or again in the implementation that it was loaded with.
 
-    It stays so: gradient checkpointing calls the layers again in the backward pass.
+    It stays so until the next micro-batch: gradient checkpointing calls the layers again in the
+    backward pass.
     """
     before = getattr(model, "_padded_attention", model.config._attn_implementation)
     model._padded_attention = before

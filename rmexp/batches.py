@@ -19,6 +19,11 @@ from rmexp.trees import Growth, Tree, bucketed, row_width
 WIDTHS = 8
 """Padded rows are as wide as a multiple of this: few shapes, and little more padding."""
 
+AS_CHEAP = 1.1
+"""A token of padded rows costs so much less than one of a tree, whose attention is in pieces."""
+
+Layout = Literal["mixed", "tree", "padded"]
+
 
 @dataclass
 class Batch:
@@ -74,18 +79,19 @@ class Collate:
 
     Comparisons are packed into micro-batches of at most `micro_batch_tokens` tokens (padded rows
     with their padding), comparisons of one prompt into one tree; a single one above that is a
-    micro-batch of its own. Neither the packing nor the layout changes the update. Widths are
+    micro-batch of its own. The mixed layout is trees, but padded rows for a micro-batch in which
+    trees save next to nothing. Neither the packing nor the layout changes the update. Widths are
     rounded up, but not beyond the model's `places`.
     """
 
     pad_token_id: int
     micro_batch_tokens: int
-    layout: Literal["tree", "padded"]
+    layout: Layout
     places: int | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Step:
         """The step of these rows."""
-        pack = self._trees if self.layout == "tree" else self._by_length
+        pack = self._by_length if self.layout == "padded" else self._trees
         return Step(pack(rows))
 
     def _trees(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
@@ -96,10 +102,17 @@ class Collate:
             if not any(found.add(row, alone, self.micro_batch_tokens) for found in bins):
                 bins.append(_Bin())
                 bins[-1].add(row, alone, math.inf)
-        return [
-            self._batch([tree.rows for tree in found.trees], self._packed(found.trees))
-            for found in bins
-        ]
+        return [self._as_trees(found) for found in bins]
+
+    def _as_trees(self, found: "_Bin") -> Batch:
+        """The micro-batch of a bin."""
+        groups = [tree.rows for tree in found.trees]
+        lengths = [len(ids) for tree in found.trees for ids in tree.growth.places]
+        cells = len(lengths) * self._width(max(lengths))
+        most = min(AS_CHEAP * found.size, max(self.micro_batch_tokens, found.size))
+        if self.layout == "mixed" and cells <= most:
+            return self._batch(groups, self._padded([row for group in groups for row in group]))
+        return self._batch(groups, self._packed(found.trees))
 
     def _by_length(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
         """Longest first, so that little is padded; the first of a micro-batch sets its width."""

@@ -11,7 +11,7 @@ import lightning
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from rmexp.batches import Collate
+from rmexp.batches import Collate, Layout
 from rmexp.errors import UserError, fallback
 from rmexp.reading import Format, RowReport, assign_splits
 from rmexp.sources import check_source
@@ -97,7 +97,7 @@ class ComparisonData(lightning.LightningDataModule):
         self.report = RowReport()
         self.splits: dict[str, np.ndarray] = {}
         self.from_cache = False
-        self.layout: Literal["tree", "padded"] = "padded"
+        self.layout: Layout = "padded"
         self.places: int | None = None
         self.fingerprint = ""
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rmexp.attention import TreeRow, use_layout
-from rmexp.batches import Collate
+from rmexp.attention import TreeRow
+from rmexp.batches import Collate, Layout
 from rmexp.errors import UserError, fallback
 from rmexp.model import backbone, rewards, token_head
 
@@ -34,21 +34,19 @@ PROBED_PARAMETERS = 8
 """Gradients are compared on the lowest layer's parameters: all of the backward pass ends there."""
 
 
-def choose_layout(
-    model: Any, wanted: Literal["auto", "tree", "padded"]
-) -> Literal["tree", "padded"]:
-    """The layout to train in: trees where they are exact for this model, else padded rows.
+def choose_layout(model: Any, wanted: Literal["auto", "tree", "padded"]) -> Layout:
+    """The layout to train in: trees where they are exact for this model and save something.
+
+    Asked for trees, it is trees always.
 
     Raises:
         UserError: trees were asked for and are not exact.
     """
-    use_layout(model, "padded")
     if wanted == "padded":
         return "padded"
     reason = refuse(model) or probe(model)
     if reason is None:
-        use_layout(model, "tree")
-        return "tree"
+        return "tree" if wanted == "tree" else "mixed"
     sentence = f"token trees are not exact for {type(model).__name__}: {reason}"
     if wanted == "tree":
         raise UserError(f"model.layout=tree, but {sentence}; take model.layout=padded.")
@@ -95,13 +93,10 @@ def probe(model: Any) -> str | None:
     calls, windowed = TreeRow.calls, TreeRow.windowed
     try:
         for layout in ("padded", "tree"):
-            use_layout(model, layout)
             found[layout] = _rewards_and_gradients(model, row, layout)
     except Exception as error:  # whatever a model does not like about it, padded rows it is
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return f"it fails in that layout ({first[:100]})"
-    finally:
-        use_layout(model, "padded")
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
     if TreeRow.calls - calls != layers:

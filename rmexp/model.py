@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmexp.attention import TreeRow
+from rmexp.attention import TreeRow, use_layout
 from rmexp.batches import Batch
 from rmexp.errors import UserError
 
@@ -92,6 +92,7 @@ def rewards(model: Any, batch: Batch) -> Tensor:
     (encoders) get a mask and pool as Hugging Face has them pool.
     """
     layers = token_head(model)
+    use_layout(model, "padded" if batch.trees is None else "tree")
     if layers is None:
         logits_R = model(batch.tokens_R_T, attention_mask=_real(batch)).logits[:, 0]
         return logits_R[batch.row_N]

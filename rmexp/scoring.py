@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from rmexp.batches import Collate
+from rmexp.batches import Collate, Layout
 from rmexp.comparisons import Comparison, Message
 from rmexp.errors import UserError
 from rmexp.export import check_fingerprint
@@ -38,7 +38,7 @@ class Scorer:
     Args:
         model: see `model.prepare`; in the layout that `layout.choose_layout` chose.
         tokenizer: with the template that the model was trained with.
-        layout: `tree` or `padded`.
+        layout: `mixed`, `tree` or `padded`, see `batches.Collate`.
         precision: `bf16-mixed` or `32-true`; rewards come out in fp32 either way.
         max_length: tokens of a prompt and a response; longer dialogues lose their oldest turns.
         micro_batch_tokens: tokens through the model at once.
@@ -46,7 +46,7 @@ class Scorer:
 
     model: Any
     tokenizer: Any
-    layout: Literal["tree", "padded"]
+    layout: Layout
     precision: Literal["bf16-mixed", "32-true"] = "32-true"
     max_length: int = 1024
     micro_batch_tokens: int = 4096

@@ -36,7 +36,7 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
     assert found["status"] == "done"
     assert found["labels"] == {"loss": "contrastive", "data": "demo", "model": "tiny"}
     assert found["fallbacks"] == []
-    assert found["layout"] == "tree"
+    assert found["layout"] == "mixed"
     assert {"pid", "host", "heartbeat", "seconds", "pairs_per_second", "peak_memory_gib"} <= set(
         found
     )

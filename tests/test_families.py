@@ -9,7 +9,6 @@ import torch
 import transformers
 from transformers.modeling_layers import GenericForSequenceClassification
 
-from rmexp.attention import use_layout
 from rmexp.batches import Collate
 from rmexp.errors import UserError
 from rmexp.layout import choose_layout, probe, refuse
@@ -161,7 +160,6 @@ def comparisons():
 
 def losses_and_gradients(model, rows, layout, tokens=10**9):
     """Rewards by row, and the gradient of a step."""
-    use_layout(model, layout)
     model.zero_grad()
     step = Collate(0, tokens, layout)(rows)
     loss, found = BradleyTerry(), {}

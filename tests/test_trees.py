@@ -100,6 +100,22 @@ def test_micro_batches_do_not_change_the_update(tiny):
             assert (whole_gradient - cut_gradient).norm() <= 1e-5 * whole_gradient.norm()
 
 
+def test_the_mixed_layout_pads_where_trees_save_nothing(tiny):
+    def ids(start, count):
+        return list(range(start, start + count))
+
+    apart = [toy_row([ids(0, 40), ids(50, 38)])]
+    together = [toy_row([ids(0, 40), ids(0, 30) + ids(50, 8)])]
+    uneven = [toy_row([ids(0, 40), ids(50, 8)])]
+    for rows, padded in ((apart, True), (together, False), (uneven, False)):
+        (batch,) = Collate(0, 10**9, "mixed")(rows).batches
+        assert (batch.trees is None) is padded
+        mixed, mixed_gradient = losses_and_gradients(tiny, rows, "mixed")
+        tree, tree_gradient = losses_and_gradients(tiny, rows, "tree")
+        assert mixed[0] == pytest.approx(tree[0], abs=1e-5)
+        assert (mixed_gradient - tree_gradient).norm() <= 1e-5 * tree_gradient.norm()
+
+
 def packed_tokens(rows, tokens=10**9, layout="tree"):
     """(tokens of each micro-batch, the rows in each)."""
     step = Collate(0, tokens, layout)(rows)
