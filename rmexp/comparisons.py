@@ -7,9 +7,14 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+KINDS = ("pairs", "votes", "ties", "margins", "ratings", "lists")
+"""What people may say of responses: which of two is better, by how many votes, that they tie, by
+how much; how good one is by itself; the order of two or more. Formats give kinds, losses need them.
+"""
 
 Message = Mapping[str, Any]
 """A chat message: `role`, `content`, and what else a chat template reads (`tool_calls`, ...)."""
@@ -32,6 +37,12 @@ class Judgement:
     weight: float = 1.0
 
     @property
+    def shares(self) -> tuple[float, float, float]:
+        """The shares of the votes for `i`, for `j` and for a tie; they sum to 1."""
+        total = self.votes_i + self.votes_j + self.votes_tie
+        return self.votes_i / total, self.votes_j / total, self.votes_tie / total
+
+    @property
     def verdict(self) -> int:
         """+1 where `i` won, -1 where `j` won, 0 for a tie.
 
@@ -46,8 +57,11 @@ class Judgement:
 class Comparison:
     """A prompt, K >= 1 responses, and what people said of them: pairs, ratings, or both.
 
-    `ratings` has one entry a response; higher is better (a format turns error scores around) and
-    None means unrated. `place` says where the row came from (`file:line`), for messages.
+    `ratings` has one entry a response; higher is better (a format turns error scores and ranks
+    around) and None means unrated. `weight` is the row's importance in every loss. `unfinished`
+    responses are the first steps of an answer, scored at their last token without an end of turn.
+    `tools` are what a chat template shows of them (JSON schemas). `place` says where the row came
+    from (`file:line`), for messages.
     """
 
     id: str
@@ -56,7 +70,11 @@ class Comparison:
     judgements: tuple[Judgement, ...] = ()
     ratings: tuple[float | None, ...] | None = None
     subset: str = "all"
+    language: str | None = None
     split: str | None = None
+    weight: float = 1.0
+    unfinished: bool = False
+    tools: tuple[Mapping[str, Any], ...] = ()
     place: str = ""
 
     def __post_init__(self) -> None:
@@ -70,6 +88,24 @@ class Comparison:
                 raise ValueError(
                     f"a judgement names responses {judgement.i} and {judgement.j} of {k}"
                 )
+            votes = (judgement.votes_i, judgement.votes_j, judgement.votes_tie)
+            if min(votes) < 0 or sum(votes) == 0:
+                raise ValueError(f"a judgement has the votes {votes}")
+        if not self.weight >= 0:
+            raise ValueError(f"weight {self.weight}")
+
+    def levels(self) -> tuple[int | None, ...]:
+        """The order of the responses, 0 the worst; equal levels tie, None stands outside.
+
+        By ratings where two or more responses have one, else by judgements; where those form no
+        weak order (some go in a circle, or some pairs were not judged), all stand outside.
+        """
+        rated = [r for r in self.ratings or () if r is not None]
+        if len(rated) > 1:
+            assert self.ratings is not None
+            rank = {value: level for level, value in enumerate(sorted(set(rated)))}
+            return tuple(None if r is None else rank[r] for r in self.ratings)
+        return _levels_of(self.judgements, len(self.responses))
 
     @property
     def prompt_key(self) -> str:
@@ -78,6 +114,32 @@ class Comparison:
             [dict(message) for message in self.prompt], sort_keys=True, ensure_ascii=False
         )
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _levels_of(judgements: Sequence[Judgement], count: int) -> tuple[int | None, ...]:
+    """The weak order in which everybody wins against exactly those on lower levels.
+
+    Two on one level tie, or were not compared.
+    """
+    below: dict[int, set[int]] = {}
+    for judgement in judgements:
+        for one, other, won in ((judgement.i, judgement.j, 1), (judgement.j, judgement.i, -1)):
+            below.setdefault(one, set())
+            if judgement.verdict == won:
+                below[one].add(other)
+    rank = {wins: level for level, wins in enumerate(sorted({len(b) for b in below.values()}))}
+    levels = tuple(rank[len(below[k])] if k in below else None for k in range(count))
+    judged = {frozenset((j.i, j.j)): j for j in judgements}
+    for i, one in enumerate(levels):
+        for j, other in enumerate(levels[:i]):
+            if one is None or other is None:
+                continue
+            pair = judged.get(frozenset((i, j)))
+            sign = (one > other) - (one < other)
+            found = 0 if pair is None else pair.verdict * (1 if pair.i == i else -1)
+            if found != sign:
+                return (None,) * count
+    return levels
 
 
 def pairs_from_ratings(comparison: Comparison, min_gap: float) -> Comparison:

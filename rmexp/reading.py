@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from rmexp.comparisons import Comparison
 from rmexp.errors import UserError
 from rmexp.sources import SPLIT_NAMES, BadRow, read_rows
 
-Format = Callable[[Mapping[str, Any]], Comparison]
+Format = Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
+"""A row becomes a comparison; a row that holds a whole tree of dialogues becomes several."""
 SPLITS = ("train", "val", "test")
 EXAMPLES = 5
 """Bad rows that are named one by one; the rest is counted."""
@@ -98,7 +99,7 @@ def read_comparisons(
     """Stream the comparisons of several files.
 
     `paths` maps our split (or None: not split yet) to a path. A row that the format refuses is
-    counted in `report` and passed over. `limit` is the number of comparisons to take from each
+    counted in `report` and passed over. `limit` is the number of good rows to take from each
     file, from its start.
     """
     seen: Counter[str] = Counter()
@@ -111,14 +112,16 @@ def read_comparisons(
             try:
                 if isinstance(raw.row, BadRow):
                     raise raw.row
-                comparison = parse(raw.row)
-                declared = raw.split or _declared_split(comparison.split)
+                parsed = parse(raw.row)
+                found = [parsed] if isinstance(parsed, Comparison) else parsed
+                declared = [raw.split or _declared_split(one.split) for one in found]
             except BadRow as error:
                 report.add_bad(raw.place, str(error))
                 continue
             taken += 1
-            name = _unique(comparison.id or f"row-{report.read}", seen)
-            yield dataclasses.replace(comparison, id=name, split=declared, place=raw.place)
+            for one, home in zip(found, declared, strict=True):
+                name = _unique(one.id or f"row-{report.read}", seen)
+                yield dataclasses.replace(one, id=name, split=home, place=raw.place)
 
 
 def _unique(name: str, seen: Counter[str]) -> str:

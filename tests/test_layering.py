@@ -16,6 +16,7 @@ ORDER = [
     "rmexp.formats.candidates",
     "rmexp.formats.single",
     "rmexp.formats.auto",
+    "rmexp.formats.renamed",
     "rmexp.formats",
     "rmexp.reading",
     "rmexp.templates",

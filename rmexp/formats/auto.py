@@ -35,10 +35,8 @@ class Auto:
                 "expected prompt, chosen, rejected; or prompt, responses, ratings; "
                 "or prompt, response"
             )
-        if "prompt" in row:
+        if "prompt" in row or "context" in row:
             return Preference()(row)
-        if "context" in row:
-            return Preference(prompt="context")(row)
         chosen = row.get("chosen")
         if isinstance(chosen, str) and chosen.lstrip().startswith("Human:"):
             return HH()(row)

@@ -2,50 +2,49 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rmexp.comparisons import Comparison
-from rmexp.formats.parts import field, number, prompt_messages, response_messages, text_field
+from rmexp.formats.parts import common, field, prompt_messages, rating, response_messages
 from rmexp.sources import BadRow
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """`prompt`, `responses` (K texts or message lists), `ratings` (K numbers, higher is better).
+    """`prompt`, `responses` (K texts or message lists), `ratings` (K numbers, booleans or null).
 
     Rows without ratings can be scored; they teach nothing.
+
+    Args:
+        lower_is_better: ratings are errors or ranks: they are turned around.
     """
 
-    prompt: str = "prompt"
-    responses: str = "responses"
-    ratings: str = "ratings"
-    subset: str = "subset"
+    has: ClassVar[tuple[str, ...]] = ("ratings", "lists")
+    lower_is_better: bool = False
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         """The comparison of a row; a row that does not fit raises `BadRow`."""
-        responses = field(row, self.responses)
+        responses = field(row, "responses")
         if not isinstance(responses, list) or not responses:
-            raise BadRow(f"{self.responses} must be a list of answers")
-        ratings = row.get(self.ratings)
-        if ratings is None:
-            ratings = [None] * len(responses)
-        if not isinstance(ratings, list):
-            raise BadRow(f"{self.ratings} must be a list")
-        if len(responses) != len(ratings):
-            raise BadRow(f"{len(responses)} {self.responses} but {len(ratings)} {self.ratings}")
+            raise BadRow("responses must be a list of answers")
         return Comparison(
-            id=text_field(row, "id", ""),
-            prompt=prompt_messages(field(row, self.prompt), self.prompt),
+            prompt=prompt_messages(field(row, "prompt")),
             responses=tuple(
-                response_messages(text, f"{self.responses}[{k}]")
-                for k, text in enumerate(responses)
+                response_messages(text, f"responses[{k}]") for k, text in enumerate(responses)
             ),
-            ratings=None
-            if row.get(self.ratings) is None
-            else tuple(
-                None if value is None else number(value, f"{self.ratings}[{k}]")
-                for k, value in enumerate(ratings)
-            ),
-            subset=text_field(row, self.subset, "all"),
-            split=row.get("split"),
+            ratings=self._ratings(row.get("ratings"), len(responses)),
+            **common(row),
+        )
+
+    def _ratings(self, ratings: Any, count: int) -> tuple[float | None, ...] | None:
+        if ratings is None:
+            return None
+        if not isinstance(ratings, list):
+            raise BadRow("ratings must be a list")
+        if len(ratings) != count:
+            raise BadRow(f"{count} responses but {len(ratings)} ratings")
+        sign = -1.0 if self.lower_is_better else 1.0
+        return tuple(
+            None if value is None else sign * rating(value, f"ratings[{k}]")
+            for k, value in enumerate(ratings)
         )

@@ -3,10 +3,17 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rmexp.comparisons import Comparison, Judgement
-from rmexp.formats.parts import Messages, distinct, field, prompt_messages, response_messages
+from rmexp.formats.parts import (
+    Messages,
+    common,
+    distinct,
+    field,
+    prompt_messages,
+    response_messages,
+)
 from rmexp.sources import BadRow
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -20,6 +27,8 @@ class HH:
     Source: Bai et al. 2022, arXiv:2204.05862, https://github.com/anthropics/hh-rlhf.
     """
 
+    has: ClassVar[tuple[str, ...]] = ("pairs", "lists")
+
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         """The comparison of a row; a row that does not fit raises `BadRow`."""
         prompt, chosen = _dialogue(field(row, "chosen"), "chosen")
@@ -28,10 +37,10 @@ class HH:
             raise BadRow("the two dialogues differ before their last answer")
         distinct(chosen, rejected)
         return Comparison(
-            id="",
             prompt=prompt_messages(prompt),
             responses=(chosen, rejected),
             judgements=(Judgement(0, 1),),
+            **common(row),
         )
 
 

@@ -1,5 +1,6 @@
 """What the formats share: reading prompts, responses and numbers out of a row, strictly."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -66,6 +67,11 @@ def number(value: Any, name: str) -> float:
     return read
 
 
+def rating(value: Any, name: str) -> float:
+    """A number; good and bad (true and false) are 1 and 0."""
+    return float(value) if isinstance(value, bool) else number(value, name)
+
+
 def distinct(chosen: Any, rejected: Any) -> None:
     """Refuse a pair whose two sides are the same."""
     if chosen == rejected:
@@ -76,6 +82,36 @@ def optional_number(row: Mapping[str, Any], name: str) -> float | None:
     """A number where the field is there; an empty CSV cell is a field that is not there."""
     value = row.get(name)
     return None if value is None or value == "" else number(value, name)
+
+
+def common(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows of every format may say of themselves: `id`, `subset`, `language` (or `lang`),
+    `split`, `weight` in the loss, and `tools`."""
+    weight = optional_number(row, "weight")
+    if weight is not None and weight < 0:
+        raise BadRow(f"weight is {weight}, below 0")
+    return {
+        "id": text_field(row, "id", ""),
+        "subset": text_field(row, "subset", "all"),
+        "language": text_field(row, "language", "") or text_field(row, "lang", "") or None,
+        "split": row.get("split"),
+        "weight": 1.0 if weight is None else weight,
+        "tools": _tools(row.get("tools")),
+    }
+
+
+def _tools(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Tool schemas: a list of them, or the JSON of one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError:
+            raise BadRow("tools is text that is not JSON") from None
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+        raise BadRow("tools must be a list of JSON schemas")
+    return tuple(without_nulls(tool) for tool in value)
 
 
 def text_field(row: Mapping[str, Any], name: str, default: str) -> str:

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rmexp.comparisons import Comparison, Judgement
 from rmexp.formats.parts import (
     Messages,
+    common,
     distinct,
     field,
     optional_number,
     prompt_messages,
     response_messages,
-    text_field,
     without_nulls,
 )
 from rmexp.sources import BadRow
@@ -22,40 +22,38 @@ from rmexp.sources import BadRow
 class Preference:
     """`prompt`, `chosen`, `rejected`, as text or messages; a missing prompt is what both share.
 
-    Optional fields: `rating` of the chosen answer (higher is better), `margin` (in units of
-    reward), `id`, `subset`, `split`. The seed row is this with `prompt="context"`.
+    Optional fields: `rating` of the chosen answer (higher is better) or `chosen_rating` and
+    `rejected_rating`, `margin` (in units of reward). `context` is another name of the prompt: the
+    seed row.
     """
 
-    prompt: str = "prompt"
-    chosen: str = "chosen"
-    rejected: str = "rejected"
-    rating: str = "rating"
-    margin: str = "margin"
-    subset: str = "subset"
+    has: ClassVar[tuple[str, ...]] = ("pairs", "margins", "ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         """The comparison of a row; a row that does not fit raises `BadRow`."""
-        chosen, rejected = field(row, self.chosen), field(row, self.rejected)
-        for name, side in ((self.chosen, chosen), (self.rejected, rejected)):
+        chosen, rejected = field(row, "chosen"), field(row, "rejected")
+        for name, side in (("chosen", chosen), ("rejected", rejected)):
             if isinstance(side, str) and not side.strip():
                 raise BadRow(f"{name} is empty")
         distinct(chosen, rejected)
-        if row.get(self.prompt) is None:
+        asked = "prompt" if row.get("prompt") is not None else "context"
+        if row.get(asked) is None:
             prompt, chosen, rejected = _split_shared_prompt(chosen, rejected)
         else:
-            prompt = prompt_messages(row[self.prompt], self.prompt)
-            chosen = response_messages(_without_prompt(chosen, prompt), self.chosen)
-            rejected = response_messages(_without_prompt(rejected, prompt), self.rejected)
+            prompt = prompt_messages(row[asked], asked)
+            chosen = response_messages(_without_prompt(chosen, prompt), "chosen")
+            rejected = response_messages(_without_prompt(rejected, prompt), "rejected")
         distinct(chosen, rejected)
-        rating = optional_number(row, self.rating)
+        ratings = (
+            optional_number(row, "rating" if "chosen_rating" not in row else "chosen_rating"),
+            optional_number(row, "rejected_rating"),
+        )
         return Comparison(
-            id=text_field(row, "id", ""),
             prompt=prompt,
             responses=(chosen, rejected),
-            judgements=(Judgement(0, 1, margin=optional_number(row, self.margin)),),
-            ratings=None if rating is None else (rating, None),
-            subset=text_field(row, self.subset, "all"),
-            split=row.get("split"),
+            judgements=(Judgement(0, 1, margin=optional_number(row, "margin")),),
+            ratings=None if ratings == (None, None) else ratings,
+            **common(row),
         )
 
 

@@ -1,0 +1,35 @@
+"""A format over rows whose columns have other names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rmexp.comparisons import Comparison
+
+LABELS = ("id", "subset", "language", "split", "weight")
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Gives a format the fields that it knows, out of the columns that the rows have.
+
+    Args:
+        format: raw row -> Comparison.
+        fields: field -> column; a field without a column is read under its own name.
+    """
+
+    format: Callable[[Mapping[str, Any]], Comparison]
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has(self) -> tuple[str, ...] | None:
+        """What the format's rows may say; None where only the rows tell."""
+        return getattr(self.format, "has", None)
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
+        found = {name: row[column] for name, column in self.fields.items() if column in row}
+        # A column that has its place hides no other meaning of its name, but for labels.
+        hidden = {column for name, column in self.fields.items() if name not in LABELS}
+        hidden |= set(self.fields)
+        return self.format({k: v for k, v in row.items() if k not in hidden} | found)
