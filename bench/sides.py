@@ -55,10 +55,8 @@ def goodput(model: Any, steps: list[list[Any]], seconds: float, precision: str) 
 
     from bench.peak import gemm_peak, step_flops
 
-    if any(batch.trees is None for step in steps for batch in step):
-        sys.exit("bench: rmexp fell back to padded rows")
-    sizes = [[sum(tree.size for tree in batch.trees) for batch in step] for step in steps]
-    flops = sum(step_flops(model, [t for batch in step for t in batch.trees]) for step in steps)
+    sizes = [[sum(tree.size for tree in laid_out(batch)) for batch in step] for step in steps]
+    flops = sum(step_flops(model, [t for batch in step for t in laid_out(batch)]) for step in steps)
     packed = int(median(size for step in sizes for size in step))
     dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     peak = gemm_peak(model, packed, dtype)
@@ -69,6 +67,16 @@ def goodput(model: Any, steps: list[list[Any]], seconds: float, precision: str) 
         "gemm_peak_teraflops": round(peak / 1e12, 4),
         "goodput_mfu": round(flops / seconds / peak, 4),
     }
+
+
+def laid_out(batch: Any) -> list[Any]:
+    """The trees of a micro-batch; padded rows are trees of one branch."""
+    from rmexp.trees import Tree
+
+    if batch.trees is not None:
+        return batch.trees
+    ends = dict(zip(batch.row_N.tolist(), batch.end_N.tolist(), strict=True))
+    return [Tree(0, (end + 1,)) for end in ends.values()]
 
 
 def losses(outputs: Path) -> list[float]:

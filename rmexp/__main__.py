@@ -3,11 +3,13 @@
 Everything that can be wrong with a command is found before Hydra makes a directory.
 """
 
+import inspect
 import json
 import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,8 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
     """Compose and check every job of the command; nothing is loaded, nothing is written."""
     multirun = multirun or _is_sweep_file(overrides, config_dir)
     for cell in _grid(overrides, config_dir) if multirun else [overrides]:
-        config = configuration.plain(configuration.compose_config(cell, config_dir))
+        composed = configuration.compose_config(cell, config_dir)
+        choices, config = composed.hydra.runtime.choices, configuration.plain(composed)
         try:
             if config.resume is not None:
                 _check_resume(config.resume, cell)
@@ -70,19 +73,24 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
             if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
                 raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
             if config.checkpoint is None:
-                _check_parts(config)
+                _check_parts(config, choices)
         except UserError as error:
             raise UserError(f"{error} (job {' '.join(cell)})" if multirun else str(error)) from None
 
 
-def _check_parts(config: DictConfig) -> None:
-    """Build what is cheap to build: combinations are refused, and files that are not there."""
+def _check_parts(config: DictConfig, choices: Mapping[str, str]) -> None:
+    """Build what the task will, and is cheap: combinations are refused, and missing files."""
     from rmexp.config import build
+    from rmexp.contract import check_fits
 
-    build(config.data).check_sources()
-    build(config.template).check()
-    build(config.trainer)
-    build(config.model).check()
+    wanted = inspect.signature(configuration.locate("task", config.task["_target_"])).parameters
+    parts = {g: build(config[g]) for g in ("data", "template", "trainer", "model") if g in wanted}
+    if "data" in parts:
+        parts["data"].check_sources()
+    for group in (g for g in ("template", "model") if g in parts):
+        parts[group].check()
+    if "loss" in wanted and parts["data"].has is not None:
+        check_fits(build(config.loss), choices["loss"], parts["data"].has, choices["data"])
 
 
 def _is_sweep_file(overrides: list[str], config_dir: str | None) -> bool:

@@ -1,12 +1,13 @@
 """Micro-batches: how the comparisons of an optimizer step are laid out, and the tensors of each.
 
-Shape legend, used all over rmexp: N responses, P strictly judged pairs, R rows of T tokens.
+Shape legend, used all over rmexp: N responses, P strictly judged pairs, Q tied ones, R rows of T
+tokens.
 """
 
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,8 +39,15 @@ class Batch:
     row_N, end_N   int64, where the last token of each response lies in `tokens_R_T`
     better_P       int64, index of the better response of each judged pair; worse_P the other
     margins_P      float32, the data's own margin of the pair; NaN where it has none
-    weights_P      float32
+    votes_P_3      float32, shares of the votes for the better one, the worse one, and a tie
+    weights_P      float32, of the judgement times that of its row
+    tied_Q_2       int64, indices of the responses of each pair that people tied
+    votes_Q_3      float32, shares of the votes for its first, its second, and a tie
+    weights_Q      float32
     ratings_N      float32, higher is better; NaN where unrated
+    levels_N       int64, the place in the order of its comparison, 0 the lowest; -1 outside of it
+    weights_N      float32, of the row
+    list_N         int64, which comparison of this micro-batch it belongs to; never falls
     items_N        int64, the data set's row that the response belongs to
     """
 
@@ -51,8 +59,15 @@ class Batch:
     better_P: Tensor
     worse_P: Tensor
     margins_P: Tensor
+    votes_P_3: Tensor
     weights_P: Tensor
+    tied_Q_2: Tensor
+    votes_Q_3: Tensor
+    weights_Q: Tensor
     ratings_N: Tensor
+    levels_N: Tensor
+    weights_N: Tensor
+    list_N: Tensor
     items_N: Tensor
 
     def to(self, device: Any, non_blocking: bool = False) -> "Batch":
@@ -107,7 +122,8 @@ class Collate:
     def _as_trees(self, found: "_Bin") -> Batch:
         """The micro-batch of a bin."""
         groups = [tree.rows for tree in found.trees]
-        lengths = [len(ids) for tree in found.trees for ids in tree.growth.places]
+        distinct = ((*tree.growth.places, *tree.growth.inside) for tree in found.trees)
+        lengths = [len(ids) for sequences in distinct for ids in sequences]
         cells = len(lengths) * self._width(max(lengths))
         most = min(AS_CHEAP * found.size, max(self.micro_batch_tokens, found.size))
         if self.layout == "mixed" and cells <= most:
@@ -132,27 +148,31 @@ class Collate:
 
     def _batch(self, groups: list[list[dict[str, Any]]], layout: dict[str, Any]) -> Batch:
         rows = [row for group in groups for row in group]
-        pairs, margins, weights, start = [], [], [], 0
+        judged: tuple[list[Any], list[Any]] = ([], [])  # ties, strict verdicts
+        start = 0
         for row in rows:
-            for (i, j, verdict), m, w in zip(
-                row["pairs"], row["margins"], row["weights"], strict=True
-            ):
-                if verdict:
-                    pairs.append((start + i, start + j))
-                    margins.append(m)
-                    weights.append(w)
+            parts = (row["pairs"], row["margins"], row["votes"], row["weights"])
+            for (i, j, verdict), margin, votes, weight in zip(*parts, strict=True):
+                found = (start + i, start + j, margin, votes, weight * row["weight"])
+                judged[verdict].append(found)
             start += len(row["tokens"])
-        pairs_P_2 = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+        tied, strict = judged
+        counts = torch.tensor([len(row["tokens"]) for row in rows])
         return Batch(
             **layout,
-            better_P=pairs_P_2[:, 0],
-            worse_P=pairs_P_2[:, 1],
-            margins_P=torch.tensor(margins, dtype=torch.float32),
-            weights_P=torch.tensor(weights, dtype=torch.float32),
-            ratings_N=torch.tensor(
-                [r for row in rows for r in row["ratings"]], dtype=torch.float32
-            ),
-            items_N=torch.tensor([row["row"] for row in rows for _ in row["tokens"]]),
+            better_P=_integers(i for i, *_ in strict),
+            worse_P=_integers(j for _, j, *_ in strict),
+            margins_P=_floats(margin for _, _, margin, *_ in strict),
+            votes_P_3=_floats(votes for *_, votes, _ in strict).view(-1, 3),
+            weights_P=_floats(weight for *_, weight in strict),
+            tied_Q_2=_integers((i, j) for i, j, *_ in tied).view(-1, 2),
+            votes_Q_3=_floats(votes for *_, votes, _ in tied).view(-1, 3),
+            weights_Q=_floats(weight for *_, weight in tied),
+            ratings_N=_floats(rating for row in rows for rating in row["ratings"]),
+            levels_N=_integers(level for row in rows for level in row["levels"]),
+            weights_N=_floats(row["weight"] for row in rows).repeat_interleave(counts),
+            list_N=torch.arange(len(rows)).repeat_interleave(counts),
+            items_N=_integers(row["row"] for row in rows).repeat_interleave(counts),
         )
 
     def _packed(self, grown: Sequence["_Growing"]) -> dict[str, Any]:
@@ -161,8 +181,8 @@ class Collate:
         ends: list[np.ndarray] = []
         for one in grown:
             tree, packed = one.growth.packed()
-            branch = [one.growth.places[tuple(ids)] for row in one.rows for ids in row["tokens"]]
-            ends.append(len(tokens) + tree.ends()[branch])
+            sequences = (ids for row in one.rows for ids in row["tokens"])
+            ends.append(len(tokens) + np.array(one.growth.ends(tree, sequences)))
             tokens += packed
             trees.append(tree)
         wide = row_width(len(tokens))
@@ -194,6 +214,30 @@ class Collate:
             "row_N": torch.tensor(row_N),
             "end_N": torch.from_numpy(lengths - 1)[row_N],
         }
+
+
+def unjudged(tokens: Sequence[Sequence[int]], prompt_key: str = "") -> dict[str, Any]:
+    """The row (see `Collate`) of sequences that nobody judged: to be scored, or to try a model."""
+    return {
+        "tokens": tokens,
+        "pairs": [],
+        "margins": [],
+        "votes": [],
+        "weights": [],
+        "ratings": [math.nan] * len(tokens),
+        "levels": [-1] * len(tokens),
+        "weight": 1.0,
+        "prompt_key": prompt_key,
+        "row": 0,
+    }
+
+
+def _integers(values: Iterable[Any]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
+
+
+def _floats(values: Iterable[Any]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float32)
 
 
 class _Bin:

@@ -52,6 +52,12 @@ class Judgement:
             return 0
         return 1 if self.votes_i > self.votes_j else -1
 
+    def turned(self) -> "Judgement":
+        """The same with `i` and `j` in each other's place."""
+        return dataclasses.replace(
+            self, i=self.j, j=self.i, votes_i=self.votes_j, votes_j=self.votes_i
+        )
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -130,12 +136,12 @@ def _levels_of(judgements: Sequence[Judgement], count: int) -> tuple[int | None,
     rank = {wins: level for level, wins in enumerate(sorted({len(b) for b in below.values()}))}
     levels = tuple(rank[len(below[k])] if k in below else None for k in range(count))
     judged = {frozenset((j.i, j.j)): j for j in judgements}
-    for i, one in enumerate(levels):
-        for j, other in enumerate(levels[:i]):
-            if one is None or other is None:
+    for i, high in enumerate(levels):
+        for j, low in enumerate(levels[:i]):
+            if high is None or low is None:
                 continue
             pair = judged.get(frozenset((i, j)))
-            sign = (one > other) - (one < other)
+            sign = (high > low) - (high < low)
             found = 0 if pair is None else pair.verdict * (1 if pair.i == i else -1)
             if found != sign:
                 return (None,) * count

@@ -47,6 +47,7 @@ class Root:
     checkpoint: str | None = MISSING
     resume: str | None = MISSING
     out: str | None = MISSING
+    source: str | None = MISSING
     cache: str = MISSING
 
 
@@ -144,6 +145,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 def _unknown_key(found: re.Match[str], overrides: Sequence[str]) -> str:
     key = found[1]
+    if key.startswith("template.arguments."):
+        return f"Write +{key}=VALUE: a template's arguments are added."
     if key in ("sweeps", "experiment"):
         return f"Write +{key}=NAME: {key} is added to the composition."
     keys = list(known_keys([o for o in overrides if not re.match(rf"\+*{re.escape(key)}\b", o)]))
@@ -276,22 +279,36 @@ def locate(path: str, target: str) -> Any:
 
 
 def _check_target(path: str, node: DictConfig) -> None:
-    target = locate(path, node["_target_"])
-    parameters = inspect.signature(target).parameters
-    function = target if inspect.isfunction(target) else target.__init__
-    hints = inspect.get_annotations(function, eval_str=True)
+    parameters, hints = arguments_of(locate(path, node["_target_"]))
     for key in (name for name in map(str, node) if not name.startswith("_")):
         if key not in parameters:
             raise UserError(f"There is no key {path}.{key}{suggest(key, list(parameters))}.")
         if OmegaConf.is_missing(node, key):
             raise UserError(f"{path}.{key} is needed: give {path}.{key}=VALUE.")
         value = node[key]
-        if not (isinstance(value, DictConfig) and "_target_" in value):
+        if not any(_targets(value, key)):
             _check_value(f"{path}.{key}", value, hints.get(key, Any))
     if path != "task":  # a task's other arguments are what the job builds
         for key, parameter in parameters.items():
             if key not in node and parameter.default is parameter.empty and parameter.kind in NAMED:
                 raise UserError(f"{path}.{key} is needed: give +{path}.{key}=VALUE.")
+
+
+def arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """The parameters and annotations of a class or function.
+
+    What a class takes as **keywords it passes on: those are its base's that have a default.
+    """
+    function = target if inspect.isfunction(target) else target.__init__
+    parameters = dict(inspect.signature(target).parameters)
+    hints = inspect.get_annotations(function, eval_str=True)
+    rest = [n for n, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    if rest and inspect.isclass(target):
+        base, more = arguments_of(target.__base__)
+        del parameters[rest[0]]
+        optional = {n: p for n, p in base.items() if p.default is not p.empty}
+        return optional | parameters, more | hints
+    return parameters, hints
 
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -308,6 +325,10 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
         raise UserError(f"{name}={given}: should be {describe(annotation)}.") from None
 
 
+FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))
+"""Keys of tasks that name a file; the others name a directory."""
+
+
 def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     """What was set must be something that the task reads; the task must have what it needs.
 
@@ -318,14 +339,14 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     parameters = inspect.signature(task).parameters
     hints = inspect.get_annotations(task, eval_str=True)
     name = config.task["_target_"].rsplit(".", 2)[1]
-    for key in ("checkpoint", "out"):
+    for key in ("checkpoint", "source", "out"):
         if key in parameters and config[key] is None and hints[key] is str:
-            what = "FILE" if (name, key) == ("score", "out") else "DIRECTORY"
+            what = "FILE" if (name, key) in FILES else "DIRECTORY"
             raise UserError(f"task={name} needs {key}={what}.")
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
-        if part in {"checkpoint", "out", *GROUPS} - {"task", "logger", *parameters}:
+        if part in {"checkpoint", "source", "out", *GROUPS} - {"task", "logger", *parameters}:
             raise UserError(f"task={name} does not use {part}: leave out {key}.")
         kept = ("model.layout", "model.trust_remote_code")
         if part == "model" and config.checkpoint is not None and key not in kept:

@@ -1,9 +1,10 @@
 """The LightningDataModule: a source, a format and a template in; train, val and test steps out."""
 
+import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,14 +12,28 @@ import lightning
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
+from rmexp import sampling
 from rmexp.batches import Collate, Layout
+from rmexp.contract import check_fits
 from rmexp.errors import UserError, fallback
+from rmexp.formats.renamed import Renamed
+from rmexp.losses.base import Loss
 from rmexp.reading import Format, RowReport, assign_splits
 from rmexp.sources import check_source
 from rmexp.steps import Plan, StepLoader, evaluation_loader
+from rmexp.templates import Template
 from rmexp.tokenised import Recipe, load_or_tokenise
 
 Share = Annotated[float, Ge(0), Le(1)]
+Balance = Literal["subset", "language", "label", "length"]
+COLUMNS = {
+    "pairs": "judged",
+    "ties": "tied",
+    "votes": "voted",
+    "ratings": "rated",
+    "lists": "ranked",
+}
+"""Kind of judgement -> the column that counts it in a row; an order has two levels or more."""
 
 
 class ComparisonData(lightning.LightningDataModule):
@@ -27,6 +42,9 @@ class ComparisonData(lightning.LightningDataModule):
     Args:
         format: raw row -> Comparison.
         path: file, `datasets` directory or hub id; the rows to split (or to train on).
+        fields: field of the format -> the column that it is called in these rows.
+        template: another template for these rows than the run's; None: the run's.
+        system: a system prompt for these rows where they bring none.
         val_path, test_path: separate sources for validation and test rows.
         limit: comparisons taken from each source, from its start.
         on_bad_row: `raise` stops at bad rows, `skip` leaves them out, counted.
@@ -36,6 +54,9 @@ class ComparisonData(lightning.LightningDataModule):
         split_seed: deals prompts into splits; separate from the run's seed, so that seeds share a
             test set.
         max_length: tokens of prompt and response together; oldest prompt turns go, responses stay.
+        max_per_prompt: training comparisons of a prompt; more are left out, counted.
+        balance: draw training rows so that all subsets (or languages, labels, pairs in which the
+            longer and the shorter response won) come equally often; None draws each once.
         batch_size: comparisons of one optimizer step; with `group_by_prompt` prompts.
         tokens_per_batch: distinct tokens of one step, on average, in place of `batch_size`.
         group_by_prompt: all comparisons of a prompt share a step (and a tree).
@@ -49,6 +70,9 @@ class ComparisonData(lightning.LightningDataModule):
         self,
         format: Format,
         path: str,
+        fields: Mapping[str, str | None] | None = None,
+        template: Template | None = None,
+        system: str | None = None,
         val_path: str | None = None,
         test_path: str | None = None,
         limit: Annotated[int, Gt(0)] | None = None,
@@ -59,6 +83,8 @@ class ComparisonData(lightning.LightningDataModule):
         test_share: Share = 0.1,
         split_seed: int = 0,
         max_length: Annotated[int, Gt(0)] = 1024,
+        max_per_prompt: Annotated[int, Gt(0)] | None = None,
+        balance: Balance | None = None,
         batch_size: Annotated[int, Gt(0)] = 8,
         tokens_per_batch: Annotated[int, Gt(0)] | None = None,
         group_by_prompt: bool = False,
@@ -77,6 +103,11 @@ class ComparisonData(lightning.LightningDataModule):
                 "data.tokens_per_batch deals out comparisons, data.group_by_prompt whole prompts: "
                 "leave out one of them (with the latter data.batch_size counts prompts)."
             )
+        if tokens_per_batch is not None and balance is not None:
+            raise UserError(
+                "data.tokens_per_batch lays all rows out once, data.balance draws some of them "
+                "several times: leave out one of them."
+            )
         if val_share + test_share >= 1:
             raise UserError(
                 f"data.val_share={val_share} and data.test_share={test_share} "
@@ -84,11 +115,15 @@ class ComparisonData(lightning.LightningDataModule):
             )
         paths = {None if val_path is None and test_path is None else "train": path}
         paths |= {name: p for name, p in (("val", val_path), ("test", test_path)) if p is not None}
+        columns = {name: column for name, column in (fields or {}).items() if column is not None}
+        parse = Renamed(format, columns) if columns else format
         self.recipe = Recipe(
-            paths, format, limit, on_bad_row, max_bad_share, min_rating_gap, max_length
+            paths, parse, limit, on_bad_row, max_bad_share, min_rating_gap, max_length
         )
+        self.template, self.system = template, system
         self.shares = {"val": val_share, "test": test_share}
         self.split_seed, self.eval_batch_size = split_seed, eval_batch_size
+        self.max_per_prompt, self.balance = max_per_prompt, balance
         self.batch_size, self.tokens_per_batch = batch_size, tokens_per_batch
         self.group_by_prompt = group_by_prompt
         self.micro_batch_tokens, self.workers = micro_batch_tokens, workers
@@ -113,10 +148,8 @@ class ComparisonData(lightning.LightningDataModule):
             UserError: the source or its rows cannot be used, or a split would be empty.
         """
         self.tokenizer, self.seed = tokenizer, seed
-        self.rows, self.report, self.from_cache = load_or_tokenise(
-            self.recipe, tokenizer, self.cache, progress
-        )
-        parts = [self.recipe.source_key, self.shares, self.split_seed]
+        self.rows, self.report, self.from_cache = self.load(tokenizer, progress)
+        parts = [self.source_key, self.shares, self.split_seed]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         self.splits = assign_splits(
             self.rows["prompt_key"][:],
@@ -126,17 +159,73 @@ class ComparisonData(lightning.LightningDataModule):
             self.split_seed,
             self.report,
         )
-        self._drop_unjudged()
+        if self.max_per_prompt is not None:
+            train = self.splits["train"]
+            keep = sampling.capped(self._prompts(train), self.max_per_prompt, self.split_seed)
+            self._keep(keep, f"beyond data.max_per_prompt={self.max_per_prompt}")
 
-    def _drop_unjudged(self) -> None:
-        """Rows without a strictly judged pair teach a loss over pairs nothing."""
-        judged_C = self._column("judged")
+    def load(
+        self, tokenizer: Any, progress: Callable[[str, int], None]
+    ) -> tuple[Any, RowReport, bool]:
+        """The tokenised rows, the report on them, and whether they came from the cache."""
+        if self.template is not None or self.system is not None:
+            tokenizer = copy.deepcopy(tokenizer)
+            if self.template is not None:
+                fallback(
+                    "data.template: rows are rendered with a template of their own, and the "
+                    "export will carry the run's."
+                )
+                self.template.install(tokenizer)
+            if self.system is not None:
+                Template(source=tokenizer.chat_template, system=self.system).install(tokenizer)
+        return load_or_tokenise(self.recipe, tokenizer, self.cache, progress)
+
+    @property
+    def source_key(self) -> str:
+        """What the rows are, whatever the tokenizer."""
+        return self.recipe.source_key
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and response together."""
+        return self.recipe.max_length
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the rows come from."""
+        return list(self.recipe.paths.values())
+
+    @property
+    def has(self) -> set[str] | None:
+        """The kinds of judgement that the format's rows may have; None: only the rows tell."""
+        kinds = getattr(self.recipe.parse, "has", None)
+        if kinds is None:
+            return None
+        rated = {"ratings", "lists"} <= set(kinds) and self.recipe.min_rating_gap is not None
+        return {*kinds, *(("pairs", "ties") if rated else ())}
+
+    def _keep(self, keep: np.ndarray, cause: str) -> None:
+        """Leave the other training rows out, counted by subset."""
         train = self.splits["train"]
-        unjudged = self.rows.select_columns("subset").select(train[judged_C[train] == 0])
-        for subset, count in Counter(unjudged["subset"]).items():
-            self.report.drop("no judged pair to train on", subset, count)
-        self.splits["train"] = train[judged_C[train] > 0]
-        self.pairs = {name: int(judged_C[rows].sum()) for name, rows in self.splits.items()}
+        lost = self.rows.select_columns("subset").select(train[~keep])
+        for subset, count in Counter(lost["subset"]).items():
+            self.report.drop(cause, subset, count)
+        self.splits["train"] = train[keep]
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Kind of judgement -> how many there are in a split: pairs and ties, else rows with it."""
+        rows = self.splits[split]
+        found = {kind: self._column(name)[rows] for kind, name in COLUMNS.items()}
+        strict = int(found["pairs"].sum())
+        without = int(self._column("without_margin")[rows].sum())
+        return {
+            "pairs": strict,
+            "ties": int(found["ties"].sum()),
+            "votes": int((found["votes"] > 0).sum()),
+            "margins": 0 if without else strict,
+            "ratings": int((found["ratings"] > 0).sum()),
+            "lists": int((found["lists"] > 1).sum()),
+        }
 
     def _column(self, name: str) -> np.ndarray:
         """A column of numbers, without making Python objects of the rows."""
@@ -147,39 +236,46 @@ class ComparisonData(lightning.LightningDataModule):
         column = self.rows.data.column("prompt_key").combine_chunks().dictionary_encode()
         return np.unique(column.indices.to_numpy()[indices], return_inverse=True)[1]
 
-    def check_trainable(self, needs: str, needs_margins: bool) -> None:
-        """Refuse splits that cannot train or select; say so where none is left to report on.
-
-        Args:
-            needs: what the loss learns from (`losses.Loss.needs`).
-            needs_margins: the loss takes each pair's own margin (`losses.Loss.needs_margins`).
+    def check_trainable(self, loss: Loss, loss_name: str, data_name: str) -> None:
+        """Keep the training rows that the loss learns from, and let it see their ratings.
 
         Raises:
-            UserError: no judged pair to train on, or none to select by; a comparison larger than
-                `tokens_per_batch`.
+            UserError: the loss finds nothing to learn from, or nothing to select by; a pair has no
+                margin where each must; a comparison larger than `tokens_per_batch`.
         """
-        if needs != "pairs":
-            raise UserError(f"The loss needs {needs}; data gives pairs.")
-        if needs_margins and not self.has_margins():
-            raise UserError(
-                "loss.margin=data, but some pairs of the data have no margin: give each row a "
-                "number in its margin field, or the loss a constant, as loss.margin=1.0."
-            )
-        for name in ("train", "val"):
-            if self.pairs[name] == 0:
-                raise UserError(
-                    f"The {name} split has {len(self.splits[name])} comparisons and no judged "
-                    "pair: give more rows, other shares (data.val_share), or ratings that differ "
-                    "by data.min_rating_gap."
-                )
+        has = {kind for kind, count in self.counts("train").items() if count}
+        check_fits(loss, loss_name, has, data_name)
+        train, useful = self.splits["train"], loss.learns_from()
+        if useful:
+            found = [self._column(COLUMNS[k])[train] > (k == "lists") for k in useful]
+            self._keep(np.any(found, axis=0), f"nothing in it for loss={loss_name}")
+        if "pairs" in loss.needs and "ratings" in loss.required():
+            self._check_rating_gaps()
+        self._check_splits(useful or tuple(COLUMNS))
+        ratings = [r for row in self._lists("ratings", self.splits["train"]) for r in row]
+        loss.learn(np.array([r for r in ratings if r == r], dtype=np.float64))
         self.plan()  # refuses what no step can hold
-        if self.pairs["test"] == 0:
-            self.splits["test"], self.pairs["test"] = self.splits["val"], self.pairs["val"]
-            fallback("There is no test split: selected and judged on the same rows (val).")
 
-    def has_margins(self) -> bool:
-        """Has every strictly judged pair a margin of its own?"""
-        return not self._column("without_margin").any()
+    def _check_rating_gaps(self) -> None:
+        without = int(self._column("without_ratings")[self.splits["train"]].sum())
+        if without:
+            raise UserError(
+                f"The loss takes the gap of each pair's ratings, but in {without} pairs of the "
+                "training rows one response has no rating, or the better one no higher rating."
+            )
+
+    def _check_splits(self, wanted: Sequence[str]) -> None:
+        for name in ("train", "val"):
+            counts = self.counts(name)
+            if not any(counts[kind] for kind in wanted):
+                raise UserError(
+                    f"The {name} split has {len(self.splits[name])} comparisons and none with "
+                    f"{' or '.join(wanted)}: give more rows, other shares (data.val_share), or "
+                    "ratings that differ by data.min_rating_gap."
+                )
+        if not any(self.counts("test").values()):
+            self.splits["test"] = self.splits["val"]
+            fallback("There is no test split: selected and judged on the same rows (val).")
 
     def example(self) -> tuple[str, list[int]]:
         """The first response, as rendered and as token ids."""
@@ -211,7 +307,42 @@ class ComparisonData(lightning.LightningDataModule):
                 f"Comparison {row['id']} has {sizes.max()} tokens, more than "
                 f"data.tokens_per_batch={limit}: raise it, or lower data.max_length."
             )
-        return Plan(rows, units, sizes, self.batch_size, limit, self.seed)
+        return Plan(rows, units, sizes, self.batch_size, limit, self.seed, self.times())
+
+    def times(self) -> np.ndarray | None:
+        """How often each training row is drawn in an epoch; None: each once."""
+        if self.balance is None:
+            return None
+        return sampling.balanced(self.groups(self.balance, self.splits["train"]))
+
+    def groups(self, by: Balance, rows: np.ndarray) -> Sequence[Any]:
+        """The subset, language, label or longer winner of each of these rows.
+
+        Raises:
+            UserError: the rows do not say.
+        """
+        if by == "length":
+            judged, longer = self._column("judged")[rows], self._column("longer_wins")[rows]
+            kinds = np.array(["the shorter won", "neither", "the longer won"])
+            return kinds[np.sign(2 * longer - judged) + 1].tolist()
+        if by == "label":
+            found = [next((r for r in row if r == r), None) for row in self._lists("ratings", rows)]
+        else:
+            found = self._lists(by, rows)
+        if all(value is None for value in found):
+            raise UserError(f"data.balance={by}, but no training row has a {by}.")
+        return found
+
+    def _lists(self, name: str, rows: np.ndarray) -> list[Any]:
+        """A column of some rows as Python objects."""
+        return self.rows.select_columns(name).select(rows)[name][:]
+
+    def sampled(self) -> dict[str, tuple[float, float]]:
+        """Group -> its share of the training rows, and of the draws in training."""
+        times = self.times()
+        if self.balance is None or times is None:
+            return {}
+        return dict(sampling.shares_of(self.groups(self.balance, self.splits["train"]), times))
 
     def train_dataloader(self) -> StepLoader:
         """Shuffled steps; resumable."""
@@ -235,8 +366,17 @@ class ComparisonData(lightning.LightningDataModule):
 
     def lines(self) -> list[str]:
         """What was read, for the terminal."""
-        sizes = ", ".join(
-            f"{n} {len(rows)} ({self.pairs[n]} pairs)" for n, rows in self.splits.items()
-        )
         source = "from the cache" if self.from_cache else "tokenised now"
-        return [f"data: {sizes}; {source}", *("  " + line for line in self.report.lines())]
+        sizes = []
+        for name, rows in self.splits.items():
+            counts = self.counts(name)
+            said = [
+                f"{counts[kind]} {kind}" for kind in ("pairs", "ties", "ratings") if counts[kind]
+            ]
+            sizes.append(f"{name} {len(rows)} ({', '.join(said) or 'no judgement'})")
+        drawn = [
+            f"drawn: {group} {share:.1%} of the time ({rows:.1%} of the rows)"
+            for group, (rows, share) in self.sampled().items()
+        ]
+        lines = [*self.report.lines(), *drawn]
+        return [f"data: {', '.join(sizes)}; {source}", *("  " + line for line in lines)]

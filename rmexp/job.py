@@ -81,6 +81,7 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
                 "seed": config.seed,
                 "resume": config.resume,
                 "out": config.out,
+                "source": job.config.source,
             }
             metrics = _call(config, offered)
         run.finish("done", metrics=metrics)

@@ -7,28 +7,12 @@ import torch
 from torch import Tensor
 
 from rmexp.attention import TreeRow
-from rmexp.batches import Collate, Layout
+from rmexp.batches import Collate, Layout, unjudged
 from rmexp.errors import UserError, fallback
-from rmexp.model import backbone, rewards, token_head
+from rmexp.model import DROPOUTS, backbone, rewards, token_head
 
 TOLERANCE = 1e-4
 """Largest relative difference between the layouts, of rewards and of gradients, in fp32."""
-
-DROPOUTS = (
-    "attention_dropout",
-    "attn_dropout",
-    "attn_pdrop",
-    "attention_probs_dropout_prob",
-    "activation_dropout",
-    "dropout",
-    "embd_pdrop",
-    "embedding_dropout",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "resid_pdrop",
-    "residual_dropout",
-)
-"""What model families call their dropouts: responses would share the masks of their trunk."""
 
 PROBED_PARAMETERS = 8
 """Gradients are compared on the lowest layer's parameters: all of the backward pass ends there."""
@@ -66,7 +50,7 @@ def refuse(model: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if strange := kinds - {"full_attention", "sliding_attention"}:
         return f"it has layers of type {', '.join(sorted(strange))}"
-    named = (name for name in DROPOUTS if getattr(config, name, 0))
+    named = (name for name in sorted(DROPOUTS) if getattr(config, name, 0))
     if (name := next(named, None)) is not None:
         return f"it has dropout ({name}={getattr(config, name)})"
     return None
@@ -79,15 +63,7 @@ def probe(model: Any) -> str | None:
         vocabulary, (24,), generator=torch.Generator().manual_seed(0)
     ).split([9, 8, 7])
     tokens = [torch.cat([shared, branch]).tolist() for branch in rest]
-    row = {
-        "tokens": tokens,
-        "ratings": [0.0, 0.0],
-        "pairs": [[0, 1, 1]],
-        "margins": [0.0],
-        "weights": [1.0],
-        "row": 0,
-        "prompt_key": "",
-    }
+    row = unjudged(tokens)
     model.eval()
     found: dict[str, tuple[Tensor, Tensor]] = {}
     calls, windowed = TreeRow.calls, TreeRow.windowed

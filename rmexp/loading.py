@@ -16,12 +16,12 @@ import gguf
 import huggingface_hub
 import torch
 import transformers
-from annotated_types import Ge, Gt, Le, MultipleOf
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from torch import nn
 
 from rmexp import templates
 from rmexp.errors import UserError
-from rmexp.model import prepare
+from rmexp.model import DROPOUTS, prepare
 
 Layout = Literal["auto", "tree", "padded"]
 
@@ -36,6 +36,8 @@ class Pretrained:
         revision: hub revision (branch, tag or commit).
         trust_remote_code: run code that the model's repository brings along.
         attn_implementation: Hugging Face's name of an attention kernel; None takes its default.
+        dropout: probability of every dropout that the model has; 0 turns them off, None keeps its
+            own. Above 0 rows are padded: responses would share the masks of their trunk.
         layout: see `layout.choose_layout`.
         gradient_checkpointing: keep less of the forward pass in memory and compute it again.
         compile: compile the layers with `torch.compile`, once for all lengths.
@@ -47,6 +49,7 @@ class Pretrained:
     revision: str | None = None
     trust_remote_code: bool = False
     attn_implementation: str | None = None
+    dropout: Annotated[float, Ge(0), Lt(1)] | None = None
     layout: Layout = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -82,9 +85,15 @@ class Pretrained:
             UserError: no sequence-classification form, several labels, or not loadable.
         """
         with _loading(self.path, "a model with a sequence-classification form"), _seeded(seed):
+            config = transformers.AutoConfig.from_pretrained(
+                self._source(), num_labels=1, **self._options()
+            )
+            if self.dropout is not None:
+                for name in DROPOUTS & set(vars(config.get_text_config())):
+                    setattr(config.get_text_config(), name, self.dropout)
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 self._source(),
-                num_labels=1,
+                config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 output_loading_info=True,

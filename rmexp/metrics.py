@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from rmexp.statistics import clustered_interval
+from rmexp.statistics import clustered_correlation, clustered_interval
 
 CALIBRATION_BINS = 10
 METRICS = (
     "accuracy",
     "gap_2plus/accuracy",
+    "spearman",
     "length_baseline",
     "loss",
     "margin",
@@ -33,8 +34,8 @@ class Scored:
     rewards_N    float32
     tokens_N     int, length as rendered
     ratings_N    float, NaN where unrated
+    prompts_N    the prompt of each response (any hashable number)
     better_P     index of the better response; worse_P the other
-    prompts_P    the prompt of each pair (any hashable number), the cluster of intervals
     subsets_P    the name of its subset
     tied_Q_2     pairs that people tied: left out of accuracy, and counted
     """
@@ -42,11 +43,16 @@ class Scored:
     rewards_N: np.ndarray
     tokens_N: np.ndarray
     ratings_N: np.ndarray
+    prompts_N: np.ndarray
     better_P: np.ndarray
     worse_P: np.ndarray
-    prompts_P: np.ndarray
     subsets_P: np.ndarray
     tied_Q_2: np.ndarray
+
+    @property
+    def prompts_P(self) -> np.ndarray:
+        """The prompt of each pair, the cluster of intervals."""
+        return self.prompts_N[self.better_P]
 
     @property
     def gaps_P(self) -> np.ndarray:
@@ -62,27 +68,27 @@ def scored(rows: Any, indices: np.ndarray, rewards: dict[int, list[float]]) -> S
         indices: its rows, in the order to take them.
         rewards: row -> a reward for each of its responses.
     """
-    responses: list[tuple[float, int, float]] = []  # reward, tokens, rating
-    pairs: list[tuple[int, int, int, str]] = []  # better, worse, prompt, subset
+    responses: list[tuple[float, int, float, int]] = []  # reward, tokens, rating, prompt
+    pairs: list[tuple[int, int, str]] = []  # better, worse, subset
     tied: list[tuple[int, int]] = []
     prompts: dict[str, int] = {}
     for index, row in zip(indices, rows.select(indices), strict=True):
         start = len(responses)
         lengths = map(len, row["tokens"])
-        responses += zip(rewards[int(index)], lengths, row["ratings"], strict=True)
-        prompt = prompts.setdefault(row["prompt_key"], len(prompts))
+        prompt = [prompts.setdefault(row["prompt_key"], len(prompts))] * len(row["tokens"])
+        responses += zip(rewards[int(index)], lengths, row["ratings"], prompt, strict=True)
         for i, j, verdict in row["pairs"]:
             if verdict == 0:
                 tied.append((start + i, start + j))
             else:
-                pairs.append((start + i, start + j, prompt, row["subset"]))
+                pairs.append((start + i, start + j, row["subset"]))
     return Scored(
-        rewards_N=np.array([r for r, _, _ in responses], dtype=np.float32),
-        tokens_N=np.array([t for _, t, _ in responses], dtype=np.int64),
-        ratings_N=np.array([r for _, _, r in responses], dtype=np.float64),
+        rewards_N=np.array([r for r, *_ in responses], dtype=np.float32),
+        tokens_N=np.array([t for _, t, _, _ in responses], dtype=np.int64),
+        ratings_N=np.array([r for _, _, r, _ in responses], dtype=np.float64),
+        prompts_N=np.array([p for *_, p in responses], dtype=np.int64),
         better_P=np.array([b for b, *_ in pairs], dtype=np.int64),
         worse_P=np.array([w for _, w, *_ in pairs], dtype=np.int64),
-        prompts_P=np.array([p for *_, p, _ in pairs], dtype=np.int64),
         subsets_P=np.array([name for *_, name in pairs], dtype=object),
         tied_Q_2=np.array(tied, dtype=np.int64).reshape(-1, 2),
     )
@@ -100,6 +106,8 @@ def evaluate(s: Scored) -> dict[str, float]:
     auc           probability that a better response outscores a worse one of any prompt
     nll, brier, ece       of P(better wins) = sigmoid(r_better - r_worse)
     reward_mean, reward_std
+    spearman      rank correlation of rewards and ratings, over all rated responses
+    spearman_low, spearman_high   its 95% interval, bootstrapped over prompts
     length_baseline       accuracy of "the longer one wins" (equal lengths count half)
     SUBSET/accuracy       where there is more than one subset
     gap_2plus/accuracy    over pairs whose ratings lie two or more apart, where there are such
@@ -110,6 +118,10 @@ def evaluate(s: Scored) -> dict[str, float]:
         "reward_mean": float(s.rewards_N.mean(dtype=np.float64)),
         "reward_std": float(s.rewards_N.std(dtype=np.float64)),
     }
+    rated_N = ~np.isnan(s.ratings_N)
+    if len(set(s.ratings_N[rated_N])) > 1:
+        ranked = (ranks(s.rewards_N[rated_N]), ranks(s.ratings_N[rated_N]), s.prompts_N[rated_N])
+        out["spearman"], out["spearman_low"], out["spearman_high"] = clustered_correlation(*ranked)
     if not len(s.better_P):
         return out
     gaps_P = s.gaps_P
@@ -135,6 +147,12 @@ def evaluate(s: Scored) -> dict[str, float]:
     if (rating_gaps_P >= 2).any():
         out["gap_2plus/accuracy"] = float(wins_P[rating_gaps_P >= 2].mean())
     return out
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value from 1; equal values share the mean of theirs."""
+    _, member, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[member]
 
 
 def length_baseline(s: Scored) -> float:

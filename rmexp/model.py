@@ -4,6 +4,7 @@ Training and export share one object, `AutoModelForSequenceClassification` with 
 what is exported is what was trained: its backbone gives hidden states, its head the reward.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -11,8 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmexp.attention import TreeRow, use_layout
-from rmexp.batches import Batch
+from rmexp.batches import Batch, Collate, unjudged
 from rmexp.errors import UserError
+
+DROPOUTS = {
+    "attention_dropout",
+    "attn_dropout",
+    "attn_pdrop",
+    "attention_probs_dropout_prob",
+    "activation_dropout",
+    "dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_pdrop",
+    "residual_dropout",
+}
+"""What model families call their dropouts."""
 
 LIKE_ALONE = 1e-3
 """Most that a reward may change where a sequence stands in a batch, in fp32; a bug is far above."""
@@ -138,12 +155,12 @@ def check_padding(model: Any, pad_token_id: int) -> None:
     """
     model.eval()
     tokens = _random_tokens(model)
-    short = tokens[:8]
-    padded = torch.stack([tokens, F.pad(short, (0, 4), value=pad_token_id)])
-    ends = torch.tensor([11, 7], device=tokens.device)
+    long, short = tokens.tolist(), tokens[:8].tolist()
+    collate = Collate(pad_token_id, sys.maxsize, "padded", positions(model))
+    alone_, both = (collate([unjudged(rows)]).batches[0] for rows in ([short], [long, short]))
     try:
-        alone = rewards(model, _bare(short[None], ends[1:]))
-        together = rewards(model, _bare(padded, ends))[1:]
+        alone = rewards(model, alone_.to(tokens.device))
+        together = rewards(model, both.to(tokens.device))[1:]
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -163,25 +180,6 @@ def _random_tokens(model: Any) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     return torch.randint(min(8, vocabulary - 1), vocabulary, (12,), generator=generator).to(device)
-
-
-def _bare(tokens_R_T: Tensor, end_R: Tensor) -> Batch:
-    """A padded batch that nobody judged."""
-    rows, width = tokens_R_T.shape
-    nothing = torch.zeros(0, dtype=torch.int64)
-    return Batch(
-        tokens_R_T=tokens_R_T,
-        positions_R_T=torch.arange(width, device=tokens_R_T.device).expand(rows, -1),
-        trees=None,
-        row_N=torch.arange(rows, device=tokens_R_T.device),
-        end_N=end_R,
-        better_P=nothing,
-        worse_P=nothing,
-        margins_P=nothing.float(),
-        weights_P=nothing.float(),
-        ratings_N=torch.full((rows,), float("nan")),
-        items_N=torch.arange(rows),
-    )
 
 
 def positions(model: Any) -> int | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rmexp.batches import Batch, Step
 from rmexp.data import ComparisonData
-from rmexp.losses import Loss
+from rmexp.losses.base import Loss
 from rmexp.metrics import evaluate, scored
 from rmexp.model import rewards
 from rmexp.optim import AdamW
@@ -51,7 +51,7 @@ class RewardModule(lightning.LightningModule):
         self.judges_loss = self.logs = True
         self.rewards: dict[int, list[float]] = {}
         self.loss_sums: dict[str, Tensor] = {}
-        self.pairs_seen = 0
+        self.seen = {"pairs": 0, "responses": 0}
         self.shown: dict[str, float] = {}
         self.split = "test"
         self.metrics: dict[str, float] = {}
@@ -82,12 +82,15 @@ class RewardModule(lightning.LightningModule):
             self.manual_backward(loss)
             found_N = rewards_N.detach()
             gaps_P = found_N[batch.better_P] - found_N[batch.worse_P]
-            won, lead = (gaps_P > 0).sum() / pairs, gaps_P.sum() / pairs
+            # A step of ratings alone has no pairs; what is divided by 1 then is not shown.
+            won, lead = (gaps_P > 0).sum() / max(1, pairs), gaps_P.sum() / max(1, pairs)
             sums += torch.stack([loss.detach(), won, lead, found_N.sum() / responses])
         norm = self._clip(optimizer)
         # One transfer for all of them: each would make the processor wait for the device.
         *values, size = torch.cat([sums, norm[None]]).tolist()
         shown = dict(zip(("loss", "accuracy", "margin", "reward_mean"), values, strict=True))
+        if not pairs:
+            del shown["accuracy"], shown["margin"]
         for what, value in (("train/loss", shown["loss"]), ("the gradient's norm", size)):
             if not np.isfinite(value):
                 raise TrainingFailed(
@@ -97,7 +100,10 @@ class RewardModule(lightning.LightningModule):
         optimizer.zero_grad()
         rate = self.schedule.get_last_lr()[0]
         self.schedule.step()
-        self.pairs_seen += pairs
+        self.seen = {
+            "pairs": self.seen["pairs"] + pairs,
+            "responses": self.seen["responses"] + responses,
+        }
         logged = {f"train/{name}": value for name, value in shown.items()}
         self._log(logged | {"train/grad_norm": size, "train/lr": rate})
         self.shown = shown
@@ -160,13 +166,13 @@ class RewardModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Random states: with them a resumed run draws the same dropout masks."""
         checkpoint["rng"] = random_state()
-        checkpoint["pairs_seen"] = self.pairs_seen
+        checkpoint["seen"] = self.seen
         checkpoint["fingerprints"] = self.fingerprints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states for the first step: building loaders may draw in between."""
         self._rng = checkpoint["rng"]
-        self.pairs_seen = checkpoint["pairs_seen"]
+        self.seen = checkpoint["seen"]
 
     def on_train_batch_start(self, step: Step, index: int) -> None:
         """Set the random states where the interrupted run left them."""

@@ -39,16 +39,14 @@ class TrainingProgress(lightning.Callback):
         self.reporter = reporter
         self.shown: dict[str, float] = {}
         self._last = 0.0
-        self.start, self.first_step, self.first_pairs = time.monotonic(), 0, 0
+        self.start, self.first_step = time.monotonic(), 0
+        self.first: dict[str, int] = {}
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Open the bar at the step where the run stands."""
         self.total = module.steps
-        self.start, self.first_step, self.first_pairs = (
-            time.monotonic(),
-            trainer.global_step,
-            module.pairs_seen,
-        )
+        self.start, self.first_step = time.monotonic(), trainer.global_step
+        self.first = module.seen
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -67,13 +65,12 @@ class TrainingProgress(lightning.Callback):
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Move on."""
-        for name in ("loss", "accuracy"):
+        for name in {"loss", "accuracy"} & set(module.shown):
             new = module.shown[name]
             self.shown[name] = SMOOTHING * self.shown.get(name, new) + (1 - SMOOTHING) * new
-        note = (
-            f"loss {self.shown['loss']:.3f}  accuracy {self.shown['accuracy']:.3f}  "
-            f"{self.pairs_per_second(module):.1f} pairs/s"
-        )
+        unit = "pairs" if module.seen["pairs"] else "responses"
+        words = [f"{n} {self.shown[n]:.3f}" for n in ("loss", "accuracy") if n in self.shown]
+        note = "  ".join([*words, f"{self.per_second(module, unit):.1f} {unit}/s"])
         self.bar.update(self.task, completed=trainer.global_step, note=note)
         now, done = time.monotonic(), trainer.global_step >= self.total
         if not self.reporter.console.is_terminal and (now - self._last > PLAIN_SECONDS or done):
@@ -96,10 +93,9 @@ class TrainingProgress(lightning.Callback):
                 for name, v in trainer.callback_metrics.items()
                 if name.startswith("val/")
             }
-            self.reporter.say(
-                f"val at step {trainer.global_step}: accuracy {values['val/accuracy']:.3f}  "
-                f"loss {values['val/loss']:.4f}  margin {values['val/margin']:.3f}"
-            )
+            shown = (f"val/{name}" for name in ("accuracy", "spearman", "loss", "margin"))
+            words = (f"{n.removeprefix('val/')} {values[n]:.4f}" for n in shown if n in values)
+            self.reporter.say(f"val at step {trainer.global_step}: {'  '.join(words)}")
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """Close the bar."""
@@ -110,6 +106,7 @@ class TrainingProgress(lightning.Callback):
         if hasattr(self, "bar"):
             self.bar.stop()
 
-    def pairs_per_second(self, module: Any) -> float:
-        """Judged pairs a second since the start (or the resume), validations included."""
-        return (module.pairs_seen - self.first_pairs) / max(1e-9, time.monotonic() - self.start)
+    def per_second(self, module: Any, unit: str) -> float:
+        """Judged pairs or responses a second since the start (or the resume), with validations."""
+        done = module.seen[unit] - self.first.get(unit, 0)
+        return done / max(1e-9, time.monotonic() - self.start)

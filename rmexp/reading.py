@@ -11,7 +11,7 @@ import numpy as np
 
 from rmexp.comparisons import Comparison
 from rmexp.errors import UserError
-from rmexp.sources import SPLIT_NAMES, BadRow, read_rows
+from rmexp.sources import SPLIT_NAMES, BadRow, LeftOut, read_rows
 
 Format = Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
 """A row becomes a comparison; a row that holds a whole tree of dialogues becomes several."""
@@ -99,7 +99,7 @@ def read_comparisons(
     """Stream the comparisons of several files.
 
     `paths` maps our split (or None: not split yet) to a path. A row that the format refuses is
-    counted in `report` and passed over. `limit` is the number of good rows to take from each
+    counted in `report` and passed over. `limit` is the number of comparisons to take from each
     file, from its start.
     """
     seen: Counter[str] = Counter()
@@ -118,8 +118,12 @@ def read_comparisons(
             except BadRow as error:
                 report.add_bad(raw.place, str(error))
                 continue
-            taken += 1
-            for one, home in zip(found, declared, strict=True):
+            except LeftOut as cause:
+                report.drop(str(cause), "all")
+                continue
+            room = None if limit is None else limit - taken
+            for one, home in list(zip(found, declared, strict=True))[:room]:
+                taken += 1
                 name = _unique(one.id or f"row-{report.read}", seen)
                 yield dataclasses.replace(one, id=name, split=home, place=raw.place)
 

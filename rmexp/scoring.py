@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from rmexp.batches import Collate, Layout
+from rmexp.batches import Collate, Layout, unjudged
 from rmexp.comparisons import Comparison, Message
 from rmexp.errors import UserError
 from rmexp.export import check_fingerprint
@@ -93,7 +93,7 @@ class Scorer:
         rows = []
         for comparison, _, tokens in encoded:
             key = comparison.prompt_key  # a hash of the prompt: once, however many parts there are
-            rows += [_row(part, key) for part in self._parts(tokens)]
+            rows += [unjudged(part, key) for part in self._parts(tokens)]
         found: list[list[float]] = [[] for _ in rows]
         device = next(self.model.parameters()).device
         collate = Collate(
@@ -115,18 +115,6 @@ class Scorer:
         if Growth().with_sequences(tokens).size > self.micro_batch_tokens:
             return [[ids] for ids in tokens]
         return [tokens] if tokens else []
-
-
-def _row(tokens: list[list[int]], prompt_key: str) -> dict[str, Any]:
-    """What `Collate` takes, without judgements."""
-    return {
-        "tokens": tokens,
-        "pairs": [],
-        "margins": [],
-        "weights": [],
-        "ratings": [float("nan")] * len(tokens),
-        "prompt_key": prompt_key,
-    }
 
 
 def open_scorer(

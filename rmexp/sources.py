@@ -33,6 +33,10 @@ class BadRow(Exception):
     """A row that cannot be used; its text is the reason."""
 
 
+class LeftOut(Exception):
+    """A good row that is not wanted, or says nothing; its text is the cause."""
+
+
 @dataclass(frozen=True)
 class RawRow:
     """One row as it stood in the source, and where: `file:line`, or `name[split]:index`."""
@@ -44,6 +48,9 @@ class RawRow:
 
 def read_rows(path: str, split: str | None = None) -> Iterator[RawRow]:
     """Stream the rows of a file, a `datasets` directory (`save_to_disk`) or a hub data set.
+
+    A hub id may go on with one of its files (`owner/name:folder/rows.jsonl.gz`) or one of its
+    splits (`owner/name:train_prefs`).
 
     `split` marks every row as belonging to one split of ours (train, val, test); for a data set
     that has splits of its own it is None and theirs are kept.
@@ -200,17 +207,22 @@ def _read_datasets_directory(directory: Path) -> Iterator[RawRow]:
     return _rows_of_dataset(datasets.load_dataset(str(directory)), str(directory))
 
 
-def _read_hub(name: str) -> Iterator[RawRow]:
+def _read_hub(path: str) -> Iterator[RawRow]:
     import datasets
+    import huggingface_hub
 
+    name, _, part = path.partition(":")
     try:
-        loaded = datasets.load_dataset(name)
+        if part.endswith(SUFFIXES):
+            file = huggingface_hub.hf_hub_download(name, part, repo_type="dataset")
+            return _read_file(Path(file))
+        loaded = datasets.load_dataset(name, split=part or None)
     except Exception as error:  # the hub client raises many kinds; its first line says which
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"data.path={name}: no such file here, and the hub did not give it ({first})."
+            f"data.path={path}: no such file here, and the hub did not give it ({first})."
         ) from error
-    return _rows_of_dataset(loaded, name)
+    return _rows_of_dataset(loaded, path)
 
 
 def _rows_of_dataset(loaded: Any, name: str) -> Iterator[RawRow]:
@@ -233,8 +245,8 @@ def _rows_of_dataset(loaded: Any, name: str) -> Iterator[RawRow]:
 
 
 def _looks_like_a_hub_id(path: str) -> bool:
-    """`owner/name`, without an ending that says "file", and no folder `owner` here."""
-    owner, slash, name = path.partition("/")
+    """`owner/name` or `owner/name:part`; no ending that says "file", and no folder `owner` here."""
+    owner, slash, name = path.partition(":")[0].partition("/")
     plain = bool(slash) and owner not in ("", ".", "..", "~") and "/" not in name and name != ""
     return plain and not name.endswith(SUFFIXES) and not Path(owner).exists()
 

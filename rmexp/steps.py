@@ -26,6 +26,9 @@ class Plan:
         batch_size: units of a step.
         tokens_per_batch: no unit may have more tokens; None deals by `batch_size`.
         seed: of the order.
+        times: (C,) how often each is drawn in an epoch, on average; mean 1. None: each once. An
+            epoch has as many draws as units either way, and a row's draws differ from `times` by
+            less than one.
     """
 
     rows: np.ndarray
@@ -34,6 +37,7 @@ class Plan:
     batch_size: int
     tokens_per_batch: int | None
     seed: int
+    times: np.ndarray | None = None
 
     def __len__(self) -> int:
         if self.tokens_per_batch is None:
@@ -47,18 +51,34 @@ class Plan:
 
     def steps(self, epoch: int) -> list[list[int]]:
         """The rows of each step of an epoch."""
-        place_U = np.random.default_rng([self.seed, epoch]).permutation(self._count)
-        places_C = place_U[self.units]
-        order_C = np.argsort(places_C, kind="stable")
+        drawn_U = self._draw(np.random.default_rng([self.seed, epoch]))
+        by_unit_C = np.argsort(self.units, kind="stable")
+        counts_U = np.bincount(self.units, minlength=self._count)
+        starts_U = np.cumsum(counts_U) - counts_U
         if self.tokens_per_batch is None:
             step_U = np.arange(self._count) // self.batch_size
         else:
-            sizes_U = np.bincount(places_C, weights=self.sizes)
+            sizes_U = np.bincount(self.units, weights=self.sizes)[drawn_U]
             before_U = np.cumsum(sizes_U) - sizes_U
             step_U = (before_U * len(self) // sizes_U.sum()).astype(np.int64)
-        step_C = step_U[places_C[order_C]]
-        edges = np.searchsorted(step_C, np.arange(1, len(self)))
-        return [part.tolist() for part in np.split(self.rows[order_C], edges)]
+        steps: list[list[int]] = [[] for _ in range(len(self))]
+        for unit, step in zip(drawn_U.tolist(), step_U.tolist(), strict=True):
+            own = by_unit_C[starts_U[unit] : starts_U[unit] + counts_U[unit]]
+            steps[step] += self.rows[own].tolist()
+        return steps
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """(U,) the units of an epoch in their order."""
+        order_U = np.argsort(rng.permutation(self._count))
+        if self.times is None:
+            return order_U
+        counts_U = np.bincount(self.units, minlength=self._count)
+        times_U = np.bincount(self.units, weights=self.times) / counts_U
+        # Systematic sampling: U even marks over the units laid end to end, each as long as `times`.
+        ends_U = np.cumsum(times_U[order_U] / times_U.sum() * self._count)
+        marks_U = rng.random() + np.arange(self._count)
+        drawn_U = np.searchsorted(ends_U, marks_U, side="right").clip(max=self._count - 1)
+        return rng.permutation(order_U[drawn_U])
 
 
 class StepLoader:

@@ -1,20 +1,23 @@
-"""Messages -> token ids: the one render path of training, evaluation, scoring and export.
+"""The template of a run: installed into the tokenizer, audited, fingerprinted.
 
-A template is a Jinja chat template and nothing else: a system prompt and template arguments are
-baked into its source, so what the exported tokenizer carries is exactly what was trained with.
-Special tokens come from the template alone, so a double BOS cannot happen.
+A template is a Jinja chat template and nothing else: all its settings are baked into its source, so
+what the exported tokenizer carries is exactly what was trained with. Special tokens come from the
+template alone, so a double BOS cannot happen.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rmexp.comparisons import Comparison, Message
+from rmexp.baking import BAKED, bake
+from rmexp.comparisons import Message
 from rmexp.errors import UserError, fallback
+from rmexp.rendering import render, tokenize
 
 PROBES: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}),
@@ -31,6 +34,9 @@ PROBES: tuple[tuple[Message, ...], ...] = (
     ),
 )
 """Dialogues whose token ids make up a template's fingerprint."""
+
+TAG = re.compile(r"<[|｜][^|｜<>\s]+[|｜]>|</?\w+>|\[/?[A-Z_]+\]")
+"""What looks like a special token: <|im_end|>, <end_of_turn>, </s>, [/INST]."""
 
 PAD_NAMES = (
     "<|pad|>",
@@ -51,12 +57,16 @@ class Template:
         source: a Jinja chat template; None takes the tokenizer's own.
         path: a file with a Jinja chat template, instead of `source`.
         system: a system prompt for dialogues that bring none.
+        response_prefix: text put before the content of the answer that is judged.
+        response_suffix: text put after it.
         arguments: values that the template reads, e.g. `enable_thinking: false`.
     """
 
     source: str | None = None
     path: str | None = None
     system: str | None = None
+    response_prefix: str | None = None
+    response_suffix: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -80,6 +90,8 @@ class Template:
         tokenizer.padding_side = "right"
         said = choose_pad_token(tokenizer)
         _check_renders(tokenizer)
+        if self.source is not None or self.path is not None:  # its own is as its authors meant it
+            _check_tags(tokenizer)
         return said
 
     def _find(self, tokenizer: Any) -> str:
@@ -99,50 +111,11 @@ class Template:
         )
 
     def _bake(self, source: str, tokenizer: Any) -> str:
-        if source.startswith(BAKED) and self.system is None and not self.arguments:
+        settings = (self.system, self.response_prefix, self.response_suffix)
+        if source.startswith(BAKED) and not self.arguments and settings == (None, None, None):
             return source  # an export's: it was baked when it was trained
-        sets = dict(self.arguments)
-        if re.search(r"\bbos\b", source):
-            sets["bos"] = tokenizer.bos_token if _adds_bos(tokenizer) else ""
-        head = "".join(f"{{%- set {name} = {_jinja(value)} -%}}" for name, value in sets.items())
-        if "strftime_now" in source:
-            fallback(f"The template writes the date of the day; it is pinned to {DATE}.")
-            head += "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro -%}"
-        if self.system is not None:
-            message = '[{"role": "system", "content": ' + _jinja(self.system) + "}]"
-            head += (
-                "{%- if messages[0]['role'] not in ['system', 'developer'] -%}"
-                "{%- set messages = " + message + " + messages -%}{%- endif -%}"
-            )
-        return BAKED + head + source if head else source
-
-
-BAKED = "{#- baked by rmexp -#}"
-"""Opens a template that carries its system prompt and arguments."""
-
-DATE = "01 Jan 2025"
-"""What templates that ask for today's date are told: a reward must not depend on the day."""
-
-
-def render(tokenizer: Any, dialogues: Sequence[Sequence[Message]]) -> list[str]:
-    """The text of each dialogue under the tokenizer's template, special tokens included.
-
-    Raises:
-        UserError: the template refuses a dialogue (its own sentence is passed on).
-    """
-    import jinja2
-
-    try:
-        return [
-            tokenizer.apply_chat_template(list(map(dict, d)), tokenize=False) for d in dialogues
-        ]
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise UserError(f"The chat template refuses a dialogue: {error}.") from error
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered texts; nothing is added that the template did not write."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        bos = tokenizer.bos_token if _adds_bos(tokenizer) else ""
+        return bake(source, bos, self.arguments, *settings)
 
 
 def choose_pad_token(tokenizer: Any) -> str | None:
@@ -212,42 +185,11 @@ def audit(tokenizer: Any, text: str, ids: Sequence[int]) -> Audit:
     )
 
 
-def fit(
-    tokenizer: Any, comparison: Comparison, max_length: int
-) -> tuple[list[str], list[list[int]]] | None:
-    """Texts and token ids of a comparison whose oldest prompt turns are left out until it fits.
-
-    System messages and the last user turn stay, and a response is never cut: None where the longest
-    response is over `max_length` tokens even so.
-    """
-    shorter = _without_oldest_turn(list(comparison.prompt))
-    while shorter is not None:
-        texts = render(tokenizer, [(*shorter, *response) for response in comparison.responses])
-        ids = tokenize(tokenizer, texts)
-        if max(map(len, ids)) <= max_length:
-            return texts, ids
-        shorter = _without_oldest_turn(shorter)
-    return None
-
-
-def _without_oldest_turn(prompt: list[Message]) -> list[Message] | None:
-    """The prompt without its first user turn and the answers to it; None when one turn is left."""
-    users = [n for n, message in enumerate(prompt) if message["role"] == "user"]
-    if len(users) < 2:
-        return None
-    return prompt[: users[0]] + prompt[users[1] :]
-
-
 def _adds_bos(tokenizer: Any) -> bool:
     """Does the tokenizer put BOS before every text by itself (as Llama's does)?"""
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [
         tokenizer.bos_token_id
     ]
-
-
-def _jinja(value: Any) -> str:
-    """A value as a Jinja literal: JSON is one, but that null is called none."""
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _check_renders(tokenizer: Any) -> None:
@@ -256,4 +198,17 @@ def _check_renders(tokenizer: Any) -> None:
         raise UserError(
             "The chat template does not render the assistant's answer; "
             "nothing could be learnt from it."
+        )
+
+
+def _check_tags(tokenizer: Any) -> None:
+    """Say which tags of the template are no tokens: they would be split into pieces."""
+    found: set[str] = set()
+    for probe in PROBES:
+        with suppress(UserError):  # a template may refuse a system message
+            found |= set(TAG.findall(render(tokenizer, [probe])[0]))
+    if unknown := sorted(found - set(tokenizer.get_vocab())):
+        fallback(
+            f"The template writes {', '.join(unknown)}: the tokenizer has no such tokens "
+            "and splits them into pieces."
         )

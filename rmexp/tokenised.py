@@ -19,13 +19,13 @@ from typing import Any
 import datasets
 import numpy as np
 
-from rmexp import templates
+from rmexp import rendering, templates
 from rmexp.comparisons import Comparison, pairs_from_ratings
 from rmexp.errors import UserError
 from rmexp.reading import Format, RowReport, check_bad_rows, read_comparisons
 from rmexp.trees import Growth
 
-VERSION = 2
+VERSION = 3
 """Part of every cache key: raise it when what is stored changes."""
 
 CHUNK = 512
@@ -36,24 +36,43 @@ FEATURES = datasets.Features(
         "id": datasets.Value("string"),
         "subset": datasets.Value("string"),
         "split": datasets.Value("string"),
+        "language": datasets.Value("string"),
         "prompt_key": datasets.Value("string"),
         "tokens": datasets.List(datasets.List(datasets.Value("int32"))),
         "texts": datasets.List(datasets.Value("string")),
         "ratings": datasets.List(datasets.Value("float64")),
         "pairs": datasets.List(datasets.List(datasets.Value("int32"))),
         "margins": datasets.List(datasets.Value("float64")),
+        "votes": datasets.List(datasets.List(datasets.Value("float32"))),
         "weights": datasets.List(datasets.Value("float64")),
-        "size": datasets.Value("int32"),
-        "longest": datasets.Value("int32"),
-        "judged": datasets.Value("int32"),
-        "without_margin": datasets.Value("int32"),
+        "levels": datasets.List(datasets.Value("int32")),
+        "weight": datasets.Value("float64"),
+    }
+    | {
+        name: datasets.Value("int32")
+        for name in (
+            "size",
+            "longest",
+            "judged",
+            "tied",
+            "voted",
+            "rated",
+            "ranked",
+            "without_margin",
+            "without_ratings",
+            "longer_wins",
+        )
     }
 )
 """A row a comparison.
 
-`pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie. Numbers that plans
-and checks need of every row: `size`, the tokens of the row's tree; `longest`, of its longest
-response with the prompt; `judged`, its strict judgements; `without_margin`, how many of those.
+`pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie; `votes` the shares
+for i, for j and for a tie; `levels` a response's place in the order (-1: outside of it). Numbers
+that plans and checks need of every row: `size`, the tokens of the row's tree; `longest`, of its
+longest response with the prompt; `judged` and `tied`, its strict judgements and its ties; `voted`,
+how many of both are of more than one mind; `rated`, its ratings; `ranked`, the levels of its order;
+of the strict judgements, how many are `without_margin`, `without_ratings` of both responses, and in
+how many the `longer_wins`.
 """
 
 
@@ -210,13 +229,12 @@ def encode(
     """
     rendered = []
     for comparison in comparisons:
-        dialogues = [(*comparison.prompt, *response) for response in comparison.responses]
         try:
-            rendered.append(templates.render(tokenizer, dialogues))
+            rendered.append(rendering.render_comparison(tokenizer, comparison))
         except UserError as error:  # a template may refuse a role or an order of roles
             report.add_bad(comparison.place, str(error))
             rendered.append([])
-    flat = iter(templates.tokenize(tokenizer, [text for texts in rendered for text in texts]))
+    flat = iter(rendering.tokenize(tokenizer, [text for texts in rendered for text in texts]))
     for comparison, texts in zip(comparisons, rendered, strict=True):
         tokens = [next(flat) for _ in texts]
         if max(map(len, tokens), default=0) > max_length:
@@ -228,7 +246,7 @@ def _fitted(
     comparison: Comparison, tokenizer: Any, max_length: int, report: RowReport
 ) -> tuple[list[str], list[list[int]]]:
     try:
-        shorter = templates.fit(tokenizer, comparison, max_length)
+        shorter = rendering.fit(tokenizer, comparison, max_length)
     except UserError as error:  # refused once its oldest turns were gone
         report.add_bad(comparison.place, str(error))
         return [], []
@@ -246,30 +264,44 @@ def _row(
     recipe: Recipe,
     report: RowReport,
 ) -> dict[str, Any] | None:
-    if len(set(map(tuple, tokens))) < len(tokens) and len(comparison.responses) == 2:
+    unrated = comparison.ratings is None
+    if unrated and len(set(map(tuple, tokens))) < len(tokens) and len(comparison.responses) == 2:
         report.drop("both answers are the same once rendered", comparison.subset)
         return None
     if recipe.min_rating_gap is not None:
         comparison = pairs_from_ratings(comparison, recipe.min_rating_gap)
-    judged = [j for j in comparison.judgements if tokens[j.i] != tokens[j.j]]
-    if len(judged) < len(comparison.judgements):
+    kept = [j for j in comparison.judgements if tokens[j.i] != tokens[j.j]]
+    if len(kept) < len(comparison.judgements):
         report.trim("judgements between answers that are the same", comparison.subset)
+    judged = [j if j.verdict >= 0 else j.turned() for j in kept]
     strict = [j for j in judged if j.verdict]
+    levels = [-1 if level is None else level for level in comparison.levels()]
+    ratings = [np.nan if r is None else r for r in comparison.ratings or [None] * len(tokens)]
     return {
         "id": comparison.id,
         "subset": comparison.subset,
         "split": comparison.split,
+        "language": comparison.language,
         "prompt_key": comparison.prompt_key,
         "tokens": tokens,
         "texts": texts,
-        "ratings": [np.nan if r is None else r for r in comparison.ratings or [None] * len(tokens)],
-        "pairs": [[j.i, j.j, j.verdict] if j.verdict >= 0 else [j.j, j.i, 1] for j in judged],
+        "ratings": ratings,
+        "pairs": [[j.i, j.j, j.verdict] for j in judged],
         "margins": [np.nan if j.margin is None else j.margin for j in judged],
+        "votes": [j.shares for j in judged],
         "weights": [j.weight for j in judged],
+        "levels": levels,
+        "weight": comparison.weight,
         "size": Growth().with_sequences(tokens).size,
         "longest": max(map(len, tokens)),
         "judged": len(strict),
+        "tied": len(judged) - len(strict),
+        "voted": sum(max(j.shares) < 1 for j in judged),
+        "rated": sum(r == r for r in ratings),
+        "ranked": len(set(levels) - {-1}),
         "without_margin": sum(j.margin is None for j in strict),
+        "without_ratings": sum(not ratings[j.i] - ratings[j.j] > 0 for j in strict),
+        "longer_wins": sum(len(tokens[j.i]) > len(tokens[j.j]) for j in strict),
     }
 
 

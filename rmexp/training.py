@@ -31,7 +31,8 @@ class TrainerSettings:
             fp32 always.
         accelerator: `auto`, `cpu` or `gpu`.
         validations: validations over the run, evenly spread; the last one is at its end.
-        monitor: the metric that selects the best checkpoint, e.g. `val/accuracy` or `val/loss`.
+        monitor: the metric that selects the best checkpoint, e.g. `val/accuracy` or `val/loss`;
+            `auto` is accuracy where val has pairs, else Spearman's correlation with its ratings.
         patience: validations without improvement before training stops; None never stops early.
         checkpoint_every: steps between checkpoints to resume from (there is one at each
             validation).
@@ -44,14 +45,15 @@ class TrainerSettings:
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     validations: Annotated[int, Gt(0)] = 2
-    monitor: str = "val/accuracy"
+    monitor: str = "auto"
     patience: Annotated[int, Ge(1)] | None = None
     checkpoint_every: Annotated[int, Gt(0)] = 200
     keep: Literal["resume", "weights", "none"] = "weights"
 
     def __post_init__(self) -> None:
         """Refuse a monitor that no validation will log."""
-        if not re.fullmatch(rf"val/({'|'.join(METRICS)}|.+/accuracy)", self.monitor):
+        known = rf"auto|val/({'|'.join(METRICS)}|.+/accuracy)"
+        if not re.fullmatch(known, self.monitor):
             close = suggest(self.monitor, [f"val/{name}" for name in METRICS])
             raise UserError(f"trainer.monitor={self.monitor}: no such metric{close}.")
 

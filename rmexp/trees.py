@@ -8,6 +8,7 @@ same hidden state there as in a sequence of its own.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -71,25 +72,34 @@ class Growth:
     """The distinct sequences of a tree that may still grow: where each is, and what they share.
 
     Every branch keeps at least its last token, so that every response has a place to be read at; a
-    lone sequence has no trunk.
+    lone sequence has no trunk. A sequence that is the start of another (the first steps of an
+    answer) needs no branch: it is read inside of the other.
+
+    Args:
+        places: sequence -> its branch.
+        inside: sequence -> the longer one in which it is read.
     """
 
     places: Mapping[tuple[int, ...], int] = field(default_factory=dict)
+    inside: Mapping[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
     shared: int = 0
     total: int = 0
 
     def with_sequences(self, sequences: Iterable[Sequence[int]]) -> "Growth":
         """The same with more token sequences (each non-empty); equal ones share a branch."""
         places, shared, total = dict(self.places), self.shared, self.total
-        for ids in map(tuple, sequences):
-            if ids in places:
+        known = self.places.keys() | self.inside.keys()
+        new = [ids for ids in dict.fromkeys(map(tuple, sequences)) if ids not in known]
+        starts = _starts(new)
+        for ids in new:
+            if ids in starts:
                 continue
             first = next(iter(places), ids)
             most = min(shared, len(ids) - 1) if places else len(ids) - 1
             shared = shared_prefix(first, ids, most)
             total += len(ids)
             places[ids] = len(places)
-        return Growth(places, shared, total)
+        return Growth(places, {**self.inside, **starts}, shared, total)
 
     @property
     def size(self) -> int:
@@ -104,11 +114,26 @@ class Growth:
             tokens += ids[trunk:]
         return Tree(trunk, tuple(len(ids) - trunk for ids in self.places)), tokens
 
+    def ends(self, tree: Tree, sequences: Iterable[Sequence[int]]) -> list[int]:
+        """Where the last token of each sequence is in the packed tree."""
+        ends = tree.ends()
+        found = []
+        for ids in map(tuple, sequences):
+            whole = self.inside.get(ids, ids)
+            in_trunk = len(ids) <= tree.trunk
+            end = int(ends[self.places[whole]]) - (len(whole) - len(ids))
+            found.append(len(ids) - 1 if in_trunk else end)
+        return found
 
-def grow(sequences: Sequence[Sequence[int]]) -> tuple[Tree, list[int], list[int]]:
-    """The tree of some token sequences, its packed tokens, and the branch of each sequence."""
-    growth = Growth().with_sequences(sequences)
-    return *growth.packed(), [growth.places[tuple(ids)] for ids in sequences]
+
+def _starts(sequences: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Those that are the start of another one -> the longest such."""
+    found: dict[tuple[int, ...], tuple[int, ...]] = {}
+    # In order, a sequence comes right before those that begin with it.
+    for one, other in reversed(list(pairwise(sorted(sequences)))):
+        if other[: len(one)] == one:
+            found[one] = found.get(other, other)
+    return found
 
 
 @dataclass(frozen=True)

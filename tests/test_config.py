@@ -22,6 +22,7 @@ from rmexp.config import (
 )
 from rmexp.errors import UserError
 from tests.conftest import ROOT
+from tests.test_data_options import OPTIONS
 
 configuration.register()
 FILES = sorted(ROOT.glob("conf/*/*.yaml"))
@@ -31,6 +32,8 @@ NEEDED = {
     "task=score": ["data.path=x"],
     "template=jinja": ["template.path=x"],
 }
+
+NEEDED |= {f"data={option}": ["data.path=x"] for option in OPTIONS}  # some have no hub id
 
 
 def composed(*overrides):
@@ -75,7 +78,7 @@ def test_a_default_is_the_same_in_yaml_and_in_python(group):
             if (
                 parameter.default is not inspect.Parameter.empty
                 and name in node
-                and name not in ("cache", "source")
+                and name not in ("cache", "source", "fields", "weights")
             ):
                 given = OmegaConf.to_container(node)[name]
                 own = given in ("???",) or (file.stem, name) in {("tiny", "seed")}
@@ -95,8 +98,14 @@ def test_a_default_is_the_same_in_yaml_and_in_python(group):
         (["los=contrastive"], "There is no key los (did you mean loss?)."),
         (["loss.marginn=1"], "There is no key loss.marginn (did you mean loss.margin?)."),
         (["margin=1"], "There is no key margin (did you mean loss.margin?)."),
-        (["loss.margin=abc"], "loss.margin=abc: should be a number of 0 or more, or data."),
-        (["loss.margin=-1"], "loss.margin=-1: should be a number of 0 or more, or data."),
+        (
+            ["loss.margin=abc"],
+            "loss.margin=abc: should be a number of 0 or more, or data or ratings.",
+        ),
+        (
+            ["loss.margin=-1"],
+            "loss.margin=-1: should be a number of 0 or more, or data or ratings.",
+        ),
         (["seed=abc"], "seed=abc: should be a whole number."),
         (["seed=-1"], "seed=-1: should be 0 or more."),
         (["optim.lr=0"], "optim.lr=0: should be a number above 0."),

@@ -6,14 +6,25 @@ from rmexp.comparisons import Comparison, Judgement, pairs_from_ratings
 from rmexp.formats.auto import Auto
 from rmexp.formats.candidates import Candidates
 from rmexp.formats.hh import HH
+from rmexp.formats.only import Only
 from rmexp.formats.preference import Preference
-from rmexp.sources import BadRow
+from rmexp.formats.renamed import Renamed
+from rmexp.formats.single import Single
+from rmexp.sources import BadRow, LeftOut
 
 USER, YES, NO = (
     {"role": "user", "content": "Q"},
     {"role": "assistant", "content": "yes"},
     {"role": "assistant", "content": "no"},
 )
+PARTS = {"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "text", "text": "!"}]}
+PICTURE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+BLANK_PARTS = {"role": "assistant", "content": [{"type": "text", "text": " "}]}
+SYSTEM = {"role": "system", "content": "S"}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "北京"}}}
+CALLING = {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [CALL]}
+SUN, RAIN = {"role": "tool", "content": "sun"}, {"role": "tool", "content": "rain"}
+TOOL = {"type": "function", "function": {"name": "weather"}}
 
 
 def expected(**extra):
@@ -62,6 +73,64 @@ def test_margin_and_subset_come_from_their_columns():
     assert comparison.subset == "s"
 
 
+def test_tools_reasoning_and_parts_reach_the_template():
+    """Only nulls go: Arrow puts them where a row has no such key."""
+    called = {key: value for key, value in CALLING.items() if value is not None}
+    thought = {**YES, "reasoning_content": "so"}
+    comparison = Preference()(
+        {
+            "prompt": [{**PARTS, "tool_calls": None}, CALLING, SUN, RAIN],
+            "chosen": [thought],
+            "rejected": [CALLING, SUN, NO],
+            "tools": [TOOL],
+        }
+    )
+    assert comparison.prompt == (PARTS, called, SUN, RAIN)
+    assert comparison.responses == ((thought,), (called, SUN, NO))
+    assert comparison.tools == (TOOL,)
+
+
+def test_a_shared_prompt_is_cut_back_to_a_whole_answer():
+    one = {"chosen": [USER, YES, USER, YES], "rejected": [USER, YES, {**USER, "content": "R"}, NO]}
+    comparison = Preference()(one)
+    assert comparison.prompt == (USER,)
+    assert comparison.responses == (tuple(one["chosen"][1:]), tuple(one["rejected"][1:]))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "chosen": "yes", "rejected": "no"},
+        {"chosen": [USER, YES], "rejected": [USER, NO]},
+        {"chosen": "\n\nHuman: Q\n\nAssistant: yes", "rejected": "\n\nHuman: Q\n\nAssistant: no"},
+        {"prompt": "Q", "responses": ["yes", "no"]},
+        {"prompt": "Q", "response": "yes"},
+        {"messages": [USER, YES]},
+        {"messages": [USER, YES], "rejected_response": "no"},
+        {"prompt": "Q", "completions": ["yes"], "labels": [1]},
+    ],
+)
+def test_the_system_prompt_of_a_row_stands_before_its_prompt(row):
+    assert Auto()(row | {"system_prompt": "S"}).prompt == (SYSTEM, USER)
+
+
+def test_a_column_may_lie_within_another():
+    parse = Renamed(Preference(), {"prompt": "question.full_text", "chosen": "a.b"})
+    row = {"question": {"full_text": "Q"}, "a.b": "yes", "rejected": "no", "a": {"b": "x"}}
+    assert parse(row) == expected()
+    with pytest.raises(BadRow, match="field 'prompt' is missing"):
+        Renamed(Single(), {"prompt": "question.full_text"})({"question": "Q", "response": "a"})
+
+
+def test_only_the_wanted_rows():
+    rows = [{"prompt": "Q", "chosen": "yes", "rejected": "no", "clear": c} for c in (True, "true")]
+    parse = Only(Preference(), {"clear": True})
+    assert [parse(row) for row in rows] == [expected(), expected()]
+    assert parse.has == Preference.has
+    with pytest.raises(LeftOut, match="clear is not True"):
+        parse(rows[0] | {"clear": None})
+
+
 def test_candidates():
     comparison = Candidates()(
         {"prompt": "Q", "responses": ["a", "b", "c"], "ratings": [3, None, 3.5]}
@@ -105,6 +174,34 @@ def test_hh_keeps_all_earlier_turns():
         ({"prompt": "Q", "responses": ["a", ""], "ratings": [1, 2]}, "responses[1] is empty"),
         ({"prompt": "\ud800", "chosen": "a", "rejected": "b"}, "prompt is not valid Unicode"),
         ({"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}, "without content"),
+        (
+            {"prompt": "Q", "chosen": [YES, USER], "rejected": "b"},
+            "roles out of order: chosen ends with 'user', not with the assistant",
+        ),
+        (
+            {"prompt": "Q", "chosen": [YES, NO], "rejected": "b"},
+            "roles out of order: 'assistant' follows 'assistant' in chosen",
+        ),
+        (
+            {"prompt": [PICTURE], "chosen": "a", "rejected": "b"},
+            "prompt has a part of content without text (image_url)",
+        ),
+        (
+            {"prompt": [PARTS], "chosen": [BLANK_PARTS], "rejected": "b"},
+            "chosen is empty",
+        ),
+        (
+            {
+                "prompt": [PARTS],
+                "chosen": [{**YES, "reasoning_content": "\ud800"}],
+                "rejected": "b",
+            },
+            "chosen is not valid Unicode",
+        ),
+        (
+            {"prompt": [SYSTEM, USER], "system_prompt": "S", "chosen": "a", "rejected": "b"},
+            "there is a system_prompt, and the prompt has a system message of its own",
+        ),
         (
             {"prompt": "Q", "chosen": [{"role": "assistant", "content": 3}], "rejected": "b"},
             "neither text",

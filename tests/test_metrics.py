@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmexp.metrics import Scored, auc, evaluate, expected_calibration_error, length_baseline
-from rmexp.statistics import clustered_interval
+from rmexp.metrics import (
+    Scored,
+    auc,
+    evaluate,
+    expected_calibration_error,
+    length_baseline,
+    ranks,
+)
+from rmexp.statistics import clustered_correlation, clustered_interval
 
 
 def scored(rewards, pairs, tokens=None, ratings=None, prompts=None, subsets=None, tied=()):
@@ -18,9 +25,9 @@ def scored(rewards, pairs, tokens=None, ratings=None, prompts=None, subsets=None
         rewards_N=np.array(rewards, dtype=np.float32),
         tokens_N=np.array(tokens or [1] * n),
         ratings_N=np.array(ratings or [np.nan] * n),
+        prompts_N=np.array(prompts or range(n)),
         better_P=pairs[:, 0],
         worse_P=pairs[:, 1],
-        prompts_P=np.array(prompts or range(p)),
         subsets_P=np.array(subsets or ["all"] * p, dtype=object),
         tied_Q_2=np.array(tied).reshape(-1, 2),
     )
@@ -62,6 +69,28 @@ def test_subsets_and_rating_gaps():
 def test_length_baseline_counts_equal_lengths_half():
     s = scored([0.0] * 4, [(0, 1), (1, 0), (2, 3), (0, 3)], tokens=[5, 3, 2, 2])
     assert length_baseline(s) == (1 + 0 + 0.5 + 1) / 4
+
+
+def test_spearman_by_hand():
+    """Ranks 1, 2.5, 2.5, 4 against 2, 1, 3, 4: 1 - 3 of the 5 that the deviations allow."""
+    found = evaluate(scored([0.0, 1.0, 1.0, 9.0], [], ratings=[2.0, 1.0, 3.0, 4.0]))
+    x, y = np.array([1, 2.5, 2.5, 4]), np.array([2.0, 1, 3, 4])
+    assert found["spearman"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert "spearman" not in evaluate(scored([0.0, 1.0], [], ratings=[2.0, 2.0]))
+    assert ranks(np.array([5.0, 3.0, 5.0])).tolist() == [2.5, 1.0, 2.5]
+
+
+def test_the_interval_of_a_correlation_covers_it_and_respects_clusters():
+    rng = np.random.default_rng(0)
+    shared = np.repeat(rng.normal(size=(2, 20)), 10, axis=1)
+    x, y = shared + 0.1 * rng.normal(size=(2, 200))
+    y = 0.7 * x + y
+    clusters = np.repeat(np.arange(20), 10)
+    whole, low, high = clustered_correlation(x, y, clusters)
+    assert whole == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert low < whole < high
+    _, narrow_low, narrow_high = clustered_correlation(x, y, np.arange(200))
+    assert high - low > 1.5 * (narrow_high - narrow_low)
 
 
 def test_auc_by_hand():

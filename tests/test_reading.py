@@ -5,6 +5,7 @@ import gzip
 import json
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -16,7 +17,7 @@ from rmexp.errors import UserError
 from rmexp.formats.auto import Auto
 from rmexp.formats.hh import HH
 from rmexp.reading import RowReport, assign_splits, check_bad_rows, read_comparisons
-from rmexp.sources import BadRow, read_rows
+from rmexp.sources import BadRow, LeftOut, check_source, read_rows
 from tests.conftest import HH as HH_FILE
 from tests.conftest import needs
 
@@ -47,6 +48,46 @@ def write_source(kind, folder):
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "csv", "parquet", "saved"])
 def test_every_source_gives_the_same_rows(kind, tmp_path):
     assert [raw.row for raw in read_rows(write_source(kind, tmp_path))] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("owner/name", {"split": None}),
+        ("owner/name:train_prefs", {"split": "train_prefs"}),
+    ],
+)
+def test_a_hub_data_set_or_one_of_its_splits(path, asked, monkeypatch):
+    def load_dataset(name, **given):
+        assert (name, given) == ("owner/name", asked)
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    check_source(path)
+    assert [raw.row for raw in read_rows(path)] == ROWS
+
+
+def test_a_file_of_a_hub_data_set(monkeypatch, tmp_path):
+    file = write_source("jsonl.gz", tmp_path)
+
+    def download(name, part, repo_type):
+        assert (name, part, repo_type) == ("owner/name", "pairs/rows.jsonl.gz", "dataset")
+        return file
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert [raw.row for raw in read_rows("owner/name:pairs/rows.jsonl.gz")] == ROWS
+
+
+def test_what_a_format_leaves_out_is_counted_and_the_limit_counts_comparisons(write_rows):
+    def twice(row):
+        if row["prompt"] == "question 0":
+            raise LeftOut("not wanted")
+        return [Auto()(row)] * 2
+
+    report = RowReport()
+    found = list(read_comparisons({None: write_rows(ROWS)}, twice, report, limit=3))
+    assert [one.prompt[0]["content"][-1] for one in found] == ["1", "1", "2"]
+    assert report.dropped == {"not wanted": {"all": 1}}
 
 
 def test_splits_of_a_saved_dataset_are_kept(tmp_path):

@@ -78,10 +78,10 @@ def test_your_own_loss(rmexp):
             assert sum(bool(line.strip()) for line in text.splitlines()) <= 10
     (line,) = commands("Your own loss")
     type_in(rmexp, line, *QUICK, "data.limit=30")
-    option = rmexp.folder / "my_conf" / "loss" / "exponential.yaml"
+    option = rmexp.folder / "my_conf" / "loss" / "mine.yaml"
     option.parent.mkdir(parents=True)
-    option.write_text("_target_: my_losses.Exponential\n")
-    rmexp("--config-dir", "my_conf", "loss=exponential", *QUICK, "data.limit=30")
+    option.write_text("_target_: my_losses.MyExponential\n")
+    rmexp("--config-dir", "my_conf", "loss=mine", *QUICK, "data.limit=30")
     losses = [result(run)["metrics"]["test/loss"] for run in rmexp.runs()]
     assert losses[0] == losses[1]
 

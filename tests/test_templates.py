@@ -1,16 +1,17 @@
 """Messages -> token ids: special tokens, pad, truncation, fingerprint."""
 
+import re
+
 import pytest
 import transformers
 from omegaconf import OmegaConf
-from tokenizers import processors
 
-from rmexp import templates
-from rmexp.comparisons import Comparison, Judgement
+from rmexp import rendering, templates
 from rmexp.errors import UserError
 from rmexp.loading import Tiny
 from rmexp.templates import Template
 from tests.conftest import ROOT
+from tests.test_template_options import tokenizer_of
 from tests.toys import tiny_tokenizer
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
@@ -21,7 +22,7 @@ CHATML = OmegaConf.load(ROOT / "conf/template/chatml.yaml").source
 def render(template, tokenizer=None, talk=TALK):
     tokenizer = tokenizer or Tiny().load_tokenizer()
     template.install(tokenizer)
-    return templates.render(tokenizer, [talk])[0]
+    return rendering.render(tokenizer, [talk])[0]
 
 
 def test_named_templates():
@@ -41,7 +42,7 @@ def test_a_system_prompt_and_arguments_are_baked_into_the_source():
     text = render(template, tokenizer)
     assert text.startswith('calm|<|im_start|>system\nSay "你好"\n<|im_end|>')
     own = [{"role": "system", "content": "Mine"}, *TALK]
-    assert "Say" not in templates.render(tokenizer, [own])[0]
+    assert "Say" not in rendering.render(tokenizer, [own])[0]
 
 
 def test_a_template_file(tmp_path):
@@ -62,25 +63,11 @@ def test_templates_that_teach_nothing_or_break_are_refused():
         Template().install(tokenizer)
 
 
-def llama_like():
-    """A tokenizer that puts BOS before every text by itself, has no pad token, and eos = </s>."""
-    tokenizer = Tiny().load_tokenizer()
-    inner = tokenizer.backend_tokenizer
-    inner.add_special_tokens(["<s>", "</s>"])
-    bos = inner.token_to_id("<s>")
-    inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", bos)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>"
-    )
-
-
 @pytest.mark.parametrize("source", [PLAIN, "{{ bos_token }}" + CHATML])
 def test_bos_comes_once_from_the_template_alone(source):
-    tokenizer = llama_like()
+    tokenizer = tokenizer_of()
     Template(source=source).install(tokenizer)
-    ids = templates.tokenize(tokenizer, templates.render(tokenizer, [TALK]))[0]
+    ids = rendering.tokenize(tokenizer, rendering.render(tokenizer, [TALK]))[0]
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
     assert templates.audit(tokenizer, "", ids).bos_count == 1
@@ -95,7 +82,7 @@ def test_pad_is_never_eos():
 
 
 def test_a_pad_token_is_added_where_none_fits():
-    tokenizer = llama_like()
+    tokenizer = tokenizer_of()
     inner = tokenizer.backend_tokenizer.to_str().replace("<|endoftext|>", "<|nothing|>")
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=type(tokenizer.backend_tokenizer).from_str(inner),
@@ -108,43 +95,6 @@ def test_a_pad_token_is_added_where_none_fits():
     assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id)
 
 
-def long_talk():
-    prompt = []
-    for n in range(3):
-        prompt += [
-            {"role": "user", "content": f"question {n}"},
-            {"role": "assistant", "content": f"answer {n}"},
-        ]
-    prompt = [{"role": "system", "content": "S"}, *prompt, {"role": "user", "content": "last"}]
-    return Comparison(
-        "",
-        tuple(prompt),
-        (({"role": "assistant", "content": "x" * 30},), (TALK[1],)),
-        (Judgement(0, 1),),
-    )
-
-
-def test_oldest_turns_go_first_and_the_response_stays():
-    tokenizer = tiny_tokenizer()
-    whole = len(
-        templates.tokenize(
-            tokenizer,
-            templates.render(tokenizer, [(*long_talk().prompt, *long_talk().responses[0])]),
-        )[0]
-    )
-    texts, ids = templates.fit(tokenizer, long_talk(), whole - 10)
-    assert "question 0" not in texts[0]
-    assert "answer 0" not in texts[0]
-    assert "question 1" in texts[0]
-    assert "system" in texts[0]
-    assert "x" * 30 in texts[0]
-    assert max(map(len, ids)) <= whole - 10
-
-
-def test_what_cannot_fit_is_none():
-    assert templates.fit(tiny_tokenizer(), long_talk(), 40) is None
-
-
 def test_fingerprint_sees_what_changes_tokens_and_nothing_else():
     one = templates.fingerprint(tiny_tokenizer())
     assert templates.fingerprint(tiny_tokenizer()) == one
@@ -155,8 +105,8 @@ def test_fingerprint_sees_what_changes_tokens_and_nothing_else():
 
 def test_audit():
     tokenizer = tiny_tokenizer()
-    text = templates.render(tokenizer, [TALK])[0]
-    audit = templates.audit(tokenizer, text, templates.tokenize(tokenizer, [text])[0])
+    text = rendering.render(tokenizer, [TALK])[0]
+    audit = templates.audit(tokenizer, text, rendering.tokenize(tokenizer, [text])[0])
     assert (audit.bos_count, audit.eos_present, audit.pooled_token, audit.pad_token) == (
         0,
         True,
@@ -181,4 +131,69 @@ def test_the_date_of_the_day_is_pinned():
     template = Template(source="{{ strftime_now('%d %b %Y') }}|" + CHATML)
     with pytest.warns(UserWarning, match="pinned to 01 Jan 2025"):
         template.install(tokenizer)
-    assert templates.render(tokenizer, [TALK])[0].startswith("01 Jan 2025|")
+    assert rendering.render(tokenizer, [TALK])[0].startswith("01 Jan 2025|")
+
+
+def test_text_around_the_judged_answer_is_baked(tmp_path):
+    template = Template(CHATML, response_prefix='Answer: "', response_suffix='"\n')
+    tokenizer = Tiny().load_tokenizer()
+    again = [*TALK, *TALK]
+    assert render(template, tokenizer, again) == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
+        '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nAnswer: "Yo"\n<|im_end|>\n'
+    )
+    tokenizer.save_pretrained(tmp_path)
+    exported = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert exported.apply_chat_template(again, tokenize=False) == render(
+        Template(), exported, again
+    )
+    assert 'Answer: "Yo"' in rendering.render(exported, [again])[0]
+    prompt = tokenizer.apply_chat_template(again[:-1], tokenize=False, add_generation_prompt=True)
+    assert "Answer" not in prompt
+
+
+def test_text_goes_around_parts_and_not_around_what_has_no_content():
+    tokenizer = Tiny().load_tokenizer()
+    Template(CHATML, response_prefix="<", response_suffix=">").install(tokenizer)
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert "<ab>" in rendering.render(tokenizer, [[TALK[0], TALK[1] | {"content": parts}]])[0]
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    assert rendering.render(tokenizer, [[TALK[0], call]])[0].endswith(
+        '<|im_start|>assistant\n{"name": "f", "arguments": {}}<|im_end|>\n'
+    )
+
+
+def test_the_fingerprint_sees_text_around_the_answer():
+    other = Tiny().load_tokenizer()
+    Template(response_suffix=" ").install(other)
+    assert templates.fingerprint(other) != templates.fingerprint(tiny_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("llama3", "<|end_header_id|>, <|eot_id|>, <|start_header_id|>"),
+        ("gemma", "<end_of_turn>, <start_of_turn>"),
+        ("mistral", "[/INST], [INST]"),
+        ("phi", "<|assistant|>, <|end|>, <|system|>, <|user|>"),
+    ],
+)
+def test_tags_that_are_no_tokens_are_named(option, names):
+    template = Template(OmegaConf.load(ROOT / f"conf/template/{option}.yaml").source)
+    with pytest.warns(UserWarning, match=re.escape(f"The template writes {names}: the tokenizer")):
+        template.install(tokenizer_of())
+    template.install(tokenizer_of(*names.split(", ")))  # and no warning
+
+
+def test_tags_of_the_tokenizers_own_template_are_its_authors_affair():
+    tokenizer = Tiny().load_tokenizer()
+    tokenizer.chat_template = CHATML.replace("im_end", "im_over")
+    Template().install(tokenizer)
+
+
+def test_the_rubric_of_a_judge():
+    judge = OmegaConf.load(ROOT / "conf/template/judge.yaml")
+    text = render(Template(judge.source, arguments={"rubric": "Short."}))
+    assert text == (
+        "# What makes an answer good\nShort.\n\n# Dialogue\nUser: Hi\n\n# Answer\nYo<|im_end|>"
+    )

@@ -16,25 +16,35 @@ from rmexp.errors import UserError
 from rmexp.layout import choose_layout
 from rmexp.loading import Tiny
 from rmexp.model import compile_layers
-from rmexp.trees import Tree, grow
+from rmexp.trees import Growth, Tree
 from tests.test_families import assert_same, losses_and_gradients
 from tests.toys import tiny_tokenizer, toy_row
 
 TOKENIZER = tiny_tokenizer()
 
 
+def grow(sequences):
+    """The tree of some token sequences, its packed tokens, and where each sequence ends."""
+    growth = Growth().with_sequences(sequences)
+    tree, packed = growth.packed()
+    return tree, packed, growth.ends(tree, sequences)
+
+
 def test_grow_by_hand():
-    tree, packed, branch = grow([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 6], [1, 2, 5]])
+    tree, packed, ends = grow([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 6], [1, 2, 5]])
     assert tree == Tree(trunk=2, branches=(2, 1, 2))
-    assert branch == [0, 1, 2, 1]  # the same response is there once
+    assert ends == [3, 4, 6, 4]  # the same response is there once
     assert packed == [1, 2, 3, 4, 5, 3, 6]
     assert tree.positions().tolist() == [0, 1, 2, 3, 2, 2, 3]
     assert tree.segments().tolist() == [0, 0, 1, 1, 2, 3, 3]
     assert tree.ends().tolist() == [3, 4, 6]
 
 
-def test_a_response_that_is_the_start_of_another_keeps_a_branch():
-    assert grow([[1, 2], [1, 2, 3]])[0] == Tree(1, (1, 2))
+def test_a_response_that_is_the_start_of_another_is_read_inside_of_it():
+    tree, packed, ends = grow([[1, 2], [1, 2, 3, 4], [1, 2, 3], [1, 5], [1]])
+    assert tree == Tree(1, (3, 1))
+    assert packed == [1, 2, 3, 4, 5]
+    assert ends == [1, 3, 2, 4, 0]
 
 
 def test_a_lone_response_is_one_branch():
@@ -46,15 +56,16 @@ sequences = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_s
 
 @given(sequences)
 def test_a_tree_gives_back_its_sequences(group):
-    tree, packed, branch = grow(group)
-    assert len(tree.branches) == len(set(map(tuple, group)))
+    tree, packed, ends = grow(group)
+    distinct = set(map(tuple, group))
+    starts = {one for one in distinct for other in distinct if one == other[: len(one)] != other}
+    assert len(tree.branches) == len(distinct - starts)
     segments, positions = tree.segments(), tree.positions()
     assert len(packed) == tree.size == len(segments) == len(positions)
-    for k, sequence in zip(branch, group, strict=True):
-        seen = (segments == 0) | (segments == k + 1)
+    for end, sequence in zip(ends, group, strict=True):
+        seen = ((segments == 0) | (segments == segments[end])) & (positions <= positions[end])
         assert np.array(packed)[seen].tolist() == sequence
         assert positions[seen].tolist() == list(range(len(sequence)))
-        assert packed[tree.ends()[k]] == sequence[-1]
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,36 @@
-"""Toy objects for tests: batches without tokens, rows without text, a tiny model."""
+"""Toy objects for tests: batches without meaning, rows without text, a tiny model."""
 
-import torch
+import math
 
-from rmexp.batches import Batch
+from rmexp.batches import Collate, unjudged
 from rmexp.loading import Tiny
 from rmexp.templates import Template
 
 
-def toy_batch(responses, pairs, weights=None, margins=None, ratings=None):
-    """A micro-batch that losses can judge; it has no tokens."""
-    count = len(pairs)
-    index = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
-    nothing = torch.zeros(responses, dtype=torch.int64)
-    return Batch(
-        tokens_R_T=nothing[None],
-        positions_R_T=nothing[None],
-        trees=None,
-        row_N=nothing,
-        end_N=nothing,
-        better_P=index[:, 0],
-        worse_P=index[:, 1],
-        margins_P=torch.tensor(margins or [float("nan")] * count),
-        weights_P=torch.tensor(weights or [1.0] * count),
-        ratings_N=torch.tensor(ratings or [float("nan")] * responses),
-        items_N=nothing,
+def toy_batch(*rows):
+    """The micro-batch of some toy rows, as losses see it."""
+    return Collate(0, 10**9, "padded")(list(rows)).batches[0]
+
+
+def toy_comparison(responses, row=0, **judgements):
+    """A row of so many one-token responses; see `toy_row`."""
+    # The padded layout puts longer rows first: equal lengths keep the order.
+    return toy_row([[10 * row + k] for k in range(responses)], row=row, **judgements)
+
+
+def toy_row(tokens, pairs=((0, 1, 1),), row=0, weights=None, margins=None, votes=None, **more):
+    """A row of the tokenised data set; `votes` are shares for i, for j, and for a tie."""
+    usual = {1: (1.0, 0.0, 0.0), 0: (0.0, 0.0, 1.0)}
+    return (
+        unjudged(tokens, str(row))
+        | {
+            "pairs": [list(p) for p in pairs],
+            "margins": list(margins or [math.nan] * len(pairs)),
+            "votes": list(votes or [usual[verdict] for *_, verdict in pairs]),
+            "weights": [1.0] * len(pairs) if weights is None else list(weights),
+            "row": row,
+        }
+        | more
     )
 
 
@@ -32,16 +39,3 @@ def tiny_tokenizer():
     tokenizer = Tiny().load_tokenizer()
     Template().install(tokenizer)
     return tokenizer
-
-
-def toy_row(tokens, pairs=((0, 1, 1),), row=0, weights=None):
-    """A row of the tokenised data set."""
-    return {
-        "tokens": tokens,
-        "pairs": [list(p) for p in pairs],
-        "margins": [float("nan")] * len(pairs),
-        "weights": [1.0] * len(pairs) if weights is None else list(weights),
-        "ratings": [float("nan")] * len(tokens),
-        "row": row,
-        "prompt_key": str(row),
-    }

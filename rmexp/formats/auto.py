@@ -9,15 +9,18 @@ from rmexp.formats.candidates import Candidates
 from rmexp.formats.hh import HH
 from rmexp.formats.preference import Preference
 from rmexp.formats.single import Single
+from rmexp.formats.stepwise import Stepwise
+from rmexp.formats.swift import Swift
 from rmexp.sources import BadRow
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Candidates, a single answer, the seed row, HH or a preference, whichever the columns say.
+    """Whichever form the columns say.
 
-    `responses`: candidates; `response`, or `messages` alone: a single answer; `context`: the seed
-    row; two HH dialogues; else a preference.
+    `responses`: candidates; `completions` and `labels`: steps; `messages` with `rejected_response`
+    or `rejected_messages`: ms-swift; `response` or `completion`, or `messages` alone: a single
+    answer; `context`: the seed row; two HH dialogues; else a preference.
     """
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
@@ -25,8 +28,12 @@ class Auto:
         row = {name: value for name, value in row.items() if value is not None}
         if "responses" in row:
             return Candidates()(row)
+        if "completions" in row and "labels" in row:
+            return Stepwise()(row)
+        if "messages" in row and ("rejected_response" in row or "rejected_messages" in row):
+            return Swift()(row)
         pair = "chosen" in row or "rejected" in row
-        if not pair and ("response" in row or "messages" in row):
+        if not pair and {"response", "completion", "messages"} & set(row):
             return Single()(row)
         if not pair:
             have = ", ".join(map(str, row)) or "nothing"

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmexp.comparisons import Comparison
-from rmexp.formats.parts import common, field, prompt_messages, rating, response_messages
+from rmexp.formats.dialogues import prompt_field
+from rmexp.formats.parts import response_messages
+from rmexp.formats.values import common, list_field, rating
 from rmexp.sources import BadRow
 
 
@@ -24,11 +26,9 @@ class Candidates:
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         """The comparison of a row; a row that does not fit raises `BadRow`."""
-        responses = field(row, "responses")
-        if not isinstance(responses, list) or not responses:
-            raise BadRow("responses must be a list of answers")
+        responses = list_field(row, "responses", "answers")
         return Comparison(
-            prompt=prompt_messages(field(row, "prompt")),
+            prompt=prompt_field(row),
             responses=tuple(
                 response_messages(text, f"responses[{k}]") for k, text in enumerate(responses)
             ),

@@ -5,16 +5,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmexp.comparisons import Comparison, Judgement
-from rmexp.formats.parts import (
-    Messages,
-    common,
-    distinct,
-    field,
-    optional_number,
-    prompt_messages,
-    response_messages,
-    without_nulls,
-)
+from rmexp.formats.dialogues import shared_dialogue, with_system
+from rmexp.formats.parts import Messages, prompt_messages, response_messages
+from rmexp.formats.values import common, distinct, field, optional_number, without_nulls
 from rmexp.sources import BadRow
 
 
@@ -49,7 +42,7 @@ class Preference:
             optional_number(row, "rejected_rating"),
         )
         return Comparison(
-            prompt=prompt,
+            prompt=with_system(prompt, row),
             responses=(chosen, rejected),
             judgements=(Judgement(0, 1, margin=optional_number(row, "margin")),),
             ratings=None if ratings == (None, None) else ratings,
@@ -81,17 +74,4 @@ def _split_shared_prompt(chosen: Any, rejected: Any) -> tuple[Messages, Messages
             response_messages(chosen[cut:].lstrip(" "), "chosen"),
             response_messages(rejected[cut:].lstrip(" "), "rejected"),
         )
-    if not (isinstance(chosen, list) and isinstance(rejected, list)):
-        raise BadRow("chosen and rejected must both be text or both be lists of messages")
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-        shared += 1
-    if shared == 0:
-        raise BadRow(
-            "there is no prompt: field 'prompt' is missing and the dialogues share no beginning"
-        )
-    return (
-        prompt_messages(chosen[:shared], "the shared prompt"),
-        response_messages(chosen[shared:], "chosen"),
-        response_messages(rejected[shared:], "rejected"),
-    )
+    return shared_dialogue(chosen, rejected, ("chosen", "rejected"))

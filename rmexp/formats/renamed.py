@@ -1,6 +1,6 @@
 """A format over rows whose columns have other names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,11 @@ class Renamed:
 
     Args:
         format: raw row -> Comparison.
-        fields: field -> column; a field without a column is read under its own name.
+        fields: field -> column; a field without a column is read under its own name. A column may
+            lie within another one: `question.full_text`.
     """
 
-    format: Callable[[Mapping[str, Any]], Comparison]
+    format: Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
     fields: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -26,10 +27,19 @@ class Renamed:
         """What the format's rows may say; None where only the rows tell."""
         return getattr(self.format, "has", None)
 
-    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
         """The comparison of a row; a row that does not fit raises `BadRow`."""
-        found = {name: row[column] for name, column in self.fields.items() if column in row}
+        within = {name: _value(row, column) for name, column in self.fields.items()}
+        found = {name: value for name, value in within.items() if value is not None}
         # A column that has its place hides no other meaning of its name, but for labels.
         hidden = {column for name, column in self.fields.items() if name not in LABELS}
         hidden |= set(self.fields)
         return self.format({k: v for k, v in row.items() if k not in hidden} | found)
+
+
+def _value(row: Mapping[str, Any], column: str) -> Any:
+    value = row.get(column)
+    outer, dot, inner = column.partition(".")
+    if value is None and dot and isinstance(row.get(outer), Mapping):
+        return _value(row[outer], inner)
+    return value

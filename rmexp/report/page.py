@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from rmexp.metrics import Scored
+from rmexp.report.html import render
 from rmexp.report.plots import curves, reward_histogram
 from rmexp.tracking import RunDirectory
 
@@ -28,15 +27,11 @@ def write_report(
     template_lines: Sequence[str],
 ) -> Path:
     """Write report.html: headlines, learning curves, reward histograms, metrics, what was run."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
     sets = [name for name in ("test", "val") if f"{name}/reward_mean" in metrics]
     names = sorted({metric.split("/", 1)[1] for metric in metrics})
     logged = run.metrics()
-    page = environment.get_template("page.html").render(
+    page = render(
+        "page.html",
         name=name,
         subtitle=subtitle,
         heads=_heads(metrics),

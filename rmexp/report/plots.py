@@ -43,6 +43,22 @@ def reward_histogram(better: np.ndarray, worse: np.ndarray) -> str:
         return _svg(figure, axes)
 
 
+def histogram(edges: Sequence[float], counts: Sequence[int], x: str, y: str) -> str:
+    """Counts in bins; there is an edge more than there are bins."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas(x, y)
+        axes.stairs(counts, edges, color=COLOURS[0], fill=True, alpha=0.7)
+        return _svg(figure, axes)
+
+
+def bars(counts: Mapping[str, int], x: str, y: str) -> str:
+    """A bar a name."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas(x, y)
+        axes.bar(list(counts), list(counts.values()), color=COLOURS[0], alpha=0.7, width=0.7)
+        return _svg(figure, axes)
+
+
 def _running_mean(values: Sequence[float]) -> list[float]:
     """The mean of each value and those before it, up to a tenth of the curve."""
     width = max(4, len(values) // 10)
@@ -63,7 +79,8 @@ def _canvas(x: str, y: str) -> tuple[matplotlib.figure.Figure, matplotlib.axes.A
 
 
 def _svg(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes) -> str:
-    axes.legend(frameon=False, labelcolor=INK)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, labelcolor=INK)
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]

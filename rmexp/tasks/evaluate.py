@@ -1,5 +1,7 @@
 """task=evaluate: score rows with a trained reward model, without training it."""
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -57,11 +59,23 @@ def evaluate(
         raise UserError(f"task.rows={split}: the data has no such rows.")
     trained = load_trained(model, prepared, seed, run, reporter, trainer.device())
     module = RewardModule(trained, loss, data)
-    if loss.needs_margins and not data.has_margins():
-        fallback("The data has no margins, which the loss needs: its value is left out.")
+    if said := _without_loss(loss, data, split, Path(checkpoint).expanduser()):
+        fallback(said)
         module.judges_loss = False
     fit = trainer.build(run, [JsonLines(run), *loggers], [])
     metrics = score_split(fit, module, data, split)
     run.write_predictions(split, data.rows, data.splits[split], module.rewards)
     run.update(evaluated=str(checkpoint), peak_memory_gib=round(peak_memory_gib(), 2))
     return metrics
+
+
+def _without_loss(loss: Loss, data: ComparisonData, split: str, home: Path) -> str | None:
+    """Why the loss cannot be told, or None once it knows what the run learnt for it."""
+    has = {kind for kind, count in data.counts(split).items() if count}
+    if missing := loss.unmet(has):
+        return f"The data has no {' and no '.join(missing)}: the loss is left out."
+    if loss.state():
+        if not (home / "loss.json").is_file():
+            return f"{home} does not say what its loss learnt (loss.json): the loss is left out."
+        loss.take_state(json.loads((home / "loss.json").read_text()))
+    return None

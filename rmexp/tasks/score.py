@@ -5,6 +5,8 @@ from typing import Any
 
 from rmexp import templates
 from rmexp.data import ComparisonData
+from rmexp.errors import UserError
+from rmexp.mixture import Mixture
 from rmexp.progress import Reporter
 from rmexp.reading import RowReport, check_bad_rows, read_comparisons
 from rmexp.scoring import ScoreFile, check_out, open_scorer, score_stream
@@ -41,6 +43,8 @@ def score(
         UserError: rows, checkpoint or `out` cannot be used.
     """
     file = check_out(out)
+    if isinstance(data, Mixture):
+        raise UserError("task=score reads one source: give data=jsonl data.path=FILE.")
     data.check_sources()
     seed_everything(seed)
     tokenizer = model.load_tokenizer()

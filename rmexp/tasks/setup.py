@@ -119,7 +119,7 @@ def card_facts(
     """What an export says of itself in its card and in rmexp.json."""
     settings = {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
     shown = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "training" and k[0] != "_")
-    paths = ", ".join(Path(path).name for path in prepared.data.recipe.paths.values())
+    paths = ", ".join(Path(path).name for path in prepared.data.paths)
     return {
         "name": name,
         "base": source.name,

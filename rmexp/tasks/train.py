@@ -1,5 +1,6 @@
 """task=train: data -> model -> training -> best weights -> test -> export -> report."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,13 @@ def train(
     """
     seed_everything(seed)
     prepared = prepare_data(model, template, data, seed, run, reporter)
-    data.check_trainable(loss.needs, loss.needs_margins)
-    _check_monitor(trainer.monitor, data)
+    data.check_trainable(loss, labels["loss"], labels["data"])
+    trainer = _with_monitor(trainer, data)
     reward_model = tune(load_model(model, prepared, seed, run, reporter, trainer.device()))
     if not reward_model.fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(reward_model, run.path)
+    run.update(kinds=data.counts("train"), sampled=data.sampled())
     steps = trainer.steps(len(data.train_dataloader()))
     fingerprints = {"template": prepared.audit.fingerprint, "data": data.fingerprint}
     module = RewardModule(reward_model, loss, data, optim, steps, fingerprints)
@@ -76,10 +78,13 @@ def train(
     fit.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     run.update(
         training_seconds=round(time.monotonic() - started, 1),
-        pairs_per_second=round(progress.pairs_per_second(module), 3),
+        pairs_per_second=round(progress.per_second(module, "pairs"), 3),
+        responses_per_second=round(progress.per_second(module, "responses"), 3),
         steps=fit.global_step,
     )
     metrics = _test(fit, module, data, run, reporter)
+    if state := loss.state():
+        run.write_json("loss.json", state)
     module.cpu()
     texts, values = proof(module, data)
     facts = card_facts(name, model, labels, prepared, loss, metrics)
@@ -146,18 +151,23 @@ def proof(module: RewardModule, data: ComparisonData) -> tuple[list[str], list[f
     return texts[::step][:PROOF_ROWS], values[::step][:PROOF_ROWS]
 
 
-def _check_monitor(monitor: str, data: ComparisonData) -> None:
-    """`val/SUBSET/accuracy` can be watched where val has the subset.
+def _with_monitor(trainer: TrainerSettings, data: ComparisonData) -> TrainerSettings:
+    """The settings with `auto` settled: accuracy where val has pairs, else what its ratings allow.
 
     Raises:
-        UserError: it has not.
+        UserError: `val/SUBSET/accuracy` is to be watched, and val has no such subset.
     """
+    monitor, counts = trainer.monitor, data.counts("val")
+    if monitor == "auto":
+        named = (n for n, k in (("accuracy", "pairs"), ("spearman", "ratings")) if counts[k])
+        return dataclasses.replace(trainer, monitor=f"val/{next(named, 'loss')}")
     subset = monitor.removeprefix("val/").removesuffix("/accuracy")
     names = set(data.rows.select(data.splits["val"])["subset"]) | {"gap_2plus"}
     if monitor.count("/") > 1 and subset not in names:
         raise UserError(
             f"trainer.monitor={monitor}: val has no such subset; it has {', '.join(sorted(names))}."
         )
+    return trainer
 
 
 def _resume_point(run: RunDirectory, fingerprints: dict[str, str]) -> Path:

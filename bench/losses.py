@@ -1,0 +1,159 @@
+"""python -m bench.losses [SET ...]: each loss on the real data that fits it, after a small budget.
+
+Every cell is a run of the real command line from the same weights: STEPS steps of a few thousand
+tokens. A cell that is done is a line of losses.jsonl; docs/losses-table.md is written anew after
+each. To measure a cell again, delete its line.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.rounds import table
+from bench.works import DATA, ROOT
+
+CELLS = ROOT / "bench/losses.jsonl"
+TABLE = ROOT / "docs/losses-table.md"
+STEPS = 30
+BUDGET = (
+    "seed=0", "logger=none", "trainer.precision=bf16-mixed", f"trainer.max_steps={STEPS}",
+    "trainer.max_epochs=30", "trainer.validations=1", "trainer.keep=none", "optim.lr=3e-5",
+    "data.max_length=384", "data.val_share=0.2", "data.test_share=0",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set and the losses that are tried on it; `words` fit its size to the budget."""
+
+    option: str
+    file: str
+    words: tuple[str, ...]
+    losses: tuple[str, ...]
+
+
+PAIRS = ("bradley_terry", "contrastive", "contrastive loss.squared=true", "focal",
+         "squared_margin", "exponential")  # fmt: skip
+SETS = (
+    Set("ukp_votes", "ukp_convarg1/all_pairs_with_votes.jsonl.gz",
+        ("data.limit=1200", "data.batch_size=8", "data.split_seed=1"),
+        (*PAIRS, "soft_bradley_terry", "ties", "ties loss.model=davidson")),
+    Set("pandalm", "pandalm_human/annotated_pairs.jsonl.gz",
+        ("data.limit=400", "data.batch_size=8"),
+        ("bradley_terry", "soft_bradley_terry", "ties")),
+    Set("finegrained_rlhf", "finegrained_rlhf/qa_feedback_dev_k4.jsonl.gz",
+        ("data.limit=200", "data.batch_size=2", "data.max_length=1024"),
+        ("kwise", "ties", "plackett_luce")),
+    Set("gsm8k_solutions", "gsm8k_solutions/k4_correctness.jsonl.gz",
+        ("data.limit=300", "data.batch_size=4"),
+        ("kwise", "plackett_luce", "infonce", "binary")),
+    Set("wmt_mqm", "wmt_mqm_ted/ted_zhen_mqm.jsonl.gz",
+        ("data.limit=150", "data.batch_size=2"),
+        ("kwise", "plackett_luce", "infonce", "regression", "regression loss.distance=huber")),
+    Set("prometheus", "prometheus_rated/gpt4_rated.jsonl.gz",
+        ("data.limit=300", "data.batch_size=4", "data.max_length=768"),
+        ("regression", "ordinal", "binary loss.threshold=3")),
+    Set("llamafactory_kto", "llamafactory_demos/kto_en_demo.jsonl.gz",
+        ("data.batch_size=4",), ("binary", "regression")),
+    Set("halluqa", "halluqa_zh/halluqa_multi.jsonl.gz",
+        ("data.limit=200", "data.batch_size=4"),
+        ("kwise", "infonce", "plackett_luce", "binary")),
+    Set("hh_rlhf", "hh_rlhf_harmless_base_test/pairs.jsonl.gz",
+        ("data.limit=400", "data.batch_size=8"), ("bradley_terry", "contrastive")),
+    Set("uhgeval", "uhgeval_zh/pairs.jsonl.gz",
+        ("data.limit=300", "data.batch_size=8"), ("bradley_terry", "contrastive")),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Run the cells that are missing and write the table."""
+    chosen = sys.argv[1:] or [found.option for found in SETS]
+    done = {(line["data"], line["loss"]) for line in cells()}
+    for found in SETS:
+        for loss in found.losses if found.option in chosen else ():
+            if (found.option, loss) not in done:
+                with open(CELLS, "a") as stream:
+                    stream.write(json.dumps(measure(found, loss)) + "\n")
+                write()
+    write()
+
+
+def cells() -> list[dict[str, Any]]:
+    """What was measured so far."""
+    return [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
+
+
+def measure(found: Set, loss: str) -> dict[str, Any]:
+    """One run; its metrics on the validation rows."""
+    words = [f"data={found.option}", f"data.path={DATA / found.file}", *BUDGET, *found.words]
+    words += [f"loss={loss.split()[0]}", *loss.split()[1:]]
+    before = set(outputs())
+    ran = subprocess.run(
+        [sys.executable, "-m", "rmexp", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    if ran.returncode:
+        sys.exit(f"bench.losses: {' '.join(words)} failed:\n{ran.stderr[-3000:]}")
+    (run,) = set(outputs()) - before
+    result = json.loads((run / "result.json").read_text())
+    print(found.option, loss, result["seconds"], "s", flush=True)
+    return {"data": found.option, "loss": loss, "seconds": result["seconds"], "words": words} | {
+        name.removeprefix("val/"): value
+        for name, value in result["metrics"].items()
+        if name.startswith("val/") and name.count("/") == 1
+    }
+
+
+def outputs() -> list[Path]:
+    """The run directories of this checkout."""
+    return [file.parent for file in (ROOT / "outputs").rglob("result.json")]
+
+
+def write() -> None:
+    """docs/losses-table.md from what was measured."""
+    rows = [
+        [
+            line["data"],
+            line["loss"].replace("loss.", ""),
+            shown(line, "accuracy"),
+            shown(line, "spearman"),
+            f"{line['pairs']:.0f}",
+            f"{line.get('length_baseline', float('nan')):.3f}".replace("nan", ""),
+            f"{line['seconds']:.0f}",
+        ]
+        for line in cells()
+    ]
+    heads = [
+        "data",
+        "loss",
+        "val accuracy [95%]",
+        "val Spearman [95%]",
+        "pairs",
+        "longer wins",
+        "s",
+    ]
+    TABLE.write_text(
+        f"""# Losses on real data, after a small budget
+
+Written by `python -m bench.losses`; nothing here is typed by hand. SmolLM2-135M-Instruct, {STEPS}
+steps from the same weights and seed, one seed, few rows: **what is told apart here are checkpoints,
+not losses**, and most intervals overlap. Validation rows are those that nothing was trained on; no
+checkpoint was selected on them. "Longer wins" is the accuracy of that rule on the same pairs.
+
+{chr(10).join(table(heads, rows))}
+"""
+    )
+
+
+def shown(line: dict[str, Any], name: str) -> str:
+    """A metric with its interval."""
+    if name not in line:
+        return ""
+    low, high = line.get(f"{name}_low", float("nan")), line.get(f"{name}_high", float("nan"))
+    return f"{line[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Losses: one `nn.Module` each, values and weights per judged unit, formula and source documented.
+
+To add one: write a class with `needs` and `forward` anywhere, and name it in `loss._target_`, or in
+a YAML in conf/loss/.
+"""
+
+from rmexp.losses.base import Loss, Margin, Terms
+from rmexp.losses.lists import InfoNCE, PlackettLuce
+from rmexp.losses.mix import Mix
+from rmexp.losses.pairs import (
+    BradleyTerry,
+    Centring,
+    Contrastive,
+    Exponential,
+    Focal,
+    SoftBradleyTerry,
+    SquaredMargin,
+    Ties,
+)
+from rmexp.losses.ratings import Binary, Ordinal, Regression, RewardL2
+
+__all__ = [
+    "Binary",
+    "BradleyTerry",
+    "Centring",
+    "Contrastive",
+    "Exponential",
+    "Focal",
+    "InfoNCE",
+    "Loss",
+    "Margin",
+    "Mix",
+    "Ordinal",
+    "PlackettLuce",
+    "Regression",
+    "RewardL2",
+    "SoftBradleyTerry",
+    "SquaredMargin",
+    "Terms",
+    "Ties",
+]

@@ -1,0 +1,75 @@
+"""A weighted sum of losses, each over the judgements that it can use."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from torch import Tensor, nn
+
+from rmexp.batches import Batch
+from rmexp.errors import UserError
+from rmexp.losses.base import Loss, Terms
+
+
+class Mix(Loss):
+    """sum of weight x loss, each loss normalised by its own judged units over the step.
+
+    So a data set of pairs, ratings and lists trains together, whatever their numbers: a step with
+    one list and fifty ratings gives the list's loss its whole weight.
+
+    Args:
+        losses: name -> loss; null leaves one out.
+        weights: name -> its weight; a loss that is not named has 1.
+
+    Raises:
+        UserError: there is no loss, or a weight names none.
+    """
+
+    needs = ()
+
+    def __init__(
+        self, losses: Mapping[str, Loss | None], weights: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__()
+        chosen = {name: loss for name, loss in losses.items() if loss is not None}
+        self.weights = dict.fromkeys(chosen, 1.0) | {
+            name: float(weight) for name, weight in (weights or {}).items() if name in chosen
+        }
+        if not chosen:
+            raise UserError("loss=mix has no loss in loss.losses.")
+        if unknown := set(weights or {}) - set(losses):
+            raise UserError(
+                f"loss.weights names {', '.join(sorted(unknown))}; loss.losses has "
+                f"{', '.join(losses)}."
+            )
+        if any(weight < 0 for weight in self.weights.values()):
+            raise UserError("loss.weights are 0 or more.")
+        self.losses = nn.ModuleDict({n: loss for n, loss in chosen.items() if self.weights[n] > 0})
+
+    def parts(self) -> dict[str, Loss]:
+        """The losses that count, by name."""
+        return dict(self.losses.items())  # type: ignore[arg-type]
+
+    def unmet(self, has: Collection[str]) -> tuple[str, ...]:
+        """What all of them lack, where none can learn from the data; regularisers do not count."""
+        lacking = {name: loss.unmet(has) for name, loss in self.parts().items() if loss.needs}
+        return (
+            tuple({k for kinds in lacking.values() for k in kinds}) if all(lacking.values()) else ()
+        )
+
+    def learns_from(self) -> tuple[str, ...]:
+        """Whatever one of them learns from."""
+        return tuple({kind for loss in self.parts().values() for kind in loss.learns_from()})
+
+    def learn(self, ratings: np.ndarray) -> None:
+        """Let those over ratings see them."""
+        for loss in self.parts().values():
+            if "ratings" in loss.needs:
+                loss.learn(ratings)
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """The terms of all of them, as `NAME.TERM`."""
+        terms: Terms = {}
+        for name, loss in self.parts().items():
+            for term, (values_U, weights_U) in loss(rewards_N, batch).items():
+                terms[f"{name}.{term}"] = (self.weights[name] * values_U, weights_U)
+        return terms

@@ -1,0 +1,246 @@
+"""Losses over pairs of responses of which one is better, or which tie."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from rmexp.batches import Batch
+from rmexp.errors import fallback
+from rmexp.losses.base import Loss, Margin, Terms, pair_gaps, pair_margins
+
+TANGENT = 10.0
+"""Where the exponential loss goes on as its tangent: a pair further behind keeps it finite."""
+
+
+class BradleyTerry(Loss):
+    """-log sigmoid(r_better - r_worse - margin).
+
+    Bradley and Terry 1952; as a reward-model loss: Ouyang et al. 2022 (InstructGPT),
+    arXiv:2203.02155, eq. 1; with a margin: Touvron et al. 2023 (Llama 2), arXiv:2307.09288, eq. 2.
+
+    Args:
+        margin: by how much the better reward must lead before the loss falls under log 2.
+        label_smoothing: the chance that a verdict is wrong: that much of the loss is the other
+            way's (Mitchell 2023, "A note on DPO with noisy preferences").
+        scale: times the pair's margin (`data`) or rating gap (`ratings`), the scaled loss of Wang
+            et al. 2024 (HelpSteer2-Preference), arXiv:2410.01257, section 3.2; None does not.
+        centring: times (r_better + r_worse)^2 is added, which keeps rewards around 0 (Eisenstein et
+            al. 2023, arXiv:2312.09244, eq. 3); 0.01 is usual.
+        average: `pairs`, or `lists`: the pairs of a comparison share one weight, as InstructGPT has
+            all pairs of a prompt's K answers count 1 / (K choose 2) each.
+    """
+
+    needs = ("pairs",)
+
+    def __init__(
+        self,
+        margin: Margin = 0.0,
+        label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0,
+        scale: Literal["data", "ratings"] | None = None,
+        centring: Annotated[float, Ge(0)] = 0.0,
+        average: Literal["pairs", "lists"] = "pairs",
+    ) -> None:
+        super().__init__()
+        self.margin, self.label_smoothing, self.scale = margin, label_smoothing, scale
+        self.centring, self.average = centring, average
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a judged pair; another one in the term `centring`."""
+        leads_P = pair_gaps(rewards_N, batch) - pair_margins(self.margin, batch)
+        values_P = -F.logsigmoid(leads_P)
+        if self.label_smoothing:
+            values_P = torch.lerp(values_P, -F.logsigmoid(-leads_P), self.label_smoothing)
+        if self.scale is not None:
+            values_P = values_P * pair_margins(self.scale, batch)
+        weights_P = batch.weights_P
+        if self.average == "lists":
+            home_P = batch.list_N[batch.better_P]
+            weights_P = weights_P / torch.bincount(home_P)[home_P] if len(home_P) else weights_P
+        terms = {"pairs": (values_P, weights_P)}
+        if self.centring:
+            sums_P = rewards_N[batch.better_P] + rewards_N[batch.worse_P]
+            terms["centring"] = (self.centring * sums_P.square(), weights_P)
+        return terms
+
+
+class Contrastive(Loss):
+    """max(0, margin - (r_better - r_worse)), the hinge of ranking SVMs.
+
+    Herbrich, Graepel and Obermayer 1999, "Support vector learning for ordinal regression".
+
+    Args:
+        margin: the lead at which a pair costs nothing; with 0, constant rewards are a minimum.
+        squared: the square of it: no kink, and far-off pairs weigh more (the L2 loss of SVMs).
+    """
+
+    needs = ("pairs",)
+
+    def __init__(self, margin: Margin = 1.0, squared: bool = False) -> None:
+        super().__init__()
+        self.margin, self.squared = margin, squared
+        if margin == 0:
+            fallback(
+                "loss.margin=0 with the contrastive loss: constant rewards minimise it, so nothing "
+                "need be learnt; take a margin above 0."
+            )
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a judged pair."""
+        values_P = F.relu(pair_margins(self.margin, batch) - pair_gaps(rewards_N, batch))
+        return {"pairs": (values_P.square() if self.squared else values_P, batch.weights_P)}
+
+
+class Focal(Loss):
+    """-(1 - 2 max(0, p - 1/2))^gamma log p, p = sigmoid(r_better - r_worse).
+
+    Pairs that are told apart already hardly count. Cai et al. 2024 (InternLM2), arXiv:2403.17297,
+    section 4.2.1, without their penalty; after Lin et al. 2017, arXiv:1708.02002.
+
+    Args:
+        gamma: how fast an easy pair's weight falls; 0 is Bradley-Terry.
+    """
+
+    needs = ("pairs",)
+
+    def __init__(self, gamma: Annotated[float, Ge(0)] = 2.0) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a judged pair."""
+        gaps_P = pair_gaps(rewards_N, batch)
+        # 1 - 2 max(0, p - 1/2) = min(1, 2 (1 - p)), which keeps its digits where p is near 1.
+        faded_P = torch.clamp(math.log(2) + F.logsigmoid(-gaps_P), max=0)
+        values_P = -torch.exp(self.gamma * faded_P) * F.logsigmoid(gaps_P)
+        return {"pairs": (values_P, batch.weights_P)}
+
+
+class SoftBradleyTerry(Loss):
+    """-p log sigmoid(d) - (1 - p) log sigmoid(-d), d = r_i - r_j, p the share of votes for i.
+
+    A vote for a tie counts half for either. Cross-entropy with soft targets; pairs that people
+    tied are learnt from as well.
+    """
+
+    needs = ("votes",)
+
+    def learns_from(self) -> tuple[str, ...]:
+        """Any judged pair."""
+        return ("pairs", "ties")
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a judged pair, ties included."""
+        gaps_J, votes_J_3, weights_J = all_pairs(rewards_N, batch)
+        share_J = votes_J_3[:, 0] + votes_J_3[:, 2] / 2
+        values_J = -share_J * F.logsigmoid(gaps_J) - (1 - share_J) * F.logsigmoid(-gaps_J)
+        return {"pairs": (values_J, weights_J)}
+
+
+class Ties(Loss):
+    """-log P(verdict), the verdict one of i, j and a tie; with votes, their mean over the votes.
+
+    d = r_i - r_j. Rao and Kupper 1967: P(i) = sigmoid(d - width), P(j) = sigmoid(-d - width), a tie
+    the rest. Davidson 1970: P(i), P(j) and P(tie) are as exp(d/2), exp(-d/2) and width.
+
+    Args:
+        model: `rao_kupper` or `davidson`.
+        tie_width: where the width starts; it is learnt (`optim.loss_lr`).
+    """
+
+    needs = ("pairs", "ties")
+
+    def __init__(
+        self,
+        model: Literal["rao_kupper", "davidson"] = "rao_kupper",
+        tie_width: Annotated[float, Gt(0)] = 0.5,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        # Rao and Kupper's width is above 0, Davidson's too: the logarithm is free.
+        self.log_width = nn.Parameter(torch.tensor(math.log(tie_width)))
+
+    def learns_from(self) -> tuple[str, ...]:
+        """Any judged pair."""
+        return ("pairs", "ties")
+
+    def log_chances(self, gaps_J: Tensor) -> Tensor:
+        """(J, 3) log P of i, of j, of a tie."""
+        if self.model == "davidson":
+            logits = (gaps_J / 2, -gaps_J / 2, self.log_width.expand_as(gaps_J))
+            return torch.log_softmax(torch.stack(logits, -1), -1)
+        width = self.log_width.exp()
+        i, j = F.logsigmoid(gaps_J - width), F.logsigmoid(-gaps_J - width)
+        # P(tie) = (exp(2 width) - 1) P(i) P(j)
+        tie = i + j + 2 * width + torch.log(-torch.expm1(-2 * width))
+        return torch.stack([i, j, tie], -1)
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a judged pair, ties included."""
+        gaps_J, votes_J_3, weights_J = all_pairs(rewards_N, batch)
+        return {"pairs": (-(votes_J_3 * self.log_chances(gaps_J)).sum(-1), weights_J)}
+
+
+class SquaredMargin(Loss):
+    """(r_better - r_worse - margin)^2: pairs are not driven further apart than the margin.
+
+    The form of IPO, whose margin is 1 / (2 tau): Azar et al. 2023, arXiv:2310.12036, eq. 17.
+
+    Args:
+        margin: the lead that a pair should have.
+    """
+
+    needs = ("pairs",)
+
+    def __init__(self, margin: Margin = 1.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a judged pair."""
+        leads_P = pair_gaps(rewards_N, batch) - pair_margins(self.margin, batch)
+        return {"pairs": (leads_P.square(), batch.weights_P)}
+
+
+class Exponential(Loss):
+    """exp(-(r_better - r_worse)), the loss of RankBoost.
+
+    Freund et al. 2003, "An efficient boosting algorithm for combining preferences". A pair that is
+    more than 10 behind goes on along the tangent, so that the loss stays finite.
+    """
+
+    needs = ("pairs",)
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a judged pair."""
+        behind_P = -pair_gaps(rewards_N, batch)
+        curved_P = torch.exp(behind_P.clamp(max=TANGENT))
+        values_P = curved_P + math.exp(TANGENT) * F.relu(behind_P - TANGENT)
+        return {"pairs": (values_P, batch.weights_P)}
+
+
+class Centring(Loss):
+    """(r_better + r_worse)^2: a regulariser that keeps rewards around 0, for `Mix`.
+
+    Eisenstein et al. 2023, arXiv:2312.09244, eq. 3.
+    """
+
+    needs = ("pairs",)
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a judged pair."""
+        sums_P = rewards_N[batch.better_P] + rewards_N[batch.worse_P]
+        return {"pairs": (sums_P.square(), batch.weights_P)}
+
+
+def all_pairs(rewards_N: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """(J,) gaps, (J, 3) shares of votes and (J,) weights of all judged pairs, J = P + Q."""
+    ties_Q = rewards_N[batch.tied_Q_2[:, 0]] - rewards_N[batch.tied_Q_2[:, 1]]
+    return (
+        torch.cat([pair_gaps(rewards_N, batch), ties_Q]),
+        torch.cat([batch.votes_P_3, batch.votes_Q_3]),
+        torch.cat([batch.weights_P, batch.weights_Q]),
+    )

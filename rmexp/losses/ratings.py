@@ -1,0 +1,179 @@
+"""Losses over the ratings of single responses; what a scale needs is learnt from the train rows."""
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from rmexp.batches import Batch
+from rmexp.errors import UserError
+from rmexp.losses.base import Loss, Terms
+
+MOST_GRADES = 20
+"""Different ratings that `Ordinal` takes for grades; more are a measurement, for `Regression`."""
+
+
+class Regression(Loss):
+    """The distance of the reward from the rating, squared or Huber's.
+
+    Ratings are standardised by the mean and deviation of the training rows, so that rewards start
+    on their scale: rating = mean + deviation x reward. As a reward-model loss: Wang et al. 2023
+    (SteerLM, HelpSteer), arXiv:2311.09528.
+
+    Args:
+        distance: `mse`, or `huber`: linear beyond `delta` (Huber 1964), for ratings with outliers.
+        delta: where Huber's distance turns linear, in deviations of the ratings.
+    """
+
+    needs = ("ratings",)
+
+    def __init__(
+        self,
+        distance: Literal["mse", "huber"] = "mse",
+        delta: Annotated[float, Gt(0)] = 1.0,
+    ) -> None:
+        super().__init__()
+        self.distance, self.delta = distance, delta
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("deviation", torch.tensor(1.0))
+
+    def learn(self, ratings: np.ndarray) -> None:
+        """The scale of the ratings.
+
+        Raises:
+            UserError: they are all the same.
+        """
+        if ratings.std() == 0:
+            raise UserError(
+                f"All training rows have the rating {ratings[0]:g}: there is nothing to learn."
+            )
+        self.mean, self.deviation = torch.tensor(ratings.mean()), torch.tensor(ratings.std())
+        self.float()
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a rated response."""
+        rated = ~batch.ratings_N.isnan()
+        targets_U = (batch.ratings_N[rated] - self.mean) / self.deviation
+        delta = self.delta if self.distance == "huber" else math.inf
+        values_U = _huber(rewards_N[rated] - targets_U, delta)
+        return {"ratings": (values_U, batch.weights_N[rated])}
+
+
+class Ordinal(Loss):
+    """-log P(grade), the grades cut out of the reward's line by points c that are learnt.
+
+    P(grade <= k) = sigmoid(c_k - r), the proportional-odds model: McCullagh 1980, "Regression
+    models for ordinal data". Only the order of the grades counts, not how far they are apart.
+    """
+
+    needs = ("ratings",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("grades", torch.tensor([0.0, 1.0]))
+        self.first = nn.Parameter(torch.tensor(0.0))
+        self.log_steps = nn.Parameter(torch.zeros(0))
+
+    def learn(self, ratings: np.ndarray) -> None:
+        """The grades, and cut points at which constant rewards would give their frequencies.
+
+        Raises:
+            UserError: there are fewer than two grades, or too many to be grades.
+        """
+        grades, counts = np.unique(ratings, return_counts=True)
+        if not 2 <= len(grades) <= MOST_GRADES:
+            raise UserError(
+                f"loss=ordinal needs 2 to {MOST_GRADES} different ratings, and the training rows "
+                f"have {len(grades)}; loss=regression takes any number."
+            )
+        below = np.cumsum(counts)[:-1] / counts.sum()
+        cuts = np.log(below) - np.log1p(-below)
+        self.grades = torch.tensor(grades, dtype=torch.float32)
+        self.first = nn.Parameter(torch.tensor(cuts[0], dtype=torch.float32))
+        steps = torch.tensor(np.log(np.diff(cuts)), dtype=torch.float32)
+        self.log_steps = nn.Parameter(steps)
+
+    def cuts(self) -> Tensor:
+        """The rising cut points, one fewer than grades."""
+        steps = torch.cumsum(self.log_steps.exp(), 0)
+        return torch.cat([self.first[None], self.first + steps])
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a rated response."""
+        rated = ~batch.ratings_N.isnan()
+        rewards_U, ratings_U = rewards_N[rated], batch.ratings_N[rated]
+        # A rating that no training row has counts as the nearest that one had.
+        grade_U = (ratings_U[:, None] - self.grades).abs().argmin(1)
+        cuts = self.cuts().to(rewards_N.dtype)
+        upper_U, lower_U = cuts[grade_U.clamp(max=len(cuts) - 1)], cuts[(grade_U - 1).clamp(min=0)]
+        above_U, below_U = upper_U - rewards_U, lower_U - rewards_U
+        lowest, highest = grade_U == 0, grade_U == len(cuts)
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which keeps its digits
+        width_U = torch.where(lowest | highest, -1.0, lower_U - upper_U)
+        log_U = (
+            torch.where(highest, 0.0, F.logsigmoid(above_U))
+            + torch.where(lowest, 0.0, F.logsigmoid(-below_U))
+            + torch.where(lowest | highest, 0.0, torch.log(-torch.expm1(width_U)))
+        )
+        return {"ratings": (-log_U, batch.weights_N[rated])}
+
+
+class Binary(Loss):
+    """-log sigmoid(r) of good responses, -log sigmoid(-r) of bad ones: logistic regression.
+
+    Args:
+        threshold: ratings above it are good.
+        balance: weigh both classes so that they count the same in the training rows as a whole.
+    """
+
+    needs = ("ratings",)
+
+    def __init__(self, threshold: float = 0.5, balance: bool = True) -> None:
+        super().__init__()
+        self.threshold, self.balance = threshold, balance
+        self.register_buffer("class_weights", torch.ones(2))
+
+    def learn(self, ratings: np.ndarray) -> None:
+        """The share of good rows.
+
+        Raises:
+            UserError: all of them are good, or all bad.
+        """
+        good = float((ratings > self.threshold).mean())
+        if good in (0.0, 1.0):
+            raise UserError(
+                f"loss=binary needs good and bad rows, and all training rows are rated "
+                f"{'above' if good else 'at most'} loss.threshold={self.threshold:g}."
+            )
+        if self.balance:
+            self.class_weights = torch.tensor([0.5 / (1 - good), 0.5 / good])
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a rated response."""
+        rated = ~batch.ratings_N.isnan()
+        good_U = (batch.ratings_N[rated] > self.threshold).long()
+        values_U = -F.logsigmoid(rewards_N[rated] * (2 * good_U - 1))
+        return {"ratings": (values_U, batch.weights_N[rated] * self.class_weights[good_U])}
+
+
+class RewardL2(Loss):
+    """r^2 of every response: a regulariser that keeps rewards small, for `Mix`."""
+
+    needs = ()
+
+    def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
+        """One value a response."""
+        return {"responses": (rewards_N.square(), batch.weights_N)}
+
+
+def _huber(error_U: Tensor, delta: float) -> Tensor:
+    """error^2 up to `delta`, and on along the tangent."""
+    if delta == math.inf:
+        return error_U.square()
+    size_U = error_U.abs()
+    near_U = size_U.clamp(max=delta)
+    return near_U * (2 * size_U - near_U)

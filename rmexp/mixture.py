@@ -1,0 +1,163 @@
+"""Several sources in one training set, by rows, by temperature or by shares of their own."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import datasets
+import numpy as np
+from annotated_types import Gt
+
+from rmexp import sampling
+from rmexp.data import ComparisonData
+from rmexp.errors import UserError
+from rmexp.reading import RowReport
+
+SHARED = (
+    "split_seed",
+    "max_per_prompt",
+    "balance",
+    "batch_size",
+    "tokens_per_batch",
+    "group_by_prompt",
+    "eval_batch_size",
+    "micro_batch_tokens",
+    "workers",
+    "max_length",
+)
+"""What the mixture says for all sources, about steps and splits."""
+
+
+class Mixture(ComparisonData):
+    """The rows of several sources, split together, so that no prompt is in two splits.
+
+    A source's subset `S` becomes `NAME.S`, or `NAME` where it has one only. Draws follow `weights`
+    in training alone: validation and test have every row once.
+
+    Args:
+        sources: name -> its data.
+        weights: name -> its share of all draws (they need not sum to 1); None: by `temperature`.
+        temperature: shares as rows^(1 / temperature): 1 draws every row once, more lifts small
+            sources.
+        settings: see `ComparisonData`; what it says of steps and splits.
+
+    Raises:
+        UserError: there are no sources, the weights do not name them, or a source sets what only
+            the mixture can.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, ComparisonData],
+        weights: Mapping[str, Annotated[float, Gt(0)]] | None = None,
+        temperature: Annotated[float, Gt(0)] = 1.0,
+        **settings: Any,
+    ) -> None:
+        if not sources:
+            raise UserError(
+                "data=mix has no sources: add each as +data@data.sources.NAME=OPTION with "
+                "data.sources.NAME.path=FILE, or write them into a YAML."
+            )
+        first = next(iter(sources.values()))
+        super().__init__(first.recipe.parse, first.paths[0], **settings)
+        if weights is not None and set(weights) != set(sources):
+            raise UserError(
+                f"data.weights names {', '.join(weights)}; data.sources has {', '.join(sources)}."
+            )
+        if self.tokens_per_batch is not None and (weights is not None or temperature != 1):
+            raise UserError(
+                "data.tokens_per_batch lays all rows out once; data.weights and data.temperature "
+                "draw some of them several times: leave out one of them."
+            )
+        for name, source in sources.items():
+            _check_source_settings(name, source)
+            source.recipe = dataclasses.replace(source.recipe, max_length=self.max_length)
+        self.sources, self.weights, self.temperature = sources, weights, temperature
+        self.home = np.zeros(0, dtype=np.int64)
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the rows come from."""
+        return [path for source in self.sources.values() for path in source.paths]
+
+    @property
+    def source_key(self) -> str:
+        """What the rows are, whatever the tokenizer."""
+        return " ".join(f"{name}:{source.source_key}" for name, source in self.sources.items())
+
+    @property
+    def has(self) -> set[str] | None:
+        """What any of the sources has; None where one of them does not say."""
+        kinds = [source.has for source in self.sources.values()]
+        return None if None in kinds else {kind for found in kinds for kind in found or ()}
+
+    def check_sources(self) -> None:
+        """Refuse sources that are not there."""
+        for source in self.sources.values():
+            source.check_sources()
+
+    def load(
+        self, tokenizer: Any, progress: Callable[[str, int], None]
+    ) -> tuple[Any, RowReport, bool]:
+        """The tokenised rows of all sources, one behind the other."""
+        parts, report, cached = [], RowReport(), True
+        for name, source in self.sources.items():
+            rows, found, from_cache = source.load(tokenizer, progress)
+            cached = cached and from_cache
+            subsets = rows["subset"][:]
+            alone = len(set(subsets)) == 1
+            renamed = {
+                "id": [f"{name}:{row}" for row in rows["id"]],
+                "subset": [name if alone else f"{name}.{subset}" for subset in subsets],
+            }
+            for column, values in renamed.items():
+                rows = rows.remove_columns(column).add_column(column, values)
+            parts.append(rows)
+            report.merge(dataclasses.replace(found, places=[f"{name}: {p}" for p in found.places]))
+        self.home = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        return datasets.concatenate_datasets(parts), report, cached
+
+    def times(self) -> np.ndarray | None:
+        """How often each training row is drawn in an epoch; None: each once."""
+        within = super().times()
+        if self.weights is None and self.temperature == 1:
+            return within
+        home = self.home[self.splits["train"]]
+        counts = np.bincount(home, minlength=len(self.sources)).tolist()
+        if 0 in counts:
+            name = list(self.sources)[counts.index(0)]
+            raise UserError(f"data.sources.{name} has no training row, so that it has no share.")
+        if self.balance is not None:
+            within = np.ones(len(home))
+            groups = np.array(list(map(str, self.groups(self.balance, self.splits["train"]))))
+            for source in range(len(counts)):
+                own = home == source
+                within[own] = sampling.balanced(groups[own].tolist())
+        shares = (
+            [self.weights[name] for name in self.sources]
+            if self.weights is not None
+            else sampling.tempered(counts, self.temperature)
+        )
+        return sampling.by_source(home, shares, within)
+
+    def sampled(self) -> dict[str, tuple[float, float]]:
+        """Source (and balanced group) -> its share of the training rows, and of the draws."""
+        times = self.times()
+        train = self.splits["train"]
+        names = [list(self.sources)[home] for home in self.home[train]]
+        drawn = np.ones(len(train)) if times is None else times
+        found = dict(sampling.shares_of(names, drawn))
+        if self.balance is not None:
+            found |= sampling.shares_of(self.groups(self.balance, train), drawn)
+        return found
+
+
+def _check_source_settings(name: str, source: ComparisonData) -> None:
+    """A source's step or split settings would be read by nobody."""
+    parameters = inspect.signature(ComparisonData).parameters
+    for key in SHARED:
+        if getattr(source, key) != parameters[key].default:
+            raise UserError(
+                f"data.sources.{name}.{key} would be read by nobody: set data.{key}, for all."
+            )
