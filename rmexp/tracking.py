@@ -2,7 +2,7 @@
 
 config.yaml overrides.yaml environment.json   what was asked for, where and with what
 metrics.jsonl                                 a line a step or evaluation: the truth
-predictions/SET.parquet                       a row a response
+predictions/SET.parquet judgements/SET.parquet   a row a response; a row a judged pair
 result.json error.txt                         status, metrics, cost, fallbacks; the traceback
 checkpoints/ export/ report.html
 """
@@ -27,6 +27,7 @@ from omegaconf import OmegaConf
 
 from rmexp import __version__
 from rmexp.errors import UserError
+from rmexp.predictions import write_set
 
 HEARTBEAT_SECONDS = 10
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "datasets", "wandb")
@@ -108,29 +109,8 @@ class RunDirectory:
     def write_predictions(
         self, name: str, rows: Any, indices: Any, rewards: Mapping[int, list[float]]
     ) -> Path:
-        """`predictions/NAME.parquet`: id, response index, rendered text, reward, subset, tokens."""
-        import pyarrow
-        import pyarrow.parquet
-
-        table: dict[str, list[Any]] = {
-            n: [] for n in ("id", "response", "text", "reward", "subset", "tokens")
-        }
-        for index, row in zip(indices, rows.select(indices), strict=True):
-            for k, reward in enumerate(rewards[int(index)]):
-                values = (
-                    row["id"],
-                    k,
-                    row["texts"][k],
-                    reward,
-                    row["subset"],
-                    len(row["tokens"][k]),
-                )
-                for column, value in zip(table.values(), values, strict=True):
-                    column.append(value)
-        file = self.path / "predictions" / f"{name}.parquet"
-        file.parent.mkdir(exist_ok=True)
-        pyarrow.parquet.write_table(pyarrow.table(table), file)
-        return file
+        """`predictions/NAME.parquet` and `judgements/NAME.parquet`, see `predictions.write_set`."""
+        return write_set(self.path, name, rows, indices, rewards)
 
     def cut_metrics(self, step: int) -> None:
         """Forget what was logged after `step`, and of test: a resumed run will log it again."""

@@ -120,6 +120,8 @@ def _test(
     for split in ("val", "test"):
         if split == "val" and module.validated_at == stored["global_step"]:
             metrics |= module.metrics  # the last validation was of these very weights
+        elif split == "test" and data.splits["test"] is data.splits["val"]:
+            metrics |= {f"test/{name.removeprefix('val/')}": v for name, v in metrics.items()}
         else:
             module.logs = split == "test"  # val was logged when these weights were new
             metrics |= score_split(fit, module, data, split)
