@@ -59,6 +59,31 @@ def bars(counts: Mapping[str, int], x: str, y: str) -> str:
         return _svg(figure, axes)
 
 
+def forest(rows: Sequence[tuple[str, float, float, float]], label: str) -> str:
+    """A line a row (name, value, low, high), the first on top; NaN bounds are not drawn."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas(label, "")
+        figure.set_size_inches(5.2, 1.0 + 0.28 * len(rows))
+        places = np.arange(len(rows), 0, -1)
+        names, values, lows, highs = zip(*rows, strict=True)
+        axes.hlines(places, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
+        axes.plot(values, places, "o", color=COLOURS[0], markersize=5)
+        axes.axvline(values[0], color=INK, linewidth=0.8, linestyle=":")
+        axes.set_yticks(places, names, parse_math=False)
+        return _svg(figure, axes)
+
+
+def reliability_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """Accuracy over confidence in bins, by name; the dotted line is a calibrated model's."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas("confidence", "accuracy")
+        axes.plot([0.5, 1], [0.5, 1], ":", color=INK, linewidth=1)
+        for colour, (name, (confidence, accuracy)) in zip(COLOURS, series.items(), strict=False):
+            (line,) = axes.plot(confidence, accuracy, "o-", color=colour, markersize=4, label=name)
+            line.set_label(name.replace("$", r"\$"))
+        return _svg(figure, axes)
+
+
 def _running_mean(values: Sequence[float]) -> list[float]:
     """The mean of each value and those before it, up to a tenth of the curve."""
     width = max(4, len(values) // 10)

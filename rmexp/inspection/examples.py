@@ -1,0 +1,56 @@
+"""One comparison of each subset, as the model will read it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rmexp.data import ComparisonData
+from rmexp.inspection.repeats import named
+from rmexp.inspection.rows import Row
+
+SUBSETS = 20
+SHOWN = 3000
+"""Characters of a rendered response that an example shows."""
+
+OVERLAP = 20
+"""Characters of what is shared that stand before the place where another response parts."""
+
+
+def rendered(data: ComparisonData, rows: Sequence[Row], subsets: Sequence[str]) -> list[Any]:
+    """The first comparison of each of some subsets: a response as rendered, and where others part.
+
+    Args:
+        data: with its tokenised rows, which have the texts.
+        rows: of `gather`.
+        subsets: in the order to show them.
+    """
+    number = {name: n for n, name in reversed(list(enumerate(data.rows["id"][:])))}
+    first: dict[str, Row] = {row.subset: row for row in reversed(rows)}
+    found = []
+    for row in (first[name] for name in subsets[:SUBSETS]):
+        texts = data.rows[number[row.id]]["texts"]
+        shared = shared_length(texts)
+        others = ["..." + text[max(0, shared - OVERLAP) :] for text in texts[1:]]
+        found.append(
+            named(row)
+            | {"subset": row.subset, "said": list(said(row))}
+            | {"texts": [t if len(t) <= SHOWN else t[:SHOWN] + " ..." for t in [texts[0], *others]]}
+        )
+    return found
+
+
+def shared_length(texts: Sequence[str]) -> int:
+    """Characters that all texts begin with."""
+    parted = (n for n, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1)
+    return next(parted, min(map(len, texts)))
+
+
+def said(row: Row) -> Iterator[str]:
+    """What is said of a row's responses, in words; they are counted from 1."""
+    for n, rating in enumerate(row.ratings, 1):
+        if rating == rating:
+            yield f"response {n} is rated {rating:g}"
+    for i, j, verdict in row.pairs:
+        if verdict:
+            yield f"response {i + 1} is better than response {j + 1}"
+        else:
+            yield f"responses {i + 1} and {j + 1} tie"
