@@ -119,15 +119,7 @@ def write() -> None:
         ]
         for line in cells()
     ]
-    heads = [
-        "data",
-        "loss",
-        "val accuracy [95%]",
-        "val Spearman [95%]",
-        "pairs",
-        "longer wins",
-        "s",
-    ]
+    heads = "data | loss | val accuracy [95%] | val Spearman [95%] | pairs | longer wins | seconds"
     TABLE.write_text(
         f"""# Losses on real data, after a small budget
 

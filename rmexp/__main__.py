@@ -72,10 +72,20 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
             configuration.check_task_keys(config, cell)
             if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
                 raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
+            if config.runs is not None:
+                _check_runs(config.runs)
             if config.checkpoint is None:
                 _check_parts(config, choices)
         except UserError as error:
             raise UserError(f"{error} (job {' '.join(cell)})" if multirun else str(error)) from None
+
+
+def _check_runs(runs: Any) -> None:
+    """Every name in `runs` leads somewhere."""
+    from rmexp.compare.runs import places
+
+    for text in [runs] if isinstance(runs, str) else list(runs):
+        places(str(text))
 
 
 def _check_parts(config: DictConfig, choices: Mapping[str, str]) -> None:
@@ -188,11 +198,8 @@ def _sum_up(sweep: Path) -> None:
     for run in sorted(sweep.glob("*/result.json"), key=lambda f: int(f.parent.name.split("-")[0])):
         result = json.loads(run.read_text())
         metrics = result.get("metrics", {})
-        last = (
-            f"test/accuracy {metrics['test/accuracy']:.4f}"
-            if "test/accuracy" in metrics
-            else result.get("error") or ""
-        )
+        shown = next((n for n in ("test/accuracy", "test/spearman") if n in metrics), None)
+        last = f"{shown} {metrics[shown]:.4f}" if shown else result.get("error") or ""
         say(f"  {result['status']:<8}{run.parent.name}  {last}")
 
 

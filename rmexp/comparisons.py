@@ -103,15 +103,18 @@ class Comparison:
     def levels(self) -> tuple[int | None, ...]:
         """The order of the responses, 0 the worst; equal levels tie, None stands outside.
 
-        By ratings where two or more responses have one, else by judgements; where those form no
-        weak order (some go in a circle, or some pairs were not judged), all stand outside.
+        By judgements where there are any, else by ratings. Where judgements form no weak order
+        (some go in a circle or contradict each other, some pairs were not judged), all stand
+        outside.
         """
+        if self.judgements:
+            return _levels_of(self.judgements, len(self.responses))
         rated = [r for r in self.ratings or () if r is not None]
         if len(rated) > 1:
             assert self.ratings is not None
             rank = {value: level for level, value in enumerate(sorted(set(rated)))}
             return tuple(None if r is None else rank[r] for r in self.ratings)
-        return _levels_of(self.judgements, len(self.responses))
+        return (None,) * len(self.responses)
 
     @property
     def prompt_key(self) -> str:
@@ -135,14 +138,19 @@ def _levels_of(judgements: Sequence[Judgement], count: int) -> tuple[int | None,
                 below[one].add(other)
     rank = {wins: level for level, wins in enumerate(sorted({len(b) for b in below.values()}))}
     levels = tuple(rank[len(below[k])] if k in below else None for k in range(count))
-    judged = {frozenset((j.i, j.j)): j for j in judgements}
+    judged: dict[frozenset[int], Judgement] = {}
+    for judgement in judgements:
+        forward = judgement if judgement.i < judgement.j else judgement.turned()
+        first = judged.setdefault(frozenset((forward.i, forward.j)), forward)
+        if first.verdict != forward.verdict:
+            return (None,) * count
     for i, high in enumerate(levels):
         for j, low in enumerate(levels[:i]):
             if high is None or low is None:
                 continue
             pair = judged.get(frozenset((i, j)))
             sign = (high > low) - (high < low)
-            found = 0 if pair is None else pair.verdict * (1 if pair.i == i else -1)
+            found = 0 if pair is None else -pair.verdict  # i is the later of the two
             if found != sign:
                 return (None,) * count
     return levels

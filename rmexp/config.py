@@ -48,6 +48,7 @@ class Root:
     resume: str | None = MISSING
     out: str | None = MISSING
     source: str | None = MISSING
+    runs: Any = MISSING
     cache: str = MISSING
 
 
@@ -339,14 +340,15 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     parameters = inspect.signature(task).parameters
     hints = inspect.get_annotations(task, eval_str=True)
     name = config.task["_target_"].rsplit(".", 2)[1]
-    for key in ("checkpoint", "source", "out"):
-        if key in parameters and config[key] is None and hints[key] is str:
+    for key in ("checkpoint", "source", "out", "runs"):
+        if key in parameters and config[key] is None and hints[key] in (str, str | list[str]):
             what = "FILE" if (name, key) in FILES else "DIRECTORY"
             raise UserError(f"task={name} needs {key}={what}.")
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
-        if part in {"checkpoint", "source", "out", *GROUPS} - {"task", "logger", *parameters}:
+        used = {"task", "logger", *parameters}
+        if part in {"checkpoint", "source", "out", "runs", *GROUPS} - used:
             raise UserError(f"task={name} does not use {part}: leave out {key}.")
         kept = ("model.layout", "model.trust_remote_code")
         if part == "model" and config.checkpoint is not None and key not in kept:

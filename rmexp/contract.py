@@ -1,6 +1,7 @@
 """The contract of loss and data: what the one needs, the other must have."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -23,9 +24,10 @@ def check_fits(loss: Loss, loss_name: str, has: Collection[str], data_name: str)
     """
     if not loss.unmet(has):
         return
-    needed, there = (
-        " and ".join(kind for kind in KINDS if kind in kinds) for kinds in (loss.unmet(()), has)
-    )
+    # A mix needs one of what its parts need: what they lack is said, not all of it.
+    both, lacking = (" and ", loss.required()) if loss.needs else (" or ", loss.unmet(has))
+    needed = both.join(kind for kind in KINDS if kind in lacking)
+    there = " and ".join(kind for kind in KINDS if kind in has)
     raise UserError(
         f"loss={loss_name} needs {needed}; data={data_name} has {there or 'no judgement'}. "
         f"Losses that fit: {', '.join(fitting(has)) or 'none'}."
@@ -35,8 +37,14 @@ def check_fits(loss: Loss, loss_name: str, has: Collection[str], data_name: str)
 def fitting(has: Collection[str]) -> Iterator[str]:
     """The options of conf/loss that data with these kinds of judgement can feed."""
     for file in sorted((CONF_DIR / "loss").glob("*.yaml")):
-        node = OmegaConf.load(file)
-        if "_target_" in node:
-            needs = locate("loss", node._target_).needs
-            if needs and set(needs) <= set(has):
-                yield file.stem
+        needs = locate("loss", _target_of(file)).needs
+        if needs and set(needs) <= set(has):
+            yield file.stem
+
+
+def _target_of(file: Path) -> str:
+    """The class of an option; one without its own has that of the option that it stands on."""
+    node = OmegaConf.load(file)
+    if "_target_" in node:
+        return str(node._target_)
+    return _target_of(file.with_name(f"{node.defaults[0]}.yaml"))

@@ -159,26 +159,27 @@ class ComparisonData(lightning.LightningDataModule):
             self.split_seed,
             self.report,
         )
-        if self.max_per_prompt is not None:
-            train = self.splits["train"]
-            keep = sampling.capped(self._prompts(train), self.max_per_prompt, self.split_seed)
-            self._keep(keep, f"beyond data.max_per_prompt={self.max_per_prompt}")
 
     def load(
         self, tokenizer: Any, progress: Callable[[str, int], None]
     ) -> tuple[Any, RowReport, bool]:
         """The tokenised rows, the report on them, and whether they came from the cache."""
-        if self.template is not None or self.system is not None:
-            tokenizer = copy.deepcopy(tokenizer)
-            if self.template is not None:
-                fallback(
-                    "data.template: rows are rendered with a template of their own, and the "
-                    "export will carry the run's."
-                )
-                self.template.install(tokenizer)
-            if self.system is not None:
-                Template(source=tokenizer.chat_template, system=self.system).install(tokenizer)
-        return load_or_tokenise(self.recipe, tokenizer, self.cache, progress)
+        return load_or_tokenise(self.recipe, self.own_tokenizer(tokenizer), self.cache, progress)
+
+    def own_tokenizer(self, tokenizer: Any) -> Any:
+        """The tokenizer with these rows' own template and system prompt, where they have one."""
+        if self.template is None and self.system is None:
+            return tokenizer
+        fallback(
+            "data.template and data.system hold for these rows alone: an export carries template "
+            "and template.system."
+        )
+        tokenizer = copy.deepcopy(tokenizer)
+        if self.template is not None:
+            self.template.install(tokenizer)
+        if self.system is not None:
+            Template(source=tokenizer.chat_template, system=self.system).install(tokenizer)
+        return tokenizer
 
     @property
     def source_key(self) -> str:
@@ -245,24 +246,49 @@ class ComparisonData(lightning.LightningDataModule):
         """
         has = {kind for kind, count in self.counts("train").items() if count}
         check_fits(loss, loss_name, has, data_name)
-        train, useful = self.splits["train"], loss.learns_from()
+        for name, part in loss.parts().items():
+            if missing := set(part.needs) - has:
+                fallback(f"loss.losses.{name} has nothing to learn from: no {', '.join(missing)}.")
+            elif "pairs" in part.needs:
+                self._check_pairs(part.required())
+        train, useful = self.splits["train"], [k for k in loss.learns_from() if k in COLUMNS]
         if useful:
             found = [self._column(COLUMNS[k])[train] > (k == "lists") for k in useful]
             self._keep(np.any(found, axis=0), f"nothing in it for loss={loss_name}")
-        if "pairs" in loss.needs and "ratings" in loss.required():
-            self._check_rating_gaps()
+        self._keep(self._column("weight")[self.splits["train"]] > 0, "of weight 0")
+        if self.max_per_prompt is not None:
+            prompts = self._prompts(self.splits["train"])
+            keep = sampling.capped(prompts, self.max_per_prompt, self.split_seed)
+            self._keep(keep, f"beyond data.max_per_prompt={self.max_per_prompt}")
         self._check_splits(useful or tuple(COLUMNS))
-        ratings = [r for row in self._lists("ratings", self.splits["train"]) for r in row]
-        loss.learn(np.array([r for r in ratings if r == r], dtype=np.float64))
+        self._show_ratings(loss)
         self.plan()  # refuses what no step can hold
 
-    def _check_rating_gaps(self) -> None:
-        without = int(self._column("without_ratings")[self.splits["train"]].sum())
-        if without:
-            raise UserError(
-                f"The loss takes the gap of each pair's ratings, but in {without} pairs of the "
-                "training rows one response has no rating, or the better one no higher rating."
-            )
+    def _show_ratings(self, loss: Loss) -> None:
+        """Let the loss learn its scale; a rating counts as often as its row is drawn."""
+        train = self.splits["train"]
+        times = self.times()
+        weights_C = self._column("weight")[train] * (1.0 if times is None else times)
+        rows = self._lists("ratings", train)
+        found = [(r, w) for row, w in zip(rows, weights_C, strict=True) for r in row if r == r]
+        if found:
+            loss.learn(*np.array(found, dtype=np.float64).T)
+
+    def _check_pairs(self, required: Sequence[str]) -> None:
+        """Each pair has the margin, or the rating gap, that the loss asks for."""
+        for split in ("train", "val"):
+            rows = self.splits[split]
+            if "margins" in required and self._column("without_margin")[rows].any():
+                raise UserError(
+                    f"The loss takes each pair's margin, and pairs of {split} have none: give each "
+                    "row a number in its margin field, or the loss a constant."
+                )
+            without = int(self._column("without_ratings")[rows].sum())
+            if "ratings" in required and without:
+                raise UserError(
+                    f"The loss takes the gap of each pair's ratings, but in {without} pairs of "
+                    f"{split} one response has no rating, or the better one no higher rating."
+                )
 
     def _check_splits(self, wanted: Sequence[str]) -> None:
         for name in ("train", "val"):
@@ -316,15 +342,14 @@ class ComparisonData(lightning.LightningDataModule):
         return sampling.balanced(self.groups(self.balance, self.splits["train"]))
 
     def groups(self, by: Balance, rows: np.ndarray) -> Sequence[Any]:
-        """The subset, language, label or longer winner of each of these rows.
+        """The subset, language, label or longer winner of each of these rows; None: not told.
 
         Raises:
             UserError: the rows do not say.
         """
         if by == "length":
-            judged, longer = self._column("judged")[rows], self._column("longer_wins")[rows]
-            kinds = np.array(["the shorter won", "neither", "the longer won"])
-            return kinds[np.sign(2 * longer - judged) + 1].tolist()
+            more = self._column("longer_wins")[rows] - self._column("shorter_wins")[rows]
+            return [{1: "longer won", -1: "shorter won"}.get(n) for n in np.sign(more).tolist()]
         if by == "label":
             found = [next((r for r in row if r == r), None) for row in self._lists("ratings", rows)]
         else:
@@ -339,10 +364,11 @@ class ComparisonData(lightning.LightningDataModule):
 
     def sampled(self) -> dict[str, tuple[float, float]]:
         """Group -> its share of the training rows, and of the draws in training."""
-        times = self.times()
-        if self.balance is None or times is None:
+        if self.balance is None:
             return {}
-        return dict(sampling.shares_of(self.groups(self.balance, self.splits["train"]), times))
+        plan = self.plan()
+        drawn = plan.unit_times()[plan.units]
+        return dict(sampling.shares_of(self.groups(self.balance, self.splits["train"]), drawn))
 
     def train_dataloader(self) -> StepLoader:
         """Shuffled steps; resumable."""

@@ -82,6 +82,7 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
                 "resume": config.resume,
                 "out": config.out,
                 "source": job.config.source,
+                "runs": job.config.runs,
             }
             metrics = _call(config, offered)
         run.finish("done", metrics=metrics)

@@ -11,7 +11,8 @@ from annotated_types import Gt
 
 from rmexp import sampling
 from rmexp.data import ComparisonData
-from rmexp.errors import UserError
+from rmexp.errors import UserError, fallback
+from rmexp.losses.base import Loss
 from rmexp.reading import RowReport
 
 SHARED = (
@@ -59,6 +60,9 @@ class Mixture(ComparisonData):
                 "data=mix has no sources: add each as +data@data.sources.NAME=OPTION with "
                 "data.sources.NAME.path=FILE, or write them into a YAML."
             )
+        if unread := set(settings) - {*SHARED, "val_share", "test_share", "cache"}:
+            key = sorted(unread)[0]
+            raise UserError(f"data.{key} is each source's own: set data.sources.NAME.{key}.")
         first = next(iter(sources.values()))
         super().__init__(first.recipe.parse, first.paths[0], **settings)
         if weights is not None and set(weights) != set(sources):
@@ -120,20 +124,20 @@ class Mixture(ComparisonData):
 
     def times(self) -> np.ndarray | None:
         """How often each training row is drawn in an epoch; None: each once."""
-        within = super().times()
-        if self.weights is None and self.temperature == 1:
-            return within
-        home = self.home[self.splits["train"]]
+        train = self.splits["train"]
+        if self.balance is None and self.weights is None and self.temperature == 1:
+            return None
+        home = self.home[train]
         counts = np.bincount(home, minlength=len(self.sources)).tolist()
         if 0 in counts:
             name = list(self.sources)[counts.index(0)]
             raise UserError(f"data.sources.{name} has no training row, so that it has no share.")
+        within = np.ones(len(home))
         if self.balance is not None:
-            within = np.ones(len(home))
-            groups = np.array(list(map(str, self.groups(self.balance, self.splits["train"]))))
+            groups = self.groups(self.balance, train)
             for source in range(len(counts)):
-                own = home == source
-                within[own] = sampling.balanced(groups[own].tolist())
+                own = np.flatnonzero(home == source)
+                within[own] = sampling.balanced([groups[row] for row in own.tolist()])
         shares = (
             [self.weights[name] for name in self.sources]
             if self.weights is not None
@@ -141,12 +145,24 @@ class Mixture(ComparisonData):
         )
         return sampling.by_source(home, shares, within)
 
+    def check_trainable(self, loss: Loss, loss_name: str, data_name: str) -> None:
+        """See `ComparisonData`; and say where sources rate on scales of their own."""
+        super().check_trainable(loss, loss_name, data_name)
+        train = self.splits["train"]
+        spans: dict[str, tuple[float, float]] = {}
+        for name, home in zip(self.sources, range(len(self.sources)), strict=True):
+            rows = self._lists("ratings", train[self.home[train] == home])
+            if found := [r for row in rows for r in row if r == r]:
+                spans[name] = (min(found), max(found))
+        if "ratings" in loss.learns_from() and len(set(spans.values())) > 1:
+            said = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in spans.items())
+            fallback(f"The sources rate on scales of their own, taken as one: {said}.")
+
     def sampled(self) -> dict[str, tuple[float, float]]:
         """Source (and balanced group) -> its share of the training rows, and of the draws."""
-        times = self.times()
-        train = self.splits["train"]
+        plan, train = self.plan(), self.splits["train"]
+        drawn = plan.unit_times()[plan.units]
         names = [list(self.sources)[home] for home in self.home[train]]
-        drawn = np.ones(len(train)) if times is None else times
         found = dict(sampling.shares_of(names, drawn))
         if self.balance is not None:
             found |= sampling.shares_of(self.groups(self.balance, train), drawn)
@@ -156,8 +172,10 @@ class Mixture(ComparisonData):
 def _check_source_settings(name: str, source: ComparisonData) -> None:
     """A source's step or split settings would be read by nobody."""
     parameters = inspect.signature(ComparisonData).parameters
-    for key in SHARED:
-        if getattr(source, key) != parameters[key].default:
+    shares = {f"{split}_share": share for split, share in source.shares.items()}
+    for key in (*SHARED, *shares):
+        given = shares[key] if key in shares else getattr(source, key)
+        if given != parameters[key].default:
             raise UserError(
                 f"data.sources.{name}.{key} would be read by nobody: set data.{key}, for all."
             )

@@ -186,7 +186,8 @@ def normalised(terms: Mapping[str, tuple[Tensor, Tensor]], totals: Mapping[str, 
 
     It is sum(values x weights) / total weight, summed over terms.
     """
-    parts = [(v * w).sum() / totals[term] for term, (v, w) in terms.items() if totals[term]]
+    # A term without weight in the whole step adds nothing, but stays part of the graph.
+    parts = [(v * w).sum() / (totals[term] or 1.0) for term, (v, w) in terms.items()]
     return torch.stack(parts).sum()
 
 

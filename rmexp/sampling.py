@@ -7,9 +7,13 @@ import numpy as np
 
 
 def balanced(groups: Sequence[Hashable]) -> np.ndarray:
-    """(C,) draws an epoch of each row, mean 1, at which all groups are drawn equally often."""
-    counts = Counter(groups)
-    return np.array([len(groups) / len(counts) / counts[group] for group in groups])
+    """(C,) draws an epoch of each row, mean 1, at which all groups are drawn equally often.
+
+    Rows of no group (None) are drawn once.
+    """
+    counts = Counter(group for group in groups if group is not None)
+    share = sum(counts.values()) / max(1, len(counts))
+    return np.array([1.0 if group is None else share / counts[group] for group in groups])
 
 
 def by_source(

@@ -52,13 +52,18 @@ class Scorer:
     micro_batch_tokens: int = 4096
 
     def score(
-        self, prompt: str | Sequence[Message], responses: Sequence[str | Sequence[Message]]
+        self,
+        prompt: str | Sequence[Message],
+        responses: Sequence[str | Sequence[Message]],
+        unfinished: bool = False,
     ) -> list[float]:
         """The reward of each response to a prompt; the prompt is computed once for all of them.
 
         Args:
             prompt: text (one user message) or a list of messages.
             responses: texts, or lists of messages that begin with the assistant's.
+            unfinished: they are the first steps of answers, read at their last token without an end
+                of turn, as models trained on rated steps (data=stepwise) were.
 
         Raises:
             UserError: prompt or response cannot be used, or does not fit in `max_length`.
@@ -71,6 +76,7 @@ class Scorer:
                     response_messages(response, f"responses[{k}]")
                     for k, response in enumerate(responses)
                 ),
+                unfinished=unfinished,
                 place="the prompt",
             )
         except (BadRow, ValueError) as error:

@@ -26,9 +26,9 @@ class Plan:
         batch_size: units of a step.
         tokens_per_batch: no unit may have more tokens; None deals by `batch_size`.
         seed: of the order.
-        times: (C,) how often each is drawn in an epoch, on average; mean 1. None: each once. An
-            epoch has as many draws as units either way, and a row's draws differ from `times` by
-            less than one.
+        times: (C,) how often each is drawn in an epoch, on average; mean 1. None: each once. A
+            unit of several rows has their mean. An epoch has as many draws as units either way, and
+            a unit's draws differ from its `unit_times` by less than one.
     """
 
     rows: np.ndarray
@@ -67,15 +67,21 @@ class Plan:
             steps[step] += self.rows[own].tolist()
         return steps
 
+    def unit_times(self) -> np.ndarray:
+        """(U,) how often each unit is drawn in an epoch, on average; mean 1."""
+        if self.times is None:
+            return np.ones(self._count)
+        counts_U = np.bincount(self.units, minlength=self._count)
+        times_U = np.bincount(self.units, weights=self.times) / counts_U
+        return times_U / times_U.sum() * self._count
+
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
         """(U,) the units of an epoch in their order."""
         order_U = np.argsort(rng.permutation(self._count))
         if self.times is None:
             return order_U
-        counts_U = np.bincount(self.units, minlength=self._count)
-        times_U = np.bincount(self.units, weights=self.times) / counts_U
         # Systematic sampling: U even marks over the units laid end to end, each as long as `times`.
-        ends_U = np.cumsum(times_U[order_U] / times_U.sum() * self._count)
+        ends_U = np.cumsum(self.unit_times()[order_U])
         marks_U = rng.random() + np.arange(self._count)
         drawn_U = np.searchsorted(ends_U, marks_U, side="right").clip(max=self._count - 1)
         return rng.permutation(order_U[drawn_U])

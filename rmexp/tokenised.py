@@ -25,7 +25,7 @@ from rmexp.errors import UserError
 from rmexp.reading import Format, RowReport, check_bad_rows, read_comparisons
 from rmexp.trees import Growth
 
-VERSION = 3
+VERSION = 4
 """Part of every cache key: raise it when what is stored changes."""
 
 CHUNK = 512
@@ -61,6 +61,7 @@ FEATURES = datasets.Features(
             "without_margin",
             "without_ratings",
             "longer_wins",
+            "shorter_wins",
         )
     }
 )
@@ -72,7 +73,7 @@ that plans and checks need of every row: `size`, the tokens of the row's tree; `
 longest response with the prompt; `judged` and `tied`, its strict judgements and its ties; `voted`,
 how many of both are of more than one mind; `rated`, its ratings; `ranked`, the levels of its order;
 of the strict judgements, how many are `without_margin`, `without_ratings` of both responses, and in
-how many the `longer_wins`.
+how many the longer one wins and the shorter one.
 """
 
 
@@ -268,6 +269,7 @@ def _row(
     if unrated and len(set(map(tuple, tokens))) < len(tokens) and len(comparison.responses) == 2:
         report.drop("both answers are the same once rendered", comparison.subset)
         return None
+    levels = [-1 if level is None else level for level in comparison.levels()]
     if recipe.min_rating_gap is not None:
         comparison = pairs_from_ratings(comparison, recipe.min_rating_gap)
     kept = [j for j in comparison.judgements if tokens[j.i] != tokens[j.j]]
@@ -275,7 +277,6 @@ def _row(
         report.trim("judgements between answers that are the same", comparison.subset)
     judged = [j if j.verdict >= 0 else j.turned() for j in kept]
     strict = [j for j in judged if j.verdict]
-    levels = [-1 if level is None else level for level in comparison.levels()]
     ratings = [np.nan if r is None else r for r in comparison.ratings or [None] * len(tokens)]
     return {
         "id": comparison.id,
@@ -302,6 +303,7 @@ def _row(
         "without_margin": sum(j.margin is None for j in strict),
         "without_ratings": sum(not ratings[j.i] - ratings[j.j] > 0 for j in strict),
         "longer_wins": sum(len(tokens[j.i]) > len(tokens[j.j]) for j in strict),
+        "shorter_wins": sum(len(tokens[j.i]) < len(tokens[j.j]) for j in strict),
     }
 
 

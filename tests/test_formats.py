@@ -250,3 +250,40 @@ def test_a_comparison_checks_its_parts():
         expected(ratings=(1.0,))
     with pytest.raises(ValueError, match="names responses 0 and 2"):
         Comparison(id="", prompt=(), responses=((YES,), (NO,)), judgements=(Judgement(0, 2),))
+
+
+@pytest.mark.parametrize(
+    ("judged", "levels"),
+    [
+        ([(0, 1, 1), (1, 2, 1), (0, 2, 1)], (2, 1, 0)),
+        ([(0, 1, 1), (2, 1, 1), (0, 2, 0)], (1, 0, 1)),  # 0 and 2 tie
+        ([(0, 1, 1), (0, 2, 1)], (1, 0, 0)),  # 1 and 2 were not compared
+        ([(0, 1, 1), (1, 2, 1), (2, 0, 1)], (None, None, None)),  # in a circle
+        ([(0, 1, 1), (0, 1, 0), (0, 2, 1), (1, 2, 0)], (None, None, None)),  # two minds on a pair
+        ([(0, 1, 0), (0, 1, 1), (0, 2, 1), (1, 2, 0)], (None, None, None)),
+        ([(0, 1, 1)], (1, 0, None)),
+        ([(1, 0, 1)], (0, 1, None)),
+    ],
+)
+def test_the_order_of_responses_by_judgements(judged, levels):
+    ties = {0: (0.0, 0.0, 1.0), 1: (1.0, 0.0, 0.0)}
+    comparison = Comparison(
+        id="",
+        prompt=(USER,),
+        responses=((YES,), (NO,), (USER,)),
+        judgements=tuple(Judgement(i, j, *ties[won]) for i, j, won in judged),
+        ratings=(1.0, 2.0, 3.0),  # judgements come first
+    )
+    assert comparison.levels() == levels
+
+
+def test_the_order_of_responses_by_ratings():
+    rated = Comparison(
+        id="", prompt=(USER,), responses=((YES,), (NO,), (USER,)), ratings=(3.0, None, 1.5)
+    )
+    assert rated.levels() == (1, None, 0)
+
+
+def test_labels_as_a_csv_writes_them():
+    row = {"prompt": "Q", "completion": "a", "label": "False"}
+    assert Auto()(row).ratings == (0.0,)

@@ -185,6 +185,18 @@ def test_a_list_of_two_is_bradley_terry():
         assert values(loss, listed([1, 0]), "lists", rewards) == pytest.approx([-log_sigmoid(1.3)])
 
 
+def test_short_lists_can_be_left_to_another_loss():
+    pair, three = (
+        toy_comparison(2, pairs=[], levels=[1, 0]),
+        toy_comparison(3, row=1, pairs=[], levels=[2, 1, 0]),
+    )
+    rewards = torch.tensor([0.3, -1.0, 2.0, 0.5, 0.1])
+    for kind in (PlackettLuce, InfoNCE):
+        found = values(kind(at_least=3), toy_batch(pair, three), "lists", rewards)
+        assert len(found) == 1
+        assert len(values(kind(), toy_batch(pair, three), "lists", rewards)) == 2
+
+
 def test_infonce_by_hand():
     r, tau = [0.3, -1.0, 2.0, 1.0], 0.5
     e = [math.exp(x / tau) for x in r]
@@ -217,19 +229,19 @@ def rated(ratings, **more):
 
 def test_regression_on_the_scale_of_the_training_rows():
     loss, batch = Regression(), rated([1.0, NAN, 5.0], weight=2.0)
-    loss.learn(np.array([1.0, 5.0]))  # mean 3, deviation 2: targets -1 and 1
+    learn(loss, [1.0, 5.0])  # mean 3, deviation 2: targets -1 and 1
     found, weights = loss(torch.tensor([0.5, 9.0, 0.0]), batch)["ratings"]
     assert found.tolist() == [2.25, 1.0]
     assert weights.tolist() == [2.0, 2.0]
     huber = Regression(distance="huber", delta=0.5)
-    huber.learn(np.array([1.0, 5.0]))
+    learn(huber, [1.0, 5.0])
     found, _ = huber(torch.tensor([0.5, 9.0, 0.75]), batch)["ratings"]
     assert found.tolist() == pytest.approx([2 * 0.5 * 1.5 - 0.25, 0.0625])
 
 
 def test_ordinal_by_hand_and_starts_at_the_frequencies():
     loss = Ordinal()
-    loss.learn(np.array([1, 1, 2, 3, 3, 3, 3, 3.0]))  # 2, 1 and 5 of 8
+    learn(loss, [1, 1, 2, 3, 3, 3, 3, 3.0])  # 2, 1 and 5 of 8
     start = loss(torch.zeros(3), rated([1.0, 2.0, 3.0]))["ratings"][0]
     assert (-start).exp().tolist() == pytest.approx([2 / 8, 1 / 8, 5 / 8], rel=1e-5)
     low, high = loss.cuts().tolist()
@@ -242,16 +254,30 @@ def test_ordinal_by_hand_and_starts_at_the_frequencies():
 
 def test_binary_weighs_both_classes_the_same():
     loss = Binary()
-    loss.learn(np.array([1.0, 0.0, 0.0, 0.0]))
-    found, weights = loss(torch.tensor([2.0, 2.0]), rated([1.0, 0.0]))["ratings"]
-    assert found.tolist() == pytest.approx([-log_sigmoid(2.0), -log_sigmoid(-2.0)])
-    assert weights.tolist() == pytest.approx([2.0, 2 / 3])
+    learn(loss, [1.0, 0.0, 0.0, 0.0])
+    found, weights = loss(torch.tensor([2.0, 2.0]), rated([1.0, 0.0], weight=3.0))["ratings"]
+    expected = [2 * -log_sigmoid(2.0), 2 / 3 * -log_sigmoid(-2.0)]
+    assert found.tolist() == pytest.approx(expected)
+    assert weights.tolist() == [3.0, 3.0]  # not here: a step divides by its weights
+
+
+def test_what_is_drawn_more_often_counts_more_in_what_is_learnt():
+    loss = Binary()
+    learn(loss, [1.0, 0.0, 0.0, 0.0], weights=[3.0, 1.0, 1.0, 1.0])  # balanced by the draws
+    assert loss.class_weights.tolist() == [1.0, 1.0]
+    loss = Regression()
+    learn(loss, [0.0, 4.0], weights=[3.0, 1.0])
+    assert (float(loss.mean), float(loss.deviation)) == pytest.approx((1.0, 3**0.5))
+
+
+def learn(loss, ratings, weights=None):
+    loss.learn(np.asarray(ratings), np.ones(len(ratings)) if weights is None else np.array(weights))
 
 
 @pytest.mark.parametrize(
     ("loss", "ratings", "sentence"),
     [
-        (Regression(), [3.0, 3.0], "All training rows have the rating 3"),
+        (Regression(), [4.2] * 10, "All training rows have the rating 4.2"),
         (Ordinal(), np.arange(30.0), "needs 2 to 20 different ratings, and the training rows have"),
         (Ordinal(), [2.0], "have 1"),
         (Binary(), [1.0, 1.0], "all training rows are rated above loss.threshold=0.5"),
@@ -260,7 +286,7 @@ def test_binary_weighs_both_classes_the_same():
 )
 def test_ratings_that_teach_nothing_are_refused(loss, ratings, sentence):
     with pytest.raises(UserError, match=sentence):
-        loss.learn(np.asarray(ratings))
+        learn(loss, ratings)
 
 
 # ------------------------------------------------------------------------ all
@@ -269,12 +295,12 @@ def mixture():
         {"pairs": BradleyTerry(), "ratings": Regression(), "lists": PlackettLuce(), "none": None},
         {"ratings": 0.5},
     )
-    loss.learn(np.array([1.0, 2.0, 4.0]))
+    learn(loss, [1.0, 2.0, 4.0])
     return loss
 
 
 def learnt(loss):
-    loss.learn(np.array([1.0, 2.0, 4.0]))
+    learn(loss, [1.0, 2.0, 4.0])
     return loss
 
 
@@ -399,6 +425,8 @@ def test_a_mix_normalises_each_loss_by_its_own_units():
 def test_a_mix_checks_its_names():
     with pytest.raises(UserError, match=r"loss.weights names pears; loss.losses has pairs"):
         Mix({"pairs": BradleyTerry()}, {"pears": 1.0})
+    with pytest.raises(UserError, match="one of them is above 0"):
+        Mix({"pairs": BradleyTerry()}, {"pairs": 0.0})
     with pytest.raises(UserError, match="has no loss"):
         Mix({"pairs": None})
 
@@ -409,6 +437,8 @@ def test_needs():
     assert BradleyTerry(margin=0.5).unmet({"pairs"}) == ()
     assert Ties().unmet({"pairs", "lists"}) == ("ties",)
     assert mixture().unmet({"ratings"}) == ()
+    greedy = Mix({"pairs": BradleyTerry(margin="ratings"), "lists": PlackettLuce()})
+    assert greedy.unmet({"pairs", "lists"}) == ("ratings",)
     assert set(mixture().unmet({"ties"})) == {"pairs", "ratings", "lists"}
 
 

@@ -20,6 +20,8 @@ def plan(times, batch_size=4, units=None):
 
 def test_balanced_groups_come_equally_often():
     assert sampling.balanced(["a", "a", "a", "b"]).tolist() == pytest.approx([2 / 3] * 3 + [2.0])
+    found = sampling.balanced(["a", "a", "a", "b", None])
+    assert found.tolist() == pytest.approx([2 / 3] * 3 + [2.0, 1.0])  # no group: as it is
 
 
 def test_sources_have_their_shares():

@@ -158,6 +158,16 @@ def test_pairs_ratings_and_lists_train_together(rmexp, write_rows):
     assert "drawn: pairs 50.0%" in done.stdout
 
 
+def test_another_loss_for_a_part_of_the_mix(rmexp, write_rows):
+    path = write_rows(pair_rows(30))
+    swapped = "loss@loss.losses.pairs=contrastive"
+    done = rmexp(*TINY, "data=jsonl", f"data.path={path}", "loss=mix", swapped)
+    run = rmexp.runs()[0]
+    assert "rmexp.losses.Contrastive" in (run / "config.yaml").read_text()
+    assert "loss.losses.ratings has nothing to learn from: no ratings." in done.stdout
+    assert "loss.losses.ratings has nothing" in " ".join(result(run)["fallbacks"])
+
+
 def test_balance_is_reported(rmexp, write_rows):
     rows = pair_rows(60, language=lambda n: "zh" if n % 10 == 0 else "en")
     path = write_rows(rows)
@@ -172,7 +182,7 @@ def test_balance_is_reported(rmexp, write_rows):
         (
             ("data=hh_rlhf", "loss=regression"),
             "loss=regression needs ratings; data=hh_rlhf has pairs and lists. Losses that fit: "
-            "bradley_terry, contrastive, exponential, focal, infonce, plackett_luce, "
+            "bradley_terry, contrastive, exponential, focal, infonce, kwise, plackett_luce, "
             "squared_margin.",
         ),
         (
@@ -217,6 +227,12 @@ def test_what_does_not_fit_is_told_before_anything_is_made(rmexp, write_rows, wo
         (("loss=regression",), "loss=regression needs ratings; data=jsonl has pairs and lists."),
         (("loss=bradley_terry", "loss.margin=data"), "needs pairs and margins"),
         (("data.balance=language",), "data.balance=language, but no training row has a language."),
+        (
+            ("loss=mix", "loss.losses.pairs.margin=ratings"),
+            "loss=mix needs ratings; data=jsonl has pairs and lists.",
+        ),
+        (("trainer.monitor=val/all/accuracy",), "these validation rows do not have it"),
+        (("trainer.monitor=val/spearman",), "these validation rows do not have it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -244,6 +260,31 @@ def test_a_cap_on_comparisons_of_a_prompt_is_counted(rmexp, write_rows):
     path = write_rows(rows)
     done = rmexp(*TINY, "data=jsonl", f"data.path={path}", "data.max_per_prompt=2")
     assert "dropped: beyond data.max_per_prompt=2" in done.stdout
+
+
+def test_rows_of_weight_0_are_left_out_and_counted(rmexp, write_rows):
+    path = write_rows(pair_rows(40, weight=lambda n: n % 2))
+    done = rmexp(*TINY, "data=jsonl", f"data.path={path}", "data.batch_size=1")
+    assert "dropped: of weight 0" in done.stdout
+
+
+def test_evaluate_under_another_loss_says_that_it_cannot_tell_it(rmexp, write_rows):
+    path = write_rows(list_rows(30))
+    rmexp(*TINY, "data=jsonl", f"data.path={path}", "loss=regression")
+    run = rmexp.runs()[0]
+    done = rmexp("task=evaluate", f"checkpoint={run}", "logger=none", "loss=ordinal")
+    assert "learnt for another loss" in done.stdout
+
+
+def test_scoring_takes_the_system_prompt_of_its_rows(rmexp, write_rows):
+    rmexp(*TINY, "data=jsonl", f"data.path={write_rows(pair_rows(30))}")
+    run, path = rmexp.runs()[0], write_rows(pair_rows(3), "three.jsonl")
+    words = ("task=score", f"checkpoint={run}", f"data.path={path}", "trainer.precision=32-true")
+    rmexp(*words, "out=plain.jsonl")
+    done = rmexp(*words, "out=system.jsonl", "data.system='Be brief.'")
+    assert "hold for these rows alone" in done.stdout
+    plain, system = ((rmexp.folder / f).read_text() for f in ("plain.jsonl", "system.jsonl"))
+    assert plain != system
 
 
 def test_a_system_prompt_for_one_source(rmexp, write_rows):

@@ -42,7 +42,9 @@ def number(value: Any, name: str) -> float:
 
 
 def rating(value: Any, name: str) -> float:
-    """A number; good and bad (true and false) are 1 and 0."""
+    """A number; good and bad (true and false, also as a CSV writes them) are 1 and 0."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return float(value.strip().lower() == "true")
     return float(value) if isinstance(value, bool) else number(value, name)
 
 

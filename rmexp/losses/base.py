@@ -41,8 +41,17 @@ class Loss(nn.Module):
         """The kinds of which a training row must have one."""
         return self.needs
 
-    def learn(self, ratings: np.ndarray) -> None:
-        """See the ratings of the training rows, before training; most losses need not."""
+    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
+        """See the ratings of the training rows before training; most losses need not.
+
+        Args:
+            ratings: (U,) of all rated responses, one at least.
+            weights: (U,) how much each will count: its row's weight, times its draws an epoch.
+        """
+
+    def parts(self) -> "dict[str, Loss]":
+        """The losses that it is made of, by name: itself alone."""
+        return {"": self}
 
     def state(self) -> dict[str, Any]:
         """What it learnt, as plain numbers by name: cut points, a tie's width, a scale."""

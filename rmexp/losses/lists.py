@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from rmexp.batches import Batch
@@ -16,13 +16,20 @@ class PlackettLuce(Loss):
     Plackett 1975, Luce 1959; as ListMLE: Xia et al. 2008. The lowest level says nothing among
     itself, so that a ranking of the best few out of K is a partial ranking. Ties above it are
     taken as Efron 1977 takes tied deaths (Cox regression). With two responses it is Bradley-Terry.
+
+    Args:
+        at_least: ranked responses that a list must have to count; 3 leaves pairs to another loss.
     """
 
     needs = ("lists",)
 
+    def __init__(self, at_least: Annotated[int, Ge(2)] = 2) -> None:
+        super().__init__()
+        self.at_least = at_least
+
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """One value a comparison: the sum over its draws."""
-        drawn_S, same_S_N = _above_bottom(batch)
+        drawn_S, same_S_N = _above_bottom(batch, self.at_least)
         tied_S_N = same_S_N & (batch.levels_N == batch.levels_N[drawn_S, None])
         lower_S_N = same_S_N & (batch.levels_N < batch.levels_N[drawn_S, None])
         # Of m tied responses the one drawn as number l leaves l / m of their weight behind it.
@@ -42,17 +49,20 @@ class InfoNCE(Loss):
 
     Args:
         temperature: in units of reward; a small one looks at the hardest negatives alone.
+        at_least: ranked responses that a list must have to count; 3 leaves pairs to another loss.
     """
 
     needs = ("lists",)
 
-    def __init__(self, temperature: Annotated[float, Gt(0)] = 1.0) -> None:
+    def __init__(
+        self, temperature: Annotated[float, Gt(0)] = 1.0, at_least: Annotated[int, Ge(2)] = 2
+    ) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.at_least = temperature, at_least
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """One value a comparison."""
-        drawn_S, same_S_N = _above_bottom(batch)
+        drawn_S, same_S_N = _above_bottom(batch, self.at_least)
         higher_S_N = same_S_N & (batch.levels_N > batch.levels_N[drawn_S, None])
         best = ~higher_S_N.any(1)
         drawn_S, same_S_N = drawn_S[best], same_S_N[best]
@@ -66,11 +76,15 @@ def _order(batch: Batch) -> Tensor:
     return torch.arange(len(batch.levels_N), device=batch.levels_N.device)
 
 
-def _above_bottom(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The responses that win against some other, S of them, and (S, N) who is in their order."""
+def _above_bottom(batch: Batch, at_least: int) -> tuple[Tensor, Tensor]:
+    """The responses that win against some other, S of them, and (S, N) who is in their order.
+
+    Of lists with `at_least` ranked responses.
+    """
     drawn_S = torch.nonzero(batch.levels_N > 0)[:, 0]
     same_S_N = (batch.list_N == batch.list_N[drawn_S, None]) & (batch.levels_N >= 0)
-    return drawn_S, same_S_N
+    enough = same_S_N.sum(1) >= at_least
+    return drawn_S[enough], same_S_N[enough]
 
 
 def _log_sum(rewards_N: Tensor, of_S_N: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class Mix(Loss):
                 f"loss.weights names {', '.join(sorted(unknown))}; loss.losses has "
                 f"{', '.join(losses)}."
             )
-        if any(weight < 0 for weight in self.weights.values()):
-            raise UserError("loss.weights are 0 or more.")
+        if min(self.weights.values()) < 0 or max(self.weights.values()) == 0:
+            raise UserError("loss.weights are 0 or more, and one of them is above 0.")
         self.losses = nn.ModuleDict({n: loss for n, loss in chosen.items() if self.weights[n] > 0})
 
     def parts(self) -> dict[str, Loss]:
@@ -50,21 +50,23 @@ class Mix(Loss):
         return dict(self.losses.items())  # type: ignore[arg-type]
 
     def unmet(self, has: Collection[str]) -> tuple[str, ...]:
-        """What all of them lack, where none can learn from the data; regularisers do not count."""
-        lacking = {name: loss.unmet(has) for name, loss in self.parts().items() if loss.needs}
-        return (
-            tuple({k for kinds in lacking.values() for k in kinds}) if all(lacking.values()) else ()
-        )
+        """What all of them lack, where none can learn from the data; regularisers do not count.
+
+        And what the settings of one that could learn ask for in vain.
+        """
+        parts = [loss for loss in self.parts().values() if loss.needs]
+        fed = [loss for loss in parts if set(loss.needs) <= set(has)]
+        return tuple({kind for loss in fed or parts for kind in loss.unmet(has)})
 
     def learns_from(self) -> tuple[str, ...]:
         """Whatever one of them learns from."""
         return tuple({kind for loss in self.parts().values() for kind in loss.learns_from()})
 
-    def learn(self, ratings: np.ndarray) -> None:
+    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """Let those over ratings see them."""
         for loss in self.parts().values():
             if "ratings" in loss.needs:
-                loss.learn(ratings)
+                loss.learn(ratings, weights)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """The terms of all of them, as `NAME.TERM`."""

@@ -41,18 +41,19 @@ class Regression(Loss):
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("deviation", torch.tensor(1.0))
 
-    def learn(self, ratings: np.ndarray) -> None:
+    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """The scale of the ratings.
 
         Raises:
             UserError: they are all the same.
         """
-        if ratings.std() == 0:
+        if ratings.min() == ratings.max():
             raise UserError(
                 f"All training rows have the rating {ratings[0]:g}: there is nothing to learn."
             )
-        self.mean, self.deviation = torch.tensor(ratings.mean()), torch.tensor(ratings.std())
-        self.float()
+        mean = np.average(ratings, weights=weights)
+        spread = np.sqrt(np.average((ratings - mean) ** 2, weights=weights))
+        self.mean, self.deviation = (torch.tensor(x, dtype=torch.float32) for x in (mean, spread))
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """One value a rated response."""
@@ -78,18 +79,19 @@ class Ordinal(Loss):
         self.first = nn.Parameter(torch.tensor(0.0))
         self.log_steps = nn.Parameter(torch.zeros(0))
 
-    def learn(self, ratings: np.ndarray) -> None:
+    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """The grades, and cut points at which constant rewards would give their frequencies.
 
         Raises:
             UserError: there are fewer than two grades, or too many to be grades.
         """
-        grades, counts = np.unique(ratings, return_counts=True)
+        grades, member = np.unique(ratings, return_inverse=True)
         if not 2 <= len(grades) <= MOST_GRADES:
             raise UserError(
                 f"loss=ordinal needs 2 to {MOST_GRADES} different ratings, and the training rows "
                 f"have {len(grades)}; loss=regression takes any number."
             )
+        counts = np.bincount(member, weights=weights)
         below = np.cumsum(counts)[:-1] / counts.sum()
         cuts = np.log(below) - np.log1p(-below)
         self.grades = torch.tensor(grades, dtype=torch.float32)
@@ -109,11 +111,13 @@ class Ordinal(Loss):
         # A rating that no training row has counts as the nearest that one had.
         grade_U = (ratings_U[:, None] - self.grades).abs().argmin(1)
         cuts = self.cuts().to(rewards_N.dtype)
-        upper_U, lower_U = cuts[grade_U.clamp(max=len(cuts) - 1)], cuts[(grade_U - 1).clamp(min=0)]
-        above_U, below_U = upper_U - rewards_U, lower_U - rewards_U
+        above_U = cuts[grade_U.clamp(max=len(cuts) - 1)] - rewards_U
+        below_U = cuts[(grade_U - 1).clamp(min=0)] - rewards_U
         lowest, highest = grade_U == 0, grade_U == len(cuts)
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which keeps its digits
-        width_U = torch.where(lowest | highest, -1.0, lower_U - upper_U)
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which keeps its digits;
+        # the outer grades have no second cut, and 1 in place of the width of their step.
+        steps = torch.cat([self.log_steps.exp(), self.log_steps.new_ones(2)])
+        width_U = -steps[torch.where(lowest | highest, len(steps) - 1, grade_U - 1)]
         log_U = (
             torch.where(highest, 0.0, F.logsigmoid(above_U))
             + torch.where(lowest, 0.0, F.logsigmoid(-below_U))
@@ -137,13 +141,13 @@ class Binary(Loss):
         self.threshold, self.balance = threshold, balance
         self.register_buffer("class_weights", torch.ones(2))
 
-    def learn(self, ratings: np.ndarray) -> None:
+    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """The share of good rows.
 
         Raises:
             UserError: all of them are good, or all bad.
         """
-        good = float((ratings > self.threshold).mean())
+        good = float(np.average(ratings > self.threshold, weights=weights))
         if good in (0.0, 1.0):
             raise UserError(
                 f"loss=binary needs good and bad rows, and all training rows are rated "
@@ -157,7 +161,9 @@ class Binary(Loss):
         rated = ~batch.ratings_N.isnan()
         good_U = (batch.ratings_N[rated] > self.threshold).long()
         values_U = -F.logsigmoid(rewards_N[rated] * (2 * good_U - 1))
-        return {"ratings": (values_U, batch.weights_N[rated] * self.class_weights[good_U])}
+        # In the values: in the weights, each step would divide them out again.
+        values_U = values_U * self.class_weights[good_U]
+        return {"ratings": (values_U, batch.weights_N[rated])}
 
 
 class RewardL2(Loss):

@@ -11,6 +11,7 @@ from rmexp.tracking import RunDirectory
 
 HEADLINES = {
     "accuracy": "pair accuracy",
+    "spearman": "Spearman, with ratings",
     "length_baseline": "length baseline",
     "margin_standardised": "standardised margin",
     "ece": "calibration error",
@@ -62,6 +63,8 @@ def _heads(metrics: Mapping[str, float]) -> list[dict[str, str]]:
     heads = []
     for metric, label in HEADLINES.items():
         value = metrics.get(f"test/{metric}")
+        if value is None:
+            continue
         low, high = metrics.get(f"test/{metric}_low"), metrics.get(f"test/{metric}_high")
         note = (
             f"95%: {low:.3f} to {high:.3f}" if low is not None and high is not None else "on test"

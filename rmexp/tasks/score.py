@@ -50,7 +50,8 @@ def score(
     tokenizer = model.load_tokenizer()
     template.install(tokenizer)
     recipe, precision = data.recipe, trainer.resolved_precision()
-    fingerprint = templates.fingerprint(tokenizer)
+    own = data.own_tokenizer(tokenizer)
+    fingerprint = templates.fingerprint(own)
     weights = source_fingerprint(getattr(model, "path", None) or model.weights)
     key = [weights, recipe.dialogues_key, fingerprint, precision]
     scores = ScoreFile(file, key)
@@ -58,6 +59,7 @@ def score(
     scorer = open_scorer(
         model, tokenizer, trainer, model.layout, recipe.max_length, data.micro_batch_tokens
     )
+    scorer.tokenizer = own  # once the run's own template was found to be the trained one
     reporter.say(
         f"model: {model.name}, layout {scorer.layout}, {precision}",
         *([f"going on behind {scores.responses} responses"] if scores.responses else []),

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ def prepare_data(
     seed: int,
     run: RunDirectory,
     reporter: Reporter,
+    check: Callable[[], None] = lambda: None,
 ) -> Prepared:
-    """Load the tokenizer, install the template, read and tokenise the data; say what was found.
+    """Load the tokenizer, install the template, read, tokenise and check the data; say it all.
 
     Nothing here loads a model, so that bad rows stop a run within seconds.
     """
@@ -48,6 +49,7 @@ def prepare_data(
     tokenizer = source.load_tokenizer()
     said = template.install(tokenizer)
     data.prepare(tokenizer, seed, reporter.count)
+    check()
     audit = templates.audit(tokenizer, *data.example())
     if audit.bos_count > 1:
         raise UserError(

@@ -5,13 +5,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from rmexp.config import suggest
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError
 from rmexp.export import export
 from rmexp.losses import Loss
-from rmexp.metrics import scored
+from rmexp.metrics import evaluate, scored
 from rmexp.model import rewards
 from rmexp.module import RewardModule
 from rmexp.optim import AdamW
@@ -58,8 +60,11 @@ def train(
         resume: the run directory to go on in, or None.
     """
     seed_everything(seed)
-    prepared = prepare_data(model, template, data, seed, run, reporter)
-    data.check_trainable(loss, labels["loss"], labels["data"])
+
+    def check() -> None:
+        data.check_trainable(loss, labels["loss"], labels["data"])
+
+    prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = _with_monitor(trainer, data)
     reward_model = tune(load_model(model, prepared, seed, run, reporter, trainer.device()))
     if not reward_model.fresh_head:
@@ -157,17 +162,25 @@ def _with_monitor(trainer: TrainerSettings, data: ComparisonData) -> TrainerSett
     """The settings with `auto` settled: accuracy where val has pairs, else what its ratings allow.
 
     Raises:
-        UserError: `val/SUBSET/accuracy` is to be watched, and val has no such subset.
+        UserError: what is to be watched is not what a validation of these rows will measure.
     """
-    monitor, counts = trainer.monitor, data.counts("val")
-    if monitor == "auto":
-        named = (n for n, k in (("accuracy", "pairs"), ("spearman", "ratings")) if counts[k])
-        return dataclasses.replace(trainer, monitor=f"val/{next(named, 'loss')}")
-    subset = monitor.removeprefix("val/").removesuffix("/accuracy")
-    names = set(data.rows.select(data.splits["val"])["subset"]) | {"gap_2plus"}
-    if monitor.count("/") > 1 and subset not in names:
+    val = data.splits["val"]
+    rng = np.random.default_rng(0)
+    rewards = {
+        int(row): rng.random(len(ratings)).tolist()
+        for row, ratings in zip(val, data.rows.select(val)["ratings"], strict=True)
+    }
+    tried = evaluate(scored(data.rows, val, rewards))
+    known = ["loss", *(name for name, value in tried.items() if value == value)]
+    if trainer.monitor == "auto":
+        best = next(name for name in ("accuracy", "spearman", "loss") if name in known)
+        return dataclasses.replace(trainer, monitor=f"val/{best}")
+    if trainer.monitor.removeprefix("val/") not in known:
+        close = suggest(trainer.monitor, [f"val/{name}" for name in known])
+        subsets = sorted(name for name in known if "/" in name)
         raise UserError(
-            f"trainer.monitor={monitor}: val has no such subset; it has {', '.join(sorted(names))}."
+            f"trainer.monitor={trainer.monitor}: these validation rows do not have it{close}"
+            + (f"; of subsets they have {', '.join(subsets)}." if subsets else ".")
         )
     return trainer
 

@@ -1,0 +1,143 @@
+"""What a run said of an evaluation set, and what people did: two files that paired tests need.
+
+predictions/SET.parquet   a row a response
+judgements/SET.parquet    a row a judged pair; other models' rewards are judged by it too
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmexp.errors import UserError
+
+PREDICTIONS = {
+    "id": "string",  # of the comparison
+    "response": "int32",  # its index there
+    "text": "string",  # as rendered
+    "reward": "float64",
+    "subset": "string",
+    "tokens": "int32",
+    "rating": "float64",  # null: nobody rated it
+}
+JUDGEMENTS = {
+    "id": "string",
+    "better": "int32",  # response
+    "worse": "int32",  # the other; in a tie both are what they happen to be
+    "verdict": "int32",  # 1: better is better; 0: people tied them
+    "prompt": "string",  # a hash of the prompt, whatever the template
+    "subset": "string",
+    "weight": "float64",
+}
+
+
+def write_set(
+    run: Path, name: str, rows: Any, indices: Any, rewards: Mapping[int, list[float]]
+) -> Path:
+    """Write both files of the set `name` into a run directory; returns that of the predictions.
+
+    Args:
+        rows: a data set with `tokenised.FEATURES`; `indices` are those of the set.
+        rewards: row -> a reward for each of its responses.
+    """
+    responses: list[tuple[Any, ...]] = []
+    pairs: list[tuple[Any, ...]] = []
+    for index, row in zip(indices, rows.select(indices), strict=True):
+        each = zip(row["texts"], rewards[int(index)], row["tokens"], row["ratings"], strict=True)
+        for k, (text, reward, tokens, rating) in enumerate(each):
+            rated = rating if rating is not None and rating == rating else None
+            responses.append((row["id"], k, text, reward, row["subset"], len(tokens), rated))
+        for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
+            about = (row["prompt_key"], row["subset"], row["weight"] * weight)
+            pairs.append((row["id"], i, j, verdict, *about))
+    _write(run / "judgements" / f"{name}.parquet", JUDGEMENTS, pairs)
+    return _write(run / "predictions" / f"{name}.parquet", PREDICTIONS, responses)
+
+
+def _write(file: Path, columns: Mapping[str, str], rows: list[tuple[Any, ...]]) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([(n, pyarrow.type_for_alias(kind)) for n, kind in columns.items()])
+    values = zip(*rows, strict=True) if rows else [[] for _ in columns]
+    table = {n: list(column) for n, column in zip(columns, values, strict=True)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(table, schema=schema), file)
+    return file
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """The P strictly judged pairs of a set, in an order of their own, so that runs line up.
+
+    ids_P better_P worse_P   the comparison, and the two responses' indices in it
+    prompts_P                a hash of the prompt: the cluster
+    tied                     pairs that people tied, which are left out
+    """
+
+    ids_P: np.ndarray
+    better_P: np.ndarray
+    worse_P: np.ndarray
+    prompts_P: np.ndarray
+    subsets_P: np.ndarray
+    tied: int
+
+    @property
+    def keys(self) -> set[tuple[str, int, int]]:
+        """What tells the pairs apart."""
+        return set(zip(self.ids_P, self.better_P.tolist(), self.worse_P.tolist(), strict=True))
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal pairs of equal prompts (16 hex digits)."""
+        parts = [x.tolist() for x in (self.ids_P, self.better_P, self.worse_P, self.prompts_P)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def read_judgements(file: Path) -> Judgements:
+    """The strictly judged pairs of a file, ordered by comparison and responses."""
+    columns = _read(file, ("id", "better", "worse", "verdict", "prompt", "subset"))
+    rows = list(zip(*columns, strict=True))
+    strict = sorted((row for row in rows if row[3] == 1), key=lambda row: row[:3])
+    ids, better, worse, _, prompts, subsets = zip(*strict, strict=True) if strict else [()] * 6
+    return Judgements(
+        ids_P=np.array(ids, dtype=object),
+        better_P=np.array(better, dtype=np.int64),
+        worse_P=np.array(worse, dtype=np.int64),
+        prompts_P=np.array(prompts, dtype=object),
+        subsets_P=np.array(subsets, dtype=object),
+        tied=len(rows) - len(strict),
+    )
+
+
+def read_predictions(file: Path) -> dict[tuple[str, int], float]:
+    """The reward of each response of a run's set, by comparison and index; NaN where it has none.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    ids, responses, rewards = _read(file, ("id", "response", "reward"))
+    values = (float("nan") if reward is None else reward for reward in rewards)
+    return dict(zip(zip(ids, responses, strict=True), values, strict=True))
+
+
+def _read(file: Path, names: tuple[str, ...]) -> list[list[Any]]:
+    """Columns of a parquet file.
+
+    Raises:
+        UserError: it is none, or half of one, or has no such columns.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file, columns=list(names))
+        return [table[name].to_pylist() for name in names]
+    except (pyarrow.ArrowException, KeyError):
+        raise UserError(
+            f"{file}: not a whole parquet file with the columns {', '.join(names)}."
+        ) from None

@@ -1,0 +1,160 @@
+"""A comparison -> its report.html, and the lines on swept keys for the terminal."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rmexp.compare.comparison import Comparison
+from rmexp.compare.settings import ABSENT, Setting, short
+from rmexp.compare.tables import columns, number, value_of
+from rmexp.reliability import BINS, reliability
+from rmexp.report import plots
+from rmexp.report.html import render
+
+CURVES = 4
+"""Settings whose reliability is drawn; more lines cannot be told apart."""
+
+IN_A_BIN = 60
+"""Pairs at least, where that leaves three bins: fewer make a zigzag."""
+
+LABEL = 42
+"""Signs of a setting's name beside the forest."""
+
+
+def page(name: str, subtitle: str, found: Comparison) -> str:
+    """The page of a comparison: one file."""
+    table = columns(found)
+    return render(
+        "compare.html",
+        name=name,
+        subtitle=subtitle,
+        found=found,
+        heads=list(_heads(found)),
+        figures=list(_figures(found)),
+        titles=list(table),
+        lines=list(zip(*table.values(), strict=True)),
+        words=list(table).index(f"{found.set}/{found.metric}"),
+        sentences=[(verdict.sentence(), verdict.real) for verdict in found.verdicts],
+        effects=[_effect(effect) for effect in found.effects],
+        heat=heat_map(found),
+    )
+
+
+def effect_lines(found: Comparison) -> list[str]:
+    """A line a level of a swept key."""
+    lines = [
+        f"  {e['key']}: {e['base']} -> {e['level']}: {e['value']} {e['span']} ({e['over']})"
+        for e in map(_effect, found.effects)
+    ]
+    return ["", f"main effects on {found.tested}, all else equal:", *lines] if lines else []
+
+
+def _heads(found: Comparison) -> Iterator[dict[str, str]]:
+    best = found.rows[0]
+    real = sum(verdict.real for verdict in found.verdicts)
+    prompts = len(set(found.judgements.prompts_P))
+    doubt = "" if math.isnan(best.low) else f"95%: {best.low:.3f} to {best.high:.3f}"
+    yield {
+        "label": f"best {found.set}/{found.metric}",
+        "value": number(best.value),
+        "note": doubt,
+    }
+    yield {
+        "label": "real differences",
+        "value": f"{real} of {len(found.verdicts)}",
+        "note": "pairs tested, Holm-corrected",
+    }
+    yield {
+        "label": "judged pairs",
+        "value": f"{len(found.judgements.ids_P):,}",
+        "note": f"of {prompts:,} prompts",
+    }
+    yield {
+        "label": "settings",
+        "value": str(len(found.rows)),
+        "note": f"{sum(len(row.setting.entries) for row in found.rows)} runs, "
+        f"{len(found.left)} not compared",
+    }
+
+
+def _figures(found: Comparison) -> Iterator[str]:
+    rows = [
+        (_label(row.setting), row.value, row.low, row.high)
+        for row in found.rows
+        if row.value is not None
+    ]
+    yield plots.forest(rows, f"{found.set}/{found.metric}")
+    if len(found.judgements.ids_P):
+        bins = max(3, min(BINS, len(found.judgements.ids_P) // IN_A_BIN))
+        curves = [reliability(row.setting.entries[0].gaps_P, bins) for row in found.rows[:CURVES]]
+        yield plots.reliability_curves(
+            {
+                _label(row.setting): (curve.confidence_B, curve.accuracy_B)
+                for row, curve in zip(found.rows, curves, strict=False)
+            }
+        )
+
+
+def _label(setting: Setting) -> str:
+    name = setting.name
+    return name if len(name) <= LABEL else f"{name[: LABEL - 3]}..."
+
+
+def _effect(effect: Any) -> dict[str, str]:
+    d = effect.difference
+    base, level = ("none" if v is ABSENT else short(v) for v in (effect.base, effect.level))
+    cells = f"{effect.cells} cell{'s' if effect.cells > 1 else ''}"
+    return {
+        "key": effect.key,
+        "base": base,
+        "level": level,
+        "value": f"{d.value:+.4f}",
+        "span": "" if math.isnan(d.low) else f"[{d.low:+.4f}, {d.high:+.4f}]",
+        "over": f"{cells}, {'seeds and prompts' if effect.of_settings else 'these checkpoints'}",
+    }
+
+
+def heat_map(found: Comparison) -> Mapping[str, Any] | None:
+    """The metric by the two keys with the most values, means over the others; None for one key."""
+    levels = {
+        key: sorted({value_of(row, key) for row in found.rows}, key=_natural) for key in found.keys
+    }
+    ranked = sorted((key for key in levels if len(levels[key]) > 1), key=lambda k: -len(levels[k]))
+    if len(ranked) < 2:
+        return None
+    down, across = ranked[1], ranked[0]
+    cells: dict[tuple[str, str], list[float]] = {}
+    for row in found.rows:
+        if row.value is not None:
+            place = value_of(row, down), value_of(row, across)
+            cells.setdefault(place, []).append(row.value)
+    means = {place: sum(values) / len(values) for place, values in cells.items()}
+    low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
+    shades = {p: (m - low) / (high - low) if high > low else 0.5 for p, m in means.items()}
+    return {
+        "down": down,
+        "across": across,
+        "columns": levels[across],
+        "rows": [
+            (one, [_cell((one, other), means, shades) for other in levels[across]])
+            for one in levels[down]
+        ],
+    }
+
+
+def _cell(
+    place: tuple[str, str],
+    means: Mapping[tuple[str, str], float],
+    shades: Mapping[tuple[str, str], float],
+) -> dict[str, str]:
+    return {
+        "text": number(means.get(place)),
+        "share": f"{60 * shades.get(place, 0.0):.0f}%",
+    }
+
+
+def _natural(text: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text

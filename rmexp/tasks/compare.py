@@ -1,0 +1,58 @@
+"""task=compare: which run is better, and is the difference more than chance? Loads no model."""
+
+from typing import Literal
+
+from rmexp.compare.comparison import compare as compare_runs
+from rmexp.compare.tables import terminal, write_csv
+from rmexp.progress import Reporter
+from rmexp.report import compared
+from rmexp.tracking import RunDirectory
+
+SHOWN = 12
+"""Verdicts said in the terminal."""
+
+WIDE = 200
+"""Signs of a line that goes into a file."""
+
+
+def compare(
+    runs: str | list[str],
+    run: RunDirectory,
+    reporter: Reporter,
+    name: str,
+    set: str = "test",
+    metric: str = "accuracy",
+    pairs: Literal["best", "neighbours", "all"] = "best",
+) -> dict[str, float]:
+    """Print the table and the verdicts, write `report.html` and `comparison.csv`.
+
+    Args:
+        runs: a directory or file, or several: runs, folders of runs, files of rewards.
+        name: of this run, the page's title.
+        set: the evaluation set to judge on.
+        metric: of the set, with or without it in front (`test/accuracy`).
+        pairs: the pairs that are tested, see `compare.pairs.judge_pairs`.
+
+    Raises:
+        UserError: nothing can be compared, or nobody logged the metric.
+    """
+    given = [runs] if isinstance(runs, str) else [str(one) for one in runs]
+    found = compare_runs(given, set, metric.removeprefix(f"{set}/"), pairs)
+    write_csv(found, run.path / "comparison.csv")
+    page = compared.page(name, ", ".join(given), found)
+    (run.path / "report.html").write_text(page, encoding="utf-8")
+    run.update(
+        compared=[str(e.run.path) for row in found.rows for e in row.setting.entries],
+        best=found.rows[0].setting.name,
+        verdicts=[verdict.sentence() for verdict in found.verdicts],
+        left_out=[f"{one.name}: {one.why}" for one in found.left],
+    )
+    width = reporter.console.width if reporter.console.is_terminal else WIDE
+    reporter.console.print(terminal(found, width), width=width)
+    reporter.say("", *(f"{verdict.sentence()}." for verdict in found.verdicts[:SHOWN]))
+    if len(found.verdicts) > SHOWN:
+        reporter.say(f"{len(found.verdicts) - SHOWN} more verdicts are in report.html.")
+    reporter.say(*compared.effect_lines(found))
+    reporter.say(*(f"! {note}" for note in found.notes))
+    reporter.say(*(f"not compared: {one.name} ({one.status}): {one.why}" for one in found.left))
+    return {}
