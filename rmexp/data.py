@@ -223,7 +223,7 @@ class ComparisonData(lightning.LightningDataModule):
             "pairs": strict,
             "ties": int(found["ties"].sum()),
             "votes": int((found["votes"] > 0).sum()),
-            "margins": 0 if without else strict,
+            "margins": strict - without,
             "ratings": int((found["ratings"] > 0).sum()),
             "lists": int((found["lists"] > 1).sum()),
         }

@@ -65,7 +65,8 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if "val/loss" in line][:2] == [3, 6]
     predictions = pyarrow.parquet.read_table(run / "predictions" / "test.parquet").to_pylist()
-    assert set(predictions[0]) == {"id", "response", "text", "reward", "subset", "tokens"}
+    columns = {"id", "response", "text", "reward", "subset", "tokens", "rating"}
+    assert set(predictions[0]) == columns
     assert predictions[0]["text"].startswith("<|im_start|>")
     config = OmegaConf.load(run / "config.yaml")
     assert config.loss.margin == 1.0
@@ -223,8 +224,14 @@ def test_three_runs_of_one_second_have_three_directories(rmexp, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["loss.margin=abc"], "rmexp: loss.margin=abc: should be a number of 0 or more, or data."),
-        (["loss.margin=-1"], "rmexp: loss.margin=-1: should be a number of 0 or more, or data."),
+        (
+            ["loss.margin=abc"],
+            "rmexp: loss.margin=abc: should be a number of 0 or more, or data or ratings.",
+        ),
+        (
+            ["loss.margin=-1"],
+            "rmexp: loss.margin=-1: should be a number of 0 or more, or data or ratings.",
+        ),
         (["loss=contrastve"], "rmexp: There is no loss=contrastve (did you mean contrastive?)"),
         (
             ["data=jsonl", "data.path=nowhere.jsonl"],
@@ -381,7 +388,7 @@ def test_margins_of_the_data_train_and_are_missed_early(rmexp, write_rows):
     rmexp(*words, f"data.path={write_rows(rows)}")
     del rows[7]["margin"]
     done = rmexp(*words, f"data.path={write_rows(rows, 'some.jsonl')}", check=False)
-    assert "some pairs of the data have no margin" in done.stderr
+    assert "The loss takes each pair's margin, and pairs of" in done.stderr
     assert "model:" not in done.stdout, "said before the model is loaded"
 
 
