@@ -63,7 +63,7 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
     multirun = multirun or _is_sweep_file(overrides, config_dir)
     for cell in _grid(overrides, config_dir) if multirun else [overrides]:
         composed = configuration.compose_config(cell, config_dir)
-        choices, config = composed.hydra.runtime.choices, configuration.plain(composed)
+        choices, config = composed.hydra.runtime.choices, configuration.settled(composed)
         try:
             if config.resume is not None:
                 _check_resume(config.resume, cell)
@@ -74,6 +74,8 @@ def _preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> 
                 raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
             if config.runs is not None:
                 _check_runs(config.runs)
+            if config.task["_target_"] in (configuration.EVALUATE, configuration.JUDGE):
+                _check_sets(config)
             if config.checkpoint is None:
                 _check_parts(config, choices)
         except UserError as error:
@@ -86,6 +88,21 @@ def _check_runs(runs: Any) -> None:
 
     for text in [runs] if isinstance(runs, str) else list(runs):
         places(str(text))
+
+
+def _check_sets(config: DictConfig) -> None:
+    """The evaluation sets are there, and so are files of rewards."""
+    from rmexp.config import build
+    from rmexp.evaluation import sets_of
+    from rmexp.reward_files import check_rewards
+    from rmexp.sources import check_source
+
+    evaluation = build(config.eval)
+    for one in sets_of(evaluation):
+        check_source(one.path, "eval.path")
+    for one in sets_of(evaluation) or [evaluation]:
+        if one.scores is not None:
+            check_rewards(one.scores)
 
 
 def _check_parts(config: DictConfig, choices: Mapping[str, str]) -> None:
@@ -174,7 +191,7 @@ def _task(config: DictConfig) -> None:
         _sweep = Path(hydra_config.sweep.dir)
         reporter.say("", f"job {hydra_config.job.num}: {' '.join(overrides)}")
     job = Job(
-        config=configuration.plain(config),
+        config=configuration.settled(config),
         overrides=overrides,
         choices=dict(hydra_config.runtime.choices),
         directory=Path(hydra_config.runtime.output_dir),

@@ -4,18 +4,24 @@ A pair's gap is r_better - r_worse; P(better wins) = sigmoid(gap / temperature).
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.isotonic import IsotonicRegression
 
+from rmexp.errors import UserError
 from rmexp.reliability import negative_log_likelihood, pair_scores, sigmoid
 
 TEMPERATURES = (1e-3, 1e3)
 """Where a temperature is looked for, in units of the mean gap."""
+
+FILE = "calibration.json"
+"""Its name in a run, and in an export."""
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
@@ -101,6 +107,18 @@ class Calibration:
         shares, at = zip(*self.quantiles, strict=True)
         return np.interp(rewards, at, shares)
 
+    @property
+    def note(self) -> str | None:
+        """Why there is no best temperature; None where there is one (or there were no pairs)."""
+        if not self.at_bound:
+            return None
+        if self.temperature == 1.0:
+            return (
+                f"val's {self.pairs} pairs are all right, or have equal rewards, so that no "
+                "temperature is best: it stays 1."
+            )
+        return f"val's {self.pairs} pairs are no better than chance: probabilities are all 1/2."
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         return dataclasses.asdict(self)
@@ -114,6 +132,21 @@ class Calibration:
             "quantiles": tuple(map(tuple, stored["quantiles"])),
         }
         return cls(**{**stored, **pairs})
+
+
+def load(home: Path) -> Calibration | None:
+    """What a run, or an export, knows of its scale; None where it has not been calibrated.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    file = next((f for f in (home / FILE, home / "export" / FILE) if f.is_file()), None)
+    if file is None:
+        return None
+    try:
+        return Calibration.from_dict(json.loads(file.read_text()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is no calibration ({error!r}): remove it.") from None
 
 
 def fit(rewards_N: np.ndarray, ratings_N: np.ndarray, gaps_P: np.ndarray) -> Calibration:

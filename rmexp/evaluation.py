@@ -52,7 +52,7 @@ class EvaluationSet:
         """
         report = RowReport()
         found = list(read_comparisons({None: self.path}, self.format, report, self.limit))
-        check_bad_rows(report, self.on_bad_row, self.max_bad_share)
+        check_bad_rows(report, self.on_bad_row, self.max_bad_share, "eval")
         report.kept = len(found)
         return found, report
 
@@ -100,6 +100,7 @@ def judged_row(comparison: Comparison, min_rating_gap: float | None = None) -> d
 
     `lengths` are in characters here: there is no tokenizer.
     """
+    levels = [-1 if level is None else level for level in comparison.levels()]
     if min_rating_gap is not None:
         comparison = pairs_from_ratings(comparison, min_rating_gap)
     judged = [j if j.verdict >= 0 else j.turned() for j in comparison.judgements]
@@ -112,7 +113,7 @@ def judged_row(comparison: Comparison, min_rating_gap: float | None = None) -> d
         "pairs": [[j.i, j.j, j.verdict] for j in judged],
         "weights": [j.weight for j in judged],
         "weight": comparison.weight,
-        "levels": [-1 if level is None else level for level in comparison.levels()],
+        "levels": levels,
         "lengths": [len(spoken(response)) for response in comparison.responses],
         "style": [style(response) for response in comparison.responses],
         "texts": [spoken(response) for response in comparison.responses],

@@ -11,6 +11,8 @@ import torch
 import transformers
 
 from rmexp import __version__, templates
+from rmexp.calibration import FILE as CALIBRATION
+from rmexp.calibration import Calibration
 from rmexp.errors import UserError, fallback
 from rmexp.model import token_head
 
@@ -54,6 +56,16 @@ The chat template writes every special token: tokenise rendered text with
 {rows}
 
 Rewards are comparable between answers to the same prompt.
+{scale}"""
+
+SCALE = """
+## Scale
+`calibration.json` has what the validation rows say of the scale. Rewards had the mean {mean:.4f}
+and the deviation {deviation:.4f} there: `(reward - mean) / deviation` normalises them.
+"""
+
+TEMPERATURE = """P(one answer is better than another) =
+`sigmoid((reward - other) / {temperature:.4f})`, fitted on {pairs} pairs.
 """
 
 
@@ -64,6 +76,7 @@ def export(
     rewards: Sequence[float],
     facts: Mapping[str, Any],
     home: Path,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write the model, tokenizer, template and card to `home`, once they have passed `prove`.
 
@@ -71,6 +84,7 @@ def export(
         texts: rendered responses to prove it on.
         rewards: their rewards by our own path, in fp32.
         facts: `name base data loss fingerprint metrics`, for the card and `rmexp.json`.
+        calibration: what val taught of the reward's scale; it goes with the model.
 
     Raises:
         UserError: plain Hugging Face loading gives other rewards; nothing is left at `home`.
@@ -80,7 +94,10 @@ def export(
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     (aside / "rmexp.json").write_text(json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
-    (aside / "README.md").write_text(_card(facts), encoding="utf-8")
+    (aside / "README.md").write_text(_card(facts, calibration), encoding="utf-8")
+    if calibration is not None:
+        stored = json.dumps(calibration.to_dict(), indent=2) + "\n"
+        (aside / CALIBRATION).write_text(stored)
     try:
         prove(aside, texts, rewards, padded_left=token_head(model) is not None)
     except BaseException:
@@ -163,8 +180,20 @@ def check_fingerprint(home: Path, tokenizer: Any) -> None:
         )
 
 
-def _card(facts: Mapping[str, Any]) -> str:
+def _card(facts: Mapping[str, Any], calibration: Calibration | None) -> str:
     metrics = facts["metrics"]
     rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
-    accuracy = metrics.get("test/accuracy", "null")
-    return CARD.format(**{**facts, "version": __version__, "rows": rows, "accuracy": accuracy})
+    found = {
+        "version": __version__,
+        "rows": rows,
+        "accuracy": metrics.get("test/accuracy", "null"),
+        "scale": "" if calibration is None else _scale(calibration),
+    }
+    return CARD.format(**facts, **found)
+
+
+def _scale(calibration: Calibration) -> str:
+    text = SCALE.format(mean=calibration.reward_mean, deviation=calibration.reward_std)
+    if calibration.temperature is None:
+        return text
+    return text + TEMPERATURE.format(temperature=calibration.temperature, pairs=calibration.pairs)

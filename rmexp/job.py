@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from rich.table import Table
 from rmexp.checkpoint import inherit, saved_config
 from rmexp.config import GROUPS, build, locate, plain_name
 from rmexp.errors import recording
-from rmexp.metrics import METRICS
+from rmexp.metrics import TABLE
 from rmexp.progress import Reporter
 from rmexp.tracking import NoLogger, RunDirectory
 
@@ -166,10 +167,11 @@ def _near(path: Path) -> str:
 
 
 def closing_table(metrics: Mapping[str, float]) -> Table:
-    """val and test side by side, accuracy with its 95% interval."""
-    sets = [s for s in ("val", "test", "train", "all") if f"{s}/reward_mean" in metrics]
+    """The sets side by side, each number with its 95% interval where it has one."""
+    sets = [name.split("/")[0] for name in metrics if re.fullmatch(r"[^/]+/reward_mean", name)]
+    scores = sorted({n.split("/", 1)[1] for n in metrics if re.fullmatch(r"[^/]+/.+/score", n)})
     table = Table("metric", *sets, box=None, padding=(0, 2, 0, 0))
-    for metric in METRICS:
+    for metric in (TABLE[0], *scores, *TABLE[1:]):
         cells = []
         for name in sets:
             value = metrics.get(f"{name}/{metric}")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import datasets
@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Gt
 
 from rmexp import sampling
+from rmexp.comparisons import Comparison
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError, fallback
 from rmexp.losses.base import Loss
@@ -121,6 +122,14 @@ class Mixture(ComparisonData):
             report.merge(dataclasses.replace(found, places=[f"{name}: {p}" for p in found.places]))
         self.home = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         return datasets.concatenate_datasets(parts), report, cached
+
+    def comparisons(self, report: RowReport) -> Iterator[tuple[Comparison, float | None]]:
+        """The comparisons of all sources anew; not of those with a template of their own, which one
+        tokenizer cannot render."""
+        for name, source in self.sources.items():
+            if source.template is None and source.system is None:
+                for one, gap in source.comparisons(report):
+                    yield dataclasses.replace(one, id=f"{name}:{one.id}"), gap
 
     def times(self) -> np.ndarray | None:
         """How often each training row is drawn in an epoch; None: each once."""

@@ -151,7 +151,7 @@ def check_padding(model: Any, pad_token_id: int) -> None:
     """Refuse a model whose reward for a sequence changes when padding follows it.
 
     Raises:
-        UserError: it does, or the model cannot be run that way.
+        UserError: it does, or is no finite number, or the model cannot be run that way.
     """
     model.eval()
     tokens = _random_tokens(model)
@@ -167,6 +167,10 @@ def check_padding(model: Any, pad_token_id: int) -> None:
             f"{type(model).__name__} cannot score a batch of padded rows ({first[:150]}); rmexp "
             "trains decoders and encoders with one reward for each row."
         ) from error
+    if not alone.isfinite().all():
+        raise UserError(
+            f"{type(model).__name__} gives rewards that are NaN or infinite; are its weights whole?"
+        )
     if not torch.allclose(alone, together, rtol=LIKE_ALONE, atol=LIKE_ALONE):
         raise UserError(
             f"{type(model).__name__} gives a text another reward when padding follows it: its "

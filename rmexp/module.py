@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rmexp.batches import Batch, Step
+from rmexp.calibration import Calibration
 from rmexp.data import ComparisonData
 from rmexp.losses.base import Loss
-from rmexp.metrics import evaluate, scored
+from rmexp.metrics import evaluate
 from rmexp.model import rewards
 from rmexp.optim import AdamW
+from rmexp.scored import Judged, Scored, judged
 
 
 class TrainingFailed(RuntimeError):
@@ -56,6 +58,8 @@ class RewardModule(lightning.LightningModule):
         self.split = "test"
         self.metrics: dict[str, float] = {}
         self.validated_at = -1
+        self.calibration: Calibration | None = None
+        self._judged: dict[str, Judged] = {}
         self._rng: Mapping[str, Any] | None = None
 
     def forward(self, batch: Batch) -> Tensor:
@@ -155,9 +159,18 @@ class RewardModule(lightning.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(dict(values), self.global_step)
 
+    def scored(self, split: str) -> Scored:
+        """The split that was just scored; what people said of it is read once."""
+        if split not in self._judged:
+            self._judged[split] = judged(self.data.rows, self.data.splits[split])
+        return self._judged[split].with_rewards(self.rewards)
+
     def evaluation(self, split: str) -> dict[str, float]:
-        """The metrics of the split that was just scored, by their full names."""
-        values = evaluate(scored(self.data.rows, self.data.splits[split], self.rewards))
+        """The metrics of the split that was just scored, by their full names.
+
+        With a `calibration` those that it makes possible are among them.
+        """
+        values = evaluate(self.scored(split), self.calibration)
         if self.judges_loss:
             values["loss"] = sum(float(v / w) if w else 0.0 for v, w in self.loss_sums.values())
         return {f"{split}/{name}": value for name, value in values.items() if value == value}

@@ -143,7 +143,9 @@ def _declared_split(name: str | None) -> str | None:
     return SPLIT_NAMES[name]
 
 
-def check_bad_rows(report: RowReport, on_bad_row: str, max_bad_share: float) -> None:
+def check_bad_rows(
+    report: RowReport, on_bad_row: str, max_bad_share: float, group: str = "data"
+) -> None:
     """Stop where bad rows are not to be skipped, or are too many.
 
     Raises:
@@ -154,14 +156,15 @@ def check_bad_rows(report: RowReport, on_bad_row: str, max_bad_share: float) -> 
     more = f"\n  ... and {bad - len(report.places)} more" if bad > len(report.places) else ""
     rows = f"{bad} of {report.read} rows cannot be used:\n  {shown}{more}\n"
     if bad and on_bad_row == "raise":
-        raise UserError(rows + "Mend them, or leave them out with data.on_bad_row=skip.")
+        raise UserError(rows + f"Mend them, or leave them out with {group}.on_bad_row=skip.")
     if bad > max_bad_share * report.read:
         raise UserError(
-            rows + f"That is {bad / report.read:.1%}, more than data.max_bad_share={max_bad_share} "
+            rows + f"That is {bad / report.read:.1%}, more than {group}.max_bad_share="
+            f"{max_bad_share} "
             "allows to be skipped; is the format the right one?"
         )
     if report.read == 0:
-        raise UserError("The data has no rows.")
+        raise UserError(f"{'The data' if group == 'data' else 'The evaluation set'} has no rows.")
 
 
 def assign_splits(

@@ -24,8 +24,7 @@ def read_rewards(path: str) -> dict[Key, float]:
         UserError: no such file, another column is missing, a row cannot be read, or one response
             has two rewards.
     """
-    if not Path(path).expanduser().is_file():
-        raise UserError(f"{path}: there is no such file of rewards.")
+    check_rewards(path)
     found: dict[Key, float] = {}
     for raw in read_rows(path):
         key, reward = _entry(raw.row, raw.place)
@@ -38,6 +37,16 @@ def read_rewards(path: str) -> dict[Key, float]:
     if not found:
         raise UserError(f"{path} has no rows.")
     return found
+
+
+def check_rewards(path: str) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        UserError: names it.
+    """
+    if not Path(path).expanduser().is_file():
+        raise UserError(f"{path}: there is no such file of rewards.")
 
 
 def _entry(row: Any, place: str) -> tuple[Key, float]:

@@ -10,9 +10,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from rmexp.batches import Collate, Layout, unjudged
+from rmexp.calibration import Calibration
 from rmexp.comparisons import Comparison, Message
 from rmexp.errors import UserError
 from rmexp.export import check_fingerprint
@@ -28,6 +30,8 @@ from rmexp.trees import Growth
 WINDOW = 512
 """Comparisons that are tokenised, packed and scored together, and then written."""
 
+Scale = Literal["reward", "normalised", "rating"]
+
 SUFFIXES = (".jsonl", ".parquet")
 
 
@@ -42,6 +46,7 @@ class Scorer:
         precision: `bf16-mixed` or `32-true`; rewards come out in fp32 either way.
         max_length: tokens of a prompt and a response; longer dialogues lose their oldest turns.
         micro_batch_tokens: tokens through the model at once.
+        calibration: what val taught of the reward's scale; None: the model brings none.
     """
 
     model: Any
@@ -50,12 +55,14 @@ class Scorer:
     precision: Literal["bf16-mixed", "32-true"] = "32-true"
     max_length: int = 1024
     micro_batch_tokens: int = 4096
+    calibration: Calibration | None = None
 
     def score(
         self,
         prompt: str | Sequence[Message],
         responses: Sequence[str | Sequence[Message]],
         unfinished: bool = False,
+        scale: Scale = "reward",
     ) -> list[float]:
         """The reward of each response to a prompt; the prompt is computed once for all of them.
 
@@ -64,10 +71,14 @@ class Scorer:
             responses: texts, or lists of messages that begin with the assistant's.
             unfinished: they are the first steps of answers, read at their last token without an end
                 of turn, as models trained on rated steps (data=stepwise) were.
+            scale: `reward` as the model gives it; `normalised`: mean 0 and deviation 1 on val;
+                `rating`: what raters would give. Order and comparisons are those of the rewards.
 
         Raises:
-            UserError: prompt or response cannot be used, or does not fit in `max_length`.
+            UserError: prompt or response cannot be used, or does not fit in `max_length`, or the
+                model does not bring the scale along.
         """
+        convert = self._conversion(scale)
         try:
             comparison = Comparison(
                 id="",
@@ -85,7 +96,17 @@ class Scorer:
         found = self.comparisons([comparison], report)[0]
         if found is None:
             raise UserError(f"Cannot be scored: {'; '.join(report.places + report.lines()[1:])}.")
-        return found
+        return found if convert is None else convert(np.array(found)).tolist()
+
+    def _conversion(self, scale: Scale) -> Callable[[Any], Any] | None:
+        """What turns rewards into another scale; None: nothing is to be turned."""
+        if scale == "reward":
+            return None
+        if self.calibration is None:
+            raise UserError(f"scale={scale}: the model has no calibration.json.")
+        if scale == "rating" and self.calibration.isotonic is None:
+            raise UserError("scale=rating: the model's validation rows had no ratings.")
+        return self.calibration.rating if scale == "rating" else self.calibration.normalised
 
     @torch.inference_mode()
     def comparisons(
@@ -130,6 +151,7 @@ def open_scorer(
     layout: Literal["auto", "tree", "padded"],
     max_length: int | None,
     micro_batch_tokens: int = 4096,
+    calibration: Calibration | None = None,
 ) -> Scorer:
     """Load a trained reward model, check it, and choose its layout.
 
@@ -138,6 +160,7 @@ def open_scorer(
         tokenizer: its own, with the template installed.
         trainer: says precision and device.
         max_length: None takes what the model can place; more than that is never taken.
+        calibration: see `Scorer`.
 
     Raises:
         UserError: it has no reward head, or was trained with another template.
@@ -157,6 +180,7 @@ def open_scorer(
         trainer.resolved_precision(),
         min(most, default=sys.maxsize),
         micro_batch_tokens,
+        calibration,
     )
 
 

@@ -71,19 +71,19 @@ def read_rows(path: str, split: str | None = None) -> Iterator[RawRow]:
         yield RawRow(raw.place, raw.row, split or raw.split)
 
 
-def check_source(path: str) -> None:
+def check_source(path: str, key: str = "data.path") -> None:
     """Refuse a path that cannot be one, before anything slower is tried.
 
     Raises:
         UserError: there is no such file or directory, and it is no hub id.
     """
     if not Path(path).expanduser().exists() and not _looks_like_a_hub_id(path):
-        raise missing(path)
+        raise missing(path, key)
 
 
-def missing(path: str) -> UserError:
+def missing(path: str, key: str = "data.path") -> UserError:
     """What to say of a path that is not there."""
-    return UserError(f"data.path={path}: there is no such file{_nearby(Path(path).expanduser())}.")
+    return UserError(f"{key}={path}: there is no such file{_nearby(Path(path).expanduser())}.")
 
 
 def _read_file(file: Path) -> Iterator[RawRow]:

@@ -6,7 +6,11 @@ RESAMPLES = 2000
 
 
 def clustered_interval(
-    values: np.ndarray, clusters: np.ndarray, level: float = 0.95, seed: int = 0
+    values: np.ndarray,
+    clusters: np.ndarray,
+    level: float = 0.95,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """A percentile bootstrap interval of mean(values), resampling whole clusters.
 
@@ -16,16 +20,19 @@ def clustered_interval(
         values: (U,) one number a unit.
         clusters: (U,) the cluster of each unit, e.g. its prompt.
         level: coverage, 0..1.
+        weights: (U,) of each unit in the mean; None: all 1.
 
     Returns:
         Lower and upper bound; NaN, NaN where there are fewer than two clusters.
     """
+    weights = np.ones(len(values)) if weights is None else weights
+    values, clusters, weights = (x[weights > 0] for x in (values, clusters, weights))
     _, member = np.unique(clusters, return_inverse=True)
     count = int(member.max()) + 1 if len(member) else 0
     if count < 2:
         return float("nan"), float("nan")
-    sums = np.bincount(member, weights=values, minlength=count)
-    sizes = np.bincount(member, minlength=count)
+    sums = np.bincount(member, weights=values * weights, minlength=count)
+    sizes = np.bincount(member, weights=weights, minlength=count)
     rng = np.random.default_rng(seed)
     means = np.empty(RESAMPLES)
     for b in range(RESAMPLES):
@@ -57,7 +64,12 @@ def clustered_variance(values: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def clustered_correlation(
-    x: np.ndarray, y: np.ndarray, clusters: np.ndarray, level: float = 0.95, seed: int = 0
+    x: np.ndarray,
+    y: np.ndarray,
+    clusters: np.ndarray,
+    level: float = 0.95,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> tuple[float, float, float]:
     """Pearson's correlation, and its percentile bootstrap interval, resampling whole clusters.
 
@@ -67,14 +79,17 @@ def clustered_correlation(
         x, y: (U,) two numbers a unit.
         clusters: (U,) the cluster of each unit.
         level: coverage, 0..1.
+        weights: (U,) of each unit; None: all 1.
 
     Returns:
         The correlation, lower and upper bound; NaN where something does not vary.
     """
+    weights = np.ones(len(x)) if weights is None else weights
+    x, y, clusters, weights = (values[weights > 0] for values in (x, y, clusters, weights))
     _, member = np.unique(clusters, return_inverse=True)
     count = int(member.max()) + 1
     x, y = x - x.mean(), y - y.mean()
-    moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y])
+    moments = weights * np.stack([np.ones_like(x), x, y, x * x, y * y, x * y])
     sums = np.stack([np.bincount(member, weights=m, minlength=count) for m in moments])
     rng = np.random.default_rng(seed)
     drawn = (

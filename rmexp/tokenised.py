@@ -23,9 +23,10 @@ from rmexp import rendering, templates
 from rmexp.comparisons import Comparison, pairs_from_ratings
 from rmexp.errors import UserError
 from rmexp.reading import Format, RowReport, check_bad_rows, read_comparisons
+from rmexp.style import style
 from rmexp.trees import Growth
 
-VERSION = 4
+VERSION = 5
 """Part of every cache key: raise it when what is stored changes."""
 
 CHUNK = 512
@@ -40,6 +41,8 @@ FEATURES = datasets.Features(
         "prompt_key": datasets.Value("string"),
         "tokens": datasets.List(datasets.List(datasets.Value("int32"))),
         "texts": datasets.List(datasets.Value("string")),
+        "lengths": datasets.List(datasets.Value("int32")),
+        "style": datasets.List(datasets.List(datasets.Value("int32"))),
         "ratings": datasets.List(datasets.Value("float64")),
         "pairs": datasets.List(datasets.List(datasets.Value("int32"))),
         "margins": datasets.List(datasets.Value("float64")),
@@ -67,13 +70,14 @@ FEATURES = datasets.Features(
 )
 """A row a comparison.
 
-`pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie; `votes` the shares
-for i, for j and for a tie; `levels` a response's place in the order (-1: outside of it). Numbers
-that plans and checks need of every row: `size`, the tokens of the row's tree; `longest`, of its
-longest response with the prompt; `judged` and `tied`, its strict judgements and its ties; `voted`,
-how many of both are of more than one mind; `rated`, its ratings; `ranked`, the levels of its order;
-of the strict judgements, how many are `without_margin`, `without_ratings` of both responses, and in
-how many the longer one wins and the shorter one.
+`lengths` are the tokens of each response, and `style` its counts of `style.STYLE`: what validations
+need of the texts. `pairs` holds (i, j, verdict) a judgement: verdict 1 says i is better, 0 a tie;
+`votes` the shares for i, for j and for a tie; `levels` a response's place in the order (-1: outside
+of it). Numbers that plans and checks need of every row: `size`, the tokens of the row's tree;
+`longest`, of its longest response with the prompt; `judged` and `tied`, its strict judgements and
+its ties; `voted`, how many of both are of more than one mind; `rated`, its ratings; `ranked`, the
+levels of its order; of the strict judgements, how many are `without_margin`, `without_ratings` of
+both responses, and in how many the longer one wins and the shorter one.
 """
 
 
@@ -89,6 +93,7 @@ class Recipe:
         max_bad_share: share of bad rows (0..1) above which even `skip` stops.
         min_rating_gap: ratings at least this far apart make a pair; None makes none of them.
         max_length: tokens a prompt and a response may have together.
+        group: whose keys messages name: `data` or `eval`.
     """
 
     paths: Mapping[str | None, str]
@@ -98,6 +103,7 @@ class Recipe:
     max_bad_share: float
     min_rating_gap: float | None
     max_length: int
+    group: str = "data"
 
     def key(self, tokenizer: Any) -> str:
         """The cache's key (24 hex digits)."""
@@ -202,7 +208,7 @@ def _write(
             report.kept += 1
             if report.kept % CHUNK == 0:
                 progress("comparisons tokenised", report.kept)
-        check_bad_rows(report, recipe.on_bad_row, recipe.max_bad_share)
+        check_bad_rows(report, recipe.on_bad_row, recipe.max_bad_share, recipe.group)
         if report.kept == 0:
             raise UserError(
                 f"No comparison is left of {report.read} rows: {'; '.join(report.lines()[1:])}."
@@ -286,6 +292,8 @@ def _row(
         "prompt_key": comparison.prompt_key,
         "tokens": tokens,
         "texts": texts,
+        "lengths": [len(ids) for ids in tokens],
+        "style": [style(response) for response in comparison.responses],
         "ratings": ratings,
         "pairs": [[j.i, j.j, j.verdict] for j in judged],
         "margins": [np.nan if j.margin is None else j.margin for j in judged],

@@ -37,6 +37,7 @@ DEVIATIONS = 2.5
 def verdicts(metrics: Mapping[str, float]) -> list[str]:
     """A sentence for each probe that is bad; `metrics` by their names without the set's prefix."""
     found = [
+        *_not_finite(metrics),
         *_no_better_than_length(metrics),
         *_prefers(metrics, "length", "longer_preferred", "the longer", metrics.get("pairs", 0)),
         *_prefers(
@@ -52,6 +53,18 @@ def verdicts(metrics: Mapping[str, float]) -> list[str]:
         *_miscalibrated(metrics),
     ]
     return found
+
+
+def of_set(name: str, metrics: Mapping[str, float]) -> list[str]:
+    """The verdicts on one set of a run's metrics, each with the set's name in front."""
+    own = {k.removeprefix(f"{name}/"): v for k, v in metrics.items() if k.startswith(f"{name}/")}
+    return [f"{name}: {sentence}" for sentence in verdicts(own)]
+
+
+def _not_finite(m: Mapping[str, float]) -> list[str]:
+    if not (lost := m.get("not_finite", 0)):
+        return []
+    return [f"{lost:.0f} comparisons have a reward that is NaN or infinite: they are left out."]
 
 
 def _no_better_than_length(m: Mapping[str, float]) -> list[str]:
@@ -140,7 +153,8 @@ def sensitivity_verdicts(metrics: Mapping[str, Mapping[str, float]]) -> list[str
             said.append(
                 f"A harmless rewrite ({what}) moves a reward by {m['shift']:.2f} of its deviation."
             )
-        if m.get("flipped", 0) >= FLIPPED:
+        flipped, pairs = m.get("flipped", 0), m.get("pairs") or math.inf
+        if flipped >= max(FLIPPED, DEVIATIONS * math.sqrt(flipped * (1 - flipped) / pairs)):
             said.append(
                 f"A harmless rewrite ({what}) turns {m['flipped']:.1%} of the pairs around."
             )

@@ -12,6 +12,7 @@ import torch
 import transformers
 from omegaconf import OmegaConf
 
+from rmexp.predictions import PREDICTIONS
 from tests.conftest import HH, needs, result
 
 TINY = ("model=tiny", "logger=none", "data.limit=60", "trainer.validations=2")
@@ -20,6 +21,7 @@ RUN_FILES = {
     "overrides.yaml",
     "environment.json",
     "metrics.jsonl",
+    "calibration.json",
     "predictions",
     "result.json",
     "checkpoints",
@@ -56,6 +58,11 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
         "reward_mean",
         "reward_std",
         "length_baseline",
+        "length_controlled_accuracy",
+        "longer_preferred",
+        "length_r2",
+        "verbosity_correlation",
+        "position_correlation",
         "helpfulness/accuracy",
     ]
     assert {f"test/{name}" for name in names} <= set(metrics)
@@ -65,8 +72,7 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["step"] for line in lines if "val/loss" in line][:2] == [3, 6]
     predictions = pyarrow.parquet.read_table(run / "predictions" / "test.parquet").to_pylist()
-    columns = {"id", "response", "text", "reward", "subset", "tokens", "rating"}
-    assert set(predictions[0]) == columns
+    assert set(predictions[0]) == set(PREDICTIONS)
     assert predictions[0]["text"].startswith("<|im_start|>")
     config = OmegaConf.load(run / "config.yaml")
     assert config.loss.margin == 1.0
@@ -121,7 +127,8 @@ def test_evaluate_repeats_the_numbers_to_the_last_digit(rmexp):
     rmexp("task=evaluate", f"checkpoint={run}", "logger=none")
     again = result(rmexp.runs()[-1])["metrics"]
     trained = result(run)["metrics"]
-    assert again == {name: value for name, value in trained.items() if name.startswith("test/")}
+    expected = {name: value for name, value in trained.items() if name.startswith("test/")}
+    assert {name: again[name] for name in expected} == expected
 
 
 def test_evaluate_judges_other_data_whole(rmexp, write_rows):
@@ -238,7 +245,7 @@ def test_three_runs_of_one_second_have_three_directories(rmexp, tmp_path):
             "rmexp: data.path=nowhere.jsonl: there is no such file",
         ),
         (["optim.lrr=1"], "rmexp: There is no key optim.lrr (did you mean optim.lr?)."),
-        (["task=evaluate"], "rmexp: task=evaluate needs checkpoint=DIRECTORY."),
+        (["task=evaluate"], "rmexp: task=evaluate needs checkpoint=DIRECTORY (or eval"),
         (["checkpoint=x"], "rmexp: task=train does not use checkpoint: leave out checkpoint."),
         (["resume=nowhere"], "rmexp: resume=nowhere: cannot go on, as config.yaml is not there."),
         (["-m", "loss=contrastive,hinge"], "rmexp: There is no loss=hinge"),

@@ -28,6 +28,8 @@ configuration.register()
 FILES = sorted(ROOT.glob("conf/*/*.yaml"))
 NEEDED = {
     "data=jsonl": ["data.path=x"],
+    "eval=llmbar": ["eval.path=x"],
+    "eval=rmb": ["eval.path=x"],
     "model=hf": ["model.path=x"],
     "task=score": ["data.path=x"],
     "template=jinja": ["template.path=x"],
@@ -68,7 +70,7 @@ def test_every_key_has_a_comment_and_every_file_its_command(file):
     assert [line for line in keys if " # " not in line and not line.endswith("|-")] == []
 
 
-@pytest.mark.parametrize("group", ["data", "model", "optim", "trainer", "loss"])
+@pytest.mark.parametrize("group", ["data", "model", "optim", "trainer", "loss", "eval", "task"])
 def test_a_default_is_the_same_in_yaml_and_in_python(group):
     for file in ROOT.glob(f"conf/{group}/*.yaml"):
         node = OmegaConf.load(file)

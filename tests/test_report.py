@@ -17,6 +17,6 @@ def test_the_report_shows_the_numbers_and_escapes_text(rmexp, write_rows):
     assert "<script>" not in page
     assert "&lt;script&gt;alert" in page
     assert "<b>bold" not in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert f"{result(run)['metrics']['test/nll']:.4f}" in page
     assert not re.search(r"(?:src|href)=.https?:", page), "one file, no network"

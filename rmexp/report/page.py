@@ -4,15 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmexp.metrics import Scored
+from rmexp.calibration import Calibration
+from rmexp.reliability import reliability
 from rmexp.report.html import render
-from rmexp.report.plots import curves, reward_histogram
+from rmexp.report.plots import curves, reliability_curves, reward_histogram
+from rmexp.scored import Scored
 from rmexp.tracking import RunDirectory
 
 HEADLINES = {
     "accuracy": "pair accuracy",
     "spearman": "Spearman, with ratings",
+    "best_of_k": "best of K",
     "length_baseline": "length baseline",
+    "length_controlled_accuracy": "accuracy at equal length",
     "margin_standardised": "standardised margin",
     "ece": "calibration error",
 }
@@ -23,6 +27,7 @@ def write_report(
     name: str,
     subtitle: str,
     scored: Scored,
+    calibration: Calibration | None,
     metrics: Mapping[str, float],
     data_lines: Sequence[str],
     template_lines: Sequence[str],
@@ -36,7 +41,7 @@ def write_report(
         name=name,
         subtitle=subtitle,
         heads=_heads(metrics),
-        fallbacks=run.result.get("fallbacks", []),
+        fallbacks=[*run.result.get("fallbacks", []), *run.result.get("verdicts", [])],
         curves=[
             _curve(logged, label)
             for label in ("loss", "accuracy")
@@ -45,6 +50,7 @@ def write_report(
         histogram=reward_histogram(
             scored.rewards_N[scored.better_P], scored.rewards_N[scored.worse_P]
         ),
+        reliability=_reliability(scored, calibration),
         sets=sets,
         table=[
             {"name": metric, "values": [_number(metrics.get(f"{s}/{metric}")) for s in sets]}
@@ -66,11 +72,25 @@ def _heads(metrics: Mapping[str, float]) -> list[dict[str, str]]:
         if value is None:
             continue
         low, high = metrics.get(f"test/{metric}_low"), metrics.get(f"test/{metric}_high")
-        note = (
-            f"95%: {low:.3f} to {high:.3f}" if low is not None and high is not None else "on test"
-        )
+        after = metrics.get(f"test/{metric}_calibrated")
+        note = "on test"
+        if low is not None and high is not None:
+            note = f"95%: {low:.3f} to {high:.3f}"
+        elif after is not None:
+            note = f"{_number(after)} with the temperature"
         heads.append({"label": label, "value": _number(value), "note": note})
     return heads
+
+
+def _reliability(scored: Scored, calibration: Calibration | None) -> str | None:
+    """How often the model is right, over how sure it is, before and after the temperature."""
+    if not len(scored.better_P):
+        return None
+    series = {"as trained": reliability(scored.gaps_P)}
+    if calibration is not None and calibration.temperature is not None:
+        temperature = calibration.temperature
+        series[f"temperature {temperature:.3g}"] = reliability(scored.gaps_P / temperature)
+    return reliability_curves({n: (r.confidence_B, r.accuracy_B) for n, r in series.items()})
 
 
 def _series(logged: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:

@@ -1,21 +1,46 @@
-"""task=evaluate: score rows with a trained reward model, without training it."""
+"""task=evaluate: judge rewards, a trained model's or those in files, on rows and on suites."""
 
+import dataclasses
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Gt
 
+from rmexp import calibration
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError, fallback
+from rmexp.evaluation import EvaluationSet, Rows, Several, sets_of
+from rmexp.given import Given, given, of_suite
 from rmexp.losses import Loss
+from rmexp.metrics import thorough
 from rmexp.module import RewardModule
 from rmexp.progress import Reporter
-from rmexp.tasks.setup import load_trained, prepare_data, seed_everything
+from rmexp.reading import RowReport, assign_splits, check_bad_rows
+from rmexp.scoring import Scorer
+from rmexp.sensitivity import chosen, probe_rewrites
+from rmexp.suite_data import SuiteData
+from rmexp.tasks.setup import load_trained, prepare_data, say_verdicts, seed_everything
 from rmexp.tasks.train import score_split
 from rmexp.templates import Template
-from rmexp.tracking import JsonLines, RunDirectory, peak_memory_gib
+from rmexp.tracking import JsonLines, RunDirectory, environment, peak_memory_gib
 from rmexp.training import TrainerSettings
+from rmexp.verdicts import of_set
+
+Part = Literal["auto", "train", "val", "test", "all"]
+Evaluation = EvaluationSet | Several | Rows
+
+
+@dataclass
+class Case:
+    """A set that the model is to score: a split of some data, and the suite that it is."""
+
+    name: str
+    data: ComparisonData
+    suite: EvaluationSet | None = None
 
 
 def evaluate(
@@ -25,48 +50,194 @@ def evaluate(
     data: ComparisonData,
     loss: Loss,
     trainer: TrainerSettings,
+    eval: Evaluation,
     loggers: list[Any],
     run: RunDirectory,
     reporter: Reporter,
     seed: int,
     trained_data: str | None,
     own_data: bool,
-    rows: Literal["auto", "train", "val", "test", "all"] = "auto",
+    rows: Part = "auto",
+    probes: bool = True,
+    probe_rows: Annotated[int, Gt(0)] = 100,
 ) -> dict[str, float]:
-    """Score a split, or all rows, and return its metrics; predictions go into the run directory.
+    """Score a split, all rows, or suites, and return their metrics; predictions go into the run.
 
     Args:
-        checkpoint: the run or Hugging Face directory that `model` loads from, for messages.
+        checkpoint: the run or Hugging Face directory that `model` loads from.
+        eval: suites, or the rows of `data`; a suite with `scores` is judged by that file.
         trained_data: fingerprint of the data that the checkpoint's run was trained on.
         own_data: the command line says nothing about data: it is the run's own.
-        rows: which rows; `auto` is test for the run's own data and all for any other.
+        rows: which rows of `data`; `auto` is test for the run's own data and all for any other.
+        probes: whether to score harmless rewrites too, and rows with their labels swapped.
+        probe_rows: comparisons of each set that this is done with, from its start.
 
     Raises:
-        UserError: the run's own data has changed, or there are no such rows.
+        UserError: the run's own data has changed, there are no such rows, or rows, files or the
+            checkpoint cannot be used.
     """
     seed_everything(seed)
-    prepared = prepare_data(model, template, data, seed, run, reporter)
-    same_data = data.fingerprint == trained_data
-    if own_data and trained_data is not None and not same_data:
-        raise UserError(
-            f"The data of {checkpoint} has changed since it was trained, and with it the test "
-            "rows; name it (data=... data.path=...) to judge all its rows."
-        )
-    split = rows if rows != "auto" else ("test" if same_data else "all")
-    if split == "all":
-        data.splits["all"] = np.arange(len(data.rows))
-    if not len(data.splits[split]):
-        raise UserError(f"task.rows={split}: the data has no such rows.")
+    home = Path(checkpoint).expanduser()
+    scale = calibration.load(home)
+    in_files = [_given_suite(one) for one in sets_of(eval) if one.scores is not None]
+    suites = [one for one in sets_of(eval) if one.scores is None]
+    cases = [Case(one.name, SuiteData(one, data), one) for one in suites] or [Case("", data)]
+    first, *others = (case.data for case in cases)
+    prepared = prepare_data(model, template, first, seed, run, reporter, others=others)
+    if not suites:
+        same = data.fingerprint == trained_data
+        if own_data and trained_data is not None and not same:
+            raise UserError(
+                f"The data of {checkpoint} has changed since it was trained, and with it the test "
+                "rows; name it (data=... data.path=...) to judge all its rows."
+            )
+        cases[0].name = rows if rows != "auto" else ("test" if same else "all")
+        _check_part(data.splits, cases[0].name, len(data.rows))
+    longest = max((case.data for case in cases), key=lambda found: found.longest())
+    prepared = dataclasses.replace(prepared, data=longest)
     trained = load_trained(model, prepared, seed, run, reporter, trainer.device())
-    module = RewardModule(trained, loss, data)
-    if said := _without_loss(loss, data, split, Path(checkpoint).expanduser()):
+    fit = trainer.build(run, [JsonLines(run), *loggers], [])
+    metrics: dict[str, float] = {}
+    verdicts: list[str] = []
+    for case in cases:
+        case.data.layout, case.data.places = longest.layout, longest.places
+        values = _measured(case, RewardModule(trained, loss, case.data), fit, scale, home, run)
+        verdicts += of_set(case.name, values)
+        if probes:
+            trained.to(trainer.device())  # Lightning takes it down to the CPU when it is done
+            scorer = Scorer(
+                trained,
+                case.data.own_tokenizer(prepared.tokenizer),
+                case.data.layout,
+                trainer.resolved_precision(),
+                case.data.max_length,
+                case.data.micro_batch_tokens,
+            )
+            more, bad = _probed(case, scorer, probe_rows)
+            values, verdicts = values | more, verdicts + bad
+        _log(fit.loggers, values)
+        metrics |= values
+    found, bad = _judged(in_files, fit.loggers, run)
+    say_verdicts(verdicts + bad, run, reporter)
+    run.update(evaluated=str(checkpoint), peak_memory_gib=round(peak_memory_gib(), 2))
+    return metrics | found
+
+
+def judge(
+    eval: Evaluation,
+    data: ComparisonData,
+    loggers: list[Any],
+    run: RunDirectory,
+    reporter: Reporter,
+    seed: int,
+    rows: Part = "auto",
+) -> dict[str, float]:
+    """The same of rewards that somebody else computed: no model, tokenizer or template.
+
+    Lengths are in characters then.
+
+    Args:
+        eval: suites, or the rows of `data`; all with `scores`.
+        rows: which rows of `data`; `auto` is all.
+
+    Raises:
+        UserError: rows or files cannot be used, or nothing in them joins.
+    """
+    sets = [_given_suite(one) for one in sets_of(eval)]
+    if isinstance(eval, Rows):
+        assert eval.scores is not None, "`config.settled` sends only what has scores here"
+        sets = [_given_rows(data, eval.scores, "all" if rows == "auto" else rows)]
+    run.write_json("environment.json", environment(seed=seed))
+    for one in sets:
+        reporter.say(f"{one.name}: {len(one.rows)} comparisons with rewards")
+    metrics, verdicts = _judged(sets, [JsonLines(run), *loggers], run)
+    say_verdicts(verdicts, run, reporter)
+    return metrics
+
+
+def _measured(
+    case: Case,
+    module: RewardModule,
+    fit: Any,
+    scale: calibration.Calibration | None,
+    home: Path,
+    run: RunDirectory,
+) -> dict[str, float]:
+    """Score a set and keep its predictions; every metric but those of rewrites."""
+    name, data = case.name, case.data
+    module.calibration, module.logs = scale, False
+    if said := _without_loss(module.loss, data, name, home):
         fallback(said)
         module.judges_loss = False
-    fit = trainer.build(run, [JsonLines(run), *loggers], [])
-    metrics = score_split(fit, module, data, split)
-    run.write_predictions(split, data.rows, data.splits[split], module.rewards)
-    run.update(evaluated=str(checkpoint), peak_memory_gib=round(peak_memory_gib(), 2))
-    return metrics
+    values = score_split(fit, module, data, name)
+    values |= {f"{name}/{k}": v for k, v in thorough(module.scored(name)).items()}
+    run.write_predictions(name, data.rows, data.splits[name], module.rewards)
+    if case.suite is not None:
+        rows = data.rows.select_columns(["id", "prompt_key", "subset", "levels"])
+        rewards = [module.rewards[item] for item in range(len(rows))]
+        values |= of_suite(case.suite, rows, rewards)
+    return values
+
+
+def _probed(case: Case, scorer: Scorer, count: int) -> tuple[dict[str, float], list[str]]:
+    """`SET/sensitivity/...` of the set's first comparisons, and what is bad."""
+    ids = case.data.rows.select(case.data.splits[case.name][:count])["id"][:]
+    found = probe_rewrites(scorer, chosen(case.data.comparisons(RowReport()), ids))
+    if found is None:
+        fallback(f"{case.name}: no comparison can be rewritten and scored again.")
+        return {}, []
+    if found.lost:
+        fallback(f"{case.name}: {found.lost} comparisons are too long once they are rewritten.")
+    named = {f"{case.name}/sensitivity/{k}": value for k, value in found.metrics.items()}
+    return named, [f"{case.name}: {sentence}" for sentence in found.verdicts]
+
+
+def _given_suite(one: EvaluationSet) -> Given:
+    assert one.scores is not None
+    return given(one.name, [(c, None) for c in one.read()[0]], one.scores, one)
+
+
+def _given_rows(data: ComparisonData, scores: str, part: Part) -> Given:
+    """The rows of `data` that belong to a split, dealt out as for a model."""
+    report, recipe = RowReport(), data.recipe
+    found = list(data.comparisons(report))
+    check_bad_rows(report, recipe.on_bad_row, recipe.max_bad_share)
+    keys, declared, subsets = zip(
+        *((o.prompt_key, o.split, o.subset) for o, _ in found), strict=True
+    )
+    splits = assign_splits(
+        list(keys), list(declared), list(subsets), data.shares, data.split_seed, report
+    )
+    _check_part(splits, part, len(found))
+    return given(part, [found[n] for n in splits[part]], scores)
+
+
+def _judged(
+    sets: Sequence[Given], loggers: Sequence[Any], run: RunDirectory
+) -> tuple[dict[str, float], list[str]]:
+    """The metrics of sets whose rewards were given, and what is bad; predictions are kept."""
+    metrics: dict[str, float] = {}
+    verdicts: list[str] = []
+    for one in sets:
+        values = one.metrics()
+        run.write_predictions(one.name, one.rows, range(len(one.rows)), one.rewards)
+        verdicts += of_set(one.name, values)
+        _log(loggers, values)
+        metrics |= values
+    return metrics, verdicts
+
+
+def _check_part(splits: dict[str, np.ndarray], part: str, count: int) -> None:
+    """Make `all` a split too, and refuse an empty one."""
+    if part == "all":
+        splits["all"] = np.arange(count)
+    if not len(splits[part]):
+        raise UserError(f"task.rows={part}: the data has no such rows.")
+
+
+def _log(loggers: Sequence[Any], values: Mapping[str, float]) -> None:
+    for logger in loggers:
+        logger.log_metrics(dict(values), 0)
 
 
 def _without_loss(loss: Loss, data: ComparisonData, split: str, home: Path) -> str | None:

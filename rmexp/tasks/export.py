@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rmexp import calibration
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError
 from rmexp.export import export
@@ -44,6 +45,7 @@ def export_run(
     module = RewardModule(trained, loss, data)
     texts, values = proof(module, data)
     facts = card_facts(home.name, model, labels, prepared, loss, trained_metrics)
-    export(module.model, prepared.tokenizer, texts, values, facts, home)
+    scale = calibration.load(Path(checkpoint).expanduser())
+    export(module.model, prepared.tokenizer, texts, values, facts, home, scale)
     reporter.say(f"exported {checkpoint} to {home}, proved on {len(texts)} responses")
     return trained_metrics

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +40,36 @@ def prepare_data(
     run: RunDirectory,
     reporter: Reporter,
     check: Callable[[], None] = lambda: None,
+    others: Sequence[ComparisonData] = (),
 ) -> Prepared:
     """Load the tokenizer, install the template, read, tokenise and check the data; say it all.
 
-    Nothing here loads a model, so that bad rows stop a run within seconds.
+    Nothing here loads a model, so that bad rows stop a run within seconds. `others` are data that
+    the same model will see.
     """
-    data.check_sources()
+    everything = [data, *others]
+    for one in everything:
+        one.check_sources()
     tokenizer = source.load_tokenizer()
     said = template.install(tokenizer)
-    data.prepare(tokenizer, seed, reporter.count)
+    for one in everything:
+        one.prepare(tokenizer, seed, reporter.count)
     check()
     audit = templates.audit(tokenizer, *data.example())
     if audit.bos_count > 1:
         raise UserError(
             f"The template begins a text with {audit.bos_count} BOS tokens; write one at most."
         )
-    reporter.say(*data.lines(), *([said] if said else []), *audit.lines())
-    facts = {"data": data.report.to_dict(), "template": dataclasses.asdict(audit), "seed": seed}
-    run.write_json("environment.json", environment(**facts, data_fingerprint=data.fingerprint))
+    lines = [line for one in everything for line in one.lines()]
+    reporter.say(*lines, *([said] if said else []), *audit.lines())
+    reports = [one.report.to_dict() for one in everything]
+    facts = {
+        "data": reports if others else reports[0],
+        "template": dataclasses.asdict(audit),
+        "seed": seed,
+        "data_fingerprint": "+".join(one.fingerprint for one in everything),
+    }
+    run.write_json("environment.json", environment(**facts))
     return Prepared(tokenizer, data, audit)
 
 
@@ -130,6 +142,12 @@ def card_facts(
         "fingerprint": prepared.audit.fingerprint,
         "metrics": {key: value for key, value in metrics.items() if key.startswith("test/")},
     }
+
+
+def say_verdicts(verdicts: Sequence[str], run: RunDirectory, reporter: Reporter) -> None:
+    """Say what is bad about the rewards, and keep it in `result.json`."""
+    run.update(verdicts=list(verdicts))
+    reporter.say(*(f"! {sentence}" for sentence in verdicts))
 
 
 def check_disk(model: nn.Module, folder: Path) -> None:

@@ -8,27 +8,31 @@ from typing import Any
 import numpy as np
 import torch
 
+from rmexp import calibration
 from rmexp.config import suggest
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError
 from rmexp.export import export
 from rmexp.losses import Loss
-from rmexp.metrics import evaluate, scored
+from rmexp.metrics import evaluate
 from rmexp.model import rewards
 from rmexp.module import RewardModule
 from rmexp.optim import AdamW
 from rmexp.progress import Reporter, TrainingProgress
 from rmexp.report.page import write_report
+from rmexp.scored import judged
 from rmexp.tasks.setup import (
     card_facts,
     check_disk,
     load_model,
     prepare_data,
+    say_verdicts,
     seed_everything,
 )
 from rmexp.templates import Template
 from rmexp.tracking import JsonLines, RunDirectory, peak_memory_gib
 from rmexp.training import TrainerSettings
+from rmexp.verdicts import of_set
 
 PROOF_ROWS = 8
 """Responses on which an export is proved."""
@@ -50,7 +54,7 @@ def train(
     labels: dict[str, str],
     resume: str | None,
 ) -> dict[str, float]:
-    """Train, select, test, export and report; returns the metrics of val and test.
+    """Train, select, calibrate, test, export and report; returns the metrics of val and test.
 
     Args:
         model: where the model comes from (`Pretrained`, `Tiny`).
@@ -88,19 +92,31 @@ def train(
         steps=fit.global_step,
     )
     metrics = _test(fit, module, data, run, reporter)
+    scored = module.scored("test")
     if state := loss.state():
         run.write_json("loss.json", state)
     module.cpu()
     texts, values = proof(module, data)
     facts = card_facts(name, model, labels, prepared, loss, metrics)
-    export(reward_model, prepared.tokenizer, texts, values, facts, run.path / "export")
+    export(
+        reward_model,
+        prepared.tokenizer,
+        texts,
+        values,
+        facts,
+        run.path / "export",
+        module.calibration,
+    )
     reporter.say(f"export: proved on {len(texts)} responses, alone and padded on either side")
+    said = module.calibration.note if module.calibration else None
+    say_verdicts([*([said] if said else []), *of_set("test", metrics)], run, reporter)
     run.update(peak_memory_gib=round(peak_memory_gib(), 2))
     write_report(
         run,
         name,
         " · ".join(labels.values()),
-        scored(data.rows, data.splits["test"], module.rewards),
+        scored,
+        module.calibration,
         metrics,
         data.lines(),
         prepared.audit.lines(),
@@ -112,7 +128,11 @@ def train(
 def _test(
     fit: Any, module: RewardModule, data: ComparisonData, run: RunDirectory, reporter: Reporter
 ) -> dict[str, float]:
-    """Score val and test with the best weights, and keep the predictions of both."""
+    """Score val and test with the best weights, and keep the predictions of both.
+
+    What val teaches of the reward's scale is kept too, and test is judged with it; val's own
+    calibrated metrics are on the pairs that the temperature was fitted on.
+    """
     best = fit.checkpoint_callback
     stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(stored["state_dict"])
@@ -121,17 +141,26 @@ def _test(
         f"{best.monitor} {float(best.best_model_score):.4f}"
     )
     run.update(best_step=stored["global_step"])
-    metrics: dict[str, float] = {}
-    for split in ("val", "test"):
-        if split == "val" and module.validated_at == stored["global_step"]:
-            metrics |= module.metrics  # the last validation was of these very weights
-        elif split == "test" and data.splits["test"] is data.splits["val"]:
-            metrics |= {f"test/{name.removeprefix('val/')}": v for name, v in metrics.items()}
-        else:
-            module.logs = split == "test"  # val was logged when these weights were new
-            metrics |= score_split(fit, module, data, split)
-        run.write_predictions(split, data.rows, data.splits[split], module.rewards)
+    if module.validated_at != stored["global_step"]:  # else these weights scored val last
+        module.logs = False  # val was logged when these weights were new
+        score_split(fit, module, data, "val")
+        module.logs = True
+    _calibrate(module, run)
+    metrics = module.evaluation("val")
+    run.write_predictions("val", data.rows, data.splits["val"], module.rewards)
+    if data.splits["test"] is data.splits["val"]:
+        metrics |= {f"test/{name.removeprefix('val/')}": v for name, v in metrics.items()}
+    else:
+        metrics |= score_split(fit, module, data, "test")
+    run.write_predictions("test", data.rows, data.splits["test"], module.rewards)
     return metrics
+
+
+def _calibrate(module: RewardModule, run: RunDirectory) -> None:
+    """Learn the reward's scale from val, which was scored last, and keep it in the run."""
+    s = module.scored("val")
+    module.calibration = calibration.fit(s.rewards_N, s.ratings_N, s.gaps_P)
+    run.write_json(calibration.FILE, module.calibration.to_dict())
 
 
 def score_split(
@@ -170,7 +199,7 @@ def _with_monitor(trainer: TrainerSettings, data: ComparisonData) -> TrainerSett
         int(row): rng.random(len(ratings)).tolist()
         for row, ratings in zip(val, data.rows.select(val)["ratings"], strict=True)
     }
-    tried = evaluate(scored(data.rows, val, rewards))
+    tried = evaluate(judged(data.rows, val).with_rewards(rewards))
     known = ["loss", *(name for name, value in tried.items() if value == value)]
     if trainer.monitor == "auto":
         best = next(name for name in ("accuracy", "spearman", "loss") if name in known)
