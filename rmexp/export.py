@@ -14,6 +14,7 @@ from rmexp import __version__, templates
 from rmexp.calibration import FILE as CALIBRATION
 from rmexp.calibration import Calibration
 from rmexp.errors import UserError, fallback
+from rmexp.metrics import TABLE
 from rmexp.model import token_head
 
 TOLERANCE = 1e-4
@@ -182,7 +183,8 @@ def check_fingerprint(home: Path, tokenizer: Any) -> None:
 
 def _card(facts: Mapping[str, Any], calibration: Calibration | None) -> str:
     metrics = facts["metrics"]
-    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
+    shown = (f"test/{name}" for name in TABLE if f"test/{name}" in metrics)
+    rows = "\n".join(f"| {name} | {_with_interval(metrics, name)} |" for name in shown)
     found = {
         "version": __version__,
         "rows": rows,
@@ -190,6 +192,12 @@ def _card(facts: Mapping[str, Any], calibration: Calibration | None) -> str:
         "scale": "" if calibration is None else _scale(calibration),
     }
     return CARD.format(**facts, **found)
+
+
+def _with_interval(metrics: Mapping[str, float], name: str) -> str:
+    ends = [metrics[name + end] for end in ("_low", "_high") if name + end in metrics]
+    span = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if len(ends) == 2 else ""
+    return f"{metrics[name]:.4f}{span}"
 
 
 def _scale(calibration: Calibration) -> str:
