@@ -115,11 +115,10 @@ def write() -> None:
             shown(line["metrics"], "spearman"),
             f"{line['metrics']['pairs']:.0f}",
             f"{line['metrics'].get('length_baseline', float('nan')):.3f}".replace("nan", ""),
-            f"{line['seconds']:.0f}",
         ]
         for line in cells()
     ]
-    heads = "data | loss | val accuracy [95%] | val Spearman [95%] | pairs | longer wins | seconds"
+    heads = "data | loss | val accuracy [95%] | val Spearman [95%] | pairs | longer wins"
     TABLE.write_text(
         f"""# Losses on real data, after a small budget
 
