@@ -118,6 +118,9 @@ def write() -> None:
         ]
         for line in cells()
     ]
+    done = {(line["data"], line["loss"]) for line in cells()}
+    every = ((one.option, loss) for one in SETS for loss in one.losses)
+    missing = ", ".join(f"{data} {loss}" for data, loss in every if (data, loss) not in done)
     heads = "data | loss | val accuracy [95%] | val Spearman [95%] | pairs | longer wins"
     TABLE.write_text(
         f"""# Losses on real data, after a small budget
@@ -128,6 +131,8 @@ not losses**, and most intervals overlap. Validation rows are those that nothing
 checkpoint was selected on them. "Longer wins" is the accuracy of that rule on the same pairs.
 
 {chr(10).join(table(heads, rows))}
+
+Not measured yet: {missing or "nothing"}.
 """
     )
 
