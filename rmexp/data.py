@@ -36,6 +36,11 @@ COLUMNS = {
 }
 """Kind of judgement -> the column that counts it in a row; an order has two levels or more."""
 
+OWN_TEMPLATE = (
+    "data.template and data.system hold for these rows alone: an export carries template and "
+    "template.system."
+)
+
 
 class ComparisonData(lightning.LightningDataModule):
     """Comparisons, tokenised once and cached, split by prompt, dealt out in steps.
@@ -153,10 +158,6 @@ class ComparisonData(lightning.LightningDataModule):
         parts = [self.source_key, self.shares, self.split_seed]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         self.splits = self.split()
-        if self.max_per_prompt is not None:
-            train = self.splits["train"]
-            keep = sampling.capped(self._prompts(train), self.max_per_prompt, self.split_seed)
-            self._keep(keep, f"beyond data.max_per_prompt={self.max_per_prompt}")
 
     def split(self) -> dict[str, np.ndarray]:
         """Split -> its rows."""
@@ -180,16 +181,15 @@ class ComparisonData(lightning.LightningDataModule):
         self, tokenizer: Any, progress: Callable[[str, int], None]
     ) -> tuple[Any, RowReport, bool]:
         """The tokenised rows, the report on them, and whether they came from the cache."""
-        return load_or_tokenise(self.recipe, self.own_tokenizer(tokenizer), self.cache, progress)
+        own = self.own_tokenizer(tokenizer)
+        if own is not tokenizer:
+            fallback(OWN_TEMPLATE)
+        return load_or_tokenise(self.recipe, own, self.cache, progress)
 
     def own_tokenizer(self, tokenizer: Any) -> Any:
         """The tokenizer with these rows' own template and system prompt, where they have one."""
         if self.template is None and self.system is None:
             return tokenizer
-        fallback(
-            "data.template and data.system hold for these rows alone: an export carries template "
-            "and template.system."
-        )
         tokenizer = copy.deepcopy(tokenizer)
         if self.template is not None:
             self.template.install(tokenizer)

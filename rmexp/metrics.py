@@ -1,6 +1,7 @@
 """Metrics of one scored evaluation set: plain functions of arrays, in fp64 over fp32 rewards."""
 
 import numpy as np
+from scipy.stats import rankdata as ranks
 
 from rmexp.best_of import best_of_k
 from rmexp.calibration import Calibration
@@ -201,12 +202,6 @@ def _agreement(s: Scored) -> dict[str, float]:
         if name != "spearman":  # the quick interval stands already
             out |= {f"{name}_low": low, f"{name}_high": high}
     return out
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value from 1; equal values share the mean of theirs."""
-    _, member, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[member]
 
 
 def auc(better: np.ndarray, worse: np.ndarray, weights: np.ndarray | None = None) -> float:

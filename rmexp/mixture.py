@@ -159,7 +159,7 @@ class Mixture(ComparisonData):
         super().check_trainable(loss, loss_name, data_name)
         train = self.splits["train"]
         spans: dict[str, tuple[float, float]] = {}
-        for name, home in zip(self.sources, range(len(self.sources)), strict=True):
+        for home, name in enumerate(self.sources):
             rows = self._lists("ratings", train[self.home[train] == home])
             if found := [r for row in rows for r in row if r == r]:
                 spans[name] = (min(found), max(found))

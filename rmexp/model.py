@@ -157,9 +157,9 @@ def check_padding(model: Any, pad_token_id: int) -> None:
     tokens = _random_tokens(model)
     long, short = tokens.tolist(), tokens[:8].tolist()
     collate = Collate(pad_token_id, sys.maxsize, "padded", positions(model))
-    alone_, both = (collate([unjudged(rows)]).batches[0] for rows in ([short], [long, short]))
+    lone, both = (collate([unjudged(rows)]).batches[0] for rows in ([short], [long, short]))
     try:
-        alone = rewards(model, alone_.to(tokens.device))
+        alone = rewards(model, lone.to(tokens.device))
         together = rewards(model, both.to(tokens.device))[1:]
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]

@@ -257,6 +257,15 @@ def test_columns_by_other_names(rmexp, write_rows):
     assert result(rmexp.runs()[0])["status"] == "done"
 
 
+def test_a_cap_is_not_spent_on_rows_that_teach_nothing(rmexp, write_rows):
+    unrated = [{"prompt": f"Say {n % 10}.", "responses": ["a", f"b{n}"]} for n in range(40)]
+    pairs = [row | {"prompt": f"Say {n}."} for n, row in enumerate(pair_rows(10))]
+    path = write_rows(unrated + pairs)
+    done = rmexp(*TINY, "data=jsonl", f"data.path={path}", "data.max_per_prompt=1")
+    assert "nothing in it for loss=contrastive" in done.stdout
+    assert "beyond data.max_per_prompt" not in done.stdout
+
+
 def test_a_cap_on_comparisons_of_a_prompt_is_counted(rmexp, write_rows):
     rows = [row | {"prompt": f"Say {n % 10}."} for n, row in enumerate(pair_rows(60))]
     path = write_rows(rows)

@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 from rmexp import templates
-from rmexp.data import ComparisonData
-from rmexp.errors import UserError
+from rmexp.data import OWN_TEMPLATE, ComparisonData
+from rmexp.errors import UserError, fallback
 from rmexp.mixture import Mixture
 from rmexp.progress import Reporter
 from rmexp.reading import RowReport, check_bad_rows, read_comparisons
@@ -51,6 +51,8 @@ def score(
     template.install(tokenizer)
     recipe, precision = data.recipe, trainer.resolved_precision()
     own = data.own_tokenizer(tokenizer)
+    if own is not tokenizer:
+        fallback(OWN_TEMPLATE)
     fingerprint = templates.fingerprint(own)
     weights = source_fingerprint(getattr(model, "path", None) or model.weights)
     key = [weights, recipe.dialogues_key, fingerprint, precision]
