@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,14 @@ from rmexp.errors import UserError
 PACKAGE = Path(__file__).parent
 CONF_DIR = next(d for d in (PACKAGE / "conf", PACKAGE.parent / "conf") if d.is_dir())
 """In a wheel conf/ lies inside the package, in a checkout beside it."""
+
+
+@dataclass
+class Sweep:
+    """How a multirun is done."""
+
+    skip_invalid: bool = MISSING
+    export: str = MISSING
 
 
 @dataclass
@@ -51,6 +59,7 @@ class Root:
     source: str | None = MISSING
     runs: Any = MISSING
     cache: str = MISSING
+    sweep: Sweep = field(default_factory=Sweep)
 
 
 GROUPS = (
@@ -100,7 +109,9 @@ def package_directory(package: str) -> str:
 def run_directory(
     resume: str | None, name: str | None, task: str, loss: str, data: str, day: str, clock: str
 ) -> str:
-    """outputs/DAY/CLOCK-NAME, or the directory that is resumed."""
+    """outputs/DAY/CLOCK-NAME, or the directory that is resumed; task=status makes none."""
+    if task == "status":
+        return "."
     if resume:
         return resume
     label = name or (f"{loss}-{data}" if task == "train" else task)
@@ -108,7 +119,7 @@ def run_directory(
 
 
 def sweep_directory(name: str | None, day: str, clock: str) -> str:
-    """outputs/sweeps/NAME."""
+    """outputs/sweeps/NAME: a stand-in, as `sweep.plan` names the directory before Hydra starts."""
     return f"outputs/sweeps/{plain_name(name) if name else f'{day}_{clock}'}"
 
 
@@ -270,6 +281,8 @@ def check(config: DictConfig) -> None:
             raise UserError(f"There is no key {name}{suggest(name, list(Root.__annotations__))}.")
     if config.seed < 0:
         raise UserError(f"seed={config.seed}: should be 0 or more.")
+    if config.sweep.export not in ("best", "all", "none"):
+        raise UserError(f"sweep.export={config.sweep.export}: should be best, all or none.")
     for path, node in _targets(config, ""):
         _check_target(path, node)
 

@@ -1,4 +1,4 @@
-"""The two ways in which rmexp says that something is not right: stop, or go on and say so."""
+"""How rmexp says that something is not right: stop, or go on and say so."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,6 +10,10 @@ class UserError(Exception):
 
     `python -m rmexp` prints the sentence without a traceback and exits with 1.
     """
+
+
+class DiskFull(BaseException):
+    """The disk is full: nothing further can be written, so that a sweep ends here as well."""
 
 
 _recorders: list[Callable[[str], None]] = []

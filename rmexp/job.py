@@ -1,10 +1,14 @@
 """One job: a composed configuration becomes built objects, a run directory, and an outcome."""
 
+import contextlib
+import dataclasses
+import errno
 import inspect
 import json
 import logging
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,31 +21,76 @@ from rich.table import Table
 
 from rmexp.checkpoint import inherit, saved_config
 from rmexp.config import GROUPS, build, locate, plain_name
-from rmexp.errors import recording
+from rmexp.errors import DiskFull, UserError, recording
 from rmexp.metrics import TABLE
 from rmexp.progress import Reporter
+from rmexp.sweep.state import read_state
 from rmexp.tracking import NoLogger, RunDirectory
 
 
 @dataclass(frozen=True)
 class Job:
-    """What Hydra knows of a job: its configuration, how it came about, and where it goes."""
+    """What Hydra knows of a job: its configuration, how it came about, and where it goes.
+
+    sweep        the name of the sweep that it is part of
+    fingerprint  of a sweep's job: configuration, data and code
+    """
 
     config: DictConfig
     overrides: list[str]
     choices: Mapping[str, str]
     directory: Path
     sweep: str | None
+    fingerprint: str | None = None
+
+
+def take_up(job: Job, reporter: Reporter) -> Job | None:
+    """What a sweep has left to do of a job.
+
+    None where it is done; one that was killed or interrupted goes on from its last checkpoint; what
+    failed or was left half-written begins anew in its directory.
+
+    Raises:
+        UserError: another process works on it, or the directory holds a run of other settings.
+    """
+    state = read_state(job.directory)
+    same = state.result.get("fingerprint") == job.fingerprint
+    if state.status == "running":
+        raise UserError(
+            f"{near(job.directory)}: that run is at work "
+            f"(process {state.result['pid']} on {state.result['host']})."
+        )
+    if state.status == "done" and not same:
+        raise UserError(
+            f"{near(job.directory)} holds a finished run of other settings, data or code: "
+            "move it away."
+        )
+    if state.status == "done":
+        reporter.say("done before: reused")
+        return None
+    if state.resumable and same:
+        reporter.say(f"{state.status} before: goes on from its last checkpoint")
+        config = job.config.copy()
+        config.resume = str(job.directory)
+        return dataclasses.replace(job, config=config)
+    if state.status != "left":
+        reporter.say(f"{state.status} before: begins anew")
+        for part in job.directory.iterdir():
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    return job
 
 
 def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
     """Build what the task's signature names, run it, and record how it ended.
 
     Raises:
-        whatever the task raised, once it is recorded in `result.json` and `error.txt`.
+        DiskFull: nothing more can be written.
+        whatever else the task raised, once it is recorded in `result.json` and `error.txt`.
     """
-    _quieten_libraries()
+    quieten_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if "run" not in inspect.signature(locate("task", job.config.task["_target_"])).parameters:
+        return _call(job.config, {"reporter": reporter, "runs": job.config.runs})  # only looks
     config, facts = _settle(job)
     run = _open(job, config)
     fallbacks: list[str] = []
@@ -58,7 +107,9 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
         name=facts["name"],
         labels=facts["labels"],
         sweep=facts["sweep"],
+        fingerprint=facts["fingerprint"],
         fallbacks=fallbacks,
+        interrupted=False,
     )
     logger, exit_code = None, 1
     try:
@@ -84,16 +135,19 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
                 "out": config.out,
                 "source": job.config.source,
                 "runs": job.config.runs,
+                "exports": facts["sweep"] is None or config.sweep.export == "all",
             }
             metrics = _call(config, offered)
         run.finish("done", metrics=metrics)
         exit_code = 0
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
-        run.finish("failed", error="interrupted")
-        if (run.path / "checkpoints" / "last.ckpt").is_file():
-            reporter.say(f"interrupted; go on with: python -m rmexp resume={_near(run.path)}")
+        run.finish("failed", error="interrupted", interrupted=True)
+        if job.sweep is None and (run.path / "checkpoints" / "last.ckpt").is_file():
+            reporter.say(f"interrupted; go on with: python -m rmexp resume={near(run.path)}")
         raise KeyboardInterrupt from None
     except Exception as error:
+        if _is_full(error):
+            raise _disk_full(run) from error
         run.fail(error)
         raise
     finally:
@@ -101,6 +155,23 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
             logger.finish(exit_code)
     _close(run, metrics, reporter)
     return metrics
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Did writing fail for want of space? Libraries say it in words of their own."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error is not None and (
+        full or "No space left on device" in str(error) or _is_full(error.__cause__)
+    )
+
+
+def _disk_full(run: RunDirectory) -> DiskFull:
+    """What to say, recorded as far as the disk still lets us; the run can go on later."""
+    sentence = f"The disk of {near(run.path)} is full: free some space."
+    with contextlib.suppress(OSError):
+        run.finish("failed", error=sentence, interrupted=True)
+        (run.path / "error.txt").write_text(f"{sentence}\n")
+    return DiskFull(sentence)
 
 
 def _call(config: DictConfig, offered: Mapping[str, Any]) -> dict[str, float]:
@@ -126,10 +197,11 @@ def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
         config = saved_config(Path(config.resume))
         config.resume = job.config.resume
         old = json.loads((Path(config.resume) / "result.json").read_text())
-        return config, {key: old[key] for key in ("task", "labels", "name", "sweep")}
+        return config, {key: old[key] for key in ("task", "labels", "name", "sweep", "fingerprint")}
     task = config.task["_target_"].split(".")[-2]
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}
     facts: dict[str, Any] = {"task": task, "labels": labels, "sweep": job.sweep}
+    facts["fingerprint"] = job.fingerprint
     if config.checkpoint is not None:
         config, inherited = inherit(config, job.overrides, own_rows=task != "score")
         facts |= inherited | {"labels": labels | inherited["labels"]}
@@ -148,20 +220,20 @@ def _close(run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter) 
     """The closing table, and where everything is."""
     if metrics:
         reporter.console.print(closing_table(metrics))
-    rows = [("run", _near(run.path))]
+    rows = [("run", near(run.path))]
     rows += [
-        (what, _near(run.path / name))
+        (what, near(run.path / name))
         for what, name in (("report", "report.html"), ("export", "export"))
         if (run.path / name).exists()
     ]
     if wandb := run.result.get("wandb"):
         offline = wandb["mode"] == "offline"
-        synced = f"wandb sync {_near(Path(wandb['directory']))}"
+        synced = f"wandb sync {near(Path(wandb['directory']))}"
         rows.append(("W&B", synced if offline else wandb["url"]))
     reporter.say(*(f"{what:<8}{where}" for what, where in rows))
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
     """A path as a person here would type it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -199,7 +271,7 @@ def _library_warnings(file: Path) -> Iterator[None]:
         warnings.showwarning = before
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Their progress bars and notes would tear ours apart."""
     import datasets
     import transformers

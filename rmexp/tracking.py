@@ -7,6 +7,7 @@ result.json error.txt                         status, metrics, cost, fallbacks; 
 checkpoints/ export/ report.html
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -127,7 +128,8 @@ class RunDirectory:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            self.update()
+            with contextlib.suppress(OSError):  # a full disk is said where the run meets it
+                self.update()
 
 
 class JsonLines(Logger):

@@ -16,7 +16,7 @@ NO_SETTING = (
     *("name", "resume", "cache", "out", "source", "runs", "checkpoint"),
     *("data.cache", "trainer.keep", "trainer.checkpoint_every"),
 )
-NO_SETTINGS = ("logger.", "task.", "eval.")
+NO_SETTINGS = ("logger.", "task.", "eval.", "sweep.")
 """Keys (and beginnings of keys) that say where a run goes, and not what it is."""
 
 LONGEST = 40

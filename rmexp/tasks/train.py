@@ -53,6 +53,7 @@ def train(
     name: str,
     labels: dict[str, str],
     resume: str | None,
+    exports: bool,
 ) -> dict[str, float]:
     """Train, select, calibrate, test, export and report; returns the metrics of val and test.
 
@@ -62,6 +63,7 @@ def train(
         loggers: mirrors of `metrics.jsonl`.
         labels: the chosen option of each group, for tables and the card.
         resume: the run directory to go on in, or None.
+        exports: write `export/`; a sweep does that for its best run alone, at its end.
     """
     seed_everything(seed)
 
@@ -83,7 +85,7 @@ def train(
     fit = trainer.build(run, [JsonLines(run), *loggers], [progress])
     last = _resume_point(run, fingerprints) if resume else None
     started = time.monotonic()
-    run.update(precision=trainer.resolved_precision())
+    run.update(precision=trainer.resolved_precision(), total_steps=steps)
     fit.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     run.update(
         training_seconds=round(time.monotonic() - started, 1),
@@ -95,19 +97,13 @@ def train(
     scored = module.scored("test")
     if state := loss.state():
         run.write_json("loss.json", state)
-    module.cpu()
-    texts, values = proof(module, data)
-    facts = card_facts(name, model, labels, prepared, loss, metrics)
-    export(
-        reward_model,
-        prepared.tokenizer,
-        texts,
-        values,
-        facts,
-        run.path / "export",
-        module.calibration,
-    )
-    reporter.say(f"export: proved on {len(texts)} responses, alone and padded on either side")
+    if exports:
+        module.cpu()
+        texts, values = proof(module, data)
+        facts = card_facts(name, model, labels, prepared, loss, metrics)
+        home = run.path / "export"
+        export(reward_model, prepared.tokenizer, texts, values, facts, home, module.calibration)
+        reporter.say(f"export: proved on {len(texts)} responses, alone and padded on either side")
     said = module.calibration.note if module.calibration else None
     say_verdicts([*([said] if said else []), *of_set("test", metrics)], run, reporter)
     run.update(peak_memory_gib=round(peak_memory_gib(), 2))
@@ -121,7 +117,7 @@ def train(
         data.lines(),
         prepared.audit.lines(),
     )
-    _tidy(run, trainer.keep)
+    tidy(run.path, trainer.keep if exports or trainer.keep == "resume" else "weights")
     return metrics
 
 
@@ -140,7 +136,11 @@ def _test(
         f"best weights: step {stored['global_step']}, "
         f"{best.monitor} {float(best.best_model_score):.4f}"
     )
-    run.update(best_step=stored["global_step"])
+    run.update(
+        best_step=stored["global_step"],
+        monitor=best.monitor,
+        best_score=float(best.best_model_score),
+    )
     if module.validated_at != stored["global_step"]:  # else these weights scored val last
         module.logs = False  # val was logged when these weights were new
         score_split(fit, module, data, "val")
@@ -232,9 +232,9 @@ def _resume_point(run: RunDirectory, fingerprints: dict[str, str]) -> Path:
     return last
 
 
-def _tidy(run: RunDirectory, keep: str) -> None:
-    """Once the run is done, optimizer states go, and the best weights if only the export stays."""
-    folder = run.path / "checkpoints"
+def tidy(run: Path, keep: str) -> None:
+    """Once a run is done, optimizer states go, and the best weights if only the export stays."""
+    folder = run / "checkpoints"
     if keep != "resume":
         (folder / "last.ckpt").unlink(missing_ok=True)
     if keep == "none":

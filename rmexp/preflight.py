@@ -1,0 +1,205 @@
+"""All that can be wrong with a command, found before Hydra makes a directory or a model loads."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from rmexp import config as configuration
+from rmexp.errors import UserError
+from rmexp.sweep.plan import Composed
+from rmexp.sweep.state import read_state
+
+GRID_SWEEPERS = ("planned", "basic")
+"""Options of hydra/sweeper whose jobs are known before; others choose them as they go."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a command asks for.
+
+    cells     the jobs of a multirun that can run; of a single run, that one
+    left_out  jobs that cannot, and why (sweep.skip_invalid=true)
+    trials    the jobs are chosen by a sweeper of its own kind; `cells` has their common part
+    directory of the sweep, where the person chose it
+    extra     for Hydra's command line: which keys a job's directory need not name
+    """
+
+    multirun: bool
+    cells: list[Composed]
+    left_out: list[str]
+    trials: bool = False
+    directory: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> Checked:
+    """Compose and check every job of the command; nothing is loaded, nothing is written.
+
+    Raises:
+        UserError: a job cannot run. Of a multirun every such job is named.
+    """
+    if not (multirun or _is_sweep_file(overrides, config_dir)):
+        return Checked(False, [_check(overrides, config_dir)], [])
+    if any(override.startswith("resume=") for override in overrides):
+        raise UserError("resume goes on with one run: leave out -m.")
+    grid, trials = _grid(overrides, config_dir)
+    extra = _unnamed(grid, overrides) if trials else _unnamed(grid, [])
+    cells, refused = [], []
+    for words in grid:
+        try:
+            cells.append(_check(words, config_dir, extra))
+        except UserError as error:
+            refused.append((str(error), words))
+    skip = bool(cells) and cells[0].config.sweep.skip_invalid
+    if refused and not skip:
+        raise UserError(_refusal(refused, grid))
+    directory = next((o.split("=", 1)[1] for o in overrides if o.startswith(_SWEEP_DIR)), None)
+    left_out = [f"{differing(words, grid)}: {sentence}" for sentence, words in refused]
+    return Checked(True, cells, left_out, trials, directory, extra)
+
+
+_SWEEP_DIR = "hydra.sweep.dir="
+
+
+def _refusal(refused: Sequence[tuple[str, list[str]]], grid: Sequence[list[str]]) -> str:
+    """Every sentence with the cells that it is said of."""
+    jobs: dict[str, list[str]] = {}
+    for sentence, words in refused:
+        jobs.setdefault(sentence, []).append(differing(words, grid) or " ".join(words))
+    said = " ".join(f"{sentence} (job {', '.join(names)})" for sentence, names in jobs.items())
+    if len(refused) == len(grid):
+        return said
+    return (
+        f"{said} {len(refused)} of {len(grid)} jobs cannot run, so none was started; "
+        "sweep.skip_invalid=true leaves them out."
+    )
+
+
+def differing(words: Sequence[str], grid: Sequence[Sequence[str]]) -> str:
+    """The overrides of a cell that not all cells have."""
+    return " ".join(word for word in words if any(word not in other for other in grid))
+
+
+def _unnamed(grid: Sequence[Sequence[str]], given: Sequence[str]) -> tuple[str, ...]:
+    """Jobs are named by what differs; Hydra is told which keys not to name."""
+    same = given or [word for word in grid[0] if all(word in other for other in grid)]
+    keys = sorted({_key(word) for word in same if not _is_sweep(word)} | {"name", "cache"})
+    listed = ",".join(f"'{key}'" for key in keys)
+    return (f"hydra.job.config.override_dirname.exclude_keys=[{listed}]",)
+
+
+def _key(override: str) -> str:
+    return str(OverridesParser.create().parse_override(override).key_or_group)
+
+
+def _check(words: list[str], config_dir: str | None, extra: Sequence[str] = ()) -> Composed:
+    """One job: composed, its values in range, its parts there and fitting."""
+    composed = configuration.compose_config([*words, *extra], config_dir)
+    choices, config = composed.hydra.runtime.choices, configuration.settled(composed)
+    done = Composed(words, config, dict(choices), composed.hydra.job.override_dirname)
+    if config.resume is not None:
+        _check_resume(config.resume, words)
+        return done
+    configuration.check(config)
+    configuration.check_task_keys(config, words)
+    if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
+        raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
+    if config.runs is not None and choices["task"] != "status":
+        _check_runs(config.runs)
+    if config.task["_target_"] in (configuration.EVALUATE, configuration.JUDGE):
+        _check_sets(config)
+    if config.checkpoint is None:
+        _check_parts(config, choices)
+    return done
+
+
+def _check_runs(runs: Any) -> None:
+    """Every name in `runs` leads somewhere."""
+    from rmexp.compare.runs import places
+
+    for text in [runs] if isinstance(runs, str) else list(runs):
+        places(str(text))
+
+
+def _check_sets(config: DictConfig) -> None:
+    """The evaluation sets are there, and so are files of rewards."""
+    from rmexp.config import build
+    from rmexp.evaluation import sets_of
+    from rmexp.reward_files import check_rewards
+    from rmexp.sources import check_source
+
+    evaluation = build(config.eval)
+    for one in sets_of(evaluation):
+        check_source(one.path, "eval.path")
+    for one in sets_of(evaluation) or [evaluation]:
+        if one.scores is not None:
+            check_rewards(one.scores)
+
+
+def _check_parts(config: DictConfig, choices: Mapping[str, str]) -> None:
+    """Build what the task will, and is cheap: combinations are refused, and missing files."""
+    from rmexp.config import build
+    from rmexp.contract import check_fits
+
+    wanted = inspect.signature(configuration.locate("task", config.task["_target_"])).parameters
+    parts = {g: build(config[g]) for g in ("data", "template", "trainer", "model") if g in wanted}
+    if "data" in parts:
+        parts["data"].check_sources()
+    for group in (g for g in ("template", "model") if g in parts):
+        parts[group].check()
+    if "loss" in wanted and parts["data"].has is not None:
+        check_fits(build(config.loss), choices["loss"], parts["data"].has, choices["data"])
+
+
+def _is_sweep_file(overrides: list[str], config_dir: str | None) -> bool:
+    """Does the command compose a file that asks for a multirun (`+sweeps=NAME`)?"""
+    if not any(override.startswith("+sweeps=") for override in overrides):
+        return False
+    plain = [override for override in overrides if not _is_sweep(override)]
+    return str(configuration.compose_config(plain, config_dir).hydra.mode).endswith("MULTIRUN")
+
+
+def _grid(overrides: list[str], config_dir: str | None) -> tuple[list[list[str]], bool]:
+    """The override lists of a multirun's jobs, sweeps in files (hydra.sweeper.params) included;
+    and whether a sweeper of its own kind chooses the jobs: then the list has what they share."""
+    plain = [override for override in overrides if not _is_sweep(override)]
+    config = configuration.compose_config(plain, config_dir)
+    params = config.hydra.sweeper.get("params") or {}
+    plain = [override for override in plain if not override.startswith("hydra")]
+    if config.hydra.runtime.choices["hydra/sweeper"] not in GRID_SWEEPERS:
+        return [plain], True
+    asked = [override for override in overrides if not override.startswith("hydra")]
+    given = [*(f"{key}={value}" for key, value in params.items()), *asked]
+    parsed = OverridesParser.create().parse_overrides(given)
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for batch in batches for job in batch], False
+
+
+def _is_sweep(override: str) -> bool:
+    return OverridesParser.create().parse_override(override).is_sweep_override()
+
+
+def _check_resume(directory: str, overrides: list[str]) -> None:
+    """A resumed run goes on exactly as it was: nothing else can be set."""
+    others = [o for o in overrides if not o.startswith("resume=")]
+    if others:
+        raise UserError(
+            f"resume goes on with the run's own configuration: leave out {' '.join(others)}."
+        )
+    for name in ("config.yaml", "result.json", "checkpoints/last.ckpt"):
+        if not (Path(directory) / name).is_file():
+            raise UserError(f"resume={directory}: cannot go on, as {name} is not there.")
+    state = read_state(Path(directory))
+    if state.status == "done":
+        raise UserError(f"resume={directory}: that run is done.")
+    if state.status == "running":
+        raise UserError(
+            f"resume={directory}: that run is at work "
+            f"(process {state.result['pid']} on {state.result['host']})."
+        )

@@ -1,0 +1,125 @@
+"""How long a sweep will take and how much disk, from one measured step of one of its jobs."""
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from rmexp.config import build
+from rmexp.errors import recording
+from rmexp.model import rewards
+from rmexp.module import normalised
+from rmexp.progress import Reporter
+from rmexp.sweep.plan import Composed
+from rmexp.tasks.setup import load_model, prepare_data
+from rmexp.tracking import RunDirectory
+from rmexp.training import TrainerSettings, needed_disk
+
+FORWARD_SHARE = 1 / 3
+"""Of a step's time: a backward pass costs about two forward passes."""
+
+LONG_SECONDS = 5.0
+"""A first step that takes so long is measured well enough, its warming up included."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one job taught of the others.
+
+    step_seconds  one optimizer step; comparisons: in it, on average
+    epoch_steps   steps of an epoch; rows: comparisons that were read
+    val, test     comparisons in them
+    parameters    of the model; trainable: of those, what trains
+    """
+
+    step_seconds: float
+    comparisons: float
+    epoch_steps: int
+    rows: int
+    val: int
+    test: int
+    parameters: int
+    trainable: int
+
+    def seconds(self, config: DictConfig) -> float:
+        """A job's training, validations and test; loading and report are not in it."""
+        trainer: TrainerSettings = build(config.trainer)
+        share = min(1.0, _limit(config) / self.rows)
+        steps = trainer.steps(max(1, round(self.epoch_steps * share)))
+        scored = share * (trainer.validations * self.val + self.test)
+        return self.step_seconds * (steps + FORWARD_SHARE * scored / self.comparisons)
+
+    def disk(self, configs: Sequence[DictConfig]) -> int:
+        """Bytes that these jobs may need, until the sweep has exported what it exports."""
+        weights, states = 4 * self.parameters, 4 * (self.parameters + 2 * self.trainable)
+        kept = 0
+        for config in configs:
+            every = config.sweep.export == "all"
+            kept += weights * every
+            kept += weights * (config.trainer.keep != "none" or not every)
+            kept += states * (config.trainer.keep == "resume")
+        return kept + needed_disk(self.parameters, self.trainable)
+
+
+def measure(cells: Sequence[Composed]) -> Measured:
+    """Time a step of the job with the most data; nothing of it is left for the jobs to see.
+
+    Its rows are read and tokenised here, so that the jobs find them in the cache.
+    """
+    cell = max(cells, key=lambda one: _limit(one.config))
+    config, silent = cell.config, Reporter()
+    silent.console.quiet = True
+    names = ("model", "template", "data", "loss", "tune", "trainer")
+    model, template, data, loss, tune, trainer = (build(config[name]) for name in names)
+    data.workers = 0
+
+    def check() -> None:
+        data.check_trainable(loss, cell.choices["loss"], cell.choices["data"])
+
+    with tempfile.TemporaryDirectory() as folder, recording(lambda _: None):
+        run = RunDirectory(Path(folder))
+        prepared = prepare_data(model, template, data, config.seed, run, silent, check)
+        device = trainer.device()
+        network = tune(load_model(model, prepared, config.seed, run, silent, device))
+    network.train()
+    loss.to(device)
+    loader = data.train_dataloader()
+    step = next(iter(loader))
+    batches = [batch.to(device) for batch in step.batches]
+    bf16 = trainer.resolved_precision() == "bf16-mixed"
+    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        seconds = _timed(network, loss, batches)
+        if seconds < LONG_SECONDS:
+            seconds = _timed(network, loss, batches)
+    parameters = list(network.parameters())
+    return Measured(
+        step_seconds=seconds,
+        comparisons=max(1.0, len(data.splits["train"]) / len(loader)),
+        epoch_steps=len(loader),
+        rows=len(data.rows),
+        val=len(data.splits["val"]),
+        test=len(data.splits["test"]),
+        parameters=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+    )
+
+
+def _timed(network: Any, loss: Any, batches: Sequence[Any]) -> float:
+    started = time.monotonic()
+    totals = loss.total_weights(batches)
+    for batch in batches:
+        normalised(loss(rewards(network, batch), batch), totals).backward()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic() - started
+
+
+def _limit(config: DictConfig) -> float:
+    """Comparisons that a job takes at most."""
+    return float(config.data.get("limit") or math.inf)

@@ -1,0 +1,86 @@
+"""task=status: how sweeps stand. Reads their directories; writes nothing, loads no model."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from rmexp.errors import UserError
+from rmexp.progress import Reporter
+from rmexp.sweep.plan import FILE, read_plan
+from rmexp.sweep.state import State
+
+SWEEPS = Path("outputs/sweeps")
+
+
+def status(runs: str | list[str] | None, reporter: Reporter) -> dict[str, float]:
+    """Print each job of the sweeps that `runs` names: its state, step, time, and result or error.
+
+    Args:
+        runs: a sweep's directory, or several; None: the newest in full, the others in a line each.
+
+    Raises:
+        UserError: there is no such sweep.
+    """
+    given = [runs] if isinstance(runs, str) else [str(one) for one in runs or ()]
+    found = [Path(one).expanduser() for one in given]
+    for home in found:
+        if not (home / FILE).is_file():
+            raise UserError(f"runs={home}: there is no sweep in it (no {FILE}).")
+    if not found:
+        here = [file.parent for file in SWEEPS.glob(f"*/{FILE}")]
+        found = sorted(here, key=lambda home: (home / FILE).stat().st_mtime)
+    if not found:
+        raise UserError(f"There is no sweep in {SWEEPS}; name one: runs=DIRECTORY.")
+    for home in found:
+        plan = read_plan(home)
+        states = plan.states()
+        reporter.say(f"{home}: {summary(states)}")
+        if given or home == found[-1]:
+            reporter.console.print(_table(states))
+            reporter.say(*(f"left out: {sentence}" for sentence in plan.left_out))
+    return {}
+
+
+def summary(states: Sequence[State]) -> str:
+    """`3 done, 1 running, 8 left`."""
+    counts = Counter(state.status for state in states)
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing begun"
+
+
+def _table(states: Sequence[State]) -> Table:
+    table = Table("status", "run", "step", "seconds", "", box=None, padding=(0, 2, 0, 0))
+    for state in states:
+        result = state.result
+        seconds = result.get("seconds")
+        table.add_row(
+            state.status,
+            escape(state.path.name),
+            _step(state),
+            "" if seconds is None else f"{seconds:.0f}",
+            escape(_note(state)),
+        )
+    return table
+
+
+def _step(state: State) -> str:
+    """The last step that was logged, of how many."""
+    file, total = state.path / "metrics.jsonl", state.result.get("total_steps")
+    if total is None or not file.is_file():
+        return ""
+    lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
+    return f"{json.loads(lines[-1])['step'] if lines else 0}/{total}"
+
+
+def _note(state: State) -> str:
+    """What it found, or why it did not; of one that seems dead, since when."""
+    metrics = state.result.get("metrics") or {}
+    shown = next((n for n in ("test/accuracy", "test/spearman") if n in metrics), None)
+    if state.status == "done":
+        return f"{shown} {metrics[shown]:.4f}" if shown else ""
+    if state.status == "dead":
+        return f"no sign of life since {state.result.get('heartbeat') or 'its start'}"
+    return str(state.result.get("error") or "").split("\n", 1)[0]
