@@ -39,7 +39,7 @@ def compare(
     given = [runs] if isinstance(runs, str) else [str(one) for one in runs]
     found = compare_runs(given, set, metric.removeprefix(f"{set}/"), pairs)
     write_csv(found, run.path / "comparison.csv")
-    page = compared.page(name, ", ".join(given), found)
+    page = compared.page(name, ", ".join(given), found, run.path)
     (run.path / "report.html").write_text(page, encoding="utf-8")
     run.update(
         compared=[str(e.run.path) for row in found.rows for e in row.setting.entries],
