@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -12,7 +13,8 @@ from rmexp.errors import fallback
 from rmexp.evaluation import EvaluationSet, judged_row, scored_lists, suite_metrics
 from rmexp.metrics import evaluate, thorough
 from rmexp.reward_files import join, read_rewards
-from rmexp.scored import COLUMNS, judged
+from rmexp.scored import COLUMNS, Scored, judged
+from rmexp.style import spoken
 from rmexp.tokenised import FEATURES
 
 
@@ -28,23 +30,29 @@ class Listed(list[dict[str, Any]]):
 class Given:
     """An evaluation set with rewards that were given.
 
-    rows       see `evaluation.judged_row`; `tokens` are its characters' numbers
+    rows       see `evaluation.judged_row`, and `prompt`; `tokens` are its characters' numbers
     rewards    row -> a reward for each of its responses
+    source     the file that they are from
     suite      whose scores are told as well; None: the set is no suite
     """
 
     name: str
     rows: Listed
     rewards: dict[int, list[float]]
+    source: str
     suite: EvaluationSet | None = None
 
-    def metrics(self) -> dict[str, float]:
-        """Every metric that needs no model, by its full name."""
+    @cached_property
+    def scored(self) -> Scored:
+        """The set as arrays; lengths are in characters."""
         features = datasets.Features({name: FEATURES[name] for name in COLUMNS})
         columns = {name: [row[name] for row in self.rows] for name in COLUMNS}
         rows = datasets.Dataset.from_dict(columns, features=features)
-        s = judged(rows, np.arange(len(self.rows))).with_rewards(self.rewards)
-        values = evaluate(s) | thorough(s)
+        return judged(rows, np.arange(len(self.rows))).with_rewards(self.rewards)
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric that needs no model, by its full name."""
+        values = evaluate(self.scored) | thorough(self.scored)
         found = {f"{self.name}/{k}": value for k, value in values.items() if value == value}
         if self.suite is not None:
             found |= of_suite(self.suite, self.rows, list(self.rewards.values()))
@@ -69,9 +77,10 @@ def given(
     for note in notes:
         fallback(f"{name}: {note}")
     rows = Listed(judged_row(*comparisons[place]) for place in joined)
-    for row in rows:
+    for row, place in zip(rows, joined, strict=True):
+        row["prompt"] = spoken(comparisons[place][0].prompt)
         row["tokens"] = [range(length) for length in row["lengths"]]
-    return Given(name, rows, dict(enumerate(joined.values())), suite)
+    return Given(name, rows, dict(enumerate(joined.values())), file, suite)
 
 
 def of_suite(suite: EvaluationSet, rows: Any, rewards: Sequence[list[float]]) -> dict[str, float]:

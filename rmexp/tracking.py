@@ -4,7 +4,7 @@ config.yaml overrides.yaml environment.json   what was asked for, where and with
 metrics.jsonl                                 a line a step or evaluation: the truth
 predictions/SET.parquet judgements/           a row a response; a row a judged pair
 result.json error.txt                         status, metrics, cost, fallbacks; the traceback
-checkpoints/ export/ report.html
+checkpoints/ export/ report.html plots/
 """
 
 import contextlib

@@ -119,6 +119,7 @@ ORDER = [
     "rmexp.report",
     "rmexp.report.plots",
     "rmexp.report.html",
+    "rmexp.report.sets",
     "rmexp.report.page",
     "rmexp.report.inspected",
     "rmexp.report.compared",

@@ -1,1 +1,1 @@
-"""The report page of a run: one self-contained file."""
+"""Pages of runs, comparisons and data: each one self-contained file."""

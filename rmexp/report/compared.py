@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rmexp.compare.comparison import Comparison
@@ -10,6 +11,8 @@ from rmexp.compare.tables import columns, number, value_of
 from rmexp.reliability import BINS, reliability
 from rmexp.report import plots
 from rmexp.report.html import render
+from rmexp.report.page import FOLDER, link
+from rmexp.tracking import RunDirectory
 
 CURVES = 4
 """Settings whose reliability is drawn; more lines cannot be told apart."""
@@ -21,22 +24,27 @@ LABEL = 42
 """Signs of a setting's name beside the forest."""
 
 
-def page(name: str, subtitle: str, found: Comparison) -> str:
-    """The page of a comparison: one file."""
-    table = columns(found)
+def page(name: str, subtitle: str, found: Comparison, home: Path) -> str:
+    """The page of a comparison: one file. Its plots are kept in the run `home` as PNG too."""
+    table, heat = columns(found), heat_map(found)
+    figures = [*_figures(found), *([_heat_plot(found, heat)] if heat else [])]
+    shown = plots.published(figures, home / FOLDER)
     return render(
         "compare.html",
         name=name,
         subtitle=subtitle,
         found=found,
         heads=list(_heads(found)),
-        figures=list(_figures(found)),
+        figures=shown[: len(shown) - bool(heat)],  # the heat map is a table there
         titles=list(table),
         lines=list(zip(*table.values(), strict=True)),
         words=list(table).index(f"{found.set}/{found.metric}"),
+        reports=[list(_reports(row.setting, home)) for row in found.rows],
+        subsets=list(_subsets(found)),
+        drawn=[row.setting.name for row in found.rows[:CURVES]],
         sentences=[(verdict.sentence(), verdict.real) for verdict in found.verdicts],
         effects=[_effect(effect) for effect in found.effects],
-        heat=heat_map(found),
+        heat=heat,
     )
 
 
@@ -77,22 +85,75 @@ def _heads(found: Comparison) -> Iterator[dict[str, str]]:
     }
 
 
-def _figures(found: Comparison) -> Iterator[str]:
+def _reports(setting: Setting, home: Path) -> Iterator[tuple[str, str | None]]:
+    """A setting's runs: the seed, or the name, and the way to the run's own page."""
+    for entry in setting.entries:
+        seed = entry.run.config.get("seed")
+        yield entry.run.name if seed is None else f"seed {seed}", link(entry.run.path, home)
+
+
+def _subsets(found: Comparison) -> Iterator[tuple[str, int, list[float]]]:
+    """Accuracy of the first settings on each subset, where there are several."""
+    subsets_P = found.judgements.subsets_P
+    names = sorted(set(subsets_P))
+    accuracy = [row.setting.items("accuracy").mean(0) for row in found.rows[:CURVES]]
+    for name in names if len(names) > 1 else ():
+        here = subsets_P == name
+        yield name, int(here.sum()), [float(right_P[here].mean()) for right_P in accuracy]
+
+
+def _figures(found: Comparison) -> Iterator[plots.Plot]:
     rows = [
         (_label(row.setting), row.value, row.low, row.high)
         for row in found.rows
         if row.value is not None
     ]
-    yield plots.forest(rows, f"{found.set}/{found.metric}")
+    label = f"{found.set}/{found.metric}"
+    if rows:
+        drawn = plots.forest(rows, label, rows[0][1])
+        yield plots.Plot("settings", f"{label}, with 95% intervals; dotted: the best", drawn)
+    if effects := [e for e in found.effects if not math.isnan(e.difference.low)]:
+        named = [_effect(effect) for effect in effects]
+        lines = [
+            (f"{n['key']}: {n['base']} -> {n['level']}", d.value, d.low, d.high)
+            for n, d in zip(named, (effect.difference for effect in effects), strict=True)
+        ]
+        drawn = plots.forest(lines, f"change of {found.tested}", 0.0)
+        yield plots.Plot("effects", "What a swept key changes, all else equal", drawn)
+    yield from _learning(found)
     if len(found.judgements.ids_P):
         bins = max(3, min(BINS, len(found.judgements.ids_P) // IN_A_BIN))
         curves = [reliability(row.setting.entries[0].gaps_P, bins) for row in found.rows[:CURVES]]
-        yield plots.reliability_curves(
+        drawn = plots.reliability_curves(
             {
                 _label(row.setting): (curve.confidence_B, curve.accuracy_B)
                 for row, curve in zip(found.rows, curves, strict=False)
             }
         )
+        yield plots.Plot("reliability", "How often it is right, by how sure it is", drawn)
+
+
+def _learning(found: Comparison) -> Iterator[plots.Plot]:
+    """The metric on val by step, of the first settings' first seeds."""
+    name, series = f"val/{found.metric}", {}
+    for row in found.rows[:CURVES]:
+        run = row.setting.entries[0].run
+        logged = [] if run.is_file else RunDirectory(run.path).metrics()
+        if points := [(line["step"], line[name]) for line in logged if name in line]:
+            series[_label(row.setting)] = ([p[0] for p in points], [p[1] for p in points])
+    if series:
+        yield plots.Plot("learning", f"{name} by step", plots.curves(series, name))
+
+
+def _heat_plot(found: Comparison, heat: Mapping[str, Any]) -> plots.Plot:
+    label = f"{found.set}/{found.metric} by {heat['down']} and {heat['across']}"
+    cells = [[float(cell["text"] or "nan") for cell in row] for _, row in heat["rows"]]
+    across, down = (
+        [label or "none" for label in labels]
+        for labels in (heat["columns"], [label for label, _ in heat["rows"]])
+    )
+    drawn = plots.heat(cells, across, down, heat["across"], heat["down"])
+    return plots.Plot("heat", label, drawn)
 
 
 def _label(setting: Setting) -> str:

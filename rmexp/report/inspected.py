@@ -21,19 +21,23 @@ HEADS = (
 def page(name: str, subtitle: str, facts: Mapping[str, Any]) -> str:
     """The page of `inspection.facts.describe`, with its warnings and examples."""
     lengths, bias, ratings = facts["lengths"], facts["length_bias"], facts["ratings"]
-    figures = [plots.histogram(**lengths["histogram"], x="tokens with the prompt", y="responses")]
+    drawn = plots.histogram(**lengths["histogram"], x="tokens with the prompt", y="responses")
+    figures = [plots.Plot("lengths", "How long responses are, with their prompts", drawn)]
     if "gaps" in bias:
-        figures.append(plots.histogram(**bias["gaps"], x="tokens, better - worse", y="pairs"))
+        drawn = plots.histogram(**bias["gaps"], x="tokens, better - worse", y="pairs")
+        figures.append(plots.Plot("length-gaps", "How much longer the better response is", drawn))
     if ratings is not None and "values" in ratings:
-        figures.append(plots.bars(ratings["values"], "rating", "responses"))
+        drawn = plots.bars(ratings["values"], "rating", "responses")
+        figures.append(plots.Plot("ratings", "Ratings", drawn))
     elif ratings is not None:
-        figures.append(plots.histogram(**ratings["histogram"], x="rating", y="responses"))
+        drawn = plots.histogram(**ratings["histogram"], x="rating", y="responses")
+        figures.append(plots.Plot("ratings", "Ratings", drawn))
     return render(
         "inspect.html",
         name=name,
         subtitle=subtitle,
         heads=list(_heads(facts)),
-        figures=figures,
+        figures=plots.published(figures),
         measured=list(measured(facts)),
         facts=facts,
     )

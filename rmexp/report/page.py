@@ -1,63 +1,54 @@
-"""A run's numbers -> report.html."""
+"""What a run measured -> report.html, and its plots as PNG."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from rmexp.calibration import Calibration
-from rmexp.reliability import reliability
+from rmexp.metrics import TABLE
+from rmexp.report import plots
 from rmexp.report.html import render
-from rmexp.report.plots import curves, reliability_curves, reward_histogram
-from rmexp.scored import Scored
+from rmexp.report.sets import Shown, number, section
 from rmexp.tracking import RunDirectory
 
-HEADLINES = {
-    "accuracy": "pair accuracy",
-    "spearman": "Spearman, with ratings",
-    "best_of_k": "best of K",
-    "length_baseline": "length baseline",
-    "length_controlled_accuracy": "accuracy at equal length",
-    "margin_standardised": "standardised margin",
-    "ece": "calibration error",
-}
+FOLDER = "plots"
+"""Of a run directory: NAME.png."""
 
 
 def write_report(
     run: RunDirectory,
     name: str,
     subtitle: str,
-    scored: Scored,
-    calibration: Calibration | None,
+    shown: Sequence[Shown],
     metrics: Mapping[str, float],
-    data_lines: Sequence[str],
-    template_lines: Sequence[str],
+    blocks: Mapping[str, Sequence[str]],
 ) -> Path:
-    """Write report.html: headlines, learning curves, reward histograms, metrics, what was run."""
-    sets = [name for name in ("test", "val") if f"{name}/reward_mean" in metrics]
-    names = sorted({metric.split("/", 1)[1] for metric in metrics})
-    logged = run.metrics()
+    """Write report.html and the PNGs of its plots.
+
+    Args:
+        shown: the sets that were judged, each with a section of its own.
+        metrics: by full name; sets that are not shown (val) stand in the table only.
+        blocks: lines on data and template, by title.
+    """
+    logged, folder = run.metrics(), run.path / FOLDER
+    sections = [section(one, metrics) for one in shown]
+    for one in sections:
+        one["figures"] = plots.published(one["figures"], folder)
+        one["link"] = link(Path(one["source"]), run.path) if one["source"] else None
+    sets = _sets(metrics, shown)
     page = render(
         "page.html",
         name=name,
         subtitle=subtitle,
-        heads=_heads(metrics),
-        fallbacks=[*run.result.get("fallbacks", []), *run.result.get("verdicts", [])],
-        curves=[
-            _curve(logged, label)
-            for label in ("loss", "accuracy")
-            if _series(logged, "train/" + label)[0]
-        ],
-        histogram=reward_histogram(
-            scored.rewards_N[scored.better_P], scored.rewards_N[scored.worse_P]
-        ),
-        reliability=_reliability(scored, calibration),
+        heads=sections[0]["heads"],
+        said=_said(run, metrics, shown),
+        warnings=[*run.result.get("fallbacks", []), *run.result.get("verdicts", [])],
+        sections=sections,
+        curves=plots.published(list(_curves(logged)), folder),
         sets=sets,
-        table=[
-            {"name": metric, "values": [_number(metrics.get(f"{s}/{metric}")) for s in sets]}
-            for metric in names
-        ],
-        data_lines=data_lines,
-        template_lines=template_lines,
+        table=[(m, [_cell(metrics, f"{s}/{m}") for s in sets]) for m in _names(metrics, sets)],
+        blocks=blocks,
         config=(run.path / "config.yaml").read_text(),
     )
     file = run.path / "report.html"
@@ -65,45 +56,53 @@ def write_report(
     return file
 
 
-def _heads(metrics: Mapping[str, float]) -> list[dict[str, str]]:
-    heads = []
-    for metric, label in HEADLINES.items():
-        value = metrics.get(f"test/{metric}")
-        if value is None:
-            continue
-        low, high = metrics.get(f"test/{metric}_low"), metrics.get(f"test/{metric}_high")
-        after = metrics.get(f"test/{metric}_calibrated")
-        note = "on test"
-        if low is not None and high is not None:
-            note = f"95%: {low:.3f} to {high:.3f}"
-        elif after is not None:
-            note = f"{_number(after)} with the temperature"
-        heads.append({"label": label, "value": _number(value), "note": note})
-    return heads
+def link(place: Path, home: Path) -> str | None:
+    """The way from a page in `home` to the report of another run; None where it has none."""
+    page = place.expanduser() / "report.html"
+    return quote(os.path.relpath(page, home)) if page.is_file() else None
 
 
-def _reliability(scored: Scored, calibration: Calibration | None) -> str | None:
-    """How often the model is right, over how sure it is, before and after the temperature."""
-    if not len(scored.better_P):
-        return None
-    series = {"as trained": reliability(scored.gaps_P)}
-    if calibration is not None and calibration.temperature is not None:
-        temperature = calibration.temperature
-        series[f"temperature {temperature:.3g}"] = reliability(scored.gaps_P / temperature)
-    return reliability_curves({n: (r.confidence_B, r.accuracy_B) for n, r in series.items()})
+def _said(run: RunDirectory, metrics: Mapping[str, float], shown: Sequence[Shown]) -> list[str]:
+    """What selected the weights, and what they were judged on."""
+    monitor = run.result.get("monitor")
+    if monitor is None:
+        return []
+    value = f" ({metrics[monitor]:.4f})" if monitor in metrics else ""
+    step = run.result["best_step"]
+    judged = ", ".join(one.name for one in shown)
+    return [f"Selected: the weights of step {step}, by {monitor}{value}. Judged: {judged}."]
 
 
-def _series(logged: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+def _sets(metrics: Mapping[str, float], shown: Sequence[Shown]) -> list[str]:
+    """The judged sets, and val, which selected."""
+    names = [one.name for one in shown]
+    return [*names, "val"] if "val/reward_mean" in metrics and "val" not in names else names
+
+
+def _names(metrics: Mapping[str, float], sets: Sequence[str]) -> Iterator[str]:
+    """Metrics of any of the sets, those of the terminal's table first; ends of intervals stand
+    beside their value."""
+    found = {m.removeprefix(f"{s}/") for s in sets for m in metrics if m.startswith(f"{s}/")}
+    bounds = {f"{m}{end}" for m in found for end in ("_low", "_high")}
+    yield from (name for name in TABLE if name in found)
+    yield from sorted(found - bounds - set(TABLE))
+
+
+def _cell(metrics: Mapping[str, float], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+    return number(metrics.get(name)) + span
+
+
+def _curves(logged: Sequence[Mapping[str, Any]]) -> Iterator[plots.Plot]:
+    for label in ("loss", "accuracy"):
+        series = {name: _series(logged, f"{name}/{label}") for name in ("train", "val")}
+        if series["train"][0]:
+            known = {name: points for name, points in series.items() if points[0]}
+            caption = f"{label.capitalize()} by step: {' and '.join(known)}"
+            yield plots.Plot(f"{label}-by-step", caption, plots.curves(known, label))
+
+
+def _series(logged: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
     points = [(line["step"], line[name]) for line in logged if name in line]
     return [p[0] for p in points], [p[1] for p in points]
-
-
-def _curve(logged: Sequence[Mapping[str, float]], label: str) -> str:
-    series = {name: _series(logged, f"{name}/{label}") for name in ("train", "val")}
-    return curves({name: points for name, points in series.items() if points[0]}, label)
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4f}"

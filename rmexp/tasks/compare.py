@@ -58,7 +58,7 @@ def show(
 ) -> None:
     """Print a comparison, and write `report.html` and `comparison.csv` into a folder."""
     write_csv(found, folder / "comparison.csv")
-    page = compared.page(name, ", ".join(given), found)
+    page = compared.page(name, ", ".join(given), found, folder)
     (folder / "report.html").write_text(page, encoding="utf-8")
     console = reporter.console
     if not console.is_terminal:

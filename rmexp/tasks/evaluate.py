@@ -20,6 +20,8 @@ from rmexp.metrics import thorough
 from rmexp.module import RewardModule
 from rmexp.progress import Reporter
 from rmexp.reading import RowReport, assign_splits, check_bad_rows
+from rmexp.report.page import write_report
+from rmexp.report.sets import Shown
 from rmexp.scoring import Scorer
 from rmexp.sensitivity import chosen, probe_rewrites
 from rmexp.suite_data import SuiteData
@@ -57,6 +59,7 @@ def evaluate(
     seed: int,
     trained_data: str | None,
     own_data: bool,
+    name: str,
     rows: Part = "auto",
     probes: bool = True,
     probe_rows: Annotated[int, Gt(0)] = 100,
@@ -68,6 +71,7 @@ def evaluate(
         eval: suites, or the rows of `data`; a suite with `scores` is judged by that file.
         trained_data: fingerprint of the data that the checkpoint's run was trained on.
         own_data: the command line says nothing about data: it is the run's own.
+        name: of this run, the page's title.
         rows: which rows of `data`; `auto` is test for the run's own data and all for any other.
         probes: whether to score harmless rewrites too, and rows with their labels swapped.
         probe_rows: comparisons of each set that this is done with, from its start.
@@ -99,9 +103,14 @@ def evaluate(
     fit = trainer.build(run, [JsonLines(run), *loggers], [])
     metrics: dict[str, float] = {}
     verdicts: list[str] = []
+    shown: list[Shown] = []
     for case in cases:
         case.data.layout, case.data.places = longest.layout, longest.places
-        values = _measured(case, RewardModule(trained, loss, case.data), fit, scale, home, run)
+        module = RewardModule(trained, loss, case.data)
+        values = _measured(case, module, fit, scale, home, run)
+        temperature = scale.temperature if scale else None
+        scored = module.scored(case.name)
+        shown.append(Shown(case.name, scored, case.data.rows, temperature, checkpoint))
         verdicts += of_set(case.name, values)
         if probes:
             trained.to(trainer.device())  # Lightning takes it down to the CPU when it is done
@@ -120,7 +129,12 @@ def evaluate(
     found, bad = _judged(in_files, fit.loggers, run)
     say_verdicts(verdicts + bad, run, reporter)
     run.update(evaluated=str(checkpoint), peak_memory_gib=round(peak_memory_gib(), 2))
-    return metrics | found
+    metrics |= found
+    shown += _shown(in_files)
+    said = [line for case in cases for line in case.data.lines()]
+    blocks = {"Data": said, "Template": prepared.audit.lines()}
+    write_report(run, name, f"task=evaluate · {checkpoint}", shown, metrics, blocks)
+    return metrics
 
 
 def judge(
@@ -130,6 +144,7 @@ def judge(
     run: RunDirectory,
     reporter: Reporter,
     seed: int,
+    name: str,
     rows: Part = "auto",
 ) -> dict[str, float]:
     """The same of rewards that somebody else computed: no model, tokenizer or template.
@@ -138,6 +153,7 @@ def judge(
 
     Args:
         eval: suites, or the rows of `data`; all with `scores`.
+        name: of this run, the page's title.
         rows: which rows of `data`; `auto` is all.
 
     Raises:
@@ -152,6 +168,7 @@ def judge(
         reporter.say(f"{one.name}: {len(one.rows)} comparisons with rewards")
     metrics, verdicts = _judged(sets, [JsonLines(run), *loggers], run)
     say_verdicts(verdicts, run, reporter)
+    write_report(run, name, "task=evaluate · rewards in files", _shown(sets), metrics, {})
     return metrics
 
 
@@ -225,6 +242,12 @@ def _judged(
         _log(loggers, values)
         metrics |= values
     return metrics, verdicts
+
+
+def _shown(sets: Sequence[Given]) -> list[Shown]:
+    return [
+        Shown(one.name, one.scored, one.rows, source=one.source, unit="characters") for one in sets
+    ]
 
 
 def _check_part(splits: dict[str, np.ndarray], part: str, count: int) -> None:

@@ -20,6 +20,7 @@ from rmexp.module import RewardModule
 from rmexp.optim import AdamW
 from rmexp.progress import Reporter, TrainingProgress
 from rmexp.report.page import write_report
+from rmexp.report.sets import Shown
 from rmexp.scored import judged
 from rmexp.tasks.setup import (
     card_facts,
@@ -107,15 +108,14 @@ def train(
     said = module.calibration.note if module.calibration else None
     say_verdicts([*([said] if said else []), *of_set("test", metrics)], run, reporter)
     run.update(peak_memory_gib=round(peak_memory_gib(), 2))
+    temperature = module.calibration.temperature if module.calibration else None
     write_report(
         run,
         name,
         " · ".join(labels.values()),
-        scored,
-        module.calibration,
+        [Shown("test", scored, data.rows, temperature)],
         metrics,
-        data.lines(),
-        prepared.audit.lines(),
+        {"Data": data.lines(), "Template": prepared.audit.lines()},
     )
     tidy(run.path, trainer.keep if exports or trainer.keep == "resume" else "weights")
     return metrics
