@@ -28,7 +28,7 @@ class Listed(list[dict[str, Any]]):
 class Given:
     """An evaluation set with rewards that were given.
 
-    rows       see `evaluation.judged_row`; `tokens` are its characters' numbers
+    rows       see `evaluation.judged_row`: lengths are in characters
     rewards    row -> a reward for each of its responses
     suite      whose scores are told as well; None: the set is no suite
     """
@@ -69,8 +69,6 @@ def given(
     for note in notes:
         fallback(f"{name}: {note}")
     rows = Listed(judged_row(*comparisons[place]) for place in joined)
-    for row in rows:
-        row["tokens"] = [range(length) for length in row["lengths"]]
     return Given(name, rows, dict(enumerate(joined.values())), suite)
 
 

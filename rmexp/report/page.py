@@ -86,10 +86,12 @@ def _reliability(scored: Scored, calibration: Calibration | None) -> str | None:
     """How often the model is right, over how sure it is, before and after the temperature."""
     if not len(scored.better_P):
         return None
-    series = {"as trained": reliability(scored.gaps_P)}
+    series = {"as trained": reliability(scored.gaps_P, weights_P=scored.weights_P)}
     if calibration is not None and calibration.temperature is not None:
         temperature = calibration.temperature
-        series[f"temperature {temperature:.3g}"] = reliability(scored.gaps_P / temperature)
+        series[f"temperature {temperature:.3g}"] = reliability(
+            scored.gaps_P / temperature, weights_P=scored.weights_P
+        )
     return reliability_curves({n: (r.confidence_B, r.accuracy_B) for n, r in series.items()})
 
 
