@@ -26,7 +26,7 @@ FILE = "calibration.json"
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
-def fit_temperature(gaps_P: np.ndarray) -> tuple[float, bool]:
+def fit_temperature(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> tuple[float, bool]:
     """The temperature with the lowest negative log-likelihood, and whether there is none.
 
     The likelihood is convex in 1 / temperature. Where all pairs are right, 0 would be best, and
@@ -38,7 +38,7 @@ def fit_temperature(gaps_P: np.ndarray) -> tuple[float, bool]:
         return 1.0, True  # all gaps are 0: every temperature says 1/2
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(
-        lambda log: negative_log_likelihood(gaps_P / unit * np.exp(-log)),
+        lambda log: negative_log_likelihood(gaps_P / unit * np.exp(-log), weights_P),
         bounds=(low, high),
         method="bounded",
         options={"xatol": 1e-8},
@@ -149,10 +149,15 @@ def load(home: Path) -> Calibration | None:
         raise UserError(f"{file} is no calibration ({error!r}): remove it.") from None
 
 
-def fit(rewards_N: np.ndarray, ratings_N: np.ndarray, gaps_P: np.ndarray) -> Calibration:
+def fit(
+    rewards_N: np.ndarray,
+    ratings_N: np.ndarray,
+    gaps_P: np.ndarray,
+    weights_P: np.ndarray | None = None,
+) -> Calibration:
     """Everything that val's rewards, ratings (NaN where unrated) and pairs allow.
 
-    Ratings are mapped where they and the rewards vary.
+    Ratings are mapped where they and the rewards vary. Pairs weigh by `weights_P` (None: all 1).
     """
     rewards_N = rewards_N.astype(np.float64)
     facts: dict[str, Any] = {
@@ -160,14 +165,16 @@ def fit(rewards_N: np.ndarray, ratings_N: np.ndarray, gaps_P: np.ndarray) -> Cal
         "reward_std": float(rewards_N.std()) or 1.0,
         "quantiles": tuple(zip(QUANTILES, np.quantile(rewards_N, QUANTILES).tolist(), strict=True)),
     }
+    if weights_P is not None:
+        gaps_P, weights_P = gaps_P[weights_P > 0], weights_P[weights_P > 0]
     if len(gaps_P):
-        temperature, at_bound = fit_temperature(gaps_P)
+        temperature, at_bound = fit_temperature(gaps_P, weights_P)
         facts |= {
             "temperature": temperature,
             "at_bound": at_bound,
             "pairs": len(gaps_P),
-            "before": pair_scores(gaps_P),
-            "after": pair_scores(gaps_P / temperature),
+            "before": pair_scores(gaps_P, weights_P),
+            "after": pair_scores(gaps_P / temperature, weights_P),
         }
     rated = ~np.isnan(ratings_N)
     if len(np.unique(ratings_N[rated])) > 1 and len(np.unique(rewards_N[rated])) > 1:

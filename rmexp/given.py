@@ -30,7 +30,7 @@ class Listed(list[dict[str, Any]]):
 class Given:
     """An evaluation set with rewards that were given.
 
-    rows       see `evaluation.judged_row`, and `prompt`; `tokens` are its characters' numbers
+    rows       see `evaluation.judged_row`, and `prompt`; lengths are in characters
     rewards    row -> a reward for each of its responses
     source     the file that they are from
     suite      whose scores are told as well; None: the set is no suite
@@ -79,7 +79,6 @@ def given(
     rows = Listed(judged_row(*comparisons[place]) for place in joined)
     for row, place in zip(rows, joined, strict=True):
         row["prompt"] = spoken(comparisons[place][0].prompt)
-        row["tokens"] = [range(length) for length in row["lengths"]]
     return Given(name, rows, dict(enumerate(joined.values())), file, suite)
 
 

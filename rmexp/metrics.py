@@ -1,15 +1,15 @@
 """Metrics of one scored evaluation set: plain functions of arrays, in fp64 over fp32 rewards."""
 
 import numpy as np
-from scipy.stats import rankdata as ranks
 
 from rmexp.best_of import best_of_k
+from rmexp.bootstrap import Estimate
 from rmexp.calibration import Calibration
 from rmexp.probes import probe
-from rmexp.ranking import label_auc, rank_agreement, within_prompts
+from rmexp.ranking import area, kendall, label_auc, spearman, within_means
 from rmexp.reliability import pair_scores
 from rmexp.scored import Scored
-from rmexp.statistics import clustered_correlation, clustered_interval
+from rmexp.statistics import clustered_mean
 
 METRICS = (
     "accuracy",
@@ -57,19 +57,21 @@ def evaluate(s: Scored, calibration: Calibration | None = None) -> dict[str, flo
     not_finite    comparisons that are left out, as a reward is NaN or infinite
     margin        mean of r_better - r_worse, in units of reward
     margin_standardised   margin / reward_std: comparable between runs
-    auc           probability that a better response outscores a worse one of any prompt
+    auc           probability that a better response outscores a worse one of any prompt; _low,
+                  _high
     nll, brier, ece       of P(better wins) = sigmoid(r_better - r_worse)
     best_of_k     chance that the highest reward of a list is one of the best, where lists have
                   three responses or more; _low, _high; best_of_k_chance: of a blind pick
     reward_mean, reward_std
     spearman      rank correlation of rewards and ratings, over all rated responses; _low, _high
-    kendall_within, spearman_within   the mean over prompts of the correlation within the prompt
+    kendall_within, spearman_within   the mean over prompts of the correlation within the prompt;
+                  _low, _high
     SUBSET/accuracy       where there is more than one subset
     gap_2plus/accuracy    over pairs whose ratings lie two or more apart, where there are such
     and those of `probes.probe`, and with a calibration those of `calibrated`.
 
-    Rows and judgements weigh by their weights in accuracy, tie_rate, auc, best_of_k and the
-    correlations.
+    Rows and judgements weigh by their weights in all of them, but for the counts and what tells of
+    the rewards alone (reward_mean, reward_std) or of a bias (`probes`).
     """
     out = {
         "pairs": float(len(s.better_P)),
@@ -81,13 +83,16 @@ def evaluate(s: Scored, calibration: Calibration | None = None) -> dict[str, flo
     if s.lost:
         out["not_finite"] = float(s.lost)
     out |= _accuracy(s) | _best(s) | _correlated(s) | probe(s.traits, s.rewards_N)
-    if len(s.better_P):
+    if s.weights_P.any():
         gaps_P, spread = s.gaps_P, out["reward_std"]
+        margin = float(np.average(gaps_P, weights=s.weights_P))
+        sides = (s.rewards_N[side] for side in (s.better_P, s.worse_P))
+        above = area(*((rewards, s.prompts_P, s.weights_P) for rewards in sides))
         out |= {
-            "margin": float(gaps_P.mean()),
-            "margin_standardised": float(gaps_P.mean() / spread) if spread else 0.0,
-            "auc": auc(s.rewards_N[s.better_P], s.rewards_N[s.worse_P], s.weights_P),
-            **pair_scores(gaps_P),
+            "margin": margin,
+            "margin_standardised": margin / spread if spread else 0.0,
+            **named("auc", above),
+            **pair_scores(gaps_P, s.weights_P),
         }
     return out if calibration is None else out | calibrated(s, calibration)
 
@@ -99,17 +104,18 @@ def calibrated(s: Scored, calibration: Calibration) -> dict[str, float]:
     rating_rmse, rating_rmse_isotonic   root mean square error of its maps to the raters' scale
     """
     out = {}
-    if calibration.temperature is not None and len(s.better_P):
-        scores = pair_scores(s.gaps_P / calibration.temperature)
+    if calibration.temperature is not None and s.weights_P.any():
+        scores = pair_scores(s.gaps_P / calibration.temperature, s.weights_P)
         out = {f"{name}_calibrated": value for name, value in scores.items()}
     rated_N = ~np.isnan(s.ratings_N)
-    if calibration.isotonic is not None and rated_N.any():
+    if calibration.isotonic is not None and s.weights_N[rated_N].any():
         rewards, ratings = s.rewards_N[rated_N], s.ratings_N[rated_N]
+        weights = s.weights_N[rated_N]
         for name, said in (
             ("rating_rmse", calibration.linear_rating(rewards)),
             ("rating_rmse_isotonic", calibration.rating(rewards)),
         ):
-            out[name] = float(np.sqrt(np.square(said - ratings).mean()))
+            out[name] = float(np.sqrt(np.average(np.square(said - ratings), weights=weights)))
     return out
 
 
@@ -118,8 +124,7 @@ def thorough(s: Scored) -> dict[str, float]:
 
     kendall       tau-b of rewards and ratings, over all rated responses
     label_auc     chance that a good response outscores a bad one, where ratings have two values
-    and the 95% intervals of all of them, and of `kendall_within` and `spearman_within`; of subsets
-    also those of accuracy, best_of_k and spearman.
+    and their 95% intervals; of subsets also accuracy, best_of_k and the correlations with theirs.
     """
     out = _agreement(s)
     names = sorted(set(s.subsets_C))
@@ -141,10 +146,8 @@ def _accuracy(s: Scored) -> dict[str, float]:
         weights = s.weights_P[where]
         return float(np.average(of_P[where], weights=weights)) if weights.any() else float("nan")
 
-    everywhere = np.ones(len(gaps_P), dtype=bool)
-    out = {"accuracy": share(wins_P, everywhere), "tie_rate": share(ties_P, everywhere)}
-    interval = clustered_interval(wins_P, s.prompts_P, weights=s.weights_P)
-    out["accuracy_low"], out["accuracy_high"] = interval
+    out = named("accuracy", clustered_mean(wins_P, s.prompts_P, s.weights_P))
+    out["tie_rate"] = share(ties_P, np.ones(len(gaps_P), dtype=bool))
     subsets_P = s.subsets_P
     names = sorted(set(subsets_P))
     if len(names) > 1:
@@ -163,58 +166,43 @@ def _best(s: Scored) -> dict[str, float]:
     weights_R = s.weights_C[rows_R]
     if not weights_R.any():
         return {}
-    low, high = clustered_interval(values_R, s.prompts_C[rows_R], weights=weights_R)
-    return {
-        "best_of_k": float(np.average(values_R, weights=weights_R)),
-        "best_of_k_low": low,
-        "best_of_k_high": high,
-        "best_of_k_chance": float(np.average(chances_R, weights=weights_R)),
-    }
+    found = clustered_mean(values_R, s.prompts_C[rows_R], weights_R)
+    chance = float(np.average(chances_R, weights=weights_R))
+    return named("best_of_k", found) | {"best_of_k_chance": chance}
 
 
 def _correlated(s: Scored) -> dict[str, float]:
     """Rank correlations with ratings that are quick to tell."""
-    rated_N = ~np.isnan(s.ratings_N)
-    rewards, ratings, rows = s.rewards_N[rated_N], s.ratings_N[rated_N], s.rows_N[rated_N]
-    if len(set(ratings)) < 2 or not s.weights_C[rows].any():
+    if (rated := _rated(s)) is None:
         return {}
-    out = {}
-    ranked = (ranks(rewards), ranks(ratings), s.prompts_C[rows])
-    found = clustered_correlation(*ranked, weights=s.weights_C[rows])
-    out["spearman"], out["spearman_low"], out["spearman_high"] = found
-    prompts_G, kendall_G, spearman_G = within_prompts(rewards, ratings, s.prompts_C[rows])
-    weights_G = np.bincount(s.prompts_C, s.weights_C)[prompts_G]
-    if weights_G.any():
-        out["kendall_within"] = float(np.average(kendall_G, weights=weights_G))
-        out["spearman_within"] = float(np.average(spearman_G, weights=weights_G))
+    out = named("spearman", spearman(*rated))
+    for name, found in within_means(*rated).items():
+        out |= named(name, found)
     return out
 
 
 def _agreement(s: Scored) -> dict[str, float]:
-    """Rank correlations and areas whose intervals are computed anew on each resample."""
-    found = rank_agreement(s.rewards_N, s.ratings_N, s.prompts_N)
-    if len(np.unique(s.ratings_N[~np.isnan(s.ratings_N)])) == 2:
-        found["label_auc"] = label_auc(s.rewards_N, s.ratings_N, s.prompts_N)
-    out = {}
-    for name, (value, low, high) in found.items():
-        if name in ("kendall", "label_auc"):
-            out[name] = value
-        if name != "spearman":  # the quick interval stands already
-            out |= {f"{name}_low": low, f"{name}_high": high}
+    """Rank correlations and areas that take longer."""
+    if (rated := _rated(s)) is None:
+        return {}
+    out = named("kendall", kendall(*rated))
+    if len(np.unique(rated[1])) == 2:
+        out |= named("label_auc", label_auc(*rated))
     return out
 
 
-def auc(better: np.ndarray, worse: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """P(a better response outscores a worse one), ties half: the Mann-Whitney statistic.
+Rated = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
-    Args:
-        weights: of each pair, on either side.
-    """
-    weights = np.ones(len(better)) if weights is None else weights
-    if not weights.any():
-        return float("nan")
-    order = np.argsort(worse, kind="stable")
-    up_to = np.concatenate([[0.0], np.cumsum(weights[order])])
-    below = up_to[np.searchsorted(worse[order], better, side="left")]
-    not_above = up_to[np.searchsorted(worse[order], better, side="right")]
-    return float((below + not_above) @ weights / 2 / weights.sum() ** 2)
+
+def _rated(s: Scored) -> Rated | None:
+    """Rewards, ratings, prompts and weights of rated responses; None where ratings do not vary."""
+    here = ~np.isnan(s.ratings_N) & (s.weights_N > 0)
+    ratings = s.ratings_N[here]
+    if len(set(ratings)) < 2:
+        return None
+    return s.rewards_N[here].astype(np.float64), ratings, s.prompts_N[here], s.weights_N[here]
+
+
+def named(name: str, found: Estimate) -> dict[str, float]:
+    """`name`, `name_low` and `name_high`."""
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -47,10 +47,10 @@ def write_set(
     responses: list[tuple[Any, ...]] = []
     pairs: list[tuple[Any, ...]] = []
     for index, row in zip(indices, rows.select(indices), strict=True):
-        each = zip(row["texts"], rewards[int(index)], row["tokens"], row["ratings"], strict=True)
-        for k, (text, reward, tokens, rating) in enumerate(each):
+        each = zip(row["texts"], rewards[int(index)], row["lengths"], row["ratings"], strict=True)
+        for k, (text, reward, length, rating) in enumerate(each):
             rated = rating if rating is not None and rating == rating else None
-            responses.append((row["id"], k, text, reward, row["subset"], len(tokens), rated))
+            responses.append((row["id"], k, text, reward, row["subset"], length, rated))
         for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
             about = (row["prompt_key"], row["subset"], row["weight"] * weight)
             pairs.append((row["id"], i, j, verdict, *about))
@@ -74,8 +74,11 @@ def _write(file: Path, columns: Mapping[str, str], rows: list[tuple[Any, ...]]) 
 class Judgements:
     """The P strictly judged pairs of a set, in an order of their own, so that runs line up.
 
+    Pairs of weight 0 are none.
+
     ids_P better_P worse_P   the comparison, and the two responses' indices in it
     prompts_P                a hash of the prompt: the cluster
+    weights_P                of each pair in every mean
     tied                     pairs that people tied, which are left out
     """
 
@@ -83,6 +86,7 @@ class Judgements:
     better_P: np.ndarray
     worse_P: np.ndarray
     prompts_P: np.ndarray
+    weights_P: np.ndarray
     subsets_P: np.ndarray
     tied: int
 
@@ -93,24 +97,27 @@ class Judgements:
 
     @property
     def digest(self) -> str:
-        """Equal for equal pairs of equal prompts (16 hex digits)."""
-        parts = [x.tolist() for x in (self.ids_P, self.better_P, self.worse_P, self.prompts_P)]
+        """Equal for equal pairs of equal prompts and weights (16 hex digits)."""
+        columns = (self.ids_P, self.better_P, self.worse_P, self.prompts_P, self.weights_P)
+        parts = [column.tolist() for column in columns]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def read_judgements(file: Path) -> Judgements:
     """The strictly judged pairs of a file, ordered by comparison and responses."""
-    columns = _read(file, ("id", "better", "worse", "verdict", "prompt", "subset"))
+    columns = _read(file, ("id", "better", "worse", "verdict", "prompt", "subset", "weight"))
     rows = list(zip(*columns, strict=True))
-    strict = sorted((row for row in rows if row[3] == 1), key=lambda row: row[:3])
-    ids, better, worse, _, prompts, subsets = zip(*strict, strict=True) if strict else [()] * 6
+    strict = sorted((row for row in rows if row[3] == 1 and row[6] > 0), key=lambda row: row[:3])
+    columns = list(zip(*strict, strict=True)) or [()] * 7
+    ids, better, worse, _, prompts, subsets, weights = columns
     return Judgements(
         ids_P=np.array(ids, dtype=object),
         better_P=np.array(better, dtype=np.int64),
         worse_P=np.array(worse, dtype=np.int64),
         prompts_P=np.array(prompts, dtype=object),
         subsets_P=np.array(subsets, dtype=object),
-        tied=len(rows) - len(strict),
+        weights_P=np.array(weights, dtype=np.float64),
+        tied=sum(row[3] != 1 for row in rows),
     )
 
 

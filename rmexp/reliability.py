@@ -16,14 +16,14 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -x))
 
 
-def negative_log_likelihood(gaps_P: np.ndarray) -> float:
+def negative_log_likelihood(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> float:
     """Mean of -log P(better wins)."""
-    return float(np.logaddexp(0, -gaps_P).mean())
+    return float(np.average(np.logaddexp(0, -gaps_P), weights=weights_P))
 
 
-def brier(gaps_P: np.ndarray) -> float:
+def brier(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> float:
     """Mean of (1 - P(better wins))^2."""
-    return float(np.square(1 - sigmoid(gaps_P)).mean())
+    return float(np.average(np.square(1 - sigmoid(gaps_P)), weights=weights_P))
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Reliability:
 
     confidence_B    its mean in the bin
     accuracy_B      how often it was
-    counts_B        pairs in the bin
+    counts_B        pairs in the bin, each by its weight
     """
 
     confidence_B: np.ndarray
@@ -46,30 +46,39 @@ class Reliability:
         return float(apart_B @ self.counts_B / self.counts_B.sum())
 
 
-def reliability(gaps_P: np.ndarray, bins: int = BINS) -> Reliability:
-    """Bins of equal mass over confidence sigmoid(|gap|).
+def reliability(
+    gaps_P: np.ndarray, bins: int = BINS, weights_P: np.ndarray | None = None
+) -> Reliability:
+    """Bins of equal mass over confidence sigmoid(|gap|); a pair is in the bin of its middle.
 
     Naeini, Cooper and Hauskrecht 2015; equal mass after Nixon et al. 2019, arXiv:1904.01685.
+
+    Args:
+        weights_P: of each pair; None: all 1.
     """
+    weights_P = np.ones(len(gaps_P)) if weights_P is None else weights_P
     order = np.argsort(np.abs(gaps_P), kind="stable")
-    confidence, right = sigmoid(np.abs(gaps_P[order])), (gaps_P[order] > 0).astype(np.float64)
-    parts = [part for part in np.array_split(np.arange(len(order)), bins) if len(part)]
+    order = order[weights_P[order] > 0]
+    gaps, weights = gaps_P[order], weights_P[order]
+    middle = (np.cumsum(weights) - weights / 2) / weights.sum()
+    _, member = np.unique(np.floor(bins * middle).astype(np.int64), return_inverse=True)
+    counts_B = np.bincount(member, weights)
     return Reliability(
-        confidence_B=np.array([confidence[part].mean() for part in parts]),
-        accuracy_B=np.array([right[part].mean() for part in parts]),
-        counts_B=np.array([len(part) for part in parts]),
+        confidence_B=np.bincount(member, weights * sigmoid(np.abs(gaps))) / counts_B,
+        accuracy_B=np.bincount(member, weights * (gaps > 0)) / counts_B,
+        counts_B=counts_B,
     )
 
 
-def expected_calibration_error(gaps_P: np.ndarray, bins: int = BINS) -> float:
+def expected_calibration_error(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> float:
     """See `Reliability.error`."""
-    return reliability(gaps_P, bins).error
+    return reliability(gaps_P, weights_P=weights_P).error
 
 
-def pair_scores(gaps_P: np.ndarray) -> dict[str, float]:
-    """nll, brier and ece of some pairs."""
+def pair_scores(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> dict[str, float]:
+    """nll, brier and ece of some pairs, of which not all weigh 0."""
     return {
-        "nll": negative_log_likelihood(gaps_P),
-        "brier": brier(gaps_P),
-        "ece": expected_calibration_error(gaps_P),
+        "nll": negative_log_likelihood(gaps_P, weights_P),
+        "brier": brier(gaps_P, weights_P),
+        "ece": expected_calibration_error(gaps_P, weights_P),
     }

@@ -22,7 +22,10 @@ from rmexp.statistics import clustered_variance
 
 
 def contrast(
-    settings: Sequence[np.ndarray], coefficients: Sequence[float], prompts: np.ndarray
+    settings: Sequence[np.ndarray],
+    coefficients: Sequence[float],
+    prompts: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> Difference:
     """A weighted sum of settings' means, over seeds and prompts both.
 
@@ -32,20 +35,24 @@ def contrast(
         settings: for each, (S, P) a number a seed and item; two seeds or more.
         coefficients: one a setting.
         prompts: (P,) the prompt of each item.
+        weights: (P,) of each item, above 0; None: all 1.
     """
+    weights = np.ones(len(prompts)) if weights is None else weights
     shares = [c**2 / len(x) for c, x in zip(coefficients, settings, strict=True)]
     between = [
-        share * float(x.mean(1).var(ddof=1)) for share, x in zip(shares, settings, strict=True)
+        share * float(np.average(x, axis=1, weights=weights).var(ddof=1))
+        for share, x in zip(shares, settings, strict=True)
     ]
     items = np.sum([c * x.mean(0) for c, x in zip(coefficients, settings, strict=True)], axis=0)
     # What seeds do to single prompts is in both, and would be counted twice.
     both = sum(
-        share * _residual_variance(x, prompts) for share, x in zip(shares, settings, strict=True)
+        share * _residual_variance(x, prompts, weights)
+        for share, x in zip(shares, settings, strict=True)
     )
-    count, sampled = len(np.unique(prompts)), clustered_variance(items, prompts)
+    count, sampled = len(np.unique(prompts)), clustered_variance(items, prompts, weights)
     parts = [*between, max(0.0, sampled - both) if count > 1 else math.nan]
     freedom = [*(len(x) - 1 for x in settings), count - 1]
-    value = float(items.mean())
+    value = float(np.average(items, weights=weights))
     low, high, p = _student(value, sum(parts), _satterthwaite(parts, freedom))
     return Difference(
         value,
@@ -60,10 +67,10 @@ def contrast(
     )
 
 
-def _residual_variance(x: np.ndarray, prompts: np.ndarray) -> float:
+def _residual_variance(x: np.ndarray, prompts: np.ndarray, weights: np.ndarray) -> float:
     """The variance of one seed's mean that is its own doing on these prompts; x is (S, P)."""
     residuals = x - x.mean(0)
-    return sum(clustered_variance(r, prompts) for r in residuals) / (len(x) - 1)
+    return sum(clustered_variance(r, prompts, weights) for r in residuals) / (len(x) - 1)
 
 
 def _satterthwaite(parts: Sequence[float], freedom: Sequence[int]) -> float:

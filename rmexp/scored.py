@@ -59,6 +59,11 @@ class Judged:
     tied_Q_2: np.ndarray
 
     @property
+    def weights_N(self) -> np.ndarray:
+        """The weight of each response: its comparison's."""
+        return self.weights_C[self.rows_N]
+
+    @property
     def prompts_N(self) -> np.ndarray:
         """The prompt of each response."""
         return self.prompts_C[self.rows_N]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import bdtr, ndtri
 
-from rmexp.statistics import clustered_interval, clustered_variance
+from rmexp.statistics import clustered_mean, clustered_variance
 
 DRAWS = 9_999
 """Sign flips drawn where there are too many to enumerate: p is a multiple of 1/10,000."""
@@ -51,24 +51,30 @@ class Difference:
 
 
 def paired_difference(
-    a: np.ndarray, b: np.ndarray, prompts: np.ndarray, draws: int = DRAWS
+    a: np.ndarray,
+    b: np.ndarray,
+    prompts: np.ndarray,
+    weights: np.ndarray | None = None,
+    draws: int = DRAWS,
 ) -> Difference:
     """Compare two checkpoints (or means of some) on the items that both were judged on.
 
     Args:
         a, b: (P,) a number an item, e.g. 1.0 where the better response won.
         prompts: (P,) the prompt of each item.
+        weights: (P,) of each item, above 0; None: all 1.
         draws: sign flips to draw, see `sign_flip`.
     """
     d = a.astype(np.float64) - b
-    count = len(np.unique(prompts))
-    low, high = clustered_interval(d, prompts)
-    if count == len(d) and np.isin(d, (-1.0, 0.0, 1.0)).all():
+    weights = np.ones(len(d)) if weights is None else weights
+    count, alike = len(np.unique(prompts)), len(weights) and np.ptp(weights) == 0
+    value, low, high = clustered_mean(d, prompts, weights)
+    if count == len(d) and alike and np.isin(d, (-1.0, 0.0, 1.0)).all():
         p, method = mcnemar_midp(int((d > 0).sum()), int((d < 0).sum())), "mid-p McNemar"
     else:
-        p, method = sign_flip(d, prompts, draws), "sign flips of prompts"
-    variance = clustered_variance(d, prompts)
-    return Difference(float(d.mean()), low, high, p, method, len(d), count, variance)
+        p, method = sign_flip(d * weights, prompts, draws), "sign flips of prompts"
+    variance = clustered_variance(d, prompts, weights)
+    return Difference(value, low, high, p, method, len(d), count, variance)
 
 
 def sign_flip(
@@ -83,7 +89,7 @@ def sign_flip(
     an approximate symmetry assumption", Econometrica 85.
 
     Args:
-        differences: (P,) A minus B, an item each.
+        differences: (P,) A minus B, an item each, times its weight.
         prompts: (P,) the prompt of each.
     """
     _, member = np.unique(prompts, return_inverse=True)

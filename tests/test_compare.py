@@ -402,7 +402,7 @@ def test_what_people_said_stands_beside_the_rewards(tmp_path):
                 "id": "a",
                 "subset": "s",
                 "prompt_key": "p",
-                "tokens": [[1, 2], [3], [4]],
+                "lengths": [2, 1, 1],
                 "texts": ["x", "y", "z"],
                 "ratings": [3.0, float("nan"), 1.0],
                 "pairs": [[0, 1, 1], [2, 1, 0]],

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from bench.coverage import band
 from rmexp.best_of import best_of_k, best_of_n_curve
-from rmexp.bootstrap import recomputed, stratified
-from rmexp.ranking import label_auc, rank_agreement, within_prompts
+from rmexp.bootstrap import clustered, ratio, stratified
+from rmexp.ranking import kendall, label_auc, spearman, within_means, within_prompts
+from rmexp.statistics import clustered_mean, clustered_variance
 
 nan = math.nan
 
@@ -79,21 +81,47 @@ def test_overall_and_within_differ_where_prompts_do():
     prompts = np.repeat(np.arange(20), 3)
     ratings = prompts * 10.0 + np.tile([0, 1, 2], 20)
     rewards = prompts * 10.0 - np.tile([0, 1, 2], 20)
-    found = rank_agreement(rewards, ratings, prompts)
+    found = within_means(rewards, ratings, prompts, np.ones(60))
     assert found["kendall_within"].value == found["spearman_within"].value == -1
-    assert found["spearman"].value > 0.99
-    assert found["kendall"].value == pytest.approx(stats.kendalltau(rewards, ratings).statistic)
-    assert found["kendall"].low <= found["kendall"].value <= found["kendall"].high
+    assert spearman(rewards, ratings, prompts).value > 0.99
+    tau = kendall(rewards, ratings, prompts)
+    assert tau.value == pytest.approx(stats.kendalltau(rewards, ratings).statistic)
+    assert tau.low <= tau.value <= tau.high
 
 
-def test_ratings_that_do_not_vary_tell_nothing():
-    assert rank_agreement(np.arange(3.0), np.array([1.0, 1, nan]), np.arange(3)) == {}
+@given(st.integers(0, 2**32 - 1))
+def test_correlations_as_scipy_has_them_and_weights_as_copies(seed):
+    rng = np.random.default_rng(seed)
+    x, y = np.round(rng.normal(size=25), 1), rng.integers(1, 5, 25).astype(float)
+    clusters, weights = rng.integers(0, 8, 25), rng.integers(1, 4, 25)
+    copies = [np.repeat(column, weights) for column in (x, y, clusters)]
+    for ours, theirs in ((spearman, stats.spearmanr), (kendall, stats.kendalltau)):
+        assert ours(x, y, clusters).value == pytest.approx(theirs(x, y).statistic)
+        assert ours(x, y, clusters, weights.astype(float)) == pytest.approx(ours(*copies))
+    good = (y > 2).astype(float)
+    if 0 < good.sum() < 25:
+        copied = label_auc(copies[0], np.repeat(good, weights), copies[2])
+        assert label_auc(x, good, clusters, weights.astype(float)) == pytest.approx(copied)
+    mean = clustered_mean(x, clusters, weights.astype(float))
+    assert mean == pytest.approx(clustered_mean(copies[0], copies[2]))
+
+
+def test_what_does_not_vary_has_no_correlation():
+    for of in (spearman, kendall):
+        assert math.isnan(of(np.arange(3.0), np.ones(3), np.arange(3)).value)
 
 
 def test_single_responses_have_no_order_within_prompts():
-    found = rank_agreement(np.arange(4.0), np.array([1.0, 2, 3, 4]), np.arange(4))
-    assert found["kendall"].value == 1
-    assert "kendall_within" not in found
+    one = np.arange(4.0)
+    assert kendall(one, one, one).value == spearman(one, one, one).value == 1
+    assert within_means(one, one, one, np.ones(4)) == {}
+
+
+def test_prompts_weigh_the_mean_of_their_responses():
+    ratings, prompts = np.array([0.0, 1, 0, 1, 2]), np.array([0, 0, 1, 1, 1])
+    rewards, weights = np.array([0.0, 1, 2, 1, 0]), np.array([3.0, 3, 1, 1, 1])
+    assert within_means(rewards, ratings, prompts, weights)["kendall_within"].value == 0.5
+    assert within_means(rewards, ratings, prompts, np.ones(5))["kendall_within"].value == 0
 
 
 def test_good_against_bad():
@@ -142,58 +170,66 @@ def test_one_cluster_has_no_interval():
     )["x"]
     assert one.value == 1
     assert np.isnan([one.low, one.high]).all()
-    assert np.isnan(recomputed(lambda drawn: 1.0, np.zeros(3), (0, 1))[1:]).all()
+    assert np.isnan(clustered_mean(np.ones(3), np.zeros(3))[1:]).all()
 
 
-def test_whole_clusters_are_drawn():
-    clusters = np.array([3, 1, 3, 2])
-    for_each = []
-    recomputed(lambda drawn: float(for_each.append(drawn) or 0), clusters, (0, 1), resamples=50)
-    for drawn in for_each[1:]:
-        counts = np.bincount(drawn, minlength=4)
-        assert counts[0] == counts[2]
-        assert counts[0] + counts[1] + counts[3] == 3
+def test_whole_clusters_are_drawn_one_fewer_than_there_are():
+    """Sums of 1 in clusters of 2, 1 and 1: two of them drawn, on the scale of three."""
+    seen = []
+
+    def total(sums):
+        seen.append(sums)
+        return sums[..., 0]
+
+    found = clustered(np.ones((4, 1)), np.array([3, 1, 3, 2]), total)
+    assert found.value == 4
+    assert set(seen[1][:, 0]) == {3.0, 4.5, 6.0}
+    assert seen[1].mean() == pytest.approx(4, abs=0.1)
+
+
+def test_the_interval_of_two_clusters_is_all_that_there_is():
+    """Student's t of one degree of freedom is 12.7: beyond every resample."""
+    assert clustered_mean(np.array([0.0, 1.0, 1.0]), np.array([0, 1, 1])) == (2 / 3, 0, 1)
+
+
+def test_a_strata_of_one_cluster_leaves_the_others_their_interval():
+    values, strata = np.array([[0.0], [1.0], [1.0]]), np.array(["a", "a", "b"])
+
+    def combine(means):
+        return {"a": means["a"][..., 0], "both": means["a"][..., 0] + means["b"][..., 0]}
+
+    found = stratified(values, strata, np.arange(3), combine)
+    assert found["a"] == (0.5, 0, 1)
+    assert found["both"].value == 1.5
+    assert math.isnan(found["both"].low)
 
 
 def composite(rates):
     return {"score": (rates["a"][..., 0] + rates["b"][..., 0]) / 2}
 
 
-def coverage(studies):
-    """How often a 95% interval of a composite of two subsets holds the truth; clustered rows."""
-    rng, hits = np.random.default_rng(0), 0
-    strata = np.repeat(["a", "b"], [200, 200])
-    clusters = np.arange(400) // 4
-    for study in range(studies):
-        chance = np.repeat(np.concatenate([rng.beta(4, 2, 50), rng.beta(2, 2, 50)]), 4)
-        values = (rng.random(400) < chance).astype(float)[:, None]
-        score = stratified(values, strata, clusters, composite, seed=study)["score"]
-        hits += score.low <= (4 / 6 + 1 / 2) / 2 <= score.high
-    return hits / studies
-
-
 def test_intervals_of_composites_cover():
-    assert 0.90 <= coverage(200) <= 0.99
+    """Of two subsets of 12 prompts with 4 rows each."""
+    rng, hits, studies = np.random.default_rng(0), 0, 200
+    strata = np.repeat(["a", "b"], [48, 48])
+    for study in range(studies):
+        chance = np.repeat(np.concatenate([rng.beta(4, 2, 12), rng.beta(2, 2, 12)]), 4)
+        values = (rng.random(96) < chance).astype(float)[:, None]
+        score = stratified(values, strata, np.arange(96) // 4, composite, seed=study)["score"]
+        hits += score.low <= (4 / 6 + 1 / 2) / 2 <= score.high
+    low, high = band(0.95, studies)
+    assert low <= hits / studies <= high
 
 
-def test_the_interval_of_a_rank_correlation_covers():
-    """Spearman's of prompts with levels of their own; the truth is that of a large sample."""
-    rng, hits, studies = np.random.default_rng(0), 0, 60
+def test_the_variance_is_that_of_the_sandwich():
+    """With few clusters as well: n - 1 are drawn."""
+    rng = np.random.default_rng(0)
+    values, clusters = rng.normal(size=40), np.arange(40) // 8
+    seen = []
 
-    def sample(count):
-        prompts = np.repeat(np.arange(count), 4)
-        level = np.repeat(rng.normal(size=count), 4)
-        ratings = level + rng.normal(size=4 * count)
-        return ratings + rng.normal(size=4 * count), ratings, prompts
+    def mean(sums):
+        seen.append(ratio(sums[..., 0], sums[..., 1]))
+        return seen[-1]
 
-    x, y, _ = sample(50_000)
-    truth = stats.spearmanr(x, y).statistic
-    for _ in range(studies):
-        x, y, prompts = sample(50)
-
-        def spearman(drawn, x=x, y=y):
-            return stats.spearmanr(x[drawn], y[drawn]).statistic
-
-        found = recomputed(spearman, prompts, (-1, 1), resamples=100)
-        hits += found.low <= truth <= found.high
-    assert hits / studies >= 0.88
+    clustered(np.stack([values, np.ones(40)], 1), clusters, mean)
+    assert seen[1].var() == pytest.approx(clustered_variance(values, clusters), rel=0.1)

@@ -90,9 +90,9 @@ def compare(given: Sequence[str], name: str, metric: str, pairs: Pairs) -> Compa
     _check_metric(settings, name, metric)
     ranked = sorted(settings, key=lambda s: _rank(s.metric(metric), metric))
     tested = metric if metric in ITEMWISE else "accuracy"
-    prompts, judged = shared.prompts_P, len(shared.ids_P) > 0
-    verdicts = judge_pairs(ranked, prompts, tested, pairs) if judged else []
-    effects = main_effects(settings, keys, prompts, tested) if judged and len(keys) > 1 else []
+    judged = len(shared.ids_P) > 0
+    verdicts = judge_pairs(ranked, shared, tested, pairs) if judged else []
+    effects = main_effects(settings, keys, shared, tested) if judged and len(keys) > 1 else []
     return Comparison(
         set=name,
         metric=metric,
@@ -124,7 +124,7 @@ def _rank(value: float | None, metric: str) -> float:
 def _row(
     setting: Setting, best: Setting, metric: str, shared: Judgements, verdicts: Sequence[Verdict]
 ) -> Row:
-    low, high = interval(setting, metric, shared.prompts_P)
+    low, high = interval(setting, metric, shared)
     against = (v for v in verdicts if {id(v.a), id(v.b)} == {id(setting), id(best)})
     return Row(
         setting=setting,
@@ -137,19 +137,20 @@ def _row(
     )
 
 
-def interval(setting: Setting, metric: str, prompts: np.ndarray) -> tuple[float, float]:
+def interval(setting: Setting, metric: str, shared: Judgements) -> tuple[float, float]:
     """The 95% interval of a setting's value: over prompts, and over seeds where there are several.
 
     A single run's is the one that it reported itself.
     """
+    of_P = (shared.prompts_P, shared.weights_P)
     if len(setting.entries) == 1:
         own = setting.entries[0].metrics
         if f"{metric}_low" in own:
             return own[f"{metric}_low"], own[f"{metric}_high"]
-        if metric in ITEMWISE and len(prompts):
-            return clustered_interval(setting.items(metric)[0], prompts)
-    elif metric in ITEMWISE and len(prompts):
-        found = contrast([setting.items(metric)], [1], prompts)
+        if metric in ITEMWISE and len(shared.ids_P):
+            return clustered_interval(setting.items(metric)[0], *of_P)
+    elif metric in ITEMWISE and len(shared.ids_P):
+        found = contrast([setting.items(metric)], [1], *of_P)
         share = metric == "accuracy"  # which Student's t does not know
         return (max(0.0, found.low), min(1.0, found.high)) if share else (found.low, found.high)
     return math.nan, math.nan

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rmexp.compare.settings import Setting
+from rmexp.predictions import Judgements
 from rmexp.replicates import contrast
 from rmexp.significance import Difference, paired_difference
 
@@ -29,16 +30,16 @@ class Effect:
 
 
 def main_effects(
-    settings: Sequence[Setting], keys: Sequence[str], prompts: np.ndarray, metric: str
+    settings: Sequence[Setting], keys: Sequence[str], shared: Judgements, metric: str
 ) -> list[Effect]:
     """Each key's levels against its first one.
 
     Args:
         keys: those that differ between the settings.
-        prompts: (P,) the prompt of each judged pair.
+        shared: the judged pairs.
         metric: one of `judged.ITEMWISE`.
     """
-    return [effect for key in keys for effect in _effects_of(key, settings, keys, prompts, metric)]
+    return [effect for key in keys for effect in _effects_of(key, settings, keys, shared, metric)]
 
 
 def entangled(effects: Sequence[Effect], keys: Sequence[str]) -> list[str]:
@@ -51,7 +52,7 @@ def _effects_of(
     key: str,
     settings: Sequence[Setting],
     keys: Sequence[str],
-    prompts: np.ndarray,
+    shared: Judgements,
     metric: str,
 ) -> Iterator[Effect]:
     others = [k for k in keys if k != key]
@@ -64,25 +65,26 @@ def _effects_of(
     for level in levels:
         pairs = [(by[level], by[base]) for by in cells.values() if {level, base} <= set(by)]
         if pairs:
-            difference, of_settings = _mean_difference(pairs, prompts, metric)
+            difference, of_settings = _mean_difference(pairs, shared, metric)
             found = (values[base], values[level], difference, len(pairs), of_settings)
             yield Effect(key, *found)
 
 
 def _mean_difference(
-    pairs: Sequence[tuple[Setting, Setting]], prompts: np.ndarray, metric: str
+    pairs: Sequence[tuple[Setting, Setting]], shared: Judgements, metric: str
 ) -> tuple[Difference, bool]:
     """The mean of (level - base) over cells, and whether it holds of settings."""
     high, low = zip(*pairs, strict=True)
+    of_P = (shared.prompts_P, shared.weights_P)
     items = [setting.items(metric) for setting in (*high, *low)]
     if min(map(len, items)) > 1:
         share = 1 / len(pairs)
-        return contrast(items, [share] * len(high) + [-share] * len(low), prompts), True
+        return contrast(items, [share] * len(high) + [-share] * len(low), *of_P), True
     one, other = (
         np.mean([x.mean(0) for x in side], axis=0)
         for side in (items[: len(high)], items[len(high) :])
     )
-    return paired_difference(one, other, prompts), False
+    return paired_difference(one, other, *of_P), False
 
 
 def _order(value: Any) -> tuple[int, float, str]:

@@ -138,19 +138,20 @@ def _add(
     own = {
         k.removeprefix(f"{name}/"): v for k, v in run.metrics.items() if k.startswith(f"{name}/")
     }
-    entries.append(Entry(run, gaps_P, std, _metrics(gaps_P, std) | own))
+    entries.append(Entry(run, gaps_P, std, _metrics(gaps_P, shared.weights_P, std) | own))
 
 
-def _metrics(gaps_P: np.ndarray, std: float) -> dict[str, float]:
+def _metrics(gaps_P: np.ndarray, weights_P: np.ndarray, std: float) -> dict[str, float]:
     """Of rewards that somebody else computed."""
     if not len(gaps_P):
         return {}
+    margin = float(np.average(gaps_P, weights=weights_P))
     return {
-        "accuracy": float((gaps_P > 0).mean()),
-        "margin": float(gaps_P.mean()),
-        "margin_standardised": float(gaps_P.mean()) / std if std else 0.0,
-        "tie_rate": float((gaps_P == 0).mean()),
-        **pair_scores(gaps_P),
+        "accuracy": float(np.average(gaps_P > 0, weights=weights_P)),
+        "margin": margin,
+        "margin_standardised": margin / std if std else 0.0,
+        "tie_rate": float(np.average(gaps_P == 0, weights=weights_P)),
+        **pair_scores(gaps_P, weights_P),
     }
 
 
@@ -158,7 +159,7 @@ def _other_rows(run: Run, own: Judgements, first: Run, shared: Judgements, name:
     common = len(own.keys & shared.keys)
     what = f"{len(own.ids_P)} pairs, {common} of them among the {len(shared.ids_P)} of {first.name}"
     if common == len(own.ids_P) == len(shared.ids_P):
-        what = f"the same ids as {first.name}, with other prompts"
+        what = f"the same ids as {first.name}, with other prompts or weights"
     data = "" if run.data == first.data else f"; its data is other ({run.data}, not {first.data})"
     return f"judged on other rows of {name} ({what}{data}), so that no paired test is possible"
 

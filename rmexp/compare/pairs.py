@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from rmexp.compare.settings import Setting
+from rmexp.predictions import Judgements
 from rmexp.replicates import contrast
 from rmexp.significance import ALPHA, DRAWS, Difference, holm, needed_items, paired_difference
 
@@ -102,7 +101,7 @@ def p_value(p: float) -> str:
 
 
 def judge_pairs(
-    ranked: Sequence[Setting], prompts: np.ndarray, metric: str, which: Pairs
+    ranked: Sequence[Setting], shared: Judgements, metric: str, which: Pairs
 ) -> list[Verdict]:
     """A verdict on each pair of interest.
 
@@ -111,7 +110,7 @@ def judge_pairs(
 
     Args:
         ranked: the settings, best first.
-        prompts: (P,) the prompt of each judged pair.
+        shared: the judged pairs.
         metric: one of `judged.ITEMWISE`.
         which: the pairs of interest: the best against each other one; those that differ in one key;
             all.
@@ -124,7 +123,7 @@ def judge_pairs(
     }[which]
     family = len(pairs) if which == "neighbours" else len(every)
     draws = min(LARGEST_DRAWS, max(DRAWS, 100 * family - 1))
-    found = [difference_of(a, b, prompts, metric, draws) for a, b in pairs]
+    found = [difference_of(a, b, shared, metric, draws) for a, b in pairs]
     corrected = holm([d.p for d, _ in found], family)
     return [
         Verdict(a, b, metric, d, p, of_settings)
@@ -133,13 +132,14 @@ def judge_pairs(
 
 
 def difference_of(
-    a: Setting, b: Setting, prompts: np.ndarray, metric: str, draws: int = DRAWS
+    a: Setting, b: Setting, shared: Judgements, metric: str, draws: int = DRAWS
 ) -> tuple[Difference, bool]:
     """A minus B, and whether it holds of the settings, which takes two seeds of each."""
     one, other = a.items(metric), b.items(metric)
+    of_P = (shared.prompts_P, shared.weights_P)
     if min(len(one), len(other)) > 1:
-        return contrast([one, other], [1, -1], prompts), True
-    return paired_difference(one.mean(0), other.mean(0), prompts, draws), False
+        return contrast([one, other], [1, -1], *of_P), True
+    return paired_difference(one.mean(0), other.mean(0), *of_P, draws), False
 
 
 def _apart(a: Setting, b: Setting) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmexp.statistics import RESAMPLES
+from rmexp.bootstrap import clustered, ratio
 
 Votes = tuple[float, float, float]
 """How many were for the first response, for the second, and for a tie."""
@@ -69,15 +69,16 @@ def _kappa(table: np.ndarray) -> float:
 
 
 def _interval(table: np.ndarray, clusters: np.ndarray) -> tuple[float | None, float | None]:
-    """The percentile bootstrap interval, resampling whole prompts (see `clustered_interval`)."""
-    _, member = np.unique(clusters, return_inverse=True)
-    count = int(member.max()) + 1
-    if count < 2:
-        return None, None
-    rng = np.random.default_rng(0)
-    kappas = []
-    for _ in range(RESAMPLES):
-        times = np.bincount(rng.integers(count, size=count), minlength=count)
-        kappas.append(_kappa(np.repeat(table, times[member], axis=0)))
-    low, high = np.quantile(kappas, [0.025, 0.975])
-    return float(low), float(high)
+    """Its interval over prompts: kappa is made of sums over judgements."""
+    votes, raters = table.astype(np.float64), table[0].sum()
+    agreed = (votes * (votes - 1)).sum(axis=1, keepdims=True) / (raters * (raters - 1))
+    columns = np.concatenate([np.ones_like(agreed), agreed, votes / raters], axis=1)
+    _, low, high = clustered(columns, clusters, _of_sums)
+    return (None, None) if np.isnan(low) else (low, high)
+
+
+def _of_sums(sums: np.ndarray) -> np.ndarray:
+    """Fleiss' kappa of sums of 1, of the share of people who agree, and of shares of votes."""
+    shares = sums[..., 1:] / sums[..., :1]
+    chance = np.square(shares[..., 1:]).sum(-1)
+    return ratio(shares[..., 0] - chance, 1 - chance)

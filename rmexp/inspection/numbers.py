@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from rmexp.inspection.rows import Row
-from rmexp.metrics import ranks
-from rmexp.statistics import clustered_correlation, clustered_interval
+from rmexp.ranking import spearman
+from rmexp.statistics import clustered_interval
 
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 BINS = 30
@@ -91,7 +91,7 @@ def length_bias(rows: Sequence[Row]) -> dict[str, Any]:
     ]
     if len({rating for rating, *_ in rated}) > 1:
         scores, sizes, clusters = (np.array(column) for column in zip(*rated, strict=True))
-        correlation = clustered_correlation(ranks(scores), ranks(sizes), clusters)
+        correlation = spearman(scores, sizes, clusters)
         names = ("spearman", "spearman_low", "spearman_high")
         found |= {"rated": len(rated)} | dict(zip(names, map(_finite, correlation), strict=True))
     return found

@@ -123,7 +123,9 @@ def _figures(found: Comparison) -> Iterator[plots.Plot]:
     yield from _learning(found)
     if len(found.judgements.ids_P):
         bins = max(3, min(BINS, len(found.judgements.ids_P) // IN_A_BIN))
-        curves = [reliability(row.setting.entries[0].gaps_P, bins) for row in found.rows[:CURVES]]
+        weights_P = found.judgements.weights_P
+        firsts = (row.setting.entries[0] for row in found.rows[:CURVES])
+        curves = [reliability(first.gaps_P, bins, weights_P) for first in firsts]
         drawn = plots.reliability_curves(
             {
                 _label(row.setting): (curve.confidence_B, curve.accuracy_B)

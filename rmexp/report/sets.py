@@ -103,9 +103,11 @@ def _figures(one: Shown, subsets: Sequence[Mapping[str, Any]]) -> Iterator[plots
         yield plots.Plot(f"{name}-rewards", caption, plots.rewards(groups))
     if not len(s.better_P):
         return
-    series = {"as trained" if one.source is None else "as it is": reliability(s.gaps_P)}
+    first = "as trained" if one.source is None else "as it is"
+    series = {first: reliability(s.gaps_P, weights_P=s.weights_P)}
     if one.temperature is not None:
-        series[f"temperature {one.temperature:.3g}"] = reliability(s.gaps_P / one.temperature)
+        softened = reliability(s.gaps_P / one.temperature, weights_P=s.weights_P)
+        series[f"temperature {one.temperature:.3g}"] = softened
     drawn = plots.reliability_curves({n: (r.confidence_B, r.accuracy_B) for n, r in series.items()})
     yield plots.Plot(
         f"{name}-reliability",

@@ -159,7 +159,7 @@ def _test(
 def _calibrate(module: RewardModule, run: RunDirectory) -> None:
     """Learn the reward's scale from val, which was scored last, and keep it in the run."""
     s = module.scored("val")
-    module.calibration = calibration.fit(s.rewards_N, s.ratings_N, s.gaps_P)
+    module.calibration = calibration.fit(s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P)
     run.write_json(calibration.FILE, module.calibration.to_dict())
 
 
