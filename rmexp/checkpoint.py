@@ -110,6 +110,7 @@ def weights_of(home: Path, base: Any, layout: str, trust_remote_code: bool) -> d
             "_target_": "rmexp.loading.Trained",
             "base": base,
             "weights": str(best),
+            "tune": saved_config(home).tune,
             "layout": layout,
         }
     raise UserError(

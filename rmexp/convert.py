@@ -15,7 +15,7 @@ from rmexp.peers import axolotl, trl
 from rmexp.peers.reasons import NO_NEED, REASONS
 from rmexp.peers.settings import Settings
 
-GROUPS = ("model", "template", "data", "loss", "optim", "trainer", "logger")
+GROUPS = ("model", "template", "data", "loss", "tune", "optim", "trainer", "logger")
 FOREIGN = {"stage": "LLaMA-Factory", "rlhf_type": "ms-swift", "process_reward_model": "Axolotl PRM"}
 """Keys that say whose a file is that looks like one of TRL's or Axolotl's, and is another thing."""
 

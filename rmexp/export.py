@@ -16,6 +16,7 @@ from rmexp.calibration import Calibration
 from rmexp.errors import UserError, fallback
 from rmexp.metrics import TABLE
 from rmexp.model import token_head
+from rmexp.tuning import merge
 
 TOLERANCE = 1e-4
 """Largest difference of a reward, in fp32, from plain Hugging Face; relative above 1."""
@@ -82,6 +83,7 @@ def export(
     """Write the model, tokenizer, template and card to `home`, once they have passed `prove`.
 
     Args:
+        model: what was trained; LoRA's updates are added to its weights.
         texts: rendered responses to prove it on.
         rewards: their rewards by our own path, in fp32.
         facts: `name base data loss fingerprint metrics`, for the card and `rmexp.json`.
@@ -92,6 +94,7 @@ def export(
     """
     aside = home.with_name(f".{home.name}")
     shutil.rmtree(aside, ignore_errors=True)
+    merge(model)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
     (aside / "rmexp.json").write_text(json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")

@@ -4,18 +4,18 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmexp.attention import TreeRow
 from rmexp.batches import Collate, Layout, unjudged
 from rmexp.errors import UserError, fallback
-from rmexp.model import DROPOUTS, backbone, rewards, token_head
+from rmexp.model import DROPOUTS, backbone, head_parameters, rewards, token_head
 
 TOLERANCE = 1e-4
 """Largest relative difference between the layouts, of rewards and of gradients, in fp32."""
 
 PROBED_PARAMETERS = 8
-"""Gradients are compared on the lowest layer's parameters: all of the backward pass ends there."""
+"""Gradients are compared on the lowest of those that train: all of the backward pass ends there."""
 
 
 def choose_layout(model: Any, wanted: Literal["auto", "tree", "padded"]) -> Layout:
@@ -53,6 +53,9 @@ def refuse(model: Any) -> str | None:
     named = (name for name in sorted(DROPOUTS) if getattr(config, name, 0))
     if (name := next(named, None)) is not None:
         return f"it has dropout ({name}={getattr(config, name)})"
+    for name, module in backbone(model).named_modules():
+        if "lora_dropout" in name and isinstance(module, nn.Dropout):
+            return f"LoRA has dropout (tune.dropout={module.p:g})"
     return None
 
 
@@ -97,9 +100,8 @@ def _rewards_and_gradients(model: Any, row: dict[str, Any], layout: Any) -> tupl
     batch = Collate(0, 10**9, layout)([row]).batches[0].to(next(model.parameters()).device)
     rewards_N = rewards(model, batch)
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
-    trained = (
-        p for p in backbone(model).parameters() if p.requires_grad and id(p) not in embeddings
-    )
+    ordered = (*backbone(model).parameters(), *head_parameters(model))
+    trained = (p for p in ordered if p.requires_grad and id(p) not in embeddings)
     lowest = list(islice(trained, PROBED_PARAMETERS))
     signs = torch.tensor([1.0, -0.5], device=rewards_N.device)
     gradients = torch.autograd.grad((rewards_N * signs).sum(), lowest, allow_unused=True)

@@ -22,6 +22,7 @@ from torch import nn
 from rmexp import templates
 from rmexp.errors import UserError
 from rmexp.model import DROPOUTS, prepare
+from rmexp.tuning import load_trained_state, merge
 
 Layout = Literal["auto", "tree", "padded"]
 
@@ -117,6 +118,17 @@ class Pretrained:
         fresh = any(key.endswith("weight") for key in info["missing_keys"])
         return prepare(model, tokenizer, seed, fresh)
 
+    def skeleton(self) -> nn.Module:
+        """The model without its weights, to ask about its parts before it is loaded."""
+        with _loading(self.path, "a model with a sequence-classification form"):
+            config = transformers.AutoConfig.from_pretrained(
+                self._source(), num_labels=1, **self._options()
+            )
+            with torch.device("meta"):
+                return transformers.AutoModelForSequenceClassification.from_config(
+                    config, trust_remote_code=self.trust_remote_code
+                )
+
     def _options(self) -> dict[str, Any]:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
@@ -189,9 +201,20 @@ class Tiny:
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
         """A random Llama with a fresh head."""
-        config = transformers.AutoConfig.for_model(
+        config = self._config(len(tokenizer))
+        with _seeded(self.seed):
+            model = transformers.LlamaForSequenceClassification(config)
+        return prepare(model, tokenizer, seed, fresh_head=True)
+
+    def skeleton(self) -> nn.Module:
+        """The model without its weights, to ask about its parts before it is loaded."""
+        with torch.device("meta"):
+            return transformers.LlamaForSequenceClassification(self._config(vocabulary=8))
+
+    def _config(self, vocabulary: int) -> Any:
+        return transformers.AutoConfig.for_model(
             "llama",
-            vocab_size=len(tokenizer),
+            vocab_size=vocabulary,
             hidden_size=self.hidden,
             intermediate_size=2 * self.hidden,
             num_hidden_layers=self.layers,
@@ -201,9 +224,6 @@ class Tiny:
             max_position_embeddings=4096,
             num_labels=1,
         )
-        with _seeded(self.seed):
-            model = transformers.LlamaForSequenceClassification(config)
-        return prepare(model, tokenizer, seed, fresh_head=True)
 
 
 @dataclass(frozen=True)
@@ -212,12 +232,14 @@ class Trained:
 
     Args:
         base: where the run's model came from.
-        weights: Lightning checkpoint of the run.
+        weights: Lightning checkpoint of the run: what trained.
+        tune: the run's trainable part, see `tuning`.
         layout, gradient_checkpointing, compile: see `Pretrained`.
     """
 
     base: Any
     weights: str
+    tune: Any
     layout: Layout = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -240,9 +262,12 @@ class Trained:
                 f"{stored['fingerprints']['template']}, not with the one that was asked for."
             )
         weights = stored["state_dict"].items()
-        model.load_state_dict(
-            {k.removeprefix("model."): v for k, v in weights if k.startswith("model.")}
+        self.tune(model, seed)
+        load_trained_state(
+            model, {k.removeprefix("model."): v for k, v in weights if k.startswith("model.")}
         )
+        merge(model)
+        model.requires_grad_(True)
         model.fresh_head = False
         return model
 

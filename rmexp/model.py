@@ -66,7 +66,9 @@ def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
     head = last[0]
     head.__class__ = RewardHead
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a frozen model is never stored, but must be the same again
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     if fresh_head:
@@ -141,7 +143,7 @@ def reads_ahead(model: Any) -> bool:
     if token_head(model) is None:
         return True
     model.eval()
-    tokens = _random_tokens(model)[None]
+    tokens = random_tokens(model)[None]
     alone, followed = _hidden(model, tokens[:, :8])[:, 7], _hidden(model, tokens)[:, 7]
     return not torch.allclose(alone, followed, rtol=LIKE_ALONE, atol=LIKE_ALONE)
 
@@ -154,7 +156,7 @@ def check_padding(model: Any, pad_token_id: int) -> None:
         UserError: it does, or is no finite number, or the model cannot be run that way.
     """
     model.eval()
-    tokens = _random_tokens(model)
+    tokens = random_tokens(model)
     long, short = tokens.tolist(), tokens[:8].tolist()
     collate = Collate(pad_token_id, sys.maxsize, "padded", positions(model))
     lone, both = (collate([unjudged(rows)]).batches[0] for rows in ([short], [long, short]))
@@ -178,7 +180,7 @@ def check_padding(model: Any, pad_token_id: int) -> None:
         )
 
 
-def _random_tokens(model: Any) -> Tensor:
+def random_tokens(model: Any) -> Tensor:
     """Twelve, none of them among the first few, where special tokens are."""
     vocabulary = model.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)

@@ -17,6 +17,7 @@ from rmexp.metrics import evaluate
 from rmexp.model import rewards
 from rmexp.optim import AdamW
 from rmexp.scored import Judged, Scored, judged
+from rmexp.tuning import load_trained_state, trained_state
 
 
 class TrainingFailed(RuntimeError):
@@ -176,6 +177,16 @@ class RewardModule(lightning.LightningModule):
         return {f"{split}/{name}": value for name, value in values.items() if value == value}
 
     # ------------------------------------------------------------------ resume
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What a checkpoint holds: all but frozen weights, which the base has."""
+        return trained_state(self, super().state_dict(*args, **kwargs))
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take what `state_dict` gave; frozen weights stay as they are."""
+        return load_trained_state(self, state_dict, strict)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Random states: with them a resumed run draws the same dropout masks."""
         checkpoint["rng"] = random_state()

@@ -1,4 +1,4 @@
-"""What trains, and how: the trainable part, parameter groups, optimizer and schedule."""
+"""How it trains: parameter groups, optimizer and schedule."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -12,23 +12,14 @@ from rmexp.model import head_parameters
 
 
 @dataclass(frozen=True)
-class Full:
-    """tune=full: every weight of the model trains."""
-
-    def __call__(self, model: nn.Module) -> nn.Module:
-        """Set which parameters need gradients."""
-        return model.requires_grad_(True)
-
-
-@dataclass(frozen=True)
 class AdamW:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with warm-up and a schedule.
 
     Args:
-        lr: peak learning rate of the backbone.
+        lr: peak learning rate of the backbone, or of LoRA's matrices in it.
         head_lr: peak learning rate of the reward head; None takes `lr`.
         loss_lr: of the loss's own parameters (cut points, a tie's width), without weight decay.
-        weight_decay: of the backbone's matrices; vectors (norms, biases) have none.
+        weight_decay: of the matrices that `lr` is for; vectors (norms, biases) have none.
         head_weight_decay: of the reward head; None takes `weight_decay`.
         beta1, beta2: decay of the moments.
         warmup: share of all steps over which the rate rises from 0.

@@ -148,13 +148,16 @@ def _check_parts(config: DictConfig, choices: Mapping[str, str]) -> None:
     from rmexp.contract import check_fits
 
     wanted = inspect.signature(configuration.locate("task", config.task["_target_"])).parameters
-    parts = {g: build(config[g]) for g in ("data", "template", "trainer", "model") if g in wanted}
+    cheap = ("data", "template", "trainer", "model", "tune")
+    parts = {group: build(config[group]) for group in cheap if group in wanted}
     if "data" in parts:
         parts["data"].check_sources()
     for group in (g for g in ("template", "model") if g in parts):
         parts[group].check()
     if "loss" in wanted and parts["data"].has is not None:
         check_fits(build(config.loss), choices["loss"], parts["data"].has, choices["data"])
+    if "tune" in parts:
+        parts["tune"].check(parts["model"])
 
 
 def _is_sweep_file(overrides: list[str], config_dir: str | None) -> bool:

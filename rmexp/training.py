@@ -183,6 +183,6 @@ class ResumeCheckpoint(Checkpoint):
 
 
 def needed_disk(parameters: int, trainable: int) -> int:
-    """Bytes a run may need at once: two resume checkpoints (fp32 weights, two moments of what
-    trains), the best weights, the export."""
-    return 4 * (2 * (parameters + 2 * trainable) + 2 * parameters)
+    """Bytes a run may need at once: what trains in fp32, thrice in each of two resume checkpoints
+    (with its two moments) and once in the best weights; the whole model in the export."""
+    return 4 * (2 * 3 * trainable + trainable + parameters)

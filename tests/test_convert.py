@@ -106,6 +106,14 @@ def test_the_defaults_are_those_of_the_trl_that_is_installed():
     reward_config = pytest.importorskip("trl").RewardConfig
     theirs = {field.name: field.default for field in dataclasses.fields(reward_config)}
     ours = {row.key: row.default for row in (*trl.MODEL, *trl.DATA, *training.ROWS)}
+    peft = {
+        field.name: field.default
+        for field in dataclasses.fields(pytest.importorskip("trl").ModelConfig)
+    }
+    assert {row.key: row.default for row in trl.LORA} == {
+        row.key: peft[row.key] for row in trl.LORA
+    }
+    assert peft["lora_target_modules"] is None
     ours = {key: value for key, value in ours.items() if value is not None}
     d = trl.DIALECT
     ours |= {d.batch: d.batch_default, d.epochs: d.epochs_default, d.warmup: d.warmup_default}
@@ -164,7 +172,24 @@ def _joined(source, lines):
             "warmup_steps",
             "set optim.warmup to 100 / the number of steps",
         ),
-        (TRL + "use_peft: true", "use_peft", "tune=full trains every weight"),
+        (TRL + "lora_r: 8", "lora_r", "TRL reads it only with use_peft: true"),
+        (TRL + "use_peft: true\nuse_dora: true", "use_dora", "tune=lora has rank"),
+        (TRL + "use_peft: true\nlora_task_type: SEQ_CLS", "lora_task_type", "the head trains"),
+        (
+            TRL + "use_peft: true\nlora_modules_to_save: [score, embed_tokens]",
+            "lora_modules_to_save",
+            "embed_tokens: beside LoRA's matrices the head alone trains",
+        ),
+        (
+            TRL + "use_peft: true\nlora_target_modules: .*_proj",
+            "lora_target_modules",
+            "a regular expression",
+        ),
+        (AXOLOTL + "lora_target_linear: true", "lora_target_linear", "only with adapter: lora"),
+        (AXOLOTL + "adapter: llama-adapter", "adapter", "there is no llama-adapter"),
+        (AXOLOTL + "adapter: qlora", "adapter", "weights that are kept in fp32"),
+        (AXOLOTL + "adapter: lora", "lora_r", "Axolotl no default: give tune.rank"),
+        (AXOLOTL + "adapter: lora", "lora_target_modules", "all-linear is taken"),
         (TRL + "deepspeed: zero2.json", "deepspeed", "one device"),
         (TRL + "fp16: true", "fp16", "bf16-mixed"),
         (TRL + "max_length: null", "max_length", "data.max_length"),
@@ -187,6 +212,37 @@ def test_what_has_no_counterpart_is_listed(source, key, words):
     found = converted(source)
     assert words in found.left[key]
     assert key in found.text
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        (TRL + "use_peft: true", [16, 32, 0.05, None]),
+        (TRL + "use_peft: true\nlora_target_modules: [q_proj]", [16, 32, 0.05, ["q_proj"]]),
+        (TRL + "use_peft: true\nlora_target_modules: [all-linear]", [16, 32, 0.05, "all-linear"]),
+        (
+            AXOLOTL + "adapter: lora\nlora_r: 8\nlora_alpha: 4\nlora_target_modules: [a, b.c]",
+            [8, 4, 0.0, ["a", "b.c"]],
+        ),
+        (
+            AXOLOTL + "adapter: qlora\nlora_r: 8\nlora_dropout: 0.1\nlora_target_linear: true",
+            [8, None, 0.1, "all-linear"],
+        ),
+    ],
+)
+def test_lora_is_taken_over(source, wanted, tmp_path):
+    tune = composed(source, tmp_path).tune
+    assert tune["_target_"] == "rmexp.tuning.LoRA"
+    assert [tune.rank, tune.alpha, tune.dropout, tune.target_modules] == wanted
+    check(plain(composed(source, tmp_path)))
+
+
+def test_what_lora_does_otherwise_is_said():
+    notes = converted(TRL + "use_peft: true").notes
+    assert any("with 0 prompts are computed once" in note for note in notes)
+    assert any("TRL leaves the head as it was drawn" in note for note in notes)
+    trained = TRL + "use_peft: true\nlora_task_type: SEQ_CLS\nlora_dropout: 0"
+    assert not any("drawn" in note or "tune." in note for note in converted(trained).notes)
 
 
 def test_several_data_sets_are_a_mixture(tmp_path):

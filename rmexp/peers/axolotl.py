@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+from rmexp.peers.lora import convert_lora
 from rmexp.peers.rows import convert_sources, convert_validation, note_differences
-from rmexp.peers.settings import Count, NotNegative, Row, Settings
+from rmexp.peers.settings import Count, Decay, NotNegative, Row, Settings
 from rmexp.peers.training import Dialect, convert_training
 
 DIALECT = Dialect(
@@ -29,6 +30,11 @@ MODEL = (
     Row("trust_remote_code", "model.trust_remote_code", bool),
     Row("attn_implementation", "model.attn_implementation", str),
     Row("torch_compile", "model.compile", bool),
+)
+LORA = (
+    Row("lora_r", "tune.rank", Count),
+    Row("lora_alpha", "tune.alpha", Count),
+    Row("lora_dropout", "tune.dropout", Decay, 0.0),
 )
 LOGGER = (
     Row("wandb_project", "logger.project", str),
@@ -54,6 +60,7 @@ def convert_axolotl(s: Settings) -> None:
     s.take_rows([Row("sequence_len", "data.max_length", Count, 512)])
     _loss(s)
     _data(s)
+    _adapter(s)
     _checkpointing(s)
     if s.whole and not s.has("learning_rate"):
         s.leave("learning_rate", "the source has none, and Axolotl no default: give optim.lr")
@@ -85,6 +92,16 @@ def _loss(s: Settings) -> None:
     s.notes.append(
         'data=jsonl reads rows of {"context", "chosen", "rejected", "rating"} as they are.'
     )
+
+
+def _adapter(s: Settings) -> None:
+    name = s.take("adapter", str)
+    if name == "qlora":
+        s.leave("adapter", "qlora: LoRA, but on weights that are kept in fp32")
+    elif name not in (None, "lora"):
+        s.leave("adapter", f"there is no {name}: tune is full, lora, last_layers or head")
+    on = f"adapter {name}" if name in ("lora", "qlora") else None
+    convert_lora(s, on, "adapter: lora", LORA)
 
 
 def _data(s: Settings) -> None:

@@ -13,10 +13,6 @@ REASONS = (
     ),
     ("logging_* log_* disable_tqdm *tensorboard", NO_NEED + "every step is in metrics.jsonl"),
     (
-        "use_peft adapter lora_* use_rslora use_dora peft* qlora* loraplus_* relora*",
-        "tune=full trains every weight; learning rates for LoRA are too high for that",
-    ),
-    (
         "load_in_8bit load_in_4bit bnb_* use_bnb_* gptq* quantization* qat",
         "weights are kept in fp32, without quantisation",
     ),
@@ -44,6 +40,11 @@ REASONS = (
     (
         "*_attention *liger* unsloth_* torch_compile_* lora_*_kernel use_cache tf32",
         NO_NEED + "model.layout chooses the kernels (there is model.compile=true)",
+    ),
+    ("lora_task_type", NO_NEED + "beside LoRA's matrices the head trains, always"),
+    (
+        "lora_* use_rslora use_dora peft* qlora* loraplus_* relora*",
+        "tune=lora has rank, alpha, dropout and target_modules",
     ),
     (
         "model_type tokenizer_type processor_type num_labels is_*_derived_model",

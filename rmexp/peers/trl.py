@@ -5,8 +5,9 @@ Names and defaults are those of trl 1.16 and transformers 5.
 
 from typing import Any
 
+from rmexp.peers.lora import convert_lora
 from rmexp.peers.rows import convert_sources, note_differences, part_of
-from rmexp.peers.settings import Count, NotNegative, Row, Settings
+from rmexp.peers.settings import Count, Decay, NotNegative, Row, Settings
 from rmexp.peers.training import Dialect, convert_training
 
 DIALECT = Dialect(
@@ -36,6 +37,11 @@ DATA = (
     Row("dataset_name", "data.path", str),
     Row("max_length", "data.max_length", Count, 1024),
 )
+LORA = (
+    Row("lora_r", "tune.rank", Count, 16),
+    Row("lora_alpha", "tune.alpha", Count, 32),
+    Row("lora_dropout", "tune.dropout", Decay, 0.05),
+)
 SIGNS = (
     "model_name_or_path",
     "dataset_name",
@@ -56,6 +62,10 @@ def convert_trl(s: Settings) -> None:
     s.choose("loss", "bradley_terry", "the loss of TRL")
     s.put("loss.margin", 0.0, "TRL takes a column margin where rows have one: then `data`")
     s.take_rows([Row("center_rewards_coefficient", "loss.centring", NotNegative)])
+    on = "use_peft" if s.take("use_peft", bool, False) else None
+    convert_lora(s, on, "use_peft: true", LORA)
+    if on and s.values.get("lora_task_type") != "SEQ_CLS" and not s.has("lora_modules_to_save"):
+        s.notes.append("TRL leaves the head as it was drawn here (lora_task_type); it trains here.")
     _template(s)
     strategy = s.take("eval_strategy", bool | str, "no")  # YAML reads `no` as false
     convert_training(s, DIALECT, evaluates=strategy not in ("no", False))

@@ -57,12 +57,12 @@ class Measured:
 
     def disk(self, configs: Sequence[DictConfig]) -> int:
         """Bytes that these jobs may need, until the sweep has exported what it exports."""
-        weights, states = 4 * self.parameters, 4 * (self.parameters + 2 * self.trainable)
+        export, best, states = 4 * self.parameters, 4 * self.trainable, 12 * self.trainable
         kept = 0
         for config in configs:
             every = config.sweep.export == "all"
-            kept += weights * every
-            kept += weights * (config.trainer.keep != "none" or not every)
+            kept += export * every
+            kept += best * (config.trainer.keep != "none" or not every)
             kept += states * (config.trainer.keep == "resume")
         return kept + needed_disk(self.parameters, self.trainable)
 
@@ -86,7 +86,7 @@ def measure(cells: Sequence[Composed]) -> Measured:
         run = RunDirectory(Path(folder))
         prepared = prepare_data(model, template, data, config.seed, run, silent, check)
         device = trainer.device()
-        network = tune(load_model(model, prepared, config.seed, run, silent, device))
+        network = load_model(model, prepared, config.seed, run, silent, device, tune)
     network.train()
     loss.to(device)
     loader = data.train_dataloader()

@@ -74,15 +74,30 @@ def prepare_data(
 
 
 def load_model(
-    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter, device: str
+    source: Any,
+    prepared: Prepared,
+    seed: int,
+    run: RunDirectory,
+    reporter: Reporter,
+    device: str,
+    tune: Any = None,
 ) -> Any:
     """Load the reward model, check that it fits the data, and choose the layout on its device.
+
+    Args:
+        tune: which part of it will train, see `tuning`; None where nothing will.
 
     Raises:
         UserError: the model has fewer positions than the longest row needs, or padding would
             change its rewards.
     """
     model = source.load_model(prepared.tokenizer, seed)
+    count, trains = sum(p.numel() for p in model.parameters()), ""
+    if tune is not None:
+        tune(model, seed)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        run.update(trainable=trainable)
+        trains = f", {_millions(trainable)} train"
     places, longest = positions(model), prepared.data.longest()
     if places is not None and longest > places:
         raise UserError(
@@ -98,12 +113,14 @@ def load_model(
         model.activation_checkpointing_enable({"use_reentrant": False})
     if source.compile:
         compile_layers(model)
-    count = sum(p.numel() for p in model.parameters())
-    reporter.say(
-        f"model: {source.name}, {count / 1e6:.1f} M parameters, layout {prepared.data.layout}"
-    )
+    layout = prepared.data.layout
+    reporter.say(f"model: {source.name}, {_millions(count)} parameters{trains}, layout {layout}")
     run.update(parameters=count, layout=prepared.data.layout)
     return model
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 10**5 else f"{count:,}"
 
 
 def load_trained(

@@ -60,7 +60,7 @@ def train(
 
     Args:
         model: where the model comes from (`Pretrained`, `Tiny`).
-        tune: sets which parameters train.
+        tune: which part of the model trains, see `tuning`.
         loggers: mirrors of `metrics.jsonl`.
         labels: the chosen option of each group, for tables and the card.
         resume: the run directory to go on in, or None.
@@ -73,7 +73,7 @@ def train(
 
     prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = _with_monitor(trainer, data)
-    reward_model = tune(load_model(model, prepared, seed, run, reporter, trainer.device()))
+    reward_model = load_model(model, prepared, seed, run, reporter, trainer.device(), tune)
     if not reward_model.fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(reward_model, run.path)
