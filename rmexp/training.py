@@ -205,6 +205,13 @@ class ResumeCheckpoint(Checkpoint):
 
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:
         """Leave Ctrl-C to others again."""
+        self._leave()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """The same; a run that fails is not torn down."""
+        self._leave()
+
+    def _leave(self) -> None:
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None
