@@ -3,7 +3,6 @@
 Everything that can be wrong with a command is found before Hydra makes a directory.
 """
 
-import math
 import os
 import shlex
 import sys
@@ -100,9 +99,9 @@ _failures: list[str] = []
 """What the run of this process failed with; it is said and recorded where it happened."""
 
 
-def _task(config: DictConfig) -> float:
+def _task(config: DictConfig) -> float | None:
     """What Hydra calls for each job; the best value of the metric that selects, for sweepers that
-    search (NaN: the job failed, or measures nothing)."""
+    search (None: the job failed, or measures nothing)."""
     from rmexp.job import Job, run_job, take_up
     from rmexp.progress import Reporter
     from rmexp.sweep.state import read_state
@@ -135,7 +134,8 @@ def _task(config: DictConfig) -> float:
         trace = "" if isinstance(error, UserError) else f" (traceback: {home}/error.txt)"
         _failures.append(first_line(error))  # the error itself would keep the model in memory
         print(f"rmexp: {first_line(error)}{trace}", file=sys.stderr, flush=True)
-    return float(read_state(home).result.get("best_score", math.nan))
+    state = read_state(home)
+    return state.result.get("best_score") if state.status == "done" else None
 
 
 def _stop(sentence: str) -> None:

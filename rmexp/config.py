@@ -160,6 +160,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = list(error.options or [])
+        if (group, option) == ("hydra/sweeper", "optuna"):
+            return "Optuna's sweeper is not installed: pip install 'rmexp[optuna]'."
         return (
             f"There is no {group or 'config'}={option}{suggest(option, options)}; "
             f"options: {', '.join(options)}."

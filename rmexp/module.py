@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rmexp.batches import Batch, Step
 from rmexp.calibration import Calibration
 from rmexp.data import ComparisonData
+from rmexp.divergence import Divergence
 from rmexp.losses.base import Loss
 from rmexp.metrics import evaluate
 from rmexp.model import rewards
@@ -21,7 +22,7 @@ from rmexp.tuning import load_trained_state, trained_state
 
 
 class TrainingFailed(RuntimeError):
-    """Training cannot go on: the loss is not finite."""
+    """Training cannot go on: the loss is not finite, or diverges."""
 
 
 class RewardModule(lightning.LightningModule):
@@ -56,6 +57,7 @@ class RewardModule(lightning.LightningModule):
         self.loss_sums: dict[str, Tensor] = {}
         self.seen = {"pairs": 0, "responses": 0}
         self.shown: dict[str, float] = {}
+        self.divergence = Divergence()
         self.split = "test"
         self.metrics: dict[str, float] = {}
         self.validated_at = -1
@@ -101,6 +103,10 @@ class RewardModule(lightning.LightningModule):
                 raise TrainingFailed(
                     f"{what} is {value} at step {self.global_step + 1}; a lower optim.lr may help."
                 )
+        if sentence := self.divergence.add(shown["loss"]):
+            raise TrainingFailed(
+                f"{sentence} (step {self.global_step + 1}); a lower optim.lr may help."
+            )
         optimizer.step()
         optimizer.zero_grad()
         rate = self.schedule.get_last_lr()[0]
@@ -191,12 +197,14 @@ class RewardModule(lightning.LightningModule):
         """Random states: with them a resumed run draws the same dropout masks."""
         checkpoint["rng"] = random_state()
         checkpoint["seen"] = self.seen
+        checkpoint["divergence"] = self.divergence.state()
         checkpoint["fingerprints"] = self.fingerprints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states for the first step: building loaders may draw in between."""
         self._rng = checkpoint["rng"]
         self.seen = checkpoint["seen"]
+        self.divergence.load(checkpoint["divergence"])
 
     def on_train_batch_start(self, step: Step, index: int) -> None:
         """Set the random states where the interrupted run left them."""

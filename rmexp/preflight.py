@@ -15,8 +15,9 @@ from rmexp.errors import UserError
 from rmexp.sweep.plan import Composed
 from rmexp.sweep.state import read_state
 
-GRID_SWEEPERS = ("planned", "basic")
-"""Options of hydra/sweeper whose jobs are known before; others choose them as they go."""
+GRID_SWEEPER = "basic"
+"""The option of hydra/sweeper whose jobs are known before: ours takes its place. (Were it set in
+config.yaml, a file in sweeps/ could not ask for another.) Others choose jobs as they go."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Checked:
     left_out  jobs that cannot, and why (sweep.skip_invalid=true)
     trials    the jobs are chosen by a sweeper of its own kind; `cells` has their common part
     directory of the sweep, where the person chose it
-    extra     for Hydra's command line: which keys a job's directory need not name
+    extra     for Hydra's command line: our sweeper, and the keys that no job's directory need name
     """
 
     multirun: bool
@@ -49,7 +50,7 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> C
     if any(override.startswith("resume=") for override in overrides):
         raise UserError("resume goes on with one run: leave out -m.")
     grid, trials = _grid(overrides, config_dir)
-    extra = _unnamed(grid, overrides) if trials else _unnamed(grid, [])
+    extra = _unnamed(grid, overrides) if trials else (*_unnamed(grid, []), "hydra/sweeper=planned")
     cells, refused = [], []
     for words in grid:
         try:
@@ -175,7 +176,7 @@ def _grid(overrides: list[str], config_dir: str | None) -> tuple[list[list[str]]
     config = configuration.compose_config(plain, config_dir)
     params = config.hydra.sweeper.get("params") or {}
     plain = [override for override in plain if not override.startswith("hydra")]
-    if config.hydra.runtime.choices["hydra/sweeper"] not in GRID_SWEEPERS:
+    if config.hydra.runtime.choices["hydra/sweeper"] != GRID_SWEEPER:
         return [plain], True
     asked = [override for override in overrides if not override.startswith("hydra")]
     given = [*(f"{key}={value}" for key, value in params.items()), *asked]

@@ -2,6 +2,9 @@
 
 import os
 import re
+import signal
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -159,16 +162,33 @@ class SpreadValidations(lightning.Callback):
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Keeps one whole checkpoint to resume from, replaced in one move."""
+    """Keeps one whole checkpoint to resume from, replaced in one move.
+
+    Ctrl-C ends training once the step at work is done and saved; a second one ends it at once.
+    """
 
     def __init__(self, file: Path, every: int) -> None:
         self.file, self.every = file, every
+        self.stopping = False
+        self._handler: Any = None
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Wait for Ctrl-C, where signals can be waited for."""
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, *_: Any) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+        print("stopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Save between validations; at a validation the state after it is saved instead."""
-        if trainer.global_step % self.every == 0 and trainer.val_check_batch == NEVER:
+        due = self.stopping or trainer.global_step % self.every == 0
+        if due and trainer.val_check_batch == NEVER:
             self._save(trainer)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
@@ -180,6 +200,21 @@ class ResumeCheckpoint(Checkpoint):
         aside = self.file.with_name(".last.ckpt")
         trainer.save_checkpoint(aside)
         os.replace(aside, self.file)
+        if self.stopping:
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: Any, module: Any, stage: str) -> None:
+        """Leave Ctrl-C to others again."""
+        self._leave()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """The same; a run that fails is not torn down."""
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
 
 
 def needed_disk(parameters: int, trainable: int) -> int:

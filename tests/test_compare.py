@@ -431,13 +431,14 @@ QUICK = ("model=tiny", "logger=none", "trainer.max_steps=2", "trainer.validation
 
 def test_a_sweep_is_compared_by_the_command(rmexp):
     rmexp("-m", *QUICK, "data.limit=60", "optim.head_lr=1e-4,1e-1", "name=two")
-    done = rmexp("task=compare", "runs=outputs/sweeps/two")
+    (home,) = rmexp.folder.glob("outputs/sweeps/two-*")
+    done = rmexp("task=compare", f"runs={home.relative_to(rmexp.folder)}")
     run = next(run for run in rmexp.runs() if result(run)["task"] == "compare")
     assert (run / "report.html").is_file()
     assert len((run / "comparison.csv").read_text().splitlines()) == 3
     assert "optim.head_lr" in done.stdout
     assert re.search(r"(no detectable difference between )?checkpoint optim.head_lr=", done.stdout)
-    table = compare([str(rmexp.folder / "outputs/sweeps/two")], "test", "accuracy", "best")
+    table = compare([str(home)], "test", "accuracy", "best")
     for row in table.rows:
         assert row.value == pytest.approx(
             np.mean([e.run.metrics["test/accuracy"] for e in row.setting.entries])

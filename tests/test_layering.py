@@ -101,6 +101,7 @@ ORDER = [
     "rmexp.inspection.repeats",
     "rmexp.inspection.examples",
     "rmexp.inspection.facts",
+    "rmexp.divergence",
     "rmexp.module",
     "rmexp.export",
     "rmexp.predictions",

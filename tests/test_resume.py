@@ -1,5 +1,6 @@
 """Resume is proved by training past it: dropout, two epochs, mid-epoch, two loader workers."""
 
+import datetime
 import json
 import os
 import shutil
@@ -83,7 +84,8 @@ def test_an_interrupted_run_says_how_to_go_on(rmexp):
 
 def test_a_run_at_work_is_not_resumed(rmexp, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
-    at_work = result(whole) | {"status": "running", "pid": os.getpid()}
+    now = datetime.datetime.now(datetime.UTC).isoformat()
+    at_work = result(whole) | {"status": "running", "pid": os.getppid(), "heartbeat": now}
     (tmp_path / "run" / "result.json").write_text(json.dumps(at_work))
     done = rmexp("resume=run", check=False)
     assert "that run is at work" in done.stderr

@@ -38,7 +38,7 @@ def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter) -> None:
     except Exception as error:  # the job will meet it again, and record it
         reporter.say(f"no estimate: {first_line(error)}")
         return
-    reporter.say(*_lines(found, open_))
+    reporter.say(*_lines(found, open_, "" if plan.cells else " a run"))
     _check_disk(found.disk([cell.config for cell in open_]), plan.directory, reporter)
 
 
@@ -62,10 +62,10 @@ def _count(plan: Plan, states: Sequence[str]) -> str:
     return f"runs: {len(plan.cells)}" + (f" ({said})" if said else "")
 
 
-def _lines(found: Measured, cells: Sequence[Composed]) -> list[str]:
+def _lines(found: Measured, cells: Sequence[Composed], of: str) -> list[str]:
     seconds = sum(found.seconds(cell.config) for cell in cells)
     return [
-        f"time: about {duration(seconds)} on this machine, one run after the other "
+        f"time: about {duration(seconds)}{of} on this machine, one run after the other "
         f"({found.step_seconds:.2g} s a step, {found.epoch_steps} steps an epoch)",
         "shared: imports, tokenised rows",
     ]

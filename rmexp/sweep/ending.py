@@ -38,14 +38,14 @@ def finish(plan: Plan, export: str, reporter: Reporter) -> bool:
     _compare(plan, done, reporter)
     best = best_of(done)
     if best is None:
-        reporter.say("no val metric is common to all runs: none is the best")
-    else:
-        state, metric = best
-        value = state.result["metrics"][metric]
-        reporter.say(f"best    {near(state.path)}  ({metric} {value:.4f})")
-        if export != "none":
-            good = _export(state.path, reporter) and good
-    for state in done:
+        reporter.say("no val metric is common to all runs: none is the best, none is exported")
+        return good
+    state, metric = best
+    value = state.result["metrics"][metric]
+    reporter.say(f"best    {near(state.path)}  ({metric} {value:.4f})")
+    if export != "none" and not _export(state.path, reporter):
+        return False
+    for state in done:  # their weights waited for this
         tidy(state.path, str(OmegaConf.load(state.path / "config.yaml").trainer.keep))
     return good
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp.config import PACKAGE, plain
 
-NO_MATTER = ("name", "cache", "logger", "sweep", "resume")
+NO_MATTER = ("name", "logger", "sweep", "resume")
 """Keys that change nothing in what a run finds."""
 
 
@@ -20,8 +20,13 @@ def of_config(config: DictConfig) -> str:
     content: Any = OmegaConf.to_container(plain(config), resolve=True)
     for key in NO_MATTER:
         content.pop(key, None)
-    content["data"].pop("cache", None)
-    return short(json.dumps(content, sort_keys=True, default=str))
+    return short(json.dumps(_without_cache(content), sort_keys=True, default=str))
+
+
+def _without_cache(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_cache(value) for key, value in node.items() if key != "cache"}
+    return [_without_cache(value) for value in node] if isinstance(node, list) else node
 
 
 def of_inputs(configs: Iterable[DictConfig]) -> str:

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,14 +41,6 @@ class State:
         begun = "task" in self.result and (self.path / "config.yaml").is_file()
         last = self.path / "checkpoints" / "last.ckpt"
         return self.status in ("dead", "interrupted") and begun and last.is_file()
-
-    @property
-    def age(self) -> float | None:
-        """Seconds since its last sign of life."""
-        beat = self.result.get("heartbeat")
-        if beat is None:
-            return None
-        return (datetime.now(UTC) - datetime.fromisoformat(beat)).total_seconds()
 
 
 def read_state(home: Path) -> State:

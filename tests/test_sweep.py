@@ -1,0 +1,307 @@
+"""A sweep is one command: planned, refused whole, reused, taken up, judged, exported once."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from rmexp.config import compose_config, register
+from rmexp.errors import UserError
+from rmexp.preflight import preflight
+from rmexp.sweep.ending import best_of
+from rmexp.sweep.fingerprints import of_config, of_inputs
+from rmexp.sweep.plan import Plan, make_plan, read_plan
+from rmexp.sweep.state import State, read_state
+from tests.conftest import ROOT, CommandLine, result
+
+QUICK = ("model=tiny", "logger=none", "data.limit=24", "trainer.validations=1")
+GRID = ("-m", *QUICK, "loss=bradley_terry,contrastive", "seed=0,1", "optim.lr=1e-3")
+
+register()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, cache):
+    """A sweep of four runs, and what it printed."""
+    rmexp = CommandLine(tmp_path_factory.mktemp("sweep"), cache)
+    done = rmexp(*GRID)
+    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    return rmexp, home, done.stdout
+
+
+def files(folder):
+    """Every file and when it was written."""
+    return {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
+
+
+def test_the_plan_names_cells_directories_and_what_they_depend_on(swept):
+    _, home, said = swept
+    assert re.fullmatch(r"bradley_terry_contrastive-demo-[0-9a-f]{8}", home.name)
+    plan = read_plan(home)
+    assert plan.command == list(GRID)
+    assert [cell.directory for cell in plan.cells] == [
+        "0-loss-bradley_terry_seed-0",
+        "1-loss-bradley_terry_seed-1",
+        "2-loss-contrastive_seed-0",
+        "3-loss-contrastive_seed-1",
+    ]
+    assert len({cell.fingerprint for cell in plan.cells}) == 4
+    for cell in plan.cells:
+        assert result(home / cell.directory)["fingerprint"] == cell.fingerprint
+        assert result(home / cell.directory)["sweep"] == home.name
+    assert re.search(r"loss +bradley_terry, contrastive *\nseed +0, 1 *\n", said)
+    for words in ("runs: 4\n", "time: about ", " s a step, 3 steps an epoch", "GiB are free"):
+        assert words in said
+
+
+def test_it_ends_with_the_verdict_and_exports_the_best_by_val(swept):
+    _, home, said = swept
+    runs = [home / cell.directory for cell in read_plan(home).cells]
+    by_val = [result(run)["metrics"]["val/accuracy"] for run in runs]
+    best = runs[by_val.index(max(by_val))]
+    assert [run for run in runs if (run / "export").is_dir()] == [best]
+    assert f"export  {best.relative_to(home.parents[2])}/export" in said
+    assert (home / "comparison.csv").read_text().count("compared") == 2
+    assert home.name in (home / "report.html").read_text()
+    assert "loss=contrastive and loss=bradley_terry" in said.replace(
+        "loss=bradley_terry and loss=contrastive", "loss=contrastive and loss=bradley_terry"
+    )
+    for run in runs:
+        assert [file.name for file in (run / "checkpoints").iterdir()] == ["best.ckpt"]
+
+
+def test_the_same_command_again_reuses_all(swept):
+    rmexp, home, _ = swept
+    runs = [home / cell.directory for cell in read_plan(home).cells]
+    before = [files(run) for run in runs]
+    done = rmexp(*GRID)
+    assert done.stdout.count("done before: reused") == 4
+    assert "runs: 4 (4 done before)" in done.stdout
+    assert [files(run) for run in runs] == before
+
+
+def test_other_data_or_another_grid_is_another_directory():
+    def directory(*words):
+        checked = preflight([*QUICK, "optim.lr=1e-3", *words], True, None)
+        return make_plan(checked.cells, [], None, False).directory
+
+    first = directory("seed=0,1")
+    assert directory("seed=0,1", "logger=wandb") == first, "it changes no result"
+    others = {directory("seed=0,2"), directory("seed=0,1", "optim.lr=2e-3")}
+    assert len(others | {first}) == 3
+
+
+def test_what_killed_failed_and_finished_jobs_need(swept, tmp_path):
+    """The done stay; a dead one without a checkpoint, a failed and a half-written one begin."""
+    rmexp, home, _ = swept
+    copy = CommandLine(tmp_path, rmexp.folder)
+    copy.environment = rmexp.environment
+    shutil.copytree(rmexp.folder / "outputs", tmp_path / "outputs")
+    (there,) = tmp_path.glob("outputs/sweeps/*")
+    runs = [there / cell.directory for cell in read_plan(there).cells]
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for run, facts in (
+        (runs[1], {"status": "running", "pid": ended.pid}),
+        (runs[2], {"status": "failed", "error": "OutOfMemoryError: too much"}),
+    ):
+        (run / "result.json").write_text(json.dumps(result(run) | facts))
+    (runs[2] / "error.txt").write_text("Traceback")
+    (runs[3] / "result.json").write_text('{"status": "do')
+    kept, before = (runs[0] / "result.json").stat().st_mtime_ns, len(files(home))
+    status = copy("task=status", f"runs={there.relative_to(tmp_path)}").stdout
+    assert "1 done, 1 dead, 1 failed, 1 broken" in status
+    assert "OutOfMemoryError: too much" in status
+    assert "no sign of life since" in status
+    done = copy(*GRID)
+    assert "runs: 4 (1 done before, 1 dead, 1 failed, 1 broken)" in done.stdout
+    assert [done.stdout.count(f"{s} before: begins anew") for s in ("dead", "failed")] == [1, 1]
+    assert (runs[0] / "result.json").stat().st_mtime_ns == kept
+    assert not (runs[2] / "error.txt").exists()
+    for run in runs:
+        assert result(run)["metrics"] == result(home / run.name)["metrics"]
+    assert len(files(home)) == before
+
+
+def test_status_only_reads(swept):
+    rmexp, home, _ = swept
+    before = files(rmexp.folder)
+    done = rmexp("task=status")
+    assert f"{home.relative_to(rmexp.folder)}: 4 done" in done.stdout
+    assert re.search(r"done +0-loss-bradley_terry_seed-0 +3/3 +\d+ +test/accuracy 0\.", done.stdout)
+    assert files(rmexp.folder) == before
+    assert "there is no sweep in it" in rmexp("task=status", "runs=outputs", check=False).stderr
+
+
+def test_a_second_writer_is_refused_by_name(swept, monkeypatch):
+    # It is this process here, which by the rule for dead owners is worth a short wait.
+    monkeypatch.setattr("rmexp.sweep.plan.SECONDS_TO_LET_GO", 0)
+    rmexp, home, _ = swept
+    with read_plan(home).locked():
+        done = rmexp(*GRID, check=False)
+    assert done.returncode == 1
+    assert f"this sweep is at work already (process {os.getpid()} on " in done.stderr
+    assert "job 0" not in done.stdout
+
+
+def test_cells_that_cannot_run_are_all_named_and_nothing_starts(rmexp):
+    grid = ("-m", *QUICK, "data.limit=60", "loss=contrastive,regression", "loss.margin=0.5,1.0")
+    done = rmexp(*grid, check=False)
+    assert done.returncode == 1
+    assert "There is no key loss.margin" in done.stderr
+    named = "(job loss=regression loss.margin=0.5, loss=regression loss.margin=1.0)"
+    assert named in done.stderr
+    assert "2 of 4 jobs cannot run, so none was started; sweep.skip_invalid=true" in done.stderr
+    assert list(rmexp.folder.iterdir()) == []
+
+
+def test_skip_invalid_leaves_them_out_and_says_so(rmexp):
+    grid = ("loss=contrastive,regression", "loss.margin=0.5", "sweep.skip_invalid=true")
+    done = rmexp("-m", *QUICK, *grid, "sweep.export=none")
+    assert "left out: loss=regression: There is no key loss.margin" in done.stdout
+    assert [run.name for run in rmexp.runs()] == ["0-loss-contrastive"]
+    assert not (rmexp.runs()[0] / "export").exists()
+
+
+def test_a_full_disk_ends_the_sweep_and_loses_nothing(rmexp, monkeypatch):
+    from rmexp.training import ResumeCheckpoint
+
+    save, saved = ResumeCheckpoint._save, []
+
+    def full(self, trainer):
+        save(self, trainer)
+        saved.append(self.file)
+        if len(saved) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ResumeCheckpoint, "_save", full)
+    grid = ("-m", *QUICK, "trainer.checkpoint_every=2", "seed=0,1,2", "sweep.export=none")
+    done = rmexp(*grid, check=False)
+    assert done.returncode == 1
+    assert "is full: free some space. What is done is kept; go on with: python -m" in done.stderr
+    assert "Traceback" not in done.stderr
+    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    states = [state.status for state in read_plan(home).states()]
+    assert states == ["done", "interrupted", "left"]
+    monkeypatch.undo()
+    again = rmexp(*grid)
+    assert "interrupted before: goes on from its last checkpoint" in again.stdout
+    assert {state.status for state in read_plan(home).states()} == {"done"}
+
+
+def test_a_sweep_that_the_disk_cannot_hold_is_refused(rmexp, monkeypatch):
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    done = rmexp("-m", *QUICK, "seed=0,1", check=False)
+    assert "The sweep may need up to" in done.stderr
+    assert rmexp.runs() == []
+
+
+@pytest.mark.filterwarnings("ignore")  # of Optuna and its libraries, which are older than ours
+def test_optuna_searches_and_goes_on_with_what_is_done(rmexp):
+    words = ("+sweeps=optuna", *QUICK, "hydra.sweeper.n_trials=3", "sweep.export=none")
+    done = rmexp(*words)
+    (home,) = rmexp.folder.glob("outputs/sweeps/optuna-*")
+    runs = sorted(home.glob("*/result.json"))
+    assert len(runs) == 3
+    found = [json.loads(file.read_text()) for file in runs]
+    assert {one["status"] for one in found} == {"done"}
+    assert len({(one["metrics"]["val/loss"]) for one in found}) == 3, "three settings"
+    best = max(one["best_score"] for one in found)
+    assert f"best_value: {best}" in (home / "optimization_results.yaml").read_text()
+    assert "runs: as many as the sweeper asks for; 0 done before" in done.stdout
+    assert rmexp(*words).stdout.count("done before: reused") == 3
+
+
+# ------------------------------------------------------------------ in the small
+def test_a_process_that_is_gone_or_younger_or_silent_is_dead(tmp_path):
+    import datetime
+    import socket
+
+    now = datetime.datetime.now(datetime.UTC)
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    host = socket.gethostname()
+
+    def status(pid, seconds_ago, host=host):
+        beat = (now - datetime.timedelta(seconds=seconds_ago)).isoformat()
+        facts = {"status": "running", "pid": pid, "host": host, "heartbeat": beat}
+        (tmp_path / "result.json").write_text(json.dumps(facts))
+        return read_state(tmp_path).status
+
+    try:
+        assert status(other.pid, -1) == "running"
+        assert status(other.pid, 61) == "dead", "silent for a minute"
+        assert status(other.pid, 30) == "dead", "the number was given to a younger process"
+        assert status(os.getpid(), 0) == "dead", "who asks does not work on it"
+        assert status(1, 0, "elsewhere") == "running"
+        assert status(1, 61, "elsewhere") == "dead"
+    finally:
+        other.communicate(b"\n")
+    assert status(other.pid, -1) == "dead"
+    assert read_state(tmp_path / "none").status == "left"
+
+
+def test_fingerprints_tell_what_matters(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("1")
+    words = ["data=jsonl", f"data.path={rows}"]
+
+    def config(*more):
+        return compose_config([*words, *more])
+
+    assert of_config(config()) == of_config(config("name=x", "logger=none", "cache=/elsewhere"))
+    for more in ("seed=1", "loss.margin=2", "data.limit=3", "trainer.max_epochs=2"):
+        assert of_config(config()) != of_config(config(more))
+    before = of_inputs([config()])
+    assert of_inputs([config("seed=1")]) == before
+    rows.write_text("2")
+    assert of_inputs([config()]) != before
+
+
+def test_another_sweep_in_the_directory_is_not_overwritten(tmp_path):
+    Plan(tmp_path / "s", [], "train", "data and code", []).write()
+    Plan(tmp_path / "s", ["other words"], "train", "data and code", []).write()
+    with pytest.raises(UserError, match="another sweep is in it"):
+        Plan(tmp_path / "s", [], "train", "other code", []).write()
+
+
+def run(home, loss, monitor, **metrics):
+    home.mkdir()
+    (home / "config.yaml").write_text(f"loss: {{_target_: {loss}}}")
+    return State("done", home, {"monitor": monitor, "metrics": metrics})
+
+
+def test_the_best_run_is_chosen_on_val_by_what_runs_have_in_common(tmp_path):
+    def pick(*runs):
+        best = best_of(runs)
+        return best and (best[0].path.name, best[1])
+
+    def one(name, loss, monitor, loss_value, accuracy):
+        metrics = {"val/loss": loss_value, "val/accuracy": accuracy, "test/accuracy": 1 - accuracy}
+        return run(tmp_path / name, loss, monitor, **metrics)
+
+    a, b = one("a", "L", "val/loss", 0.1, 0.6), one("b", "L", "val/loss", 0.2, 0.7)
+    assert pick(a, b) == ("a", "val/loss")
+    c = one("c", "M", "val/loss", 0.05, 0.65)
+    assert pick(a, b, c) == ("b", "val/accuracy"), "two losses cannot be compared by their values"
+    d = one("d", "L", "val/accuracy", 0.0, 0.7)
+    assert pick(b, d) == ("b", "val/accuracy"), "the first of equals"
+    assert pick(a, run(tmp_path / "e", "L", "val/nll", **{"val/nll": 1.0})) is None
+
+
+@pytest.mark.parametrize(
+    "name", [f.stem for f in sorted((ROOT / "sweeps").glob("*.yaml")) if f.stem != "optuna"]
+)
+def test_every_sweep_file_passes_the_preflight(name):
+    checked = preflight([f"+sweeps={name}", *QUICK, *NEEDED.get(name, ())], False, None)
+    assert checked.multirun
+    assert len(checked.cells) > 1
+    assert len({cell.dirname for cell in checked.cells}) == len(checked.cells)
+
+
+NEEDED: dict[str, tuple[str, ...]] = {}
