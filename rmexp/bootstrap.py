@@ -124,7 +124,7 @@ def _freedom(
     counts: Mapping[str, int],
     combine: Callable[[Means], Mapping[str, np.ndarray]],
 ) -> dict[str, float]:
-    """Satterthwaite's degrees of freedom of each score, of the variances that strata bring to it."""
+    """Satterthwaite's degrees of freedom of each score, of the variances of its strata."""
     still = {stratum: np.broadcast_to(point[stratum], drawn[stratum].shape) for stratum in drawn}
     total: dict[str, float] = {}
     below: dict[str, float] = {}

@@ -108,8 +108,8 @@ def read_judgements(file: Path) -> Judgements:
     columns = _read(file, ("id", "better", "worse", "verdict", "prompt", "subset", "weight"))
     rows = list(zip(*columns, strict=True))
     strict = sorted((row for row in rows if row[3] == 1 and row[6] > 0), key=lambda row: row[:3])
-    columns = list(zip(*strict, strict=True)) or [()] * 7
-    ids, better, worse, _, prompts, subsets, weights = columns
+    found: Any = zip(*strict, strict=True) if strict else [()] * 7
+    ids, better, worse, _, prompts, subsets, weights = found
     return Judgements(
         ids_P=np.array(ids, dtype=object),
         better_P=np.array(better, dtype=np.int64),

@@ -156,11 +156,17 @@ def area(better: Side, worse: Side) -> Estimate:
     Its interval is that of clustered ROC data: Obuchowski 1997, "Nonparametric analysis of
     clustered ROC curve data", Biometrics 53, has the same terms. NaN where a side has no weight.
     """
-    (x, of_x, w), (y, of_y, v) = better, worse
+    (x, of_x, w), (y, of_y, v) = (
+        [column[side[2] > 0] for column in side] for side in (better, worse)
+    )
     above = np.stack([w * _mass_below(x, y, v), w * v.sum()], axis=1)
     below = np.stack([v * _mass_above(y, x, w), v * w.sum()], axis=1)
     columns, clusters = np.concatenate([above, below]), np.concatenate([of_x, of_y])
-    return clustered(columns, clusters, lambda s: ratio(s[..., 0], s[..., 1]), degree=2)
+    return clustered(columns, clusters, _share, degree=2)
+
+
+def _share(sums: np.ndarray) -> np.ndarray:
+    return np.clip(ratio(sums[..., 0], sums[..., 1]), 0, 1)
 
 
 def _mass_below(at: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -168,7 +174,8 @@ def _mass_below(at: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.n
     order = np.argsort(values, kind="stable")
     up_to = np.concatenate([[0.0], np.cumsum(weights[order])])
     ends = (np.searchsorted(values[order], at, side=side) for side in ("left", "right"))
-    return sum(up_to[end] for end in ends) / 2
+    left, right = (up_to[end] for end in ends)
+    return (left + right) / 2
 
 
 def _mass_above(at: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:

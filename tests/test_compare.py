@@ -17,7 +17,7 @@ from rmexp.compare.tables import terminal, write_csv
 from rmexp.errors import UserError
 from rmexp.predictions import JUDGEMENTS, PREDICTIONS, read_judgements, write_set
 from rmexp.report import compared
-from tests.comparing import margin, write_run
+from tests.comparing import margin, write_parquet, write_run
 from tests.conftest import ROOT, result
 
 BETTER, WORSE = [1] * 18 + [0] * 2, [1] * 8 + [0] * 12
@@ -66,7 +66,7 @@ def test_one_seed_speaks_of_checkpoints(tmp_path):
     assert verdict.p == pytest.approx(2**-10)  # ten pairs that only the one got right
     assert verdict.sentence() == (
         "checkpoint loss.margin=1.0 is better than checkpoint loss.margin=2.0 on these rows: "
-        "accuracy +50.0 points [25.0, 70.0], p=0.00098 (n=20, mid-p McNemar)"
+        "accuracy +50.0 points [26.3, 73.7], p=0.00098 (n=20, mid-p McNemar)"
     )
     assert any(note.startswith("One seed a setting") for note in found.notes)
 
@@ -86,7 +86,7 @@ def test_no_difference_says_what_it_would_take(tmp_path):
     assert verdict.sentence() == (
         "no detectable difference between checkpoint loss.margin=1.0 and checkpoint "
         "loss.margin=2.0 (n=20, you would need about n=3,900 to see 1 point): "
-        "+5.0 points [0.0, 15.0], p=0.5"
+        "+5.0 points [0.0, 15.8], p=0.5"
     )
 
 
@@ -214,7 +214,10 @@ def test_other_rows_are_refused_with_what_differs(tmp_path):
         "judged on other rows of test (15 pairs, 15 of them among the 20 of bad), so that no "
         "paired test is possible"
     )
-    assert "the same ids as bad, with other prompts; its data is other (d2, not d1)" in other
+    assert (
+        "the same ids as bad, with other prompts or weights; its data is other (d2, not d1)"
+        in other
+    )
 
 
 def test_files_of_rewards_are_judged_by_the_runs(tmp_path):
@@ -464,3 +467,43 @@ def test_mistakes_get_one_sentence(words, sentence, rmexp):
     assert done.returncode == 1
     assert sentence in done.stderr
     assert not rmexp.runs()
+
+
+def test_bad_runs_are_left_out_by_the_command_and_said(rmexp):
+    folder = rmexp.folder / "runs"
+    two(folder)
+    broken(write_run(folder / "burnt", BETTER), status="failed", error="out of memory")
+    write_run(folder / "nan", [float("nan"), *BETTER[1:]], config=margin(3.0))
+    (write_run(folder / "bare", BETTER) / "predictions" / "test.parquet").unlink()
+    write_run(folder / "other", BETTER[:15], config=margin(4.0))
+    (folder / "half").mkdir()
+    (folder / "half" / "result.json").write_text('{"status": "do')
+    done = rmexp("task=compare", f"runs={folder}")
+    said = " ".join(done.stdout.split())
+    for why in (
+        "out of memory",
+        "1 of 40 judged responses have no finite reward",
+        "it has no rewards of test",
+        "judged on other rows of test",
+        "its result.json is not whole",
+    ):
+        assert why in said, said
+    done = rmexp("task=compare", f"runs={folder}", "task.metric=acuracy", check=False)
+    assert done.returncode == 1
+    assert "no run has a test/acuracy (did you mean accuracy?)" in done.stderr
+
+
+def test_pairs_weigh_in_the_table_and_in_the_tests(tmp_path):
+    for name, wins, value in (("a", [1, 1, 0, 0], 1.0), ("b", [0, 0, 1, 1], 2.0)):
+        home = write_run(tmp_path / name, wins, config=margin(value), metrics={})
+        judged = [
+            (f"row-{n}", 0, 1, 1, f"p{n}", "all", weight) for n, weight in enumerate((3.0, 1, 1, 0))
+        ]
+        write_parquet(home / "judgements" / "test.parquet", JUDGEMENTS, judged)
+        broken(home, metrics={})
+    found = compare([str(tmp_path)], "test", "accuracy", "best")
+    assert [row.value for row in found.rows] == [0.8, 0.2]
+    (verdict,) = found.verdicts
+    assert verdict.difference.value == pytest.approx(0.6)
+    assert verdict.difference.items == 3, "a pair of weight 0 is none"
+    assert verdict.difference.method == "sign flips of prompts"

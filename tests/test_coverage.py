@@ -1,7 +1,7 @@
 """Do 95% intervals hold the truth 95 times in 100, and tests at 5% cry wolf 5 times?
 
-200 studies each in `make test`, in the band that 95% (or 5%) has with so many; 1,000 in `make soak`,
-where the share itself must be 93 to 97% (or 3.5 to 6.5%). docs/coverage.md has the table.
+200 studies each in `make test`, in the band that 95% (or 5%) has with so many; 1,000 in `make
+soak`, where the share itself must be 93 to 97% (or 3.5 to 6.5%). docs/coverage.md has the table.
 """
 
 import os
@@ -19,22 +19,24 @@ def named(cases):
 
 
 def test_bands_are_the_binomials():
-    assert band(0.95, 200) == (0.90, 0.99)
-    assert band(0.05, 200) == (0.01, 0.10)
+    assert band(0.95, 200) == (0.895, 0.99)
+    assert band(0.05, 200) == (0.01, 0.105)
 
 
 @pytest.mark.parametrize("cases", named(intervals()))
 def test_intervals_cover(cases):
     low, high = COVERED if SOAK else band(0.95, STUDIES)
     if cases.few:  # no method is exact
-        low, high = band(0.91, STUDIES)[0], 1
+        low, high = band(0.92, STUDIES)[0], 1
     assert low <= share(cases, STUDIES) <= high
 
 
 @pytest.mark.parametrize("cases", named(alarms()))
 def test_no_more_false_alarms_than_promised(cases):
     low, high = ALARMED if SOAK else band(0.05, STUDIES)
-    assert (0 if cases.few else low) <= share(cases, STUDIES) <= high
+    if cases.few:
+        low, high = 0, band(0.065, STUDIES)[1]
+    assert low <= share(cases, STUDIES) <= high
 
 
 @pytest.mark.parametrize("cases", named(powers()))
