@@ -109,6 +109,7 @@ def forest(rows: Rows, label: str, line: float) -> Figure:
     axes.hlines(places, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
     axes.plot(values, places, "o", color=COLOURS[0], markersize=5)
     axes.set_yticks(places, names, parse_math=False)
+    axes.set_ylim(0.4, len(rows) + 0.6)
     return _done(axes)
 
 
@@ -127,9 +128,8 @@ def ranges(rows: Rows, x: str, y: str, line: float) -> Figure:
 def reliability_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Accuracy over confidence in bins, by name; the dotted line is a calibrated model's."""
     axes = _canvas("confidence", "accuracy")
-    axes.plot([0.5, 1], [0.5, 1], ":", color=INK, linewidth=1)
-    surest = max((float(confidence.max()) for confidence, _ in series.values()), default=1.0)
-    axes.set_xlim(0.49, max(0.6, surest) + 0.01)
+    surest = max(0.6, *(float(confidence.max()) for confidence, _ in series.values()))
+    axes.plot([0.5, surest], [0.5, surest], ":", color=INK, linewidth=1)
     for colour, (name, (confidence, accuracy)) in zip(COLOURS, series.items(), strict=False):
         axes.plot(confidence, accuracy, "o-", color=colour, markersize=4, label=_plain(name))
     return _done(axes)
