@@ -21,7 +21,10 @@ STYLE: Any = {
 INK = "#59636d"
 COLOURS = ("#2f7ed8", "#e2711d", "#3a9d5d", "#8e5bb5")
 GREENS = "Greens"
-DPI = 130
+DPI = 120
+FOLDER = "plots"
+"""Of a run directory: NAME.png."""
+
 FEW = 12
 """Up to so many points a curve is drawn as it is; a longer one is smoothed over its raw values."""
 
@@ -179,6 +182,9 @@ def _done(axes: Axes) -> Figure:
             axes.legend(frameon=False, labelcolor=INK)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
+    with _glyphs():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # each format would lay it out again
     return figure
 
 
