@@ -134,7 +134,7 @@ def read_predictions(file: Path) -> dict[tuple[str, int], float]:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's `metrics.jsonl`; a kill may have left a piece of one at its end."""
+    """The whole lines of a run's `metrics.jsonl`; a kill may have left a piece behind them."""
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
