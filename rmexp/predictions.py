@@ -1,7 +1,8 @@
-"""What a run said of an evaluation set, and what people did: two files that paired tests need.
+"""What a run said of an evaluation set, and what people did: files that comparisons need.
 
 predictions/SET.parquet   a row a response
 judgements/SET.parquet    a row a judged pair; other models' rewards are judged by it too
+metrics.jsonl             what was logged, which `tracking` writes
 """
 
 import hashlib
@@ -130,6 +131,13 @@ def read_predictions(file: Path) -> dict[tuple[str, int], float]:
     ids, responses, rewards = _read(file, ("id", "response", "reward"))
     values = (float("nan") if reward is None else reward for reward in rewards)
     return dict(zip(zip(ids, responses, strict=True), values, strict=True))
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's `metrics.jsonl`; a kill may have left a piece behind them."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def _read(file: Path, names: tuple[str, ...]) -> list[list[Any]]:

@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 
 from rmexp import __version__
 from rmexp.errors import UserError
-from rmexp.predictions import write_set
+from rmexp.predictions import read_log, write_set
 
 HEARTBEAT_SECONDS = 10
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "datasets", "wandb")
@@ -122,9 +122,7 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The whole lines of `metrics.jsonl`; a kill may have left a piece of one at its end."""
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return read_log(self.path)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

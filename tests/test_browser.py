@@ -53,6 +53,7 @@ def pages(chromium, tmp_path):
         )
         opened.append(context)
         page = context.new_page()
+        page.set_default_timeout(10_000)
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", request)
@@ -86,15 +87,12 @@ def fits(page):
 def trained(tmp_path_factory, cache):
     """A run whose rows want to be scripts."""
     folder = tmp_path_factory.mktemp("trained")
-    rows = [
-        {
-            "prompt": f"{ATTACK} {n}",
-            "chosen": f"{ATTACK} yes " * (1 + n % 3),
-            "rejected": f"no {n} " * (1 + n % 4),
-            "subset": f"kind {n % 3}",
-        }
-        for n in range(150)
-    ]
+    rows = []
+    for n in range(150):
+        sides = [f"{ATTACK} yes {n}", f"no {n} " * (1 + n % 4)]
+        chosen, rejected = sides[:: 1 if n % 3 else -1]  # no model is right on all of them
+        row = {"prompt": f"{ATTACK} {n}", "chosen": chosen, "rejected": rejected}
+        rows.append(row | {"subset": f"kind {n % 3}"})
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     rmexp = CommandLine(folder, cache)
@@ -104,7 +102,7 @@ def trained(tmp_path_factory, cache):
 
 def test_a_run_opens_sorts_and_filters(trained, pages):
     page = pages(trained)
-    assert page.title() == "<script> · rmexp"
+    assert page.title() == "script · rmexp"
     assert page.get_by_text(ATTACK).count() > 0, "a text stays text"
     table = page.locator("table", has_text="accuracy").last
     rows = table.locator("tbody tr")
@@ -137,14 +135,15 @@ def test_wrong_comparisons_carry_their_texts_along(trained, pages):
     page = pages(trained)
     table = page.locator("table.grouped")
     sure = list(map(float, column(table, 1)))
+    assert len(sure) > 2
     assert sure == sorted(sure, reverse=True), "the surest first"
     before = dict(zip(column(table, 6), texts(table), strict=True))
-    table.get_by_role("columnheader", name="P").get_by_role("button").click()
+    table.get_by_role("columnheader", name="P", exact=True).get_by_role("button").click()
     assert list(map(float, column(table, 1))) == sure[::-1]
     assert dict(zip(column(table, 6), texts(table), strict=True)) == before
     first = table.locator("tbody").first
     assert not first.locator("pre").first.is_visible()
-    first.get_by_text("texts").click()
+    first.locator("summary").click()
     assert first.get_by_text(ATTACK).first.is_visible()
 
 

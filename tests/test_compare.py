@@ -301,7 +301,7 @@ def test_rows_without_pairs_are_shown_and_not_tested(tmp_path):
     found = compare([str(tmp_path)], "test", "spearman", "best")
     assert [row.value for row in found.rows] == [0.5, 0.25]
     assert "test has no strictly judged pairs: nothing can be tested." in found.notes
-    assert "There is no pair to test." in compared.page("n", "s", found)
+    assert "There is no pair to test." in compared.page("n", "s", found, tmp_path)
 
 
 def test_an_evaluation_stands_for_the_run_that_it_evaluated(tmp_path):
@@ -378,10 +378,11 @@ def test_the_table_and_the_page(tmp_path):
     assert narrow == headers[: len(narrow)]
     assert "against the best" in narrow
     assert len(narrow) < len(headers)
-    page = compared.page("<b>name</b>", "outputs", found)
-    assert "<script" not in page
+    page = compared.page("<b>name</b>", "outputs", found, tmp_path)
+    assert page.count("<script") == 1, "the page's own"
     assert "<b>name" not in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3, "settings, effects, reliability; the heat map is a table"
+    assert (tmp_path / "plots" / "heat.png").is_file()
     assert "test/accuracy by loss.margin and loss" in page or "by loss and loss.margin" in page
     for verdict in found.verdicts:
         assert verdict.sentence().replace("'", "&#39;") in page

@@ -8,11 +8,10 @@ from typing import Any
 from rmexp.compare.comparison import Comparison
 from rmexp.compare.settings import ABSENT, Setting, short
 from rmexp.compare.tables import columns, number, value_of
+from rmexp.predictions import read_log
 from rmexp.reliability import BINS, reliability
 from rmexp.report import plots
-from rmexp.report.html import render
-from rmexp.report.page import FOLDER, link
-from rmexp.tracking import RunDirectory
+from rmexp.report.html import link, render
 
 CURVES = 4
 """Settings whose reliability is drawn; more lines cannot be told apart."""
@@ -28,7 +27,7 @@ def page(name: str, subtitle: str, found: Comparison, home: Path) -> str:
     """The page of a comparison: one file. Its plots are kept in the run `home` as PNG too."""
     table, heat = columns(found), heat_map(found)
     figures = [*_figures(found), *([_heat_plot(found, heat)] if heat else [])]
-    shown = plots.published(figures, home / FOLDER)
+    shown = plots.published(figures, home / plots.FOLDER)
     return render(
         "compare.html",
         name=name,
@@ -140,7 +139,7 @@ def _learning(found: Comparison) -> Iterator[plots.Plot]:
     name, series = f"val/{found.metric}", {}
     for row in found.rows[:CURVES]:
         run = row.setting.entries[0].run
-        logged = [] if run.is_file else RunDirectory(run.path).metrics()
+        logged = [] if run.is_file else read_log(run.path)
         if points := [(line["step"], line[name]) for line in logged if name in line]:
             series[_label(row.setting)] = ([p[0] for p in points], [p[1] for p in points])
     if series:

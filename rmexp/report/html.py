@@ -1,7 +1,9 @@
 """Templates of this folder -> one HTML file that needs nothing beside it."""
 
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -14,3 +16,9 @@ def render(template: str, **facts: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template(template).render(**facts)
+
+
+def link(place: Path, home: Path) -> str | None:
+    """The way from a page in `home` to the report of another run; None where it has none."""
+    page = place.expanduser() / "report.html"
+    return quote(os.path.relpath(page, home)) if page.is_file() else None

@@ -1,19 +1,14 @@
 """What a run measured -> report.html, and its plots as PNG."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from rmexp.metrics import TABLE
 from rmexp.report import plots
-from rmexp.report.html import render
+from rmexp.report.html import link, render
 from rmexp.report.sets import Shown, number, section
 from rmexp.tracking import RunDirectory
-
-FOLDER = "plots"
-"""Of a run directory: NAME.png."""
 
 
 def write_report(
@@ -31,7 +26,7 @@ def write_report(
         metrics: by full name; sets that are not shown (val) stand in the table only.
         blocks: lines on data and template, by title.
     """
-    logged, folder = run.metrics(), run.path / FOLDER
+    logged, folder = run.metrics(), run.path / plots.FOLDER
     sections = [section(one, metrics) for one in shown]
     for one in sections:
         one["figures"] = plots.published(one["figures"], folder)
@@ -54,12 +49,6 @@ def write_report(
     file = run.path / "report.html"
     file.write_text(page, encoding="utf-8")
     return file
-
-
-def link(place: Path, home: Path) -> str | None:
-    """The way from a page in `home` to the report of another run; None where it has none."""
-    page = place.expanduser() / "report.html"
-    return quote(os.path.relpath(page, home)) if page.is_file() else None
 
 
 def _said(run: RunDirectory, metrics: Mapping[str, float], shown: Sequence[Shown]) -> list[str]:

@@ -21,7 +21,10 @@ STYLE: Any = {
 INK = "#59636d"
 COLOURS = ("#2f7ed8", "#e2711d", "#3a9d5d", "#8e5bb5")
 GREENS = "Greens"
-DPI = 130
+DPI = 120
+FOLDER = "plots"
+"""Of a run directory: NAME.png."""
+
 FEW = 12
 """Up to so many points a curve is drawn as it is; a longer one is smoothed over its raw values."""
 
@@ -109,6 +112,7 @@ def forest(rows: Rows, label: str, line: float) -> Figure:
     axes.hlines(places, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
     axes.plot(values, places, "o", color=COLOURS[0], markersize=5)
     axes.set_yticks(places, names, parse_math=False)
+    axes.set_ylim(0.4, len(rows) + 0.6)
     return _done(axes)
 
 
@@ -127,9 +131,8 @@ def ranges(rows: Rows, x: str, y: str, line: float) -> Figure:
 def reliability_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Accuracy over confidence in bins, by name; the dotted line is a calibrated model's."""
     axes = _canvas("confidence", "accuracy")
-    axes.plot([0.5, 1], [0.5, 1], ":", color=INK, linewidth=1)
-    surest = max((float(confidence.max()) for confidence, _ in series.values()), default=1.0)
-    axes.set_xlim(0.49, max(0.6, surest) + 0.01)
+    surest = max(0.6, *(float(confidence.max()) for confidence, _ in series.values()))
+    axes.plot([0.5, surest], [0.5, surest], ":", color=INK, linewidth=1)
     for colour, (name, (confidence, accuracy)) in zip(COLOURS, series.items(), strict=False):
         axes.plot(confidence, accuracy, "o-", color=colour, markersize=4, label=_plain(name))
     return _done(axes)
@@ -179,6 +182,9 @@ def _done(axes: Axes) -> Figure:
             axes.legend(frameon=False, labelcolor=INK)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
+    with _glyphs():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # each format would lay it out again
     return figure
 
 

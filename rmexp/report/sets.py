@@ -150,12 +150,14 @@ def _by_length(s: Scored) -> Iterator[tuple[str, float, float, float]]:
     """Accuracy in bins of equal mass over the length gap; equal gaps share a bin."""
     longer_P = s.tokens_N[s.better_P] - s.tokens_N[s.worse_P]
     count = max(1, min(BUCKETS, len(longer_P) // IN_A_BUCKET))
-    edges = np.unique(np.quantile(longer_P, np.linspace(0, 1, count + 1), method="nearest"))
-    bins_P = np.searchsorted(edges[1:-1], longer_P, side="right")
+    shares = np.arange(count) / count
+    starts = np.unique(np.quantile(longer_P, shares, method="inverted_cdf"))
+    bins_P = np.searchsorted(starts, longer_P, side="right")
     for bucket in np.unique(bins_P):
         here = bins_P == bucket
         low, high = longer_P[here].min(), longer_P[here].max()
-        label = f"{low:+d}" if low == high else f"{low:+d}\nto {high:+d}"
+        one, other = ("0" if gap == 0 else f"{gap:+d}" for gap in (low, high))
+        label = one if low == high else f"{one}\nto {other}"
         value, *ends = _accuracy(s, here)
         if not math.isnan(value):
             yield label, value, ends[0], ends[1]
