@@ -132,6 +132,17 @@ def read_predictions(file: Path) -> dict[tuple[str, int], float]:
     return dict(zip(zip(ids, responses, strict=True), values, strict=True))
 
 
+def read_responses(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The whole row of each response of a run's set, by comparison and index, as `PREDICTIONS`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    rows = zip(*_read(file, tuple(PREDICTIONS)), strict=True)
+    named = (dict(zip(PREDICTIONS, row, strict=True)) for row in rows)
+    return {(row["id"], row["response"]): row for row in named}
+
+
 def _read(file: Path, names: tuple[str, ...]) -> list[list[Any]]:
     """Columns of a parquet file.
 
