@@ -123,7 +123,7 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
                 facts["name"],
                 facts["sweep"],
                 facts["task"],
-                list(facts["labels"].values()),
+                facts["labels"],
                 OmegaConf.to_container(config, resolve=True),
             )
             offered = facts | {
@@ -138,6 +138,8 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
                 "exports": facts["sweep"] is None or config.sweep.export == "all",
             }
             metrics = _call(config, offered)
+            if mirror:
+                reporter.say(*mirror.show(run, metrics))
         run.finish("done", metrics=metrics)
         exit_code = 0
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
@@ -151,8 +153,9 @@ def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
         run.fail(error)
         raise
     finally:
-        if logger is not None:
-            logger.finish(exit_code)
+        if logger is not None and (said := logger.finish(exit_code)):
+            with contextlib.suppress(OSError):  # the disk may be full: what was raised counts
+                record(said)
     _close(run, metrics, reporter)
     return metrics
 
@@ -228,8 +231,10 @@ def _close(run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter) 
     ]
     if wandb := run.result.get("wandb"):
         offline = wandb["mode"] == "offline"
-        synced = f"wandb sync {near(Path(wandb['directory']))}"
-        rows.append(("W&B", synced if offline else wandb["url"]))
+        parts = Path(wandb["directory"])  # a resumed run has one for each of its starts
+        if len(list(parts.parent.glob("offline-run-*"))) > 1:
+            parts = parts.with_name("offline-run-*")
+        rows.append(("W&B", f"wandb sync {near(parts)}" if offline else wandb["url"]))
     reporter.say(*(f"{what:<8}{where}" for what, where in rows))
 
 

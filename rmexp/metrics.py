@@ -33,6 +33,8 @@ METRICS = (
 )
 """The metrics of a validation by which a checkpoint may be selected, without its subsets'."""
 
+LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "tie_rate")
+
 TABLE = (
     "score",
     *METRICS[:4],

@@ -140,6 +140,17 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
+def read_responses(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The whole row of each response of a run's set, by comparison and index, as `PREDICTIONS`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    rows = zip(*_read(file, tuple(PREDICTIONS)), strict=True)
+    named = (dict(zip(PREDICTIONS, row, strict=True)) for row in rows)
+    return {(row["id"], row["response"]): row for row in named}
+
+
 def _read(file: Path, names: tuple[str, ...]) -> list[list[Any]]:
     """Columns of a parquet file.
 

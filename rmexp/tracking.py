@@ -1,4 +1,4 @@
-"""The run directory: what a run was, what it measured, how it ended. W&B mirrors it.
+"""The run directory: what a run was, what it measured, how it ended.
 
 config.yaml overrides.yaml environment.json   what was asked for, where and with what
 metrics.jsonl                                 a line a step or evaluation: the truth
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -155,80 +155,6 @@ class JsonLines(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The configuration is in config.yaml."""
-
-
-@dataclass(frozen=True)
-class WandB:
-    """logger=wandb.
-
-    Args:
-        project: W&B project.
-        entity: user or team; None takes the account's default.
-        mode: `auto` is online where the person is logged in and offline elsewhere.
-        tags: further tags; loss, data and model are always there.
-    """
-
-    project: str = "rmexp"
-    entity: str | None = None
-    mode: Literal["auto", "online", "offline"] = "auto"
-    tags: Sequence[str] = ()
-
-    def start(
-        self,
-        run: RunDirectory,
-        name: str,
-        group: str | None,
-        job_type: str,
-        labels: list[str],
-        config: Any,
-    ) -> Any:
-        """A Lightning logger with a fresh W&B run in the run's directory."""
-        mode = self._mode()
-        if mode == "disabled":
-            return None
-        import wandb
-        from lightning.pytorch.loggers import WandbLogger
-
-        earlier = run.result.get("wandb", {}).get("id")
-        # Made here and not by Lightning, which passes settings that W&B warns of.
-        experiment = wandb.init(
-            name=name,
-            dir=run.path,
-            project=self.project,
-            entity=self.entity,
-            group=group,
-            job_type=job_type,
-            tags=[*labels, *self.tags],
-            config=config,
-            mode=mode,
-            id=earlier,  # a resumed run goes on in its W&B run
-            resume="allow" if earlier and mode == "online" else None,
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-        for metric, summary in (("accuracy", "max"), ("loss", "min")):
-            experiment.define_metric(f"val/{metric}", summary=summary)
-        facts = {"mode": mode, "id": experiment.id, "url": experiment.url}
-        run.update(wandb=facts | {"directory": str(Path(experiment.dir).parent)})
-        return WandbLogger(experiment=experiment)
-
-    def finish(self, exit_code: int) -> None:
-        """Close the W&B run, marked as failed where `exit_code` is not 0."""
-        import wandb
-
-        if wandb.run is not None:
-            wandb.finish(exit_code=exit_code)
-
-    def _mode(self) -> Literal["online", "offline", "disabled"]:
-        """What the configuration says, then WANDB_MODE, then whether the person is logged in."""
-        if self.mode != "auto":
-            return self.mode
-        wanted = os.environ.get("WANDB_MODE", "")
-        if wanted in ("offline", "disabled", "dryrun"):
-            return "disabled" if wanted == "disabled" else "offline"
-        import wandb
-
-        os.environ.setdefault("WANDB_SILENT", "true")
-        return "online" if wandb.login(prompt=False) else "offline"
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 
 from rmexp.config import suggest
 from rmexp.errors import UserError
-from rmexp.metrics import METRICS
+from rmexp.metrics import LOWER_IS_BETTER, METRICS
 from rmexp.tracking import RunDirectory
 
 NEVER = 10**9
-LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "tie_rate")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -82,43 +79,6 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
     for words in ("accuracy", "report", "export", "wandb sync", "pooled token"):
         assert words in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-
-
-def wandb_records(run):
-    """The records of the run's offline W&B file, through W&B's own reader."""
-    (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    wandb = Path(sys.executable).with_name("wandb")
-    read = subprocess.run(
-        [wandb, "leet", "inspect", "--json", file], capture_output=True, text=True
-    )
-    return [json.loads(line) for line in read.stdout.splitlines()]
-
-
-def test_wandb_gets_group_job_type_tags_config_summary_and_an_end(rmexp):
-    rmexp(
-        "-m",
-        *TINY[:1],
-        "data.limit=20",
-        "logger.tags=[mine]",
-        "name=grid",
-        "seed=0",
-        "optim.lr=1e-3,1e30",
-        check=False,
-    )
-    good, bad = sorted(rmexp.runs(), key=lambda run: run.name)
-    records = wandb_records(good)
-    run = next(r["run"] for r in records if r["type"] == "run")
-    assert (run["run_group"][:5], run["job_type"], run["project"]) == ("grid-", "train", "rmexp")
-    assert {"contrastive", "demo", "tiny", "mine"} <= set(run["tags"])
-    assert run["config"]["update"]["loss"]["margin"] == 1
-    assert "test/accuracy" in json.dumps(
-        [r for r in records if r["type"] in ("summary", "history")]
-    )
-    ends = [
-        [r["exit"].get("exit_code", 0) for r in wandb_records(d) if r["type"] == "exit"]
-        for d in (good, bad)
-    ]
-    assert ends == [[0], [1]]
 
 
 def test_evaluate_repeats_the_numbers_to_the_last_digit(rmexp):

@@ -330,6 +330,7 @@ def test_where_runs_are_found(tmp_path):
     (inside / "run-1.wandb").touch()
     assert [place.name for place in places(str(tmp_path / "sweep"))] == ["bad", "good"]
     assert [place.name for place in places(str(inside))] == ["good"]
+    assert [place.name for place in places(str(inside.parent))] == ["good"]
     assert [place.name for place in places(str(inside / "run-1.wandb"))] == ["good"]
     for n in (10, 9):
         write_run(tmp_path / "jobs" / f"{n}-x", BETTER)
@@ -338,8 +339,8 @@ def test_where_runs_are_found(tmp_path):
     foreign.mkdir(parents=True)
     (foreign / "run-2.wandb").touch()
     for text, sentence in {
-        str(foreign): "a W&B run that rmexp did not make",
-        str(tmp_path / "wandb"): "a W&B run that rmexp did not make",
+        str(foreign): "a W&B run outside of a run directory of rmexp",
+        str(tmp_path / "wandb"): "a W&B run outside of a run directory of rmexp",
         str(tmp_path / "no"): "there is no such file or directory",
         str(ROOT / "conf"): "there is no run in it (no result.json)",
     }.items():

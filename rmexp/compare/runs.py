@@ -90,13 +90,15 @@ def places(text: str) -> list[Path]:
         raise UserError(f"runs={text}: there is no such file or directory.")
     if found := sorted(_below(path), key=_natural):
         return found
-    mirrored = path.suffix == ".wandb" or any(path.glob("*.wandb"))
+    inside = ("*.wandb", "*/*.wandb")
+    mirrored = path.suffix == ".wandb" or any(any(path.glob(where)) for where in inside)
     if home := next((p for p in path.absolute().parents if mirrored and _is_run(p)), None):
         return [home]  # W&B keeps its offline runs inside of ours
-    if mirrored or any(path.glob("*/*.wandb")):
+    if mirrored:
         raise UserError(
-            f"runs={text}: a W&B run that rmexp did not make has no rewards of single responses; "
-            "name a file of them instead (rows id, response, reward)."
+            f"runs={text}: a W&B run outside of a run directory of rmexp (it was moved, or rmexp "
+            "did not make it) has no reward of every response; name the run directory instead, or "
+            "a file of rewards (rows id, response, reward)."
         )
     raise UserError(f"runs={text}: there is no run in it (no result.json).")
 

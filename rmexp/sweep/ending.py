@@ -11,13 +11,13 @@ from rmexp.compare.comparison import compare
 from rmexp.config import compose_config, settled
 from rmexp.errors import UserError
 from rmexp.job import Job, near, run_job
+from rmexp.metrics import LOWER_IS_BETTER
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Plan
 from rmexp.sweep.state import State
 from rmexp.tasks.compare import show
 from rmexp.tasks.train import tidy
 from rmexp.tracking import first_line
-from rmexp.training import LOWER_IS_BETTER
 
 JUDGED_BY = ("accuracy", "spearman", "label_auc")
 """Metrics that runs with different losses have in common; the first that all have is taken."""
