@@ -23,6 +23,7 @@ PREDICTIONS = {
     "subset": "string",
     "tokens": "int32",
     "rating": "float64",  # null: nobody rated it
+    "prompt": "string",  # a hash of the prompt, whatever the template
 }
 JUDGEMENTS = {
     "id": "string",
@@ -50,7 +51,8 @@ def write_set(
         each = zip(row["texts"], rewards[int(index)], row["tokens"], row["ratings"], strict=True)
         for k, (text, reward, tokens, rating) in enumerate(each):
             rated = rating if rating is not None and rating == rating else None
-            responses.append((row["id"], k, text, reward, row["subset"], len(tokens), rated))
+            told = (row["subset"], len(tokens), rated, row["prompt_key"])
+            responses.append((row["id"], k, text, reward, *told))
         for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
             about = (row["prompt_key"], row["subset"], row["weight"] * weight)
             pairs.append((row["id"], i, j, verdict, *about))
@@ -123,6 +125,20 @@ def read_predictions(file: Path) -> dict[tuple[str, int], float]:
     ids, responses, rewards = _read(file, ("id", "response", "reward"))
     values = (float("nan") if reward is None else reward for reward in rewards)
     return dict(zip(zip(ids, responses, strict=True), values, strict=True))
+
+
+def read_responses(
+    file: Path,
+) -> tuple[dict[tuple[str, int], Any], dict[tuple[str, int], Any], dict[tuple[str, int], Any]]:
+    """Tokens, rating (None: unrated) and prompt of each response, by comparison and index.
+
+    Raises:
+        UserError: the file cannot be read, or an older version wrote it, without prompts.
+    """
+    ids, responses, *columns = _read(file, ("id", "response", "tokens", "rating", "prompt"))
+    keys = list(zip(ids, responses, strict=True))
+    tokens, ratings, prompts = (dict(zip(keys, column, strict=True)) for column in columns)
+    return tokens, ratings, prompts
 
 
 def _read(file: Path, names: tuple[str, ...]) -> list[list[Any]]:

@@ -42,7 +42,12 @@ def compare(
     page = compared.page(name, ", ".join(given), found)
     (run.path / "report.html").write_text(page, encoding="utf-8")
     run.update(
-        compared=[str(e.run.path) for row in found.rows for e in row.setting.entries],
+        compared=[
+            str(path)
+            for row in found.rows
+            for entry in row.setting.entries
+            for path in entry.run.paths
+        ],
         best=found.rows[0].setting.name,
         verdicts=[verdict.sentence() for verdict in found.verdicts],
         left_out=[f"{one.name}: {one.why}" for one in found.left],
