@@ -66,8 +66,8 @@ class Comparison:
     `ratings` has one entry a response; higher is better (a format turns error scores and ranks
     around) and None means unrated. `weight` is the row's importance in every loss. `unfinished`
     responses are the first steps of an answer, scored at their last token without an end of turn.
-    `tools` are what a chat template shows of them (JSON schemas). `place` says where the row came
-    from (`file:line`), for messages.
+    `tools` are what a chat template shows of them (JSON schemas). `group` is what folds go by.
+    `place` says where the row came from (`file:line`), for messages.
     """
 
     id: str
@@ -78,6 +78,7 @@ class Comparison:
     subset: str = "all"
     language: str | None = None
     split: str | None = None
+    group: str | None = None
     weight: float = 1.0
     unfinished: bool = False
     tools: tuple[Mapping[str, Any], ...] = ()

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,28 +14,28 @@ from annotated_types import Ge, Gt, Le
 
 from rmexp import sampling
 from rmexp.batches import Collate, Layout
+from rmexp.columns import KINDS, Balance, Columns
 from rmexp.comparisons import Comparison
-from rmexp.contract import check_fits
 from rmexp.errors import UserError, fallback
+from rmexp.formats.grouped import Grouped
 from rmexp.formats.renamed import Renamed
 from rmexp.losses.base import Loss
-from rmexp.reading import Format, RowReport, assign_splits, read_comparisons
+from rmexp.reading import Format, RowReport, read_comparisons
 from rmexp.sources import check_source
+from rmexp.splits import Dealing, Fold, say_fold
 from rmexp.steps import Plan, StepLoader, evaluation_loader
 from rmexp.templates import Template
 from rmexp.tokenised import Recipe, load_or_tokenise
+from rmexp.trainable import (
+    check_fold,
+    check_loss,
+    check_shares,
+    check_splits,
+    check_steps,
+    show_ratings,
+)
 
 Share = Annotated[float, Ge(0), Le(1)]
-Balance = Literal["subset", "language", "label", "length"]
-COLUMNS = {
-    "pairs": "judged",
-    "ties": "tied",
-    "votes": "voted",
-    "ratings": "rated",
-    "lists": "ranked",
-}
-"""Kind of judgement -> the column that counts it in a row; an order has two levels or more."""
-
 OWN_TEMPLATE = (
     "data.template and data.system hold for these rows alone: an export carries template and "
     "template.system."
@@ -59,6 +59,10 @@ class ComparisonData(lightning.LightningDataModule):
         val_share, test_share: share of prompts cut off where the source declares no such split.
         split_seed: deals prompts into splits; separate from the run's seed, so that seeds share a
             test set.
+        fold_by: the column that tells groups apart (or `subset`, `language`), where `fold` is set.
+        fold_until: a group's name ends before the first of these signs; None: the whole value.
+        fold: hold out this group as test, by its number in the order of names, from 0, and other
+            groups as val; splits that rows declare are not used. None: split as usual.
         max_length: tokens of prompt and response together; oldest prompt turns go, responses stay.
         max_per_prompt: training comparisons of a prompt; more are left out, counted.
         balance: draw training rows so that all subsets (or languages, labels, pairs in which the
@@ -88,6 +92,9 @@ class ComparisonData(lightning.LightningDataModule):
         val_share: Share = 0.1,
         test_share: Share = 0.1,
         split_seed: int = 0,
+        fold_by: str | None = None,
+        fold_until: str | None = None,
+        fold: Annotated[int, Ge(0)] | None = None,
         max_length: Annotated[int, Gt(0)] = 1024,
         max_per_prompt: Annotated[int, Gt(0)] | None = None,
         balance: Balance | None = None,
@@ -100,35 +107,23 @@ class ComparisonData(lightning.LightningDataModule):
         cache: str = "~/.cache/rmexp",
     ) -> None:
         super().__init__()
-        if val_share == 0 and val_path is None:
-            raise UserError(
-                "data.val_share=0 leaves nothing to select on; give data.val_path or a share."
-            )
-        if tokens_per_batch is not None and group_by_prompt:
-            raise UserError(
-                "data.tokens_per_batch deals out comparisons, data.group_by_prompt whole prompts: "
-                "leave out one of them (with the latter data.batch_size counts prompts)."
-            )
-        if tokens_per_batch is not None and balance is not None:
-            raise UserError(
-                "data.tokens_per_batch lays all rows out once, data.balance draws some of them "
-                "several times: leave out one of them."
-            )
-        if val_share + test_share >= 1:
-            raise UserError(
-                f"data.val_share={val_share} and data.test_share={test_share} "
-                "leave no rows to train on."
-            )
+        check_shares(val_share, test_share, val_path)
+        check_steps(tokens_per_batch, group_by_prompt, balance)
+        check_fold(fold, fold_by, {"val": val_path, "test": test_path})
         paths = {None if val_path is None and test_path is None else "train": path}
         paths |= {name: p for name, p in (("val", val_path), ("test", test_path)) if p is not None}
         columns = {name: column for name, column in (fields or {}).items() if column is not None}
         parse = Renamed(format, columns) if columns else format
+        self.fold = None
+        if fold is not None and fold_by is not None:
+            self.fold, parse = Fold(fold_by, fold, fold_until), Grouped(parse, fold_by)
         self.recipe = Recipe(
             paths, parse, limit, on_bad_row, max_bad_share, min_rating_gap, max_length
         )
         self.template, self.system = template, system
-        self.shares = {"val": val_share, "test": test_share}
-        self.split_seed, self.eval_batch_size = split_seed, eval_batch_size
+        self.dealing = Dealing({"val": val_share, "test": test_share}, split_seed, self.fold)
+        self.held_out: dict[str, Any] | None = None
+        self.eval_batch_size = eval_batch_size
         self.max_per_prompt, self.balance = max_per_prompt, balance
         self.batch_size, self.tokens_per_batch = batch_size, tokens_per_batch
         self.group_by_prompt = group_by_prompt
@@ -155,20 +150,20 @@ class ComparisonData(lightning.LightningDataModule):
         """
         self.tokenizer, self.seed = tokenizer, seed
         self.rows, self.report, self.from_cache = self.load(tokenizer, progress)
-        parts = [self.source_key, self.shares, self.split_seed]
+        parts = [self.source_key, *self.dealing.key]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         self.splits = self.split()
 
     def split(self) -> dict[str, np.ndarray]:
         """Split -> its rows."""
-        return assign_splits(
+        splits, self.held_out = self.dealing.deal(
             self.rows["prompt_key"][:],
             self.rows["split"][:],
             self.rows["subset"][:],
-            self.shares,
-            self.split_seed,
+            self.rows["group"][:],
             self.report,
         )
+        return splits
 
     def comparisons(self, report: RowReport) -> Iterator[tuple[Comparison, float | None]]:
         """The comparisons anew, not rendered, under the ids of `rows`; each with the gap between
@@ -196,6 +191,11 @@ class ComparisonData(lightning.LightningDataModule):
         if self.system is not None:
             Template(source=tokenizer.chat_template, system=self.system).install(tokenizer)
         return tokenizer
+
+    @property
+    def columns(self) -> Columns:
+        """The rows column by column."""
+        return Columns(self.rows)
 
     @property
     def source_key(self) -> str:
@@ -231,27 +231,7 @@ class ComparisonData(lightning.LightningDataModule):
 
     def counts(self, split: str) -> dict[str, int]:
         """Kind of judgement -> how many there are in a split: pairs and ties, else rows with it."""
-        rows = self.splits[split]
-        found = {kind: self._column(name)[rows] for kind, name in COLUMNS.items()}
-        strict = int(found["pairs"].sum())
-        without = int(self._column("without_margin")[rows].sum())
-        return {
-            "pairs": strict,
-            "ties": int(found["ties"].sum()),
-            "votes": int((found["votes"] > 0).sum()),
-            "margins": strict - without,
-            "ratings": int((found["ratings"] > 0).sum()),
-            "lists": int((found["lists"] > 1).sum()),
-        }
-
-    def _column(self, name: str) -> np.ndarray:
-        """A column of numbers, without making Python objects of the rows."""
-        return self.rows.data.column(name).to_numpy()
-
-    def _prompts(self, indices: np.ndarray) -> np.ndarray:
-        """The prompt of each of these rows, as a number from 0."""
-        column = self.rows.data.column("prompt_key").combine_chunks().dictionary_encode()
-        return np.unique(column.indices.to_numpy()[indices], return_inverse=True)[1]
+        return self.columns.counts(self.splits[split])
 
     def check_trainable(self, loss: Loss, loss_name: str, data_name: str) -> None:
         """Keep the training rows that the loss learns from, and let it see their ratings.
@@ -260,64 +240,22 @@ class ComparisonData(lightning.LightningDataModule):
             UserError: the loss finds nothing to learn from, or nothing to select by; a pair has no
                 margin where each must; a comparison larger than `tokens_per_batch`.
         """
-        has = {kind for kind, count in self.counts("train").items() if count}
-        check_fits(loss, loss_name, has, data_name)
-        for name, part in loss.parts().items():
-            if missing := set(part.needs) - has:
-                fallback(f"loss.losses.{name} has nothing to learn from: no {', '.join(missing)}.")
-            elif "pairs" in part.needs:
-                self._check_pairs(part.required())
-        train, useful = self.splits["train"], [k for k in loss.learns_from() if k in COLUMNS]
-        if useful:
-            found = [self._column(COLUMNS[k])[train] > (k == "lists") for k in useful]
-            self._keep(np.any(found, axis=0), f"nothing in it for loss={loss_name}")
-        self._keep(self._column("weight")[self.splits["train"]] > 0, "of weight 0")
+        columns = self.columns
+        check_loss(columns, self.splits, loss, loss_name, data_name)
+        if useful := [kind for kind in loss.learns_from() if kind in KINDS]:
+            keep = columns.with_any(useful, self.splits["train"])
+            self._keep(keep, f"nothing in it for loss={loss_name}")
+        self._keep(columns.numbers("weight")[self.splits["train"]] > 0, "of weight 0")
         if self.max_per_prompt is not None:
-            prompts = self._prompts(self.splits["train"])
-            keep = sampling.capped(prompts, self.max_per_prompt, self.split_seed)
+            prompts = columns.prompts(self.splits["train"])
+            keep = sampling.capped(prompts, self.max_per_prompt, self.dealing.seed)
             self._keep(keep, f"beyond data.max_per_prompt={self.max_per_prompt}")
-        self._check_splits(useful or tuple(COLUMNS))
-        self._show_ratings(loss)
-        self.plan()  # refuses what no step can hold
-
-    def _show_ratings(self, loss: Loss) -> None:
-        """Let the loss learn its scale; a rating counts as often as its row is drawn."""
-        train = self.splits["train"]
-        times = self.times()
-        weights_C = self._column("weight")[train] * (1.0 if times is None else times)
-        rows = self._lists("ratings", train)
-        found = [(r, w) for row, w in zip(rows, weights_C, strict=True) for r in row if r == r]
-        if found:
-            loss.learn(*np.array(found, dtype=np.float64).T)
-
-    def _check_pairs(self, required: Sequence[str]) -> None:
-        """Each pair has the margin, or the rating gap, that the loss asks for."""
-        for split in ("train", "val"):
-            rows = self.splits[split]
-            if "margins" in required and self._column("without_margin")[rows].any():
-                raise UserError(
-                    f"The loss takes each pair's margin, and pairs of {split} have none: give each "
-                    "row a number in its margin field, or the loss a constant."
-                )
-            without = int(self._column("without_ratings")[rows].sum())
-            if "ratings" in required and without:
-                raise UserError(
-                    f"The loss takes the gap of each pair's ratings, but in {without} pairs of "
-                    f"{split} one response has no rating, or the better one no higher rating."
-                )
-
-    def _check_splits(self, wanted: Sequence[str]) -> None:
-        for name in ("train", "val"):
-            counts = self.counts(name)
-            if not any(counts[kind] for kind in wanted):
-                raise UserError(
-                    f"The {name} split has {len(self.splits[name])} comparisons and none with "
-                    f"{' or '.join(wanted)}: give more rows, other shares (data.val_share), or "
-                    "ratings that differ by data.min_rating_gap."
-                )
+        check_splits(columns, self.splits, useful or tuple(KINDS))
         if not any(self.counts("test").values()):
             self.splits["test"] = self.splits["val"]
             fallback("There is no test split: selected and judged on the same rows (val).")
+        show_ratings(columns, self.splits["train"], self.times(), loss)
+        self.plan()  # refuses what no step can hold
 
     def example(self) -> tuple[str, list[int]]:
         """The first response, as rendered and as token ids."""
@@ -326,7 +264,7 @@ class ComparisonData(lightning.LightningDataModule):
 
     def longest(self) -> int:
         """Tokens of the longest response with its prompt."""
-        return int(self._column("longest").max())
+        return int(self.columns.numbers("longest").max())
 
     def collate(self) -> Collate:
         """What makes steps of rows, with this data's padding, micro-batches and layout."""
@@ -341,8 +279,8 @@ class ComparisonData(lightning.LightningDataModule):
             UserError: a comparison has more tokens than a step may.
         """
         rows, limit = self.splits["train"], self.tokens_per_batch
-        units = self._prompts(rows) if self.group_by_prompt else np.arange(len(rows))
-        sizes = self._column("size")[rows]
+        units = self.columns.prompts(rows) if self.group_by_prompt else np.arange(len(rows))
+        sizes = self.columns.numbers("size")[rows]
         if limit is not None and len(rows) and sizes.max() > limit:
             row = self.rows[int(rows[sizes.argmax()])]
             raise UserError(
@@ -355,28 +293,7 @@ class ComparisonData(lightning.LightningDataModule):
         """How often each training row is drawn in an epoch; None: each once."""
         if self.balance is None:
             return None
-        return sampling.balanced(self.groups(self.balance, self.splits["train"]))
-
-    def groups(self, by: Balance, rows: np.ndarray) -> Sequence[Any]:
-        """The subset, language, label or longer winner of each of these rows; None: not told.
-
-        Raises:
-            UserError: the rows do not say.
-        """
-        if by == "length":
-            more = self._column("longer_wins")[rows] - self._column("shorter_wins")[rows]
-            return [{1: "longer won", -1: "shorter won"}.get(n) for n in np.sign(more).tolist()]
-        if by == "label":
-            found = [next((r for r in row if r == r), None) for row in self._lists("ratings", rows)]
-        else:
-            found = self._lists(by, rows)
-        if all(value is None for value in found):
-            raise UserError(f"data.balance={by}, but no training row has a {by}.")
-        return found
-
-    def _lists(self, name: str, rows: np.ndarray) -> list[Any]:
-        """A column of some rows as Python objects."""
-        return self.rows.select_columns(name).select(rows)[name][:]
+        return sampling.balanced(self.columns.groups(self.balance, self.splits["train"]))
 
     def sampled(self) -> dict[str, tuple[float, float]]:
         """Group -> its share of the training rows, and of the draws in training."""
@@ -384,7 +301,9 @@ class ComparisonData(lightning.LightningDataModule):
             return {}
         plan = self.plan()
         drawn = plan.unit_times()[plan.units]
-        return dict(sampling.shares_of(self.groups(self.balance, self.splits["train"]), drawn))
+        return dict(
+            sampling.shares_of(self.columns.groups(self.balance, self.splits["train"]), drawn)
+        )
 
     def train_dataloader(self) -> StepLoader:
         """Shuffled steps; resumable."""
@@ -401,7 +320,7 @@ class ComparisonData(lightning.LightningDataModule):
     def evaluation_dataloader(self, split: str) -> Any:
         """Every row of a split once, longest first."""
         rows = self.splits[split]
-        prompts, lengths = self._prompts(rows), self._column("longest")[rows]
+        prompts, lengths = self.columns.prompts(rows), self.columns.numbers("longest")[rows]
         return evaluation_loader(
             self.rows, rows, prompts, lengths, self.collate(), self.eval_batch_size
         )
@@ -420,5 +339,6 @@ class ComparisonData(lightning.LightningDataModule):
             f"drawn: {group} {share:.1%} of the time ({rows:.1%} of the rows)"
             for group, (rows, share) in self.sampled().items()
         ]
-        lines = [*self.report.lines(), *drawn]
+        fold = [] if self.held_out is None else [say_fold(self.held_out)]
+        lines = [*fold, *self.report.lines(), *drawn]
         return [f"data: {', '.join(sizes)}; {source}", *("  " + line for line in lines)]

@@ -13,11 +13,13 @@ from rmexp import sampling
 from rmexp.comparisons import Comparison
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError, fallback
+from rmexp.formats.grouped import Grouped
 from rmexp.losses.base import Loss
 from rmexp.reading import RowReport
 
 SHARED = (
     "split_seed",
+    "fold",
     "max_per_prompt",
     "balance",
     "batch_size",
@@ -29,6 +31,9 @@ SHARED = (
     "max_length",
 )
 """What the mixture says for all sources, about steps and splits."""
+
+SPLITTING = ("val_share", "test_share", "fold_by", "fold_until")
+"""What it says of splits beside; a source's own `fold_by` is read where it has a `fold`."""
 
 
 class Mixture(ComparisonData):
@@ -61,7 +66,7 @@ class Mixture(ComparisonData):
                 "data=mix has no sources: add each as +data@data.sources.NAME=OPTION with "
                 "data.sources.NAME.path=FILE, or write them into a YAML."
             )
-        if unread := set(settings) - {*SHARED, "val_share", "test_share", "cache"}:
+        if unread := set(settings) - {*SHARED, *SPLITTING, "cache"}:
             key = sorted(unread)[0]
             raise UserError(f"data.{key} is each source's own: set data.sources.NAME.{key}.")
         first = next(iter(sources.values()))
@@ -77,7 +82,12 @@ class Mixture(ComparisonData):
             )
         for name, source in sources.items():
             _check_source_settings(name, source)
-            source.recipe = dataclasses.replace(source.recipe, max_length=self.max_length)
+            parse = source.recipe.parse
+            source.recipe = dataclasses.replace(
+                source.recipe,
+                max_length=self.max_length,
+                parse=parse if self.fold is None else Grouped(parse, self.fold.by),
+            )
         self.sources, self.weights, self.temperature = sources, weights, temperature
         self.home = np.zeros(0, dtype=np.int64)
 
@@ -143,7 +153,7 @@ class Mixture(ComparisonData):
             raise UserError(f"data.sources.{name} has no training row, so that it has no share.")
         within = np.ones(len(home))
         if self.balance is not None:
-            groups = self.groups(self.balance, train)
+            groups = self.columns.groups(self.balance, train)
             for source in range(len(counts)):
                 own = np.flatnonzero(home == source)
                 within[own] = sampling.balanced([groups[row] for row in own.tolist()])
@@ -160,7 +170,7 @@ class Mixture(ComparisonData):
         train = self.splits["train"]
         spans: dict[str, tuple[float, float]] = {}
         for home, name in enumerate(self.sources):
-            rows = self._lists("ratings", train[self.home[train] == home])
+            rows = self.columns.objects("ratings", train[self.home[train] == home])
             if found := [r for row in rows for r in row if r == r]:
                 spans[name] = (min(found), max(found))
         if "ratings" in loss.learns_from() and len(set(spans.values())) > 1:
@@ -174,16 +184,18 @@ class Mixture(ComparisonData):
         names = [list(self.sources)[home] for home in self.home[train]]
         found = dict(sampling.shares_of(names, drawn))
         if self.balance is not None:
-            found |= sampling.shares_of(self.groups(self.balance, train), drawn)
+            found |= sampling.shares_of(self.columns.groups(self.balance, train), drawn)
         return found
 
 
 def _check_source_settings(name: str, source: ComparisonData) -> None:
     """A source's step or split settings would be read by nobody."""
     parameters = inspect.signature(ComparisonData).parameters
-    shares = {f"{split}_share": share for split, share in source.shares.items()}
-    for key in (*SHARED, *shares):
-        given = shares[key] if key in shares else getattr(source, key)
+    dealing = source.dealing
+    dealt = {f"{split}_share": share for split, share in dealing.shares.items()}
+    dealt["split_seed"] = dealing.seed
+    for key in (*SHARED, *dealt):
+        given = dealt[key] if key in dealt else getattr(source, key)
         if given != parameters[key].default:
             raise UserError(
                 f"data.sources.{name}.{key} would be read by nobody: set data.{key}, for all."

@@ -24,6 +24,7 @@ PREDICTIONS = {
     "subset": "string",
     "tokens": "int32",
     "rating": "float64",  # null: nobody rated it
+    "prompt": "string",  # a hash of the prompt, whatever the template
 }
 JUDGEMENTS = {
     "id": "string",
@@ -51,7 +52,8 @@ def write_set(
         each = zip(row["texts"], rewards[int(index)], row["lengths"], row["ratings"], strict=True)
         for k, (text, reward, length, rating) in enumerate(each):
             rated = rating if rating is not None and rating == rating else None
-            responses.append((row["id"], k, text, reward, row["subset"], length, rated))
+            told = (row["subset"], length, rated, row["prompt_key"])
+            responses.append((row["id"], k, text, reward, *told))
         for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
             about = (row["prompt_key"], row["subset"], row["weight"] * weight)
             pairs.append((row["id"], i, j, verdict, *about))

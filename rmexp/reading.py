@@ -1,13 +1,10 @@
 """Source + format -> comparisons, with every row that was left out counted and placed."""
 
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from rmexp.comparisons import Comparison
 from rmexp.errors import UserError
@@ -15,7 +12,6 @@ from rmexp.sources import SPLIT_NAMES, BadRow, LeftOut, read_rows
 
 Format = Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
 """A row becomes a comparison; a row that holds a whole tree of dialogues becomes several."""
-SPLITS = ("train", "val", "test")
 EXAMPLES = 5
 """Bad rows that are named one by one; the rest is counted."""
 
@@ -101,6 +97,9 @@ def read_comparisons(
     `paths` maps our split (or None: not split yet) to a path. A row that the format refuses is
     counted in `report` and passed over. `limit` is the number of comparisons to take from each
     file, from its start.
+
+    Raises:
+        UserError: the format cannot be for these rows; the first such row is named.
     """
     seen: Counter[str] = Counter()
     for split, path in paths.items():
@@ -121,6 +120,8 @@ def read_comparisons(
             except LeftOut as cause:
                 report.drop(str(cause), "all")
                 continue
+            except UserError as error:
+                raise UserError(f"{raw.place}: {error}") from None
             room = None if limit is None else limit - taken
             for one, home in list(zip(found, declared, strict=True))[:room]:
                 taken += 1
@@ -165,53 +166,3 @@ def check_bad_rows(
         )
     if report.read == 0:
         raise UserError(f"{'The data' if group == 'data' else 'The evaluation set'} has no rows.")
-
-
-def assign_splits(
-    prompt_keys: list[str],
-    declared: list[str | None],
-    subsets: list[str],
-    shares: Mapping[str, float],
-    seed: int,
-    report: RowReport,
-) -> dict[str, np.ndarray]:
-    """Deal rows into train, val and test by prompt: equal prompts never part.
-
-    Declared splits are kept. Splits that nobody declared are cut from the undeclared (or the train)
-    rows: prompts in the order of a hash of `seed` and prompt, `shares` of them for test and val.
-    Where a prompt was declared into two splits, it stays in test before val before train, and the
-    other rows are dropped and counted.
-
-    Returns:
-        For each split, the sorted indices of its rows.
-    """
-    home: dict[str, str] = {}
-    for wanted in ("test", "val", "train"):
-        for key, split in zip(prompt_keys, declared, strict=True):
-            if split == wanted:
-                home.setdefault(key, wanted)
-    missing = [name for name in ("test", "val") if name not in home.values()]
-    free = {k for k, split in zip(prompt_keys, declared, strict=True) if split is None} - set(home)
-    pool = sorted(
-        free | {k for k, name in home.items() if name == "train"}, key=lambda k: _shuffled(seed, k)
-    )
-    counts = {
-        name: max(1, round(shares[name] * len(pool))) if shares[name] else 0 for name in missing
-    }
-    start = 0
-    for name in missing:
-        home |= dict.fromkeys(pool[start : start + counts[name]], name)
-        start += counts[name]
-    for key in free:
-        home.setdefault(key, "train")
-    rows: dict[str, list[int]] = {name: [] for name in SPLITS}
-    for index, (key, split) in enumerate(zip(prompt_keys, declared, strict=True)):
-        if split in (None, home[key]) or (split == "train" and home[key] in missing):
-            rows[home[key]].append(index)
-        else:
-            report.drop(f"a {split} prompt that is also in {home[key]}", subsets[index])
-    return {name: np.array(indices, dtype=np.int64) for name, indices in rows.items()}
-
-
-def _shuffled(seed: int, key: str) -> str:
-    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()

@@ -23,6 +23,9 @@ a twentieth of itself."""
 ENUMERATED = 14
 """Up to so many prompts every pattern of signs is counted: 2^13 of them, by symmetry."""
 
+FEWEST = 6
+"""Of fewer prompts all 2^n patterns of signs have a p above 5%."""
+
 ALPHA, POWER = 0.05, 0.80
 """Two-sided level of a verdict; power of the sample sizes that are named."""
 

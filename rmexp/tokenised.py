@@ -26,7 +26,7 @@ from rmexp.reading import Format, RowReport, check_bad_rows, read_comparisons
 from rmexp.style import style
 from rmexp.trees import Growth
 
-VERSION = 5
+VERSION = 6
 """Part of every cache key: raise it when what is stored changes."""
 
 CHUNK = 512
@@ -37,6 +37,7 @@ FEATURES = datasets.Features(
         "id": datasets.Value("string"),
         "subset": datasets.Value("string"),
         "split": datasets.Value("string"),
+        "group": datasets.Value("string"),
         "language": datasets.Value("string"),
         "prompt_key": datasets.Value("string"),
         "tokens": datasets.List(datasets.List(datasets.Value("int32"))),
@@ -288,6 +289,7 @@ def _row(
         "id": comparison.id,
         "subset": comparison.subset,
         "split": comparison.split,
+        "group": comparison.group,
         "language": comparison.language,
         "prompt_key": comparison.prompt_key,
         "tokens": tokens,

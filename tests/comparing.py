@@ -40,8 +40,8 @@ def write_run(
     ids = ids or [f"row-{n}" for n in range(len(gaps))]
     prompts = prompts if prompts is not None else [f"p{n}" for n in range(len(gaps))]
     predictions = [
-        (name, k, f"text {k}", reward, "all", 3, None)
-        for name, gap in zip(ids, gaps, strict=True)
+        (name, k, f"text {k}", reward, "all", 3, None, str(prompt))
+        for name, gap, prompt in zip(ids, gaps, prompts, strict=True)
         for k, reward in enumerate((float(gap), 0.0))
     ]
     judged = [(i, 0, 1, 1, str(p), "all", 1.0) for i, p in zip(ids, prompts, strict=True)]

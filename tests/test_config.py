@@ -35,6 +35,10 @@ NEEDED = {
     "template=jinja": ["template.path=x"],
 }
 
+UKP = [f"data.sources.{name}.path=x" for name in ("pairs", "ranking")]
+NEEDED["data=ukp_with_ranking"] = UKP
+NEEDED["+sweeps=cross_debate_folds"] = [*UKP, "tune=full"]
+NEEDED["+sweeps=cross_debate_folds_by_debate"] = [*UKP, "tune=full"]
 NEEDED |= {f"data={option}": ["data.path=x"] for option in OPTIONS}  # some have no hub id
 
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from rmexp.errors import UserError
 from rmexp.formats.auto import Auto
 from rmexp.formats.hh import HH
-from rmexp.reading import RowReport, assign_splits, check_bad_rows, read_comparisons
+from rmexp.reading import RowReport, check_bad_rows, read_comparisons
 from rmexp.sources import BadRow, LeftOut, check_source, read_rows
+from rmexp.splits import assign_splits
 from tests.conftest import HH as HH_FILE
 from tests.conftest import needs
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rmexp.compare import folds
 from rmexp.compare.effects import Effect, entangled, main_effects
 from rmexp.compare.judged import ITEMWISE, Entry, judge, selected_on_same
 from rmexp.compare.pairs import Pairs, Verdict, judge_pairs
@@ -20,7 +21,15 @@ from rmexp.statistics import clustered_interval
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "tie_rate")
 """Beginnings of the names of metrics whose lowest value is the best."""
 
-BESIDES = ("accuracy", "margin_standardised", "nll", "ece")
+BESIDES = (
+    "accuracy",
+    "length_baseline",
+    "length_controlled_accuracy",
+    "spearman_within",
+    "margin_standardised",
+    "nll",
+    "ece",
+)
 """Metrics in the table beside the chosen one, where runs have them."""
 
 
@@ -166,11 +175,12 @@ def _notes(
     effects: Sequence[Effect],
     keys: Sequence[str],
 ) -> Iterator[str]:
-    if selected_on_same(entries, shared, name):
+    if selected_on_same(entries, name):
         yield (
             "Selected and judged on the same rows: checkpoints were chosen by them, so that these "
             "numbers flatter."
         )
+    yield from folds.notes([entry.run for entry in entries])
     if not len(shared.ids_P):
         yield f"{name} has no strictly judged pairs: nothing can be tested."
     elif tested != metric:

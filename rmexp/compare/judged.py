@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from rmexp.compare.folds import Opened, Rewards, deviations, pooled
 from rmexp.compare.runs import Left, Run
 from rmexp.errors import UserError
 from rmexp.predictions import Judgements, read_judgements, read_predictions
 from rmexp.reliability import pair_scores, sigmoid
 from rmexp.reward_files import read_rewards
-
-Rewards = Mapping[tuple[str, int], float]
-"""By comparison and index of the response."""
 
 ITEMWISE = ("accuracy", "margin_standardised", "nll", "brier")
 """Metrics that are means over judged pairs, so that two runs can be tested pair by pair."""
@@ -27,13 +25,13 @@ class Entry:
     """A run with its rewards on the P judged pairs that all entries share.
 
     gaps_P        r_better - r_worse, in fp64 over fp32 rewards
-    reward_std    deviation of the rewards of all its responses
+    reward_std    deviation of the rewards of all its responses; of folds (P,), of each pair's
     metrics       of the set, by their names without it
     """
 
     run: Run
     gaps_P: np.ndarray
-    reward_std: float
+    reward_std: float | np.ndarray
     metrics: Mapping[str, float]
 
     def items(self, metric: str) -> np.ndarray:
@@ -41,7 +39,7 @@ class Entry:
         if metric == "accuracy":
             return (self.gaps_P > 0).astype(np.float64)
         if metric == "margin_standardised":
-            return self.gaps_P / self.reward_std if self.reward_std else self.gaps_P * 0
+            return _standardised(self.gaps_P, self.reward_std)
         if metric == "nll":
             return np.logaddexp(0, -self.gaps_P)
         return np.square(1 - sigmoid(self.gaps_P))
@@ -57,6 +55,8 @@ def judge(runs: Sequence[Run], name: str) -> tuple[Judgements, list[Entry], list
         UserError: no run has the set.
     """
     opened, left = _open([run for run in runs if not run.is_file], name)
+    opened, more = pooled(opened, name)
+    left += more
     if not opened:
         raise UserError(_nothing(runs, left, name))
     digests = [judgements.digest for _, judgements, _ in opened]
@@ -79,19 +79,17 @@ def judge(runs: Sequence[Run], name: str) -> tuple[Judgements, list[Entry], list
     return shared, entries, left
 
 
-def selected_on_same(entries: Sequence[Entry], shared: Judgements, name: str) -> bool:
+def selected_on_same(entries: Sequence[Entry], name: str) -> bool:
     """Are the judged rows those that selected the checkpoints?"""
     if name == "val":
         return True
     run = next(entry.run for entry in entries if not entry.run.is_file)
-    file = run.path / "judgements" / "val.parquet"
-    return file.is_file() and read_judgements(file).digest == shared.digest
+    val, own = (run.path / "judgements" / f"{which}.parquet" for which in ("val", name))
+    return val.is_file() and read_judgements(val).digest == read_judgements(own).digest
 
 
-def _open(
-    runs: Sequence[Run], name: str
-) -> tuple[list[tuple[Run, Judgements, Rewards]], list[Left]]:
-    opened: list[tuple[Run, Judgements, Rewards]] = []
+def _open(runs: Sequence[Run], name: str) -> tuple[list[Opened], list[Left]]:
+    opened: list[Opened] = []
     left: list[Left] = []
     for run in runs:
         predictions, judgements = (
@@ -132,16 +130,23 @@ def _add(
         left.append(_left(run, f"{counted} (the first: {where})"))
         return
     better, worse = (np.array([rewards[k] for k in side], dtype=np.float32) for side in sides)
-    values = np.array([rewards[k] for k in known if k in rewards], dtype=np.float32)
     gaps_P = better.astype(np.float64) - worse
-    std = float(values[np.isfinite(values)].std(dtype=np.float64)) if len(values) else 0.0
+    std = deviations(run, rewards, known, shared.ids_P)
     own = {
         k.removeprefix(f"{name}/"): v for k, v in run.metrics.items() if k.startswith(f"{name}/")
     }
     entries.append(Entry(run, gaps_P, std, _metrics(gaps_P, shared.weights_P, std) | own))
 
 
-def _metrics(gaps_P: np.ndarray, weights_P: np.ndarray, std: float) -> dict[str, float]:
+def _standardised(gaps_P: np.ndarray, std: float | np.ndarray) -> np.ndarray:
+    """In units of the deviation; 0 where all rewards are equal."""
+    spread = np.broadcast_to(std, gaps_P.shape)
+    return np.divide(gaps_P, spread, out=np.zeros_like(gaps_P), where=spread > 0)
+
+
+def _metrics(
+    gaps_P: np.ndarray, weights_P: np.ndarray, std: float | np.ndarray
+) -> dict[str, float]:
     """Of rewards that somebody else computed."""
     if not len(gaps_P):
         return {}
@@ -149,7 +154,7 @@ def _metrics(gaps_P: np.ndarray, weights_P: np.ndarray, std: float) -> dict[str,
     return {
         "accuracy": float(np.average(gaps_P > 0, weights=weights_P)),
         "margin": margin,
-        "margin_standardised": margin / std if std else 0.0,
+        "margin_standardised": float(np.average(_standardised(gaps_P, std), weights=weights_P)),
         "tie_rate": float(np.average(gaps_P == 0, weights=weights_P)),
         **pair_scores(gaps_P, weights_P),
     }

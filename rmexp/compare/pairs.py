@@ -9,13 +9,18 @@ from typing import Literal
 from rmexp.compare.settings import Setting
 from rmexp.predictions import Judgements
 from rmexp.replicates import contrast
-from rmexp.significance import ALPHA, DRAWS, Difference, holm, needed_items, paired_difference
+from rmexp.significance import (
+    ALPHA,
+    DRAWS,
+    FEWEST,
+    Difference,
+    holm,
+    needed_items,
+    paired_difference,
+)
 
 Pairs = Literal["best", "neighbours", "all"]
 LARGEST_DRAWS = 99_999
-
-FEWEST = 6
-"""Of fewer prompts all 2^n patterns of signs have a p above 5%."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,13 @@ MEASURING = ("train", "evaluate")
 """Tasks whose runs have rewards to compare."""
 
 COST = ("training_seconds", "pairs_per_second", "peak_memory_gib")
+NO_SETTING = (
+    *("name", "resume", "cache", "out", "source", "runs", "checkpoint"),
+    *("data.cache", "trainer.keep", "trainer.checkpoint_every"),
+)
+NO_SETTINGS = ("logger.", "task.", "eval.", "sweep.")
+"""Keys (and beginnings of keys) that say where a run goes, and not what it is."""
+
 STALE_SECONDS = 60
 """A run without a heartbeat for so long is not at work."""
 
@@ -31,6 +38,8 @@ class Run:
     metrics    `SET/metric` -> number
     cost       of its training: training_seconds, pairs_per_second, peak_memory_gib
     data       fingerprint of its data
+    fold       of a cross-validation: what was held out, see `splits.Fold.deal`
+    parts      the runs, one a fold, that this one is the union of; `part_of`: comparison -> part
     """
 
     name: str
@@ -41,11 +50,26 @@ class Run:
     metrics: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     data: str | None = None
+    fold: Mapping[str, Any] | None = None
+    parts: tuple["Run", ...] = ()
+    part_of: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_file(self) -> bool:
         """Is it a file of rewards?"""
         return self.path.is_file()
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where it lies; the folds' directories where it is a union of them."""
+        return [part.path for part in self.parts] or [self.path]
+
+    def identity(self, *without: str) -> tuple[Any, ...]:
+        """Equal for runs whose settings are, but for those `without`."""
+        if self.is_file:
+            return (str(self.path),)
+        settings = {k: v for k, v in self.config.items() if k not in without and is_setting(k)}
+        return tuple(sorted((k, repr(v)) for k, v in settings.items()))
 
 
 @dataclass(frozen=True)
@@ -56,6 +80,11 @@ class Left:
     path: Path
     status: str
     why: str
+
+
+def is_setting(key: str) -> bool:
+    """Does the key say what a run is, and not where it goes?"""
+    return key not in NO_SETTING and not key.startswith(NO_SETTINGS)
 
 
 def find(given: Sequence[str]) -> tuple[list[Run], list[Left]]:
@@ -169,6 +198,7 @@ def _done(home: Path, result: Mapping[str, Any]) -> Run:
         metrics=result.get("metrics") or {},
         cost={name: training[name] for name in COST if training.get(name) is not None},
         data=_json(home / "environment.json").get("data_fingerprint"),
+        fold=result.get("fold"),
     )
 
 

@@ -7,17 +7,10 @@ from typing import Any
 import numpy as np
 
 from rmexp.compare.judged import Entry
-from rmexp.compare.runs import Left
+from rmexp.compare.runs import Left, is_setting
 
 ABSENT = None
 """The value of a key that a setting does not have."""
-
-NO_SETTING = (
-    *("name", "resume", "cache", "out", "source", "runs", "checkpoint"),
-    *("data.cache", "trainer.keep", "trainer.checkpoint_every"),
-)
-NO_SETTINGS = ("logger.", "task.", "eval.", "sweep.")
-"""Keys (and beginnings of keys) that say where a run goes, and not what it is."""
 
 LONGEST = 40
 """Signs of a value in a setting's name."""
@@ -57,7 +50,7 @@ def settings_of(entries: Sequence[Entry]) -> tuple[list[Setting], list[str], lis
     groups: dict[tuple[Any, ...], dict[Any, Entry]] = {}
     left: list[Left] = []
     for entry in entries:
-        key, seed = _identity(entry), entry.run.config.get("seed")
+        key, seed = entry.run.identity("seed"), entry.run.config.get("seed")
         same = groups.setdefault(key, {}).get(seed)
         if same is None:
             groups[key][seed] = entry
@@ -75,18 +68,6 @@ def settings_of(entries: Sequence[Entry]) -> tuple[list[Setting], list[str], lis
     return _named(_with_labels(settings), keys), keys, left
 
 
-def _identity(entry: Entry) -> tuple[Any, ...]:
-    """Equal for runs of one setting."""
-    if entry.run.is_file:
-        return (str(entry.run.path),)
-    settings = {k: v for k, v in entry.run.config.items() if k != "seed" and _counts(k)}
-    return tuple(sorted((k, repr(v)) for k, v in settings.items()))
-
-
-def _counts(key: str) -> bool:
-    return key not in NO_SETTING and not key.startswith(NO_SETTINGS)
-
-
 def _ordered(seeds: Mapping[Any, Entry]) -> list[Any]:
     return sorted(seeds, key=lambda seed: (seed is None, seed))
 
@@ -98,7 +79,7 @@ def differing(entries: Sequence[Entry]) -> list[str]:
     unless a command line named it.
     """
     runs = [entry.run for entry in entries if not entry.run.is_file]
-    every = sorted({key for run in runs for key in run.config if _counts(key) and key != "seed"})
+    every = sorted({key for run in runs for key in run.config if is_setting(key) and key != "seed"})
     differ = [k for k in every if len({repr(run.config.get(k, ABSENT)) for run in runs}) > 1]
     given = frozenset().union(*(run.given for run in runs)) if runs else frozenset()
     labels = [g for g in ("model", "data", "loss") if len({r.labels.get(g) for r in runs}) > 1]

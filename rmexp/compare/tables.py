@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rmexp.compare.comparison import Comparison, Row
+from rmexp.compare.folds import by_fold
 from rmexp.compare.pairs import p_value
 from rmexp.compare.settings import ABSENT, short
 
@@ -120,7 +121,8 @@ def _lines(found: Comparison) -> Iterator[dict[str, Any]]:
             **row.cost,
             "seeds": " ".join(str(e.run.config.get("seed", "")) for e in row.setting.entries),
             **row.setting.values,
-            "runs": " ".join(str(entry.run.path) for entry in row.setting.entries),
+            "runs": " ".join(str(p) for e in row.setting.entries for p in e.run.paths),
+            **_folds(row, metric),
         }
 
 
@@ -137,6 +139,12 @@ def _verdict(row: Row) -> dict[str, Any]:
         "minus_best_high": high,
         "p_holm": row.verdict.p,
     }
+
+
+def _folds(row: Row, metric: str) -> dict[str, float]:
+    """The metric in each held-out group."""
+    found = by_fold([entry.run for entry in row.setting.entries], metric)
+    return {f"{metric} in {held_out}": value for held_out, value in found.items()}
 
 
 def _left_lines(found: Comparison) -> Iterator[dict[str, Any]]:

@@ -29,7 +29,7 @@ class Renamed:
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
         """The comparison of a row; a row that does not fit raises `BadRow`."""
-        within = {name: _value(row, column) for name, column in self.fields.items()}
+        within = {name: value_at(row, column) for name, column in self.fields.items()}
         found = {name: value for name, value in within.items() if value is not None}
         # A column that has its place hides no other meaning of its name, but for labels.
         hidden = {column for name, column in self.fields.items() if name not in LABELS}
@@ -37,9 +37,10 @@ class Renamed:
         return self.format({k: v for k, v in row.items() if k not in hidden} | found)
 
 
-def _value(row: Mapping[str, Any], column: str) -> Any:
+def value_at(row: Mapping[str, Any], column: str) -> Any:
+    """What a row has at a column, which may lie within another one; None where it is not there."""
     value = row.get(column)
     outer, dot, inner = column.partition(".")
     if value is None and dot and isinstance(row.get(outer), Mapping):
-        return _value(row[outer], inner)
+        return value_at(row[outer], inner)
     return value

@@ -45,7 +45,12 @@ def compare(
     found = compare_runs(given, set, metric.removeprefix(f"{set}/"), pairs)
     show(found, given, name, run.path, reporter)
     run.update(
-        compared=[str(e.run.path) for row in found.rows for e in row.setting.entries],
+        compared=[
+            str(path)
+            for row in found.rows
+            for entry in row.setting.entries
+            for path in entry.run.paths
+        ],
         best=found.rows[0].setting.name,
         verdicts=[verdict.sentence() for verdict in found.verdicts],
         left_out=[f"{one.name}: {one.why}" for one in found.left],

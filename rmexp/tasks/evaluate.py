@@ -19,7 +19,7 @@ from rmexp.losses import Loss
 from rmexp.metrics import thorough
 from rmexp.module import RewardModule
 from rmexp.progress import Reporter
-from rmexp.reading import RowReport, assign_splits, check_bad_rows
+from rmexp.reading import RowReport, check_bad_rows
 from rmexp.report.page import write_report
 from rmexp.report.sets import Shown
 from rmexp.scoring import Scorer
@@ -219,11 +219,13 @@ def _given_rows(data: ComparisonData, scores: str, part: Part) -> Given:
     report, recipe = RowReport(), data.recipe
     found = list(data.comparisons(report))
     check_bad_rows(report, recipe.on_bad_row, recipe.max_bad_share)
-    keys, declared, subsets = zip(
-        *((o.prompt_key, o.split, o.subset) for o, _ in found), strict=True
-    )
-    splits = assign_splits(
-        list(keys), list(declared), list(subsets), data.shares, data.split_seed, report
+    ones = [one for one, _ in found]
+    splits, _ = data.dealing.deal(
+        [one.prompt_key for one in ones],
+        [one.split for one in ones],
+        [one.subset for one in ones],
+        [one.group for one in ones],
+        report,
     )
     _check_part(splits, part, len(found))
     return given(part, [found[n] for n in splits[part]], scores)

@@ -70,6 +70,8 @@ def prepare_data(
         "data_fingerprint": "+".join(one.fingerprint for one in everything),
     }
     run.write_json("environment.json", environment(**facts))
+    if data.held_out is not None:
+        run.update(fold=data.held_out)
     return Prepared(tokenizer, data, audit)
 
 

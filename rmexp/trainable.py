@@ -1,0 +1,113 @@
+"""What data must be before a model loads: settings that go together, rows that a loss can use."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rmexp.columns import Columns
+from rmexp.contract import check_fits
+from rmexp.errors import UserError, fallback
+from rmexp.losses.base import Loss
+
+Splits = Mapping[str, np.ndarray]
+
+
+def check_shares(val_share: float, test_share: float, val_path: str | None) -> None:
+    """Refuse shares of prompts that leave nothing to select on, or to train on."""
+    if val_share == 0 and val_path is None:
+        raise UserError(
+            "data.val_share=0 leaves nothing to select on; give data.val_path or a share."
+        )
+    if val_share + test_share >= 1:
+        raise UserError(
+            f"data.val_share={val_share} and data.test_share={test_share} "
+            "leave no rows to train on."
+        )
+
+
+def check_steps(tokens_per_batch: int | None, group_by_prompt: bool, balance: str | None) -> None:
+    """Refuse ways of dealing out steps that exclude each other."""
+    if tokens_per_batch is not None and group_by_prompt:
+        raise UserError(
+            "data.tokens_per_batch deals out comparisons, data.group_by_prompt whole prompts: "
+            "leave out one of them (with the latter data.batch_size counts prompts)."
+        )
+    if tokens_per_batch is not None and balance is not None:
+        raise UserError(
+            "data.tokens_per_batch lays all rows out once, data.balance draws some of them "
+            "several times: leave out one of them."
+        )
+
+
+def check_fold(fold: int | None, by: str | None, paths: Mapping[str, str | None]) -> None:
+    """Refuse a fold of nothing, or of rows that were dealt out already."""
+    if fold is None:
+        return
+    if by is None:
+        raise UserError(
+            f"data.fold={fold} says which group is held out, and not what the groups are: "
+            "set data.fold_by to the column that tells them apart."
+        )
+    if given := [f"data.{name}_path" for name, path in paths.items() if path is not None]:
+        raise UserError(
+            f"data.fold holds out a part of data.path: leave out {' and '.join(given)}."
+        )
+
+
+def check_loss(
+    columns: Columns, splits: Splits, loss: Loss, loss_name: str, data_name: str
+) -> None:
+    """The training rows have what the loss needs, and its pairs the margins or ratings it takes.
+
+    Raises:
+        UserError: the loss finds nothing to learn from; a pair has no margin where each must.
+    """
+    has = {kind for kind, count in columns.counts(splits["train"]).items() if count}
+    check_fits(loss, loss_name, has, data_name)
+    for name, part in loss.parts().items():
+        if missing := set(part.needs) - has:
+            fallback(f"loss.losses.{name} has nothing to learn from: no {', '.join(missing)}.")
+        elif "pairs" in part.needs:
+            _check_pairs(columns, splits, part.required())
+
+
+def _check_pairs(columns: Columns, splits: Splits, required: Sequence[str]) -> None:
+    """Each pair has the margin, or the rating gap, that the loss asks for."""
+    for split in ("train", "val"):
+        rows = splits[split]
+        if "margins" in required and columns.numbers("without_margin")[rows].any():
+            raise UserError(
+                f"The loss takes each pair's margin, and pairs of {split} have none: give each "
+                "row a number in its margin field, or the loss a constant."
+            )
+        without = int(columns.numbers("without_ratings")[rows].sum())
+        if "ratings" in required and without:
+            raise UserError(
+                f"The loss takes the gap of each pair's ratings, but in {without} pairs of "
+                f"{split} one response has no rating, or the better one no higher rating."
+            )
+
+
+def check_splits(columns: Columns, splits: Splits, wanted: Sequence[str]) -> None:
+    """There is something to train on, and something to select by.
+
+    Raises:
+        UserError: train or val has no judgement of the `wanted` kinds.
+    """
+    for name in ("train", "val"):
+        counts = columns.counts(splits[name])
+        if not any(counts[kind] for kind in wanted):
+            raise UserError(
+                f"The {name} split has {len(splits[name])} comparisons and none with "
+                f"{' or '.join(wanted)}: give more rows, other shares (data.val_share), or "
+                "ratings that differ by data.min_rating_gap."
+            )
+
+
+def show_ratings(columns: Columns, train: np.ndarray, times: np.ndarray | None, loss: Loss) -> None:
+    """Let the loss learn its scale; a rating counts as often as its row is drawn."""
+    weights_C = columns.numbers("weight")[train] * (1.0 if times is None else times)
+    rows = columns.objects("ratings", train)
+    found = [(r, w) for row, w in zip(rows, weights_C, strict=True) for r in row if r == r]
+    if found:
+        loss.learn(*np.array(found, dtype=np.float64).T)
