@@ -301,9 +301,10 @@ def test_a_killed_service_costs_a_run_its_mirror_and_the_next_nothing(rmexp, mon
         log(self, metrics, step)
 
     monkeypatch.setattr(Mirror, "log_metrics", kill)
-    rmexp("-m", *QUICK, "seed=0,1")
+    for name in ("first", "second"):  # in one process, as the jobs of a sweep
+        rmexp(*QUICK, f"name={name}")
     assert len(killed) == 1
-    first, second = sorted(rmexp.runs(), key=lambda run: run.name)
+    first, second = sorted(rmexp.runs(), key=lambda run: run.name.endswith("second"))
     assert result(first)["status"] == result(second)["status"] == "done"
     said = result(first)["fallbacks"]
     assert len(said) == 2
