@@ -183,7 +183,7 @@ class RewardModule(lightning.LightningModule):
         return {f"{split}/{name}": value for name, value in values.items() if value == value}
 
     # ------------------------------------------------------------------ resume
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What a checkpoint holds: all but frozen weights, which the base has."""
         return trained_state(self, super().state_dict(*args, **kwargs))
 

@@ -95,7 +95,7 @@ class LoRA:
     """
 
     rank: Annotated[int, Gt(0)]
-    alpha: Annotated[float, Gt(0)] | None
+    alpha: Annotated[int, Gt(0)] | None
     dropout: Annotated[float, Ge(0), Lt(1)]
     target_modules: Literal["all-linear"] | list[str] | None
 
@@ -163,10 +163,10 @@ class LoRA:
             raise UserError(f"tune=lora: {kind} has no linear layers below its head.")
         if self.target_modules == "all-linear":
             return names
-        wanted = self.target_modules
-        if wanted is None:
-            wanted = _familys(model.config.get_text_config().model_type)
-            wanted = [end for end in wanted if _ending(names, end)]
+        wanted = list(self.target_modules or ())
+        if self.target_modules is None:
+            family = _familys(model.config.get_text_config().model_type)
+            wanted = [end for end in family if _ending(names, end)]
             if not wanted:
                 raise UserError(
                     f"tune.target_modules=null: peft has no choice of layers for {kind}; take "
