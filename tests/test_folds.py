@@ -282,6 +282,16 @@ def test_each_fold_is_standardised_by_its_own_rewards(tmp_path):
     assert items[:2].tolist() == pytest.approx(items[2:].tolist())
 
 
+def test_pairs_of_all_folds_count_by_their_weights(tmp_path):
+    given = folds(tmp_path, {1.0: good}, count=2)
+    for n, weight in enumerate((3.0, 1.0)):
+        pairs = [(f"side{n}-{k}", 0, 1, 1, f"side{n}", "all", weight) for k in range(2 + n)]
+        home = tmp_path / f"m1.0-s0-f{n}" / "judgements" / "test.parquet"
+        write_parquet(home, JUDGEMENTS, pairs)
+    found = compare(given, "test", "accuracy", "best")
+    assert found.rows[0].value == pytest.approx((3 + 2) / (6 + 3))
+
+
 def test_length_and_ranks_are_those_of_all_folds(tmp_path):
     """Side 0: the longer one wins two of two; side 1: none of three. Ranks agree, then disagree."""
     given = folds(tmp_path, {1.0: good}, count=2)

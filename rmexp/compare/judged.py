@@ -135,7 +135,9 @@ def _add(
     own = {
         k.removeprefix(f"{name}/"): v for k, v in run.metrics.items() if k.startswith(f"{name}/")
     }
-    entries.append(Entry(run, gaps_P, std, _metrics(gaps_P, shared.weights_P, std) | own))
+    anew = _metrics(gaps_P, shared.weights_P, std)
+    # A run knows its own numbers best; of folds they are means, which all pairs together are not.
+    entries.append(Entry(run, gaps_P, std, own | anew if run.parts else anew | own))
 
 
 def _standardised(gaps_P: np.ndarray, std: float | np.ndarray) -> np.ndarray:
