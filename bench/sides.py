@@ -88,9 +88,7 @@ def losses(outputs: Path) -> list[float]:
 
 def trl(side: str, name: str, folder: Path) -> None:
     """TRL's RewardTrainer on the prepared micro-batches; the clock is read after each."""
-    import datasets
-    import transformers
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardTrainer
 
     work, home = WORKS[name], folder / name
     stored = json.loads(
@@ -116,35 +114,50 @@ def trl(side: str, name: str, folder: Path) -> None:
                 finish(rates(clock[warmup - 1 :]) | {"losses": found} | memory | more)
             return loss
 
-    keys = ("prompt", "chosen", "rejected")
-    rows = [{key: pair[key] for key in keys} for batch in stored["batches"] for pair in batch]
-    checkpointing = {} if side == "trl-default" else {"gradient_checkpointing": False}
-    Timed(
-        model=str(folder / "start"),
-        processing_class=transformers.AutoTokenizer.from_pretrained(home / "tokenizer"),
-        args=RewardConfig(
-            output_dir=str(home / "trl"),
-            per_device_train_batch_size=PAIRS,
-            gradient_accumulation_steps=work.accumulate,
-            max_steps=math.ceil(total / work.accumulate),
-            max_length=LONGEST,
-            train_sampling_strategy="sequential",
-            learning_rate=RATE,
-            lr_scheduler_type="constant",
-            adam_beta2=0.95,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            optim="adamw_torch_fused",
-            bf16=work.precision == "bf16-mixed",
-            use_cpu=True,
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-            model_init_kwargs={"dtype": "float32"},
-            **checkpointing,
-        ),
-        train_dataset=datasets.Dataset.from_list(rows),
+    trl_trainer(
+        folder / "start",
+        home / "tokenizer",
+        [pair for batch in stored["batches"] for pair in batch],
+        home / "trl",
+        trainer=Timed,
+        gradient_accumulation_steps=work.accumulate,
+        max_steps=math.ceil(total / work.accumulate),
+        bf16=work.precision == "bf16-mixed",
+        **({} if side == "trl-default" else {"gradient_checkpointing": False}),
     ).train()
+
+
+def trl_trainer(
+    model: Path, tokenizer: Path, pairs: Sequence[Any], out: Path, trainer: Any = None, **more: Any
+) -> Any:
+    """TRL's RewardTrainer with rmexp's optimizer, PAIRS pairs a micro-batch in their order."""
+    import datasets
+    import transformers
+    from trl import RewardConfig, RewardTrainer
+
+    keys = ("prompt", "chosen", "rejected")
+    settings = {
+        "per_device_train_batch_size": PAIRS,
+        "max_length": LONGEST,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "adam_beta2": 0.95,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "optim": "adamw_torch_fused",
+        "use_cpu": True,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "model_init_kwargs": {"dtype": "float32"},
+    }
+    return (trainer or RewardTrainer)(
+        model=str(model),
+        processing_class=transformers.AutoTokenizer.from_pretrained(tokenizer),
+        args=RewardConfig(output_dir=str(out), **{**settings, **more}),
+        train_dataset=datasets.Dataset.from_list([{k: pair[k] for k in keys} for pair in pairs]),
+    )
 
 
 def rates(clock: Sequence[float], pairs: list[int] | None = None) -> dict[str, Any]:

@@ -1,0 +1,189 @@
+"""python -m bench.accuracy [--seeds 3] [--steps 24]: in bf16 rmexp learns what TRL learns.
+
+Both train SmolLM2-135M from the same weights on the same HH pairs in the same order, PAIRS pairs a
+step; both are judged by `task=evaluate` on the same held-out pairs. A seed is an order of the rows.
+Each seed that is done is a line of accuracy.jsonl; docs/accuracy.md is written anew after each.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.prepare import RATE, flat, judged_pairs, start
+from bench.rounds import table
+from bench.sides import trl_trainer
+from bench.works import PAIRS, ROOT, write_hh
+
+LINES = ROOT / "bench/accuracy.jsonl"
+PAGE = ROOT / "docs/accuracy.md"
+HELD_OUT, VAL = 300, 16
+SIDES = ("rmexp", "trl")
+LEARNING_RATE = 3 * RATE
+
+
+def main() -> None:
+    """Train and judge both sides for the seeds that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=24)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rmexp-accuracy-") as folder:
+        home = Path(folder)
+        rows(home)
+        for seed in range(len(lines()), chosen.seeds):
+            line = {"seed": seed, "steps": chosen.steps} | both(home, seed, chosen.steps)
+            with open(LINES, "a") as stream:
+                stream.write(json.dumps(line) + "\n")
+            write()
+    write()
+
+
+def rows(home: Path) -> None:
+    """Weights, and HH's rows in three files: to train, to select (not used), to judge."""
+    write_hh(home, start(home))
+    every = (home / "rows.jsonl").read_text().splitlines(keepends=True)
+    random.Random(0).shuffle(every)
+    cuts = {
+        "test": every[:HELD_OUT],
+        "val": every[HELD_OUT : HELD_OUT + VAL],
+        "train": every[HELD_OUT + VAL :],
+    }
+    for name, part in cuts.items():
+        (home / f"{name}.jsonl").write_text("".join(part))
+
+
+def words(home: Path, seed: int, steps: int) -> list[str]:
+    """rmexp's command."""
+    return [
+        "data=hh_rlhf", f"data.path={home}/train.jsonl", f"data.val_path={home}/val.jsonl",
+        f"data.test_path={home}/test.jsonl", f"data.batch_size={PAIRS}", "data.max_length=2048",
+        "model=hf", f"model.path={home}/start", f"cache={home}/cache", "loss=bradley_terry",
+        "logger=none", "trainer.precision=bf16-mixed", f"trainer.max_steps={steps}",
+        "trainer.validations=1", "trainer.keep=none", f"optim.lr={LEARNING_RATE}",
+        "optim.head_lr=null", "optim.schedule=constant", "optim.warmup=0", f"seed={seed}",
+        f"name=seed{seed}",
+    ]  # fmt: skip
+
+
+def both(home: Path, seed: int, steps: int) -> dict[str, Any]:
+    """The test accuracy of each side, and how often the two judge a pair alike."""
+    ran = command(home, *words(home, seed, steps))
+    peer = home / f"trl-{seed}"
+    subprocess.run(
+        [sys.executable, "-m", "bench.accuracy", str(home), str(seed), str(steps), str(peer)],
+        cwd=ROOT, check=True, env={**os.environ, "RMEXP_ACCURACY_SIDE": "trl"},
+    )  # fmt: skip
+    judged = command(
+        home, "task=evaluate", f"checkpoint={peer}", "data=hh_rlhf",
+        f"data.path={home}/test.jsonl", "data.max_length=2048", "logger=none",
+        "trainer.precision=bf16-mixed", f"cache={home}/cache", f"name=trl-seed{seed}",
+    )  # fmt: skip
+    found = {"rmexp": gaps(ran), "trl": gaps(judged)}
+    metrics = {"rmexp": metric(ran), "trl": metric(judged)}
+    alike = float(np.mean((found["rmexp"] > 0) == (found["trl"] > 0)))
+    correlation = float(np.corrcoef(found["rmexp"], found["trl"])[0, 1])
+    return {"accuracy": metrics, "alike": alike, "correlation": correlation}
+
+
+def command(home: Path, *asked: str) -> Path:
+    """Run rmexp; the run directory."""
+    before = set(home.rglob("result.json"))
+    subprocess.run(
+        [sys.executable, "-m", "rmexp", *asked],
+        cwd=home, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    (made,) = set(home.rglob("result.json")) - before
+    return made.parent
+
+
+def metric(run: Path) -> list[float]:
+    """Accuracy on the held-out pairs, with its interval."""
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    name = f"{judged_set(run)}/accuracy"
+    return [metrics[name], metrics[f"{name}_low"], metrics[f"{name}_high"]]
+
+
+def judged_set(run: Path) -> str:
+    """What the held-out pairs are called there."""
+    (name,) = {file.stem for file in (run / "predictions").glob("*.parquet")} - {"val"}
+    return name
+
+
+def gaps(run: Path) -> np.ndarray:
+    """(P,) reward gaps of the held-out pairs, in the order of their ids."""
+    from rmexp.predictions import read_judgements, read_predictions
+
+    name = judged_set(run)
+    pairs = read_judgements(run / "judgements" / f"{name}.parquet")
+    rewards = read_predictions(run / "predictions" / f"{name}.parquet")
+    columns = zip(pairs.ids_P, pairs.better_P.tolist(), pairs.worse_P.tolist(), strict=True)
+    return np.array([rewards[i, better] - rewards[i, worse] for i, better, worse in columns])
+
+
+def train_trl(home: Path, seed: int, steps: int, out: Path) -> None:
+    """TRL's RewardTrainer on the pairs of rmexp's steps, in their order."""
+    import transformers
+
+    from rmexp import config
+    from rmexp.config import build
+
+    config.register()
+    composed = config.compose_config(words(home, seed, steps))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(home / "start")
+    build(composed.template).install(tokenizer)
+    data = build(composed.data)
+    data.prepare(tokenizer, seed, lambda *_: None)
+    made = judged_pairs(data)
+    pairs = [flat(made(row) for row in step) for step in islice(data.plan().steps(0), steps)]
+    tokenizer.save_pretrained(home / "tokenizer")
+    trainer = trl_trainer(
+        home / "start", home / "tokenizer", flat(pairs), home / "trl",
+        bf16=True, max_steps=steps, learning_rate=LEARNING_RATE, gradient_checkpointing=False,
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model(str(out))
+
+
+def lines() -> list[dict[str, Any]]:
+    """What was measured so far."""
+    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+
+
+def write() -> None:
+    """docs/accuracy.md."""
+    found = lines()
+    shown = "{:.3f} [{:.3f}, {:.3f}]".format
+    cells = [
+        [str(line["seed"]), shown(*line["accuracy"]["rmexp"]), shown(*line["accuracy"]["trl"]),
+         f"{line['alike']:.3f}", f"{line['correlation']:.4f}"]
+        for line in found
+    ]  # fmt: skip
+    rmexp, trl = (np.mean([line["accuracy"][side][0] for line in found]) for side in SIDES)
+    PAGE.write_text(
+        f"""# What is learnt in bf16: rmexp beside TRL
+
+Written by `python -m bench.accuracy`. SmolLM2-135M, HH harmless, {found[0]["steps"]} steps of
+{PAIRS} pairs from the same weights over the same pairs in the same order, bf16, lr
+{LEARNING_RATE:g}; accuracy on {HELD_OUT} held-out pairs with its 95% interval.
+
+{chr(10).join(table("seed | rmexp | TRL | pairs judged alike | correlation of reward gaps", cells))}
+
+Mean: rmexp {rmexp:.3f}, TRL {trl:.3f}.
+"""
+    )
+
+
+if __name__ == "__main__":
+    if os.environ.get("RMEXP_ACCURACY_SIDE") == "trl":
+        train_trl(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    else:
+        main()
