@@ -1,7 +1,7 @@
 """Micro-batches: how the comparisons of an optimizer step are laid out, and the tensors of each.
 
 Shape legend, used all over rmexp: N responses, P strictly judged pairs, Q tied ones, R rows of T
-tokens.
+tokens, D the width of a hidden state.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rmexp.features import Features
 from rmexp.trees import Growth, Tree, bucketed, row_width
 
 WIDTHS = 8
@@ -49,6 +50,8 @@ class Batch:
     weights_N      float32, of the row
     list_N         int64, which comparison of this micro-batch it belongs to; never falls
     items_N        int64, the data set's row that the response belongs to
+    hidden_R_T_D   float32, the tokens' states at the end of the model's frozen part; None: not kept
+    pooled_N_D     float32, what the reward head reads, where all below it is frozen; None: not kept
     """
 
     tokens_R_T: Tensor
@@ -69,6 +72,8 @@ class Batch:
     weights_N: Tensor
     list_N: Tensor
     items_N: Tensor
+    hidden_R_T_D: Tensor | None = None
+    pooled_N_D: Tensor | None = None
 
     def to(self, device: Any, non_blocking: bool = False) -> "Batch":
         """A copy on `device`."""
@@ -96,16 +101,20 @@ class Collate:
     with their padding), comparisons of one prompt into one tree; a single one above that is a
     micro-batch of its own. The mixed layout is trees, but padded rows for a micro-batch in which
     trees save next to nothing. Neither the packing nor the layout changes the update. Widths are
-    rounded up, but not beyond the model's `places`.
+    rounded up, but not beyond the model's `places`. With `features` a micro-batch brings along what
+    the frozen part of the model makes of it.
     """
 
     pad_token_id: int
     micro_batch_tokens: int
     layout: Layout
     places: int | None = None
+    features: Features | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Step:
         """The step of these rows."""
+        if self.features is not None and self.features.pooled:
+            return Step([self._batch([list(rows)], self._headed(rows))])
         pack = self._by_length if self.layout == "padded" else self._trees
         return Step(pack(rows))
 
@@ -189,7 +198,12 @@ class Collate:
         positions = [tree.positions() for tree in trees] + [np.arange(wide - len(tokens))]
         tokens += [self.pad_token_id] * (wide - len(tokens))
         end_N = torch.from_numpy(np.concatenate(ends))
-        return {
+        stretches = [
+            (ids, tree.trunk if place else 0)
+            for tree, one in zip(trees, grown, strict=True)
+            for ids, place in one.growth.places.items()
+        ]
+        return self._frozen([stretches], wide) | {
             "tokens_R_T": torch.tensor([tokens]),
             "positions_R_T": torch.from_numpy(np.concatenate(positions))[None],
             "trees": trees,
@@ -207,12 +221,39 @@ class Collate:
         padded = np.full(shape, self.pad_token_id, dtype=np.int64)
         for n, ids in enumerate(places):
             padded[n, : len(ids)] = ids
-        return {
+        stretches = [[(ids, 0)] for ids in places]
+        return self._frozen(stretches, padded.shape[1]) | {
             "tokens_R_T": torch.from_numpy(padded),
             "positions_R_T": torch.arange(padded.shape[1]).expand(len(padded), -1),
             "trees": None,
             "row_N": torch.tensor(row_N),
             "end_N": torch.from_numpy(lengths - 1)[row_N],
+        }
+
+    def _frozen(self, stretches: list[list[Any]], wide: int) -> dict[str, Tensor]:
+        """What the frozen part makes of a micro-batch, where that is kept; `stretches` are, for each
+        row of tokens, the sequences in it and the token from which on each of them is there."""
+        kept = self.features
+        if kept is None:
+            return {}
+        states = np.zeros((len(stretches), wide, kept.states_S_D.shape[1]), dtype=np.float32)
+        for row, parts in zip(states, stretches, strict=True):
+            flat = np.concatenate([kept.of(ids)[first:] for ids, first in parts])
+            row[: len(flat)] = flat
+        return {"hidden_R_T_D": torch.from_numpy(states)}
+
+    def _headed(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """A micro-batch that goes through the head alone has no tokens."""
+        assert self.features is not None
+        found = [self.features.of(ids) for row in rows for ids in row["tokens"]]
+        nowhere = torch.zeros(len(found), dtype=torch.int64)
+        return {
+            "tokens_R_T": nowhere.new_zeros((0, 0)),
+            "positions_R_T": nowhere.new_zeros((0, 0)),
+            "trees": None,
+            "row_N": nowhere,
+            "end_N": nowhere,
+            "pooled_N_D": torch.from_numpy(np.concatenate(found)),
         }
 
 

@@ -111,20 +111,28 @@ def rewards(model: Any, batch: Batch) -> Tensor:
     (encoders) get a mask and pool as Hugging Face has them pool.
     """
     layers = token_head(model)
-    use_layout(model, "padded" if batch.trees is None else "tree")
     if layers is None:
+        use_layout(model, "padded")
         logits_R = model(batch.tokens_R_T, attention_mask=_real(batch)).logits[:, 0]
         return logits_R[batch.row_N]
-    if batch.trees is None:
-        more = {"attention_mask": _real(batch)} if model.reads_ahead else {}
-        hidden_R_T_D = _hidden(model, batch.tokens_R_T, **more)
-    else:
-        row = TreeRow(batch.trees, batch.tokens_R_T.shape[1], batch.tokens_R_T.device)
-        hidden_R_T_D = _hidden(model, batch.tokens_R_T, position_ids=batch.positions_R_T, trees=row)
-    pooled_N_D = hidden_R_T_D[batch.row_N, batch.end_N]
+    pooled_N_D = batch.pooled_N_D
+    if pooled_N_D is None:
+        pooled_N_D = hidden_states(model, batch)[batch.row_N, batch.end_N]
     for layer in layers:
         pooled_N_D = layer(pooled_N_D)
     return pooled_N_D[:, 0]
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """(R, T, D) what a decoder's backbone gives the tokens of a micro-batch, in either layout."""
+    use_layout(model, "padded" if batch.trees is None else "tree")
+    if batch.hidden_R_T_D is not None:
+        model.recalled.states = batch.hidden_R_T_D
+    if batch.trees is None:
+        more = {"attention_mask": _real(batch)} if model.reads_ahead else {}
+        return _hidden(model, batch.tokens_R_T, **more)
+    row = TreeRow(batch.trees, batch.tokens_R_T.shape[1], batch.tokens_R_T.device)
+    return _hidden(model, batch.tokens_R_T, position_ids=batch.positions_R_T, trees=row)
 
 
 def _real(batch: Batch) -> Tensor:

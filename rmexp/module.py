@@ -87,11 +87,25 @@ class RewardModule(lightning.LightningModule):
             rewards_N = self(batch)
             loss = normalised(self.loss(rewards_N, batch), totals)
             self.manual_backward(loss)
-            found_N = rewards_N.detach()
-            gaps_P = found_N[batch.better_P] - found_N[batch.worse_P]
-            # A step of ratings alone has no pairs; what is divided by 1 then is not shown.
-            won, lead = (gaps_P > 0).sum() / max(1, pairs), gaps_P.sum() / max(1, pairs)
-            sums += torch.stack([loss.detach(), won, lead, found_N.sum() / responses])
+            sums += self.sums(loss, rewards_N, batch, pairs, responses)
+        self.take_step(optimizer, sums, pairs, responses)
+
+    def sums(
+        self, loss: Tensor, rewards_N: Tensor, batch: Batch, pairs: int, responses: int
+    ) -> Tensor:
+        """(4,) a micro-batch's share of the step's loss, accuracy, margin and mean reward."""
+        found_N = rewards_N.detach()
+        gaps_P = found_N[batch.better_P] - found_N[batch.worse_P]
+        # A step of ratings alone has no pairs; what is divided by 1 then is not shown.
+        won, lead = (gaps_P > 0).sum() / max(1, pairs), gaps_P.sum() / max(1, pairs)
+        return torch.stack([loss.detach(), won, lead, found_N.sum() / responses])
+
+    def take_step(self, optimizer: Any, sums: Tensor, pairs: int, responses: int) -> None:
+        """Clip, update, and log what the step was like.
+
+        Raises:
+            TrainingFailed: loss or gradient is not finite; nothing is updated then.
+        """
         norm = self._clip(optimizer)
         # One transfer for all of them: each would make the processor wait for the device.
         *values, size = torch.cat([sums, norm[None]]).tolist()
@@ -107,9 +121,9 @@ class RewardModule(lightning.LightningModule):
             raise TrainingFailed(
                 f"{sentence} (step {self.global_step + 1}); a lower optim.lr may help."
             )
+        rate = self.schedule.get_last_lr()[0]
         optimizer.step()
         optimizer.zero_grad()
-        rate = self.schedule.get_last_lr()[0]
         self.schedule.step()
         self.seen = {
             "pairs": self.seen["pairs"] + pairs,
@@ -134,15 +148,18 @@ class RewardModule(lightning.LightningModule):
     def validation_step(self, step: Step, index: int) -> None:
         """Score every response of the step."""
         for batch in step.batches:
-            rewards_N = self(batch)
-            terms = self.loss(rewards_N, batch) if self.judges_loss else {}
-            for term, (values_U, weights_U) in terms.items():
-                sums = torch.stack([(values_U * weights_U).sum(), weights_U.sum()]).cpu().double()
-                self.loss_sums[term] = self.loss_sums.get(term, torch.zeros_like(sums)) + sums
-            for item, reward in zip(batch.items_N.tolist(), rewards_N.tolist(), strict=True):
-                self.rewards.setdefault(item, []).append(reward)
+            self.add_scored(batch, self(batch))
 
     test_step = validation_step
+
+    def add_scored(self, batch: Batch, rewards_N: Tensor) -> None:
+        """Keep the rewards of a micro-batch, and their share of the loss."""
+        terms = self.loss(rewards_N, batch) if self.judges_loss else {}
+        for term, (values_U, weights_U) in terms.items():
+            sums = torch.stack([(values_U * weights_U).sum(), weights_U.sum()]).cpu().double()
+            self.loss_sums[term] = self.loss_sums.get(term, torch.zeros_like(sums)) + sums
+        for item, reward in zip(batch.items_N.tolist(), rewards_N.tolist(), strict=True):
+            self.rewards.setdefault(item, []).append(reward)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/...`; not during Lightning's sanity check, which sees a part of the rows."""

@@ -64,7 +64,7 @@ class TrainerSettings:
     ) -> lightning.Trainer:
         """A Trainer that writes into the run directory."""
         folder = run.path / "checkpoints"
-        mode = "min" if self.monitor.split("/")[-1] in LOWER_IS_BETTER else "max"
+        mode = "min" if lower_is_better(self.monitor) else "max"
         best = ModelCheckpoint(
             folder,
             "best",
@@ -138,6 +138,16 @@ def bf16_is_fast(accelerator: Literal["cpu", "gpu"]) -> bool:
     return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
 
 
+def lower_is_better(monitor: str) -> bool:
+    """Does a checkpoint win by a lower value of this metric?"""
+    return monitor.split("/")[-1] in LOWER_IS_BETTER
+
+
+def validation_steps(steps: int, count: int) -> set[int]:
+    """The steps after which to validate: `count` of them, evenly spread, the last one at the end."""
+    return {round(steps * (n + 1) / count) for n in range(count)} - {0}
+
+
 class SpreadValidations(lightning.Callback):
     """Validate `count` times, evenly over the run, the last time after the last step.
 
@@ -149,8 +159,7 @@ class SpreadValidations(lightning.Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Plan the steps after which to validate."""
-        shares = ((n + 1) / self.count for n in range(self.count))
-        self.due = {round(module.steps * share) for share in shares} - {0}
+        self.due = validation_steps(module.steps, self.count)
         trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
 
     def on_train_batch_end(

@@ -1,0 +1,336 @@
+"""The part of a model that does not train: computed once, kept on disk, and passed by from then on.
+
+With `tune=last_layers` that is the layers under the first trainable one, with `tune=head` everything
+below the reward head. What they make of a token sequence never changes, so that epochs, jobs of a
+sweep and later sweeps look it up (`features.Features`).
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from rmexp.batches import Batch, Collate, unjudged
+from rmexp.data import ComparisonData
+from rmexp.errors import fallback
+from rmexp.features import FACTS, Features, FeatureWriter, distinct
+from rmexp.model import DROPOUTS, backbone, hidden_states, rewards, token_head
+from rmexp.trees import Growth
+from rmexp.tuning import decoder_layers, frozen_layers
+
+VERSION = 1
+"""Part of every store's key: raise it when what is stored changes."""
+
+TOGETHER = 32
+"""Most responses of a prompt in one tree while they are computed, and trees packed at once."""
+
+TOLERANCES = {"32-true": 1e-4, "bf16-mixed": 3e-2}
+"""Largest relative difference of rewards with and without the store, by precision."""
+
+
+class Passed(nn.Module):
+    """Stands where a frozen layer was, and does nothing."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.attention_type = getattr(layer, "attention_type", None)  # some backbones read it
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The same."""
+        return hidden
+
+
+class Recalled(Passed):
+    """Stands where the last frozen layer was, and gives what it gave."""
+
+    states: Tensor | None = None
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(R, T, D) the kept states of this micro-batch."""
+        assert self.states is not None, "this micro-batch brings no kept states"
+        return self.states
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What is kept of a model's frozen part.
+
+    features   the store
+    layers     leading layers that are passed by; all of them, and the norm, where it is `pooled`
+    facts      of the store, for `result.json`
+    """
+
+    features: Features
+    layers: int
+    facts: dict[str, Any]
+
+
+def recall(
+    model: Any,
+    data: ComparisonData,
+    precision: str,
+    limit_gib: float,
+    progress: Callable[[str, int], None],
+) -> Frozen | None:
+    """The kept states for all rows of `data`, computed now if nobody did before.
+
+    Returns None, and says why, where a model's frozen part cannot be kept apart; silently where
+    nothing is frozen or `limit_gib` is 0.
+    """
+    count = frozen_layers(model)
+    if not count or not limit_gib:
+        return None
+    pooled = not any(p.requires_grad for p in backbone(model).parameters())
+    rows = np.unique(np.concatenate(list(data.splits.values())))
+    if (reason := _unfit(model, data, rows, pooled, limit_gib)) is not None:
+        fallback(f"The frozen part of the model is computed anew in each step, as {reason}.")
+        return None
+    started = time.monotonic()
+    home = data.cache / "features" / _key(model, data, rows, count, pooled, precision)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{home}.lock"):  # another process may be at it; it computes for us, too
+        known = (home / FACTS).is_file()
+        if not known:
+            with _aside(home) as folder:
+                _compute(model, data, rows, count, pooled, precision, folder, progress)
+    features = Features.open(home)
+    if (difference := _difference(model, data, rows, features, count, precision)) is not None:
+        fallback(
+            "The frozen part of the model is computed anew in each step: kept apart, it gives "
+            f"rewards that differ by {difference:.1e} (relative)."
+        )
+        return None
+    size = features.states_S_D.nbytes / 2**20
+    facts = {"layers": count, "pooled": pooled, "mib": round(size, 1), "from_cache": known}
+    return Frozen(features, count, facts | {"seconds": round(time.monotonic() - started, 1)})
+
+
+@contextlib.contextmanager
+def passed_by(model: Any, data: ComparisonData, frozen: Frozen | None) -> Iterator[None]:
+    """Within, `data` brings the kept states along and the model takes them; after it all is back."""
+    if frozen is None:
+        yield
+        return
+    layers = decoder_layers(model)
+    before = list(layers)
+    data.features = frozen.features
+    if not frozen.features.pooled:
+        model.recalled = Recalled(before[frozen.layers - 1])
+        for n in range(frozen.layers - 1):
+            layers[n] = Passed(before[n])
+        layers[frozen.layers - 1] = model.recalled
+    try:
+        yield
+    finally:
+        data.features = None
+        if not frozen.features.pooled:
+            for n, layer in enumerate(before):
+                layers[n] = layer
+            del model.recalled
+
+
+def _unfit(
+    model: Any, data: ComparisonData, rows: np.ndarray, pooled: bool, limit_gib: float
+) -> str | None:
+    """Why the frozen part cannot be kept, or None."""
+    config = model.config.get_text_config()
+    if token_head(model) is None or model.reads_ahead:
+        return "it does not read one token after the other"
+    if any(getattr(config, name, 0) for name in DROPOUTS):
+        return "it has dropout"
+    size = sum(
+        len(chunk) if pooled else Growth().with_sequences(chunk).size
+        for _, chunk in distinct(_sequences(data, rows), TOGETHER)
+    )
+    needed = size * config.hidden_size * 4 / 2**30
+    if needed > limit_gib:
+        return f"it would take {needed:.1f} GiB on disk, and tune.cache_gib={limit_gib:g}"
+    data.cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(data.cache).free / 2**30
+    if needed > free:
+        return f"it would take {needed:.1f} GiB in {data.cache}, and {free:.1f} GiB are free"
+    return None
+
+
+def _sequences(
+    data: ComparisonData, rows: np.ndarray
+) -> Iterator[tuple[str, Sequence[Sequence[int]]]]:
+    found = data.rows.select_columns(["prompt_key", "tokens"]).select(rows)
+    for row in found:
+        yield row["prompt_key"], row["tokens"]
+
+
+def _key(
+    model: Any, data: ComparisonData, rows: np.ndarray, count: int, pooled: bool, precision: str
+) -> str:
+    """A name made of everything that decides what is stored (24 hex digits)."""
+    digest = hashlib.sha256()
+    for name, parameter in backbone(model).named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    for column in ("prompt_key", "tokens"):
+        kept = data.rows.select_columns(column).with_format("arrow").select(rows)
+        for chunk in kept.data.column(column).chunks:
+            for buffer in chunk.buffers():
+                if buffer is not None:
+                    digest.update(buffer)
+    digest.update(rows.tobytes())
+    facts = [VERSION, count, pooled, precision, data.layout, str(model.config.to_dict())]
+    digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()[:24]
+
+
+@contextlib.contextmanager
+def _aside(home: Path) -> Iterator[Path]:
+    """A directory that becomes `home` once all is written: nobody reads half a store."""
+    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
+    try:
+        yield folder
+        shutil.rmtree(home, ignore_errors=True)
+        folder.rename(home)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@torch.no_grad()
+def _compute(
+    model: Any,
+    data: ComparisonData,
+    rows: np.ndarray,
+    count: int,
+    pooled: bool,
+    precision: str,
+    folder: Path,
+    progress: Callable[[str, int], None],
+) -> None:
+    model.eval()
+    device = next(model.parameters()).device
+    writer = FeatureWriter(folder, model.config.get_text_config().hidden_size, pooled)
+    chunks = [
+        unjudged(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
+        for n, (prompt, tokens) in enumerate(distinct(_sequences(data, rows), TOGETHER))
+    ]
+    collate: Collate = data.collate()
+    done = 0
+    with _precision(device, precision), _upto(model, None if pooled else count) as below:
+        for start in range(0, len(chunks), TOGETHER):
+            few = chunks[start : start + TOGETHER]
+            for batch in collate(few).batches:
+                hidden_R_T_D = below(batch.to(device)).float().cpu()
+                tokens_N = _tokens(batch, chunks)
+                _store(batch, tokens_N, hidden_R_T_D, writer)
+                done += len(tokens_N)
+                progress("responses through the frozen part", done)
+    writer.finish()
+
+
+@contextlib.contextmanager
+def _upto(model: Any, count: int | None) -> Iterator[Callable[[Batch], Tensor]]:
+    """A function that gives a micro-batch's states after `count` layers; None: at the very end."""
+    if count is None:
+        yield lambda batch: hidden_states(model, batch)
+        return
+
+    class Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that need not go on
+        pass
+
+    found: list[Tensor] = []
+
+    def stop(module: nn.Module, args: Any, kwargs: Any) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise Reached
+
+    def below(batch: Batch) -> Tensor:
+        with contextlib.suppress(Reached):
+            hidden_states(model, batch)
+        return found.pop()
+
+    hook = decoder_layers(model)[count].register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield below
+    finally:
+        hook.remove()
+
+
+def _precision(device: torch.device, precision: str) -> Any:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
+def _tokens(batch: Batch, chunks: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
+    """The token sequence of each of the N responses."""
+    items, seen = batch.items_N.tolist(), dict.fromkeys(batch.items_N.tolist(), 0)
+    found = []
+    for item in items:
+        found.append(chunks[item]["tokens"][seen[item]])
+        seen[item] += 1
+    return found
+
+
+def _store(
+    batch: Batch, tokens_N: Sequence[tuple[int, ...]], hidden_R_T_D: Tensor, writer: FeatureWriter
+) -> None:
+    """Write the states of a micro-batch, what is shared once, and where each response has its."""
+    rows, ends = batch.row_N.tolist(), batch.end_N.tolist()
+    if writer.pooled:
+        start = writer.add(hidden_R_T_D[batch.row_N, batch.end_N].numpy())
+        for n, tokens in enumerate(tokens_N):
+            writer.place(tokens, start + n, 1, 0)
+        return
+    if batch.trees is None:
+        lengths = dict(zip(rows, ends, strict=True))
+        starts = {row: writer.add(hidden_R_T_D[row, : end + 1].numpy()) for row, end in lengths.items()}
+        for tokens, row in zip(tokens_N, rows, strict=True):
+            writer.place(tokens, starts[row], len(tokens), 0)
+        return
+    used = sum(tree.size for tree in batch.trees)
+    start = writer.add(hidden_R_T_D[0, :used].numpy())
+    firsts = np.cumsum([0, *(tree.size for tree in batch.trees)])
+    for tokens, end in zip(tokens_N, ends, strict=True):
+        number = int(np.searchsorted(firsts, end, side="right")) - 1
+        first, tree = int(firsts[number]), batch.trees[number]
+        shared = min(tree.trunk, len(tokens))
+        # A response ends in its branch, or inside of a longer one's: counted back from there.
+        rest = end + 1 - (len(tokens) - shared)
+        writer.place(tokens, start + first, shared, start + rest)
+
+
+@torch.no_grad()
+def _difference(
+    model: Any,
+    data: ComparisonData,
+    rows: np.ndarray,
+    features: Features,
+    count: int,
+    precision: str,
+) -> float | None:
+    """How far rewards with kept states are off those without, where that is too much."""
+    model.eval()
+    device = next(model.parameters()).device
+    shortest = rows[np.argsort(data.rows.data.column("size").to_numpy()[rows], kind="stable")[:2]]
+    few = [{**data.rows[int(row)], "row": int(row)} for row in shortest]
+
+    def scored() -> Tensor:
+        batches = data.collate()(few).batches
+        return torch.cat([rewards(model, batch.to(device)) for batch in batches])
+
+    with _precision(device, precision):
+        plain_N = scored()
+        try:
+            with passed_by(model, data, Frozen(features, count, {})):
+                kept_N = scored()
+        except (AttributeError, TypeError, ValueError, AssertionError):
+            return float("inf")
+    difference = float((plain_N - kept_N).norm() / plain_N.norm().clamp_min(1e-12))
+    return None if difference <= TOLERANCES[precision] else difference

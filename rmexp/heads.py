@@ -1,0 +1,188 @@
+"""Reward heads over the same kept states, trained side by side: one pass for a whole grid.
+
+With tune=head a run is a linear map of states that never change. Runs that differ only in loss,
+seed or learning rate train together, each on its own order of rows with its own optimizer, schedule
+and validations; heads that see the same rows in a step share the matrix product. What comes out is
+what each run would have learnt by itself, to float tolerance.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rmexp.batches import Batch
+from rmexp.data import ComparisonData
+from rmexp.losses.base import Loss
+from rmexp.model import RewardHead, token_head
+from rmexp.module import RewardModule, TrainingFailed, normalised
+from rmexp.optim import AdamW
+from rmexp.training import TrainerSettings, lower_is_better, validation_steps
+
+
+KEPT = 4096
+"""Steps that are kept once collated, as other heads will see them again."""
+
+
+class HeadOnly(nn.Module):
+    """A reward head without the model below it, by the names that it has in the model."""
+
+    base_model_prefix = "below"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.below = nn.Identity()
+        inputs, biased = model.score.in_features, model.score.bias is not None
+        self.score = RewardHead(inputs, 1, bias=biased)
+        self.score.load_state_dict(model.score.state_dict())
+
+
+def stands_alone(model: Any) -> bool:
+    """Is the head one linear layer, that `HeadOnly` can stand for?"""
+    return token_head(model) is not None and isinstance(getattr(model, "score", None), RewardHead)
+
+
+class HeadModule(RewardModule):
+    """The RewardModule of one head among several: steps, logs and selects by itself.
+
+    Args:
+        model: a `HeadOnly`.
+        loss, data, optim, fingerprints: see `RewardModule`; `data.features` are kept states.
+        settings: how long, when it is validated, what selects; `monitor` is settled.
+    """
+
+    def __init__(
+        self,
+        model: HeadOnly,
+        loss: Loss,
+        data: ComparisonData,
+        optim: AdamW,
+        settings: TrainerSettings,
+        fingerprints: dict[str, str],
+    ) -> None:
+        plan = data.plan()
+        super().__init__(model, loss, data, optim, settings.steps(len(plan)), fingerprints)
+        self.settings, self.plan = settings, plan
+        self.due = validation_steps(self.steps, settings.validations)
+        self.lines: list[tuple[int, dict[str, float]]] = []
+        self.done = self.best_step = 0
+        self.best_value, self.best_state = float("nan"), {}
+        self.error: Exception | None = None
+        self._waited = 0
+        (self.optimizer,), _ = self.configure_optimizers()
+        self._order: list[Any] = []
+
+    @property
+    def global_step(self) -> int:
+        """Updates made so far."""
+        return self.done
+
+    @property
+    def going(self) -> bool:
+        """Are there steps left?"""
+        return self.error is None and self.done < self.steps
+
+    def rows_of_step(self) -> tuple[int, ...]:
+        """The rows of the next step."""
+        place, epoch = self.done % len(self.plan), self.done // len(self.plan)
+        if place == 0:
+            self._order = list(self.plan.steps(epoch))
+        return tuple(int(row) for row in self._order[place])
+
+    def update(self, sums: Tensor, batch: Batch) -> None:
+        """Take the step whose gradients are there; `sums` as in `RewardModule.training_step`."""
+        try:
+            self.take_step(self.optimizer, sums, len(batch.better_P), len(batch.items_N))
+        except TrainingFailed as error:
+            self.error = error
+            self.zero_grad()
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        """Keep them: the run's loggers open once it is its turn."""
+        self.lines.append((self.done, dict(values)))
+
+    def validate(self, split: str, batch: Batch, rewards_N: Tensor) -> None:
+        """Take in the rewards of a split; at a validation, select and maybe stop."""
+        self.on_validation_epoch_start()
+        self.add_scored(batch, rewards_N)
+        self.metrics = self.evaluation(split)
+        if split != "val" or not self.logs:
+            return
+        self.validated_at = self.done
+        self._log(self.metrics)
+        value = self.metrics[self.settings.monitor]
+        lower = lower_is_better(self.settings.monitor)
+        if not self.best_state or (value < self.best_value if lower else value > self.best_value):
+            self.best_value, self.best_step, self._waited = value, self.done, 0
+            self.best_state = {k: v.detach().clone() for k, v in self.state_dict().items()}
+            return
+        self._waited += 1
+        if self.settings.patience is not None and self._waited >= self.settings.patience:
+            self.steps = self.done
+
+
+def fit_together(modules: Sequence[HeadModule]) -> None:
+    """Train every head to its end; one that fails has its `error`, the others go on."""
+    known: dict[Any, Batch] = {}
+
+    def batch_of(module: HeadModule, rows: tuple[int, ...]) -> Batch:
+        # Jobs that differ in their loss or its margin see the same rows in the same order.
+        if (found := known.get(rows)) is None:
+            table = module.data.rows
+            step = module.data.collate()([{**table[row], "row": row} for row in rows])
+            (found,) = step.batches
+            if len(known) == KEPT:
+                known.clear()
+            known[rows] = found = found.to(module.device)
+        return found
+
+    while going := [module for module in modules if module.going]:
+        for module in going:
+            module.train()
+        alike: dict[tuple[int, ...], list[HeadModule]] = {}
+        for module in going:
+            alike.setdefault(module.rows_of_step(), []).append(module)
+        shown: list[tuple[HeadModule, Batch, Tensor]] = []
+        losses = []
+        for rows, members in alike.items():
+            batch = batch_of(members[0], rows)
+            for module, rewards_N in zip(members, _rewards(members, batch), strict=True):
+                terms = module.loss(rewards_N, batch)
+                totals = {name: float(weights.sum()) for name, (_, weights) in terms.items()}
+                loss = normalised(terms, totals)
+                losses.append(loss)
+                sums = module.sums(loss, rewards_N, batch, len(batch.better_P), len(rewards_N))
+                shown.append((module, batch, sums))
+        torch.stack(losses).sum().backward()
+        for module, batch, sums in shown:
+            module.update(sums, batch)
+        due = [module for module in going if module.error is None and module.done in module.due]
+        score(due, "val")
+
+
+@torch.no_grad()
+def score(modules: Sequence[HeadModule], split: str) -> None:
+    """Give every head its rewards and metrics of a split."""
+    alike: dict[bytes, list[HeadModule]] = {}
+    for module in modules:
+        module.eval()
+        alike.setdefault(module.data.splits[split].tobytes(), []).append(module)
+    for members in alike.values():
+        data = members[0].data
+        rows = data.splits[split].tolist()
+        step = data.collate()([{**data.rows[row], "row": row} for row in rows])
+        (batch,) = step.batches
+        batch = batch.to(members[0].device)
+        for module, rewards_N in zip(members, _rewards(members, batch), strict=True):
+            module.validate(split, batch, rewards_N)
+
+
+def _rewards(members: Sequence[HeadModule], batch: Batch) -> Sequence[Tensor]:
+    """rewards_N of each head, one product for all of them."""
+    heads = [module.model.score for module in members]
+    weights_H_D = torch.cat([head.weight for head in heads])
+    rewards_N_H = batch.pooled_N_D @ weights_H_D.T
+    if heads[0].bias is not None:
+        rewards_N_H = rewards_N_H + torch.cat([head.bias for head in heads])
+    return rewards_N_H.unbind(1)
