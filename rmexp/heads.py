@@ -93,10 +93,13 @@ class HeadModule(RewardModule):
     def update(self, sums: Tensor, batch: Batch) -> None:
         """Take the step whose gradients are there; `sums` as in `RewardModule.training_step`."""
         try:
-            self.take_step(self.optimizer, sums, len(batch.better_P), len(batch.items_N))
+            pairs, responses = len(batch.better_P), len(batch.items_N)
+            values = self.take_step(self.optimizer, sums, pairs, responses)
         except TrainingFailed as error:
             self.error = error
-            self.zero_grad()
+            return
+        self.done += 1
+        self._log(values)
 
     def _log(self, values: Mapping[str, float]) -> None:
         """Keep them: the run's loggers open once it is its turn."""

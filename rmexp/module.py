@@ -88,7 +88,7 @@ class RewardModule(lightning.LightningModule):
             loss = normalised(self.loss(rewards_N, batch), totals)
             self.manual_backward(loss)
             sums += self.sums(loss, rewards_N, batch, pairs, responses)
-        self.take_step(optimizer, sums, pairs, responses)
+        self._log(self.take_step(optimizer, sums, pairs, responses))
 
     def sums(
         self, loss: Tensor, rewards_N: Tensor, batch: Batch, pairs: int, responses: int
@@ -100,8 +100,10 @@ class RewardModule(lightning.LightningModule):
         won, lead = (gaps_P > 0).sum() / max(1, pairs), gaps_P.sum() / max(1, pairs)
         return torch.stack([loss.detach(), won, lead, found_N.sum() / responses])
 
-    def take_step(self, optimizer: Any, sums: Tensor, pairs: int, responses: int) -> None:
-        """Clip, update, and log what the step was like.
+    def take_step(
+        self, optimizer: Any, sums: Tensor, pairs: int, responses: int
+    ) -> dict[str, float]:
+        """Clip and update; returns what the step was like, to be logged.
 
         Raises:
             TrainingFailed: loss or gradient is not finite; nothing is updated then.
@@ -129,9 +131,9 @@ class RewardModule(lightning.LightningModule):
             "pairs": self.seen["pairs"] + pairs,
             "responses": self.seen["responses"] + responses,
         }
-        logged = {f"train/{name}": value for name, value in shown.items()}
-        self._log(logged | {"train/grad_norm": size, "train/lr": rate})
         self.shown = shown
+        values = {f"train/{name}": value for name, value in shown.items()}
+        return values | {"train/grad_norm": size, "train/lr": rate}
 
     def _clip(self, optimizer: Any) -> Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
