@@ -231,8 +231,11 @@ class Collate:
         }
 
     def _frozen(self, stretches: list[list[Any]], wide: int) -> dict[str, Tensor]:
-        """What the frozen part makes of a micro-batch, where that is kept; `stretches` are, for each
-        row of tokens, the sequences in it and the token from which on each of them is there."""
+        """What the frozen part makes of a micro-batch, where that is kept.
+
+        `stretches` are, for each row of tokens, the sequences in it, and the token from which on
+        each of them is there.
+        """
         kept = self.features
         if kept is None:
             return {}

@@ -1,8 +1,8 @@
 """The part of a model that does not train: computed once, kept on disk, and passed by from then on.
 
-With `tune=last_layers` that is the layers under the first trainable one, with `tune=head` everything
-below the reward head. What they make of a token sequence never changes, so that epochs, jobs of a
-sweep and later sweeps look it up (`features.Features`).
+With `tune=last_layers` that is the layers under the first trainable one, with `tune=head` all below
+the reward head. What they make of a token sequence never changes, so that epochs, jobs of a sweep
+and later sweeps look it up (`features.Features`).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from rmexp.errors import fallback
 from rmexp.features import FACTS, Features, FeatureWriter, distinct
 from rmexp.model import DROPOUTS, backbone, hidden_states, rewards, token_head
 from rmexp.trees import Growth
-from rmexp.tuning import decoder_layers, frozen_layers
+from rmexp.tuning import frozen_layers, layers
 
 VERSION = 1
 """Part of every store's key: raise it when what is stored changes."""
@@ -75,6 +75,12 @@ class Frozen:
     layers: int
     facts: dict[str, Any]
 
+    def line(self) -> str:
+        """What to say of it."""
+        what = "the frozen model" if self.features.pooled else f"{self.layers} frozen layers"
+        how = "known before" if self.facts["from_cache"] else f"{self.facts['seconds']} s"
+        return f"features: what {what} makes of the rows, {self.facts['mib']} MiB, {how}"
+
 
 def recall(
     model: Any,
@@ -88,8 +94,8 @@ def recall(
     Returns None, and says why, where a model's frozen part cannot be kept apart; silently where
     nothing is frozen or `limit_gib` is 0.
     """
-    count = frozen_layers(model)
-    if not count or not limit_gib:
+    count = frozen_layers(model) if limit_gib else 0
+    if not count:
         return None
     pooled = not any(p.requires_grad for p in backbone(model).parameters())
     rows = np.unique(np.concatenate(list(data.splits.values())))
@@ -118,25 +124,28 @@ def recall(
 
 @contextlib.contextmanager
 def passed_by(model: Any, data: ComparisonData, frozen: Frozen | None) -> Iterator[None]:
-    """Within, `data` brings the kept states along and the model takes them; after it all is back."""
+    """Within, `data` brings the kept states along, and the model takes them."""
     if frozen is None:
         yield
         return
-    layers = decoder_layers(model)
-    before = list(layers)
     data.features = frozen.features
-    if not frozen.features.pooled:
-        model.recalled = Recalled(before[frozen.layers - 1])
-        for n in range(frozen.layers - 1):
-            layers[n] = Passed(before[n])
-        layers[frozen.layers - 1] = model.recalled
+    if frozen.features.pooled:
+        places: dict[str, nn.Module] = {}
+    else:
+        below = {id(layer) for layer in layers(model)[: frozen.layers]}
+        places = {name: module for name, module in model.named_modules() if id(module) in below}
+        for name, layer in places.items():
+            model.set_submodule(name, Passed(layer))
+        *_, last = places
+        model.recalled = Recalled(places[last])
+        model.set_submodule(last, model.recalled)
     try:
         yield
     finally:
         data.features = None
-        if not frozen.features.pooled:
-            for n, layer in enumerate(before):
-                layers[n] = layer
+        for name, layer in places.items():
+            model.set_submodule(name, layer)
+        if places:
             del model.recalled
 
 
@@ -181,8 +190,7 @@ def _key(
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     for column in ("prompt_key", "tokens"):
-        kept = data.rows.select_columns(column).with_format("arrow").select(rows)
-        for chunk in kept.data.column(column).chunks:
+        for chunk in data.rows.data.column(column).chunks:
             for buffer in chunk.buffers():
                 if buffer is not None:
                     digest.update(buffer)
@@ -243,7 +251,7 @@ def _upto(model: Any, count: int | None) -> Iterator[Callable[[Batch], Tensor]]:
         yield lambda batch: hidden_states(model, batch)
         return
 
-    class Reached(Exception):  # noqa: N818 - no error: it ends a forward pass that need not go on
+    class Reached(Exception):
         pass
 
     found: list[Tensor] = []
@@ -257,7 +265,7 @@ def _upto(model: Any, count: int | None) -> Iterator[Callable[[Batch], Tensor]]:
             hidden_states(model, batch)
         return found.pop()
 
-    hook = decoder_layers(model)[count].register_forward_pre_hook(stop, with_kwargs=True)
+    hook = layers(model)[count].register_forward_pre_hook(stop, with_kwargs=True)
     try:
         yield below
     finally:
@@ -290,7 +298,9 @@ def _store(
         return
     if batch.trees is None:
         lengths = dict(zip(rows, ends, strict=True))
-        starts = {row: writer.add(hidden_R_T_D[row, : end + 1].numpy()) for row, end in lengths.items()}
+        starts = {
+            row: writer.add(hidden_R_T_D[row, : end + 1].numpy()) for row, end in lengths.items()
+        }
         for tokens, row in zip(tokens_N, rows, strict=True):
             writer.place(tokens, starts[row], len(tokens), 0)
         return
@@ -322,8 +332,9 @@ def _difference(
     few = [{**data.rows[int(row)], "row": int(row)} for row in shortest]
 
     def scored() -> Tensor:
-        batches = data.collate()(few).batches
-        return torch.cat([rewards(model, batch.to(device)) for batch in batches])
+        batches = [batch.to(device) for batch in data.collate()(few).batches]
+        order = torch.cat([batch.items_N for batch in batches]).argsort(stable=True)
+        return torch.cat([rewards(model, batch) for batch in batches])[order]
 
     with _precision(device, precision):
         plain_N = scored()

@@ -15,27 +15,34 @@ from torch import Tensor, nn
 from rmexp.batches import Batch
 from rmexp.data import ComparisonData
 from rmexp.losses.base import Loss
-from rmexp.model import RewardHead, token_head
+from rmexp.model import RewardHead, draw_head, token_head
 from rmexp.module import RewardModule, TrainingFailed, normalised
 from rmexp.optim import AdamW
 from rmexp.training import TrainerSettings, lower_is_better, validation_steps
-
 
 KEPT = 4096
 """Steps that are kept once collated, as other heads will see them again."""
 
 
 class HeadOnly(nn.Module):
-    """A reward head without the model below it, by the names that it has in the model."""
+    """A reward head without the model below it, by the names that it has in the model.
+
+    Args:
+        model: where it belongs; a head that the checkpoint brought is copied.
+        seed: draws a fresh one, as for a run by itself.
+    """
 
     base_model_prefix = "below"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, seed: int) -> None:
         super().__init__()
         self.below = nn.Identity()
         inputs, biased = model.score.in_features, model.score.bias is not None
         self.score = RewardHead(inputs, 1, bias=biased)
-        self.score.load_state_dict(model.score.state_dict())
+        if model.fresh_head:
+            draw_head(self.score, seed)
+        else:
+            self.score.load_state_dict(model.score.state_dict())
 
 
 def stands_alone(model: Any) -> bool:

@@ -48,8 +48,7 @@ class RewardHead(nn.Linear):
 def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
     """Fit a loaded classifier to the tokenizer and see to its head.
 
-    A fresh head's last layer is drawn from N(0, 1/(d+1)), d its inputs, on a generator of its own
-    (Stiennon et al. 2020, arXiv:2009.01325, appendix B.1); an existing one is kept, and said.
+    A fresh head's last layer is drawn by `draw_head`; an existing one is kept, and said.
 
     Raises:
         UserError: the model has no head with one output.
@@ -72,15 +71,22 @@ def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     if fresh_head:
-        generator = torch.Generator().manual_seed(seed)
-        d = head.in_features
-        with torch.no_grad():
-            head.weight.copy_(torch.randn(1, d, generator=generator) / (d + 1) ** 0.5)
-            if head.bias is not None:
-                head.bias.zero_()
+        draw_head(head, seed)
     model.fresh_head = fresh_head
     model.reads_ahead = reads_ahead(model)
     return model
+
+
+@torch.no_grad()
+def draw_head(head: nn.Linear, seed: int) -> None:
+    """Draw a head's weights from N(0, 1/(d+1)), d its inputs, on a generator of its own.
+
+    Source: Stiennon et al. 2020, arXiv:2009.01325, appendix B.1.
+    """
+    generator, d = torch.Generator().manual_seed(seed), head.in_features
+    head.weight.copy_(torch.randn(1, d, generator=generator) / (d + 1) ** 0.5)
+    if head.bias is not None:
+        head.bias.zero_()
 
 
 def backbone(model: Any) -> nn.Module:

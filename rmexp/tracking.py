@@ -91,6 +91,10 @@ class RunDirectory:
             )
             os.replace(aside, self.path / "result.json")
 
+    def count_in(self, seconds: float) -> None:
+        """Count work that was done for this run before it was claimed."""
+        self._started -= seconds
+
     def finish(self, status: Literal["done", "failed"], **facts: Any) -> None:
         """The last word on the run."""
         self._stop.set()

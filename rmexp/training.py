@@ -144,7 +144,7 @@ def lower_is_better(monitor: str) -> bool:
 
 
 def validation_steps(steps: int, count: int) -> set[int]:
-    """The steps after which to validate: `count` of them, evenly spread, the last one at the end."""
+    """The steps after which to validate: `count` of them, evenly spread, the last at the end."""
     return {round(steps * (n + 1) / count) for n in range(count)} - {0}
 
 

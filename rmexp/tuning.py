@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -20,6 +20,8 @@ from rmexp.model import backbone, head_parameters, random_tokens, rewards
 class Full:
     """tune=full: every weight of the model trains."""
 
+    cache_gib: ClassVar[float] = 0.0  # nothing stays as it is
+
     def check(self, source: Any) -> None:
         """Nothing can be wrong."""
 
@@ -30,7 +32,14 @@ class Full:
 
 @dataclass(frozen=True)
 class Head:
-    """tune=head: the reward head alone; an encoder's pooler counts as a part of it."""
+    """tune=head: the reward head alone; an encoder's pooler counts as a part of it.
+
+    Args:
+        cache_gib: most that the states under the head may take on disk, GiB; 0 computes them anew
+            in each step.
+    """
+
+    cache_gib: Annotated[float, Ge(0)]
 
     def check(self, source: Any) -> None:
         """Every reward model has a head."""
@@ -46,9 +55,12 @@ class LastLayers:
 
     Args:
         n: how many layers.
+        cache_gib: most that the states under them may take on disk, GiB; 0 computes them anew in
+            each step.
     """
 
     n: Annotated[int, Gt(0)]
+    cache_gib: Annotated[float, Ge(0)]
 
     def check(self, source: Any) -> None:
         """Refuse a model with fewer layers, before its weights are loaded.
@@ -93,6 +105,8 @@ class LoRA:
         target_modules: `all-linear`, all linear layers below the head; names of linear layers, or
             ends of names (`q_proj`); None takes peft's choice for the model's family.
     """
+
+    cache_gib: ClassVar[float] = 0.0  # adapters stand in all layers
 
     rank: Annotated[int, Gt(0)]
     alpha: Annotated[int, Gt(0)] | None

@@ -31,7 +31,7 @@ from tests.toys import tiny_tokenizer
 
 ALL = LoRA(rank=4, alpha=None, dropout=0.0, target_modules="all-linear")
 ATTENTION = LoRA(rank=4, alpha=8, dropout=0.0, target_modules=["q_proj", "self_attn.v_proj"])
-TUNES = (Full(), Head(), LastLayers(1), ALL)
+TUNES = (Full(), Head(0), LastLayers(1, 0), ALL)
 
 
 def tuned(tune, family="llama", seed=0, **options):
@@ -60,12 +60,15 @@ def rewards_of(model):
 
 # ------------------------------------------------------------------ what trains
 def test_the_head_alone():
-    assert trained_names(tuned(Head())) == {"score.weight"}
+    assert trained_names(tuned(Head(0))) == {"score.weight"}
 
 
 def test_an_encoders_pooler_is_a_part_of_its_head():
     wanted = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
-    assert trained_names(tuned(Head(), "bert")) == wanted | {"classifier.weight", "classifier.bias"}
+    assert trained_names(tuned(Head(0), "bert")) == wanted | {
+        "classifier.weight",
+        "classifier.bias",
+    }
     model = tuned(ALL, "bert")
     assert wanted <= trained_names(model)
     assert not any("pooler" in name and "lora" in name for name, _ in model.named_modules())
@@ -80,14 +83,14 @@ def test_an_encoders_pooler_is_a_part_of_its_head():
     ],
 )
 def test_the_last_layers_and_what_is_above_them(family, norm):
-    model = tuned(LastLayers(1), family)
+    model = tuned(LastLayers(1, 0), family)
     last = {id(p) for p in layers(model)[1].parameters()}
     inside = {name for name, p in model.named_parameters() if id(p) in last}
     assert trained_names(model) == inside | norm | {"score.weight"}
 
 
 def test_all_layers_leave_the_embeddings_out():
-    model = tuned(LastLayers(2))
+    model = tuned(LastLayers(2, 0))
     frozen = {name for name, _ in model.named_parameters()} - trained_names(model)
     assert frozen == {"model.embed_tokens.weight"}
 
@@ -127,7 +130,7 @@ def test_frozen_layers_are_counted_from_below(family):
 
 
 def test_embeddings_that_train_freeze_nothing():
-    model = tuned(LastLayers(1))
+    model = tuned(LastLayers(1, 0))
     model.get_input_embeddings().requires_grad_(True)
     assert frozen_layers(model) == 0
 
@@ -149,7 +152,9 @@ def test_trees_are_exact(family, tune):
     assert names == trained_names(model)
 
 
-@pytest.mark.parametrize("tune", [ALL, LastLayers(1), Head()], ids=["lora", "last_layers", "head"])
+@pytest.mark.parametrize(
+    "tune", [ALL, LastLayers(1, 0), Head(0)], ids=["lora", "last_layers", "head"]
+)
 def test_checkpointed_layers_give_the_same_gradients(tune):
     model = stirred(tuned(tune))
     rewards, gradients = losses_and_gradients(model, comparisons(), "tree")
@@ -305,9 +310,9 @@ def test_a_run_says_stores_and_exports_what_it_trained(part, whole):
     done, run = whole(part)
     model = Tiny().load_model(tiny_tokenizer(), 0)
     every = sum(p.numel() for p in model.parameters())
-    {"lora": LoRA(4, None, 0.1, "all-linear"), "last_layers": LastLayers(1), "head": Head()}[part](
-        model, 0
-    )
+    {"lora": LoRA(4, None, 0.1, "all-linear"), "last_layers": LastLayers(1, 0), "head": Head(0)}[
+        part
+    ](model, 0)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     found = result(run)
     assert (found["parameters"], found["trainable"]) == (every, count)

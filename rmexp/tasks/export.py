@@ -43,7 +43,7 @@ def export_run(
     prepared = prepare_data(model, template, data, seed, run, reporter)
     trained = load_trained(model, prepared, seed, run, reporter, "cpu")
     module = RewardModule(trained, loss, data)
-    texts, values = proof(module, data)
+    texts, values = proof(module.model, data)
     facts = card_facts(home.name, model, labels, prepared, loss, trained_metrics)
     scale = calibration.load(Path(checkpoint).expanduser())
     export(module.model, prepared.tokenizer, texts, values, facts, home, scale)

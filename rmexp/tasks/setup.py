@@ -25,11 +25,12 @@ from rmexp.training import needed_disk
 
 @dataclasses.dataclass
 class Prepared:
-    """A tokenizer that carries the template, and the data rendered with it."""
+    """A tokenizer that carries the template, the data rendered with it, and what to say of both."""
 
     tokenizer: Any
     data: ComparisonData
     audit: templates.Audit
+    said: str | None = None
 
 
 def prepare_data(
@@ -42,7 +43,22 @@ def prepare_data(
     check: Callable[[], None] = lambda: None,
     others: Sequence[ComparisonData] = (),
 ) -> Prepared:
-    """Load the tokenizer, install the template, read, tokenise and check the data; say it all.
+    """`prepare`, and say it all."""
+    prepared = prepare(source, template, data, seed, reporter, check, others)
+    tell(prepared, seed, run, reporter, others)
+    return prepared
+
+
+def prepare(
+    source: Any,
+    template: templates.Template,
+    data: ComparisonData,
+    seed: int,
+    reporter: Reporter,
+    check: Callable[[], None] = lambda: None,
+    others: Sequence[ComparisonData] = (),
+) -> Prepared:
+    """Load the tokenizer, install the template, read, tokenise and check the data.
 
     Nothing here loads a model, so that bad rows stop a run within seconds. `others` are data that
     the same model will see.
@@ -60,6 +76,18 @@ def prepare_data(
         raise UserError(
             f"The template begins a text with {audit.bos_count} BOS tokens; write one at most."
         )
+    return Prepared(tokenizer, data, audit, said)
+
+
+def tell(
+    prepared: Prepared,
+    seed: int,
+    run: RunDirectory,
+    reporter: Reporter,
+    others: Sequence[ComparisonData] = (),
+) -> None:
+    """Say what the data and the template are, and keep it in `environment.json`."""
+    everything, audit, said = [prepared.data, *others], prepared.audit, prepared.said
     lines = [line for one in everything for line in one.lines()]
     reporter.say(*lines, *([said] if said else []), *audit.lines())
     reports = [one.report.to_dict() for one in everything]
@@ -70,9 +98,8 @@ def prepare_data(
         "data_fingerprint": "+".join(one.fingerprint for one in everything),
     }
     run.write_json("environment.json", environment(**facts))
-    if data.held_out is not None:
-        run.update(fold=data.held_out)
-    return Prepared(tokenizer, data, audit)
+    if prepared.data.held_out is not None:
+        run.update(fold=prepared.data.held_out)
 
 
 def load_model(
@@ -84,6 +111,17 @@ def load_model(
     device: str,
     tune: Any = None,
 ) -> Any:
+    """`open_model`, and say what it is."""
+    model = open_model(source, prepared, seed, device, tune)
+    facts = sizes(model, tune)
+    run.update(**facts, layout=prepared.data.layout)
+    trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
+    parameters = f"{_millions(facts['parameters'])} parameters{trains}"
+    reporter.say(f"model: {source.name}, {parameters}, layout {prepared.data.layout}")
+    return model
+
+
+def open_model(source: Any, prepared: Prepared, seed: int, device: str, tune: Any = None) -> Any:
     """Load the reward model, check that it fits the data, and choose the layout on its device.
 
     Args:
@@ -94,12 +132,9 @@ def load_model(
             change its rewards.
     """
     model = source.load_model(prepared.tokenizer, seed)
-    count, trains = sum(p.numel() for p in model.parameters()), ""
+    model.whole_size = sum(p.numel() for p in model.parameters())  # adapters are not counted
     if tune is not None:
         tune(model, seed)
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        run.update(trainable=trainable)
-        trains = f", {_millions(trainable)} train"
     places, longest = positions(model), prepared.data.longest()
     if places is not None and longest > places:
         raise UserError(
@@ -115,10 +150,13 @@ def load_model(
         model.activation_checkpointing_enable({"use_reentrant": False})
     if source.compile:
         compile_layers(model)
-    layout = prepared.data.layout
-    reporter.say(f"model: {source.name}, {_millions(count)} parameters{trains}, layout {layout}")
-    run.update(parameters=count, layout=prepared.data.layout)
     return model
+
+
+def sizes(model: Any, tune: Any = None) -> dict[str, int]:
+    """How many parameters a loaded model has, and how many of them train."""
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"parameters": model.whole_size} | ({} if tune is None else {"trainable": trainable})
 
 
 def _millions(count: int) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rmexp.config import suggest
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError
 from rmexp.export import export
+from rmexp.frozen import passed_by, recall
 from rmexp.losses import Loss
 from rmexp.metrics import evaluate
 from rmexp.model import rewards
@@ -23,6 +25,7 @@ from rmexp.report.page import write_report
 from rmexp.report.sets import Shown
 from rmexp.scored import judged
 from rmexp.tasks.setup import (
+    Prepared,
     card_facts,
     check_disk,
     load_model,
@@ -72,7 +75,7 @@ def train(
         data.check_trainable(loss, labels["loss"], labels["data"])
 
     prepared = prepare_data(model, template, data, seed, run, reporter, check)
-    trainer = _with_monitor(trainer, data)
+    trainer = with_monitor(trainer, data)
     reward_model = load_model(model, prepared, seed, run, reporter, trainer.device(), tune)
     if not reward_model.fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
@@ -80,28 +83,62 @@ def train(
     run.update(kinds=data.counts("train"), sampled=data.sampled())
     steps = trainer.steps(len(data.train_dataloader()))
     fingerprints = {"template": prepared.audit.fingerprint, "data": data.fingerprint}
-    module = RewardModule(reward_model, loss, data, optim, steps, fingerprints)
-    module.train()  # a pretrained model comes in eval mode
-    progress = TrainingProgress(reporter)
-    fit = trainer.build(run, [JsonLines(run), *loggers], [progress])
     last = _resume_point(run, fingerprints) if resume else None
+    precision = trainer.resolved_precision()
+    run.update(precision=precision, total_steps=steps)
+    kept = recall(reward_model, data, precision, tune.cache_gib, reporter.count)
+    if kept is not None:
+        run.update(features=kept.facts)
+        reporter.say(kept.line())
     started = time.monotonic()
-    run.update(precision=trainer.resolved_precision(), total_steps=steps)
-    fit.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    run.update(
-        training_seconds=round(time.monotonic() - started, 1),
-        pairs_per_second=round(progress.per_second(module, "pairs"), 3),
-        responses_per_second=round(progress.per_second(module, "responses"), 3),
-        steps=fit.global_step,
-    )
-    metrics = _test(fit, module, data, run, reporter)
+    with passed_by(reward_model, data, kept):
+        module = RewardModule(reward_model, loss, data, optim, steps, fingerprints)
+        module.train()  # a pretrained model comes in eval mode
+        progress = TrainingProgress(reporter)
+        fit = trainer.build(run, [JsonLines(run), *loggers], [progress])
+        fit.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        run.update(
+            training_seconds=round(time.monotonic() - started, 1),
+            pairs_per_second=round(progress.per_second(module, "pairs"), 3),
+            responses_per_second=round(progress.per_second(module, "responses"), 3),
+            steps=fit.global_step,
+        )
+        step = _take_best(fit, module, run, reporter)
+        metrics = judge(
+            module,
+            data,
+            run,
+            lambda split: score_split(fit, module, data, split),
+            known=module.validated_at == step,  # then these weights scored val last
+        )
+    return conclude(
+        reward_model, module, prepared, model, name, labels, metrics, trainer.keep,
+        run, reporter, exports,
+    )  # fmt: skip
+
+
+def conclude(
+    reward_model: Any,
+    module: RewardModule,
+    prepared: Prepared,
+    source: Any,
+    name: str,
+    labels: dict[str, str],
+    metrics: dict[str, float],
+    keep: str,
+    run: RunDirectory,
+    reporter: Reporter,
+    exports: bool,
+) -> dict[str, float]:
+    """What a run ends with once it is judged: what its loss learnt, export, verdicts, report."""
+    data, loss = prepared.data, module.loss
     scored = module.scored("test")
     if state := loss.state():
         run.write_json("loss.json", state)
     if exports:
-        module.cpu()
-        texts, values = proof(module, data)
-        facts = card_facts(name, model, labels, prepared, loss, metrics)
+        reward_model.cpu()
+        texts, values = proof(reward_model, data)
+        facts = card_facts(name, source, labels, prepared, loss, metrics)
         home = run.path / "export"
         export(reward_model, prepared.tokenizer, texts, values, facts, home, module.calibration)
         reporter.say(f"export: proved on {len(texts)} responses, alone and padded on either side")
@@ -117,50 +154,56 @@ def train(
         metrics,
         {"Data": data.lines(), "Template": prepared.audit.lines()},
     )
-    tidy(run.path, trainer.keep if exports or trainer.keep == "resume" else "weights")
+    tidy(run.path, keep if exports or keep == "resume" else "weights")
     return metrics
 
 
-def _test(
-    fit: Any, module: RewardModule, data: ComparisonData, run: RunDirectory, reporter: Reporter
-) -> dict[str, float]:
-    """Score val and test with the best weights, and keep the predictions of both.
-
-    What val teaches of the reward's scale is kept too, and test is judged with it; val's own
-    calibrated metrics are on the pairs that the temperature was fitted on.
-    """
+def _take_best(fit: Any, module: RewardModule, run: RunDirectory, reporter: Reporter) -> int:
+    """Take the weights that val selected; returns the step that they are of."""
     best = fit.checkpoint_callback
     stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True, mmap=True)
     module.load_state_dict(stored["state_dict"])
-    reporter.say(
-        f"best weights: step {stored['global_step']}, "
-        f"{best.monitor} {float(best.best_model_score):.4f}"
-    )
-    run.update(
-        best_step=stored["global_step"],
-        monitor=best.monitor,
-        best_score=float(best.best_model_score),
-    )
-    if module.validated_at != stored["global_step"]:  # else these weights scored val last
+    say_best(int(stored["global_step"]), best.monitor, float(best.best_model_score), run, reporter)
+    return int(stored["global_step"])
+
+
+def say_best(step: int, monitor: str, value: float, run: RunDirectory, reporter: Reporter) -> None:
+    """Say and record which weights were selected, and by what."""
+    reporter.say(f"best weights: step {step}, {monitor} {value:.4f}")
+    run.update(best_step=step, monitor=monitor, best_score=value)
+
+
+def judge(
+    module: RewardModule,
+    data: ComparisonData,
+    run: RunDirectory,
+    score: Callable[[str], dict[str, float]],
+    known: bool,
+) -> dict[str, float]:
+    """Score val and test, and keep the predictions of both.
+
+    What val teaches of the reward's scale is kept too, and test is judged with it; val's own
+    calibrated metrics are on the pairs that the temperature was fitted on.
+
+    Args:
+        score: split -> its metrics; its rewards stay in `module.rewards`.
+        known: val was scored last, by these weights.
+    """
+    if not known:
         module.logs = False  # val was logged when these weights were new
-        score_split(fit, module, data, "val")
+        score("val")
         module.logs = True
-    _calibrate(module, run)
+    s = module.scored("val")
+    module.calibration = calibration.fit(s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P)
+    run.write_json(calibration.FILE, module.calibration.to_dict())
     metrics = module.evaluation("val")
     run.write_predictions("val", data.rows, data.splits["val"], module.rewards)
     if data.splits["test"] is data.splits["val"]:
         metrics |= {f"test/{name.removeprefix('val/')}": v for name, v in metrics.items()}
     else:
-        metrics |= score_split(fit, module, data, "test")
+        metrics |= score("test")
     run.write_predictions("test", data.rows, data.splits["test"], module.rewards)
     return metrics
-
-
-def _calibrate(module: RewardModule, run: RunDirectory) -> None:
-    """Learn the reward's scale from val, which was scored last, and keep it in the run."""
-    s = module.scored("val")
-    module.calibration = calibration.fit(s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P)
-    run.write_json(calibration.FILE, module.calibration.to_dict())
 
 
 def score_split(
@@ -173,21 +216,22 @@ def score_split(
 
 
 @torch.no_grad()
-def proof(module: RewardModule, data: ComparisonData) -> tuple[list[str], list[float]]:
+def proof(model: Any, data: ComparisonData) -> tuple[list[str], list[float]]:
     """A few rendered responses of val and their rewards by our own path, in fp32."""
-    module.model.float().eval()
+    model.float().eval()
+    device = next(model.parameters()).device
     indices = data.splits["val"][:PROOF_ROWS]
     rows = [{**data.rows[int(index)], "row": int(index)} for index in indices]
     texts, values = [], []
     for row in rows:
-        batch = data.collate()([row]).batches[0].to(module.device)
-        values += rewards(module.model, batch).tolist()
+        batch = data.collate()([row]).batches[0].to(device)
+        values += rewards(model, batch).tolist()
         texts += row["texts"]
     step = max(1, len(texts) // PROOF_ROWS)
     return texts[::step][:PROOF_ROWS], values[::step][:PROOF_ROWS]
 
 
-def _with_monitor(trainer: TrainerSettings, data: ComparisonData) -> TrainerSettings:
+def with_monitor(trainer: TrainerSettings, data: ComparisonData) -> TrainerSettings:
     """The settings with `auto` settled: accuracy where val has pairs, else what its ratings allow.
 
     Raises:

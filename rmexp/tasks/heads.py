@@ -1,0 +1,185 @@
+"""Runs of a sweep with tune=head: begun together, trained side by side, ended one by one.
+
+Each keeps its run directory, its W&B run and its order of rows; what they share is the model, the
+rows, and what the model makes of them.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rmexp.data import ComparisonData
+from rmexp.errors import UserError
+from rmexp.frozen import recall
+from rmexp.heads import HeadModule, HeadOnly, fit_together, score, stands_alone
+from rmexp.losses import Loss
+from rmexp.optim import AdamW
+from rmexp.progress import Reporter
+from rmexp.tasks.setup import Prepared, open_model, prepare, seed_everything, sizes, tell
+from rmexp.tasks.train import conclude, judge, say_best, with_monitor
+from rmexp.templates import Template
+from rmexp.tracking import JsonLines, RunDirectory
+from rmexp.training import TrainerSettings
+
+
+@dataclass
+class HeadRun:
+    """What a run is built of; see `tasks.train.train`. `directory` is its name in the sweep."""
+
+    model: Any
+    template: Template
+    data: ComparisonData
+    loss: Loss
+    tune: Any
+    optim: AdamW
+    trainer: TrainerSettings
+    seed: int
+    labels: dict[str, str]
+    directory: str
+
+
+@dataclass
+class Fitted:
+    """A run whose head is trained.
+
+    module       with its best weights, logs and calibration
+    prepared     tokenizer, rows and audit
+    whole        the model that the heads share
+    kept         facts of the kept states
+    seconds      this run's share of all that was done together
+    shared_with  the other runs' directories
+    """
+
+    run: HeadRun
+    module: HeadModule
+    prepared: Prepared
+    whole: Any
+    kept: dict[str, Any]
+    seconds: float
+    shared_with: list[str]
+
+
+def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | UserError]:
+    """Train the heads of several runs that differ in loss, seed and optimizer only.
+
+    Returns a run's outcome each; none at all where these heads cannot be trained apart from their
+    model (each run then does it by itself).
+    """
+    started, first = time.monotonic(), runs[0]
+    seed_everything(first.seed)
+    first.tune.check(first.model)
+    shared = prepare(first.model, first.template, first.data, first.seed, reporter)
+    whole = open_model(first.model, shared, first.seed, first.trainer.device(), first.tune)
+    if not stands_alone(whole):
+        return []
+    kept = recall(
+        whole,
+        first.data,
+        first.trainer.resolved_precision(),
+        first.tune.cache_gib,
+        reporter.count,
+    )
+    if kept is None or not kept.features.pooled:
+        return []
+    found: list[Fitted | UserError] = []
+    for run in runs:
+        try:
+            module, prepared = _begin(run, shared, whole)
+        except UserError as error:
+            found.append(error)
+            continue
+        module.data.features = kept.features
+        others = [other.directory for other in runs if other is not run]
+        found.append(Fitted(run, module, prepared, whole, kept.facts, 0.0, others))
+    fitted = [one for one in found if isinstance(one, Fitted)]
+    reporter.say(kept.line(), f"{len(fitted)} heads train side by side")
+    fit_together([one.module for one in fitted])
+    share = (time.monotonic() - started) / max(1, len(fitted))
+    for one in fitted:
+        one.seconds = round(share, 2)
+    return found
+
+
+def _begin(run: HeadRun, shared: Prepared, whole: Any) -> tuple[HeadModule, Prepared]:
+    """The module of a run, over rows of its own choice and order.
+
+    Raises:
+        UserError: the loss finds nothing to learn from in these rows.
+    """
+    data = copy.copy(shared.data)
+    data.splits, data.report = dict(shared.data.splits), copy.deepcopy(shared.data.report)
+    data.seed = run.seed
+    data.check_trainable(run.loss, run.labels["loss"], run.labels["data"])
+    prepared = Prepared(shared.tokenizer, data, shared.audit)
+    head = HeadOnly(whole, run.seed)
+    trainer = with_monitor(run.trainer, data)
+    fingerprints = {"template": shared.audit.fingerprint, "data": data.fingerprint}
+    return HeadModule(head, run.loss, data, run.optim, trainer, fingerprints), prepared
+
+
+def end_head(
+    fitted: Fitted,
+    name: str,
+    labels: dict[str, str],
+    run: RunDirectory,
+    loggers: list[Any],
+    reporter: Reporter,
+    exports: bool,
+) -> dict[str, float]:
+    """Log, calibrate, test and report a run whose head is trained; returns its metrics.
+
+    Raises:
+        TrainingFailed: its loss was not finite.
+    """
+    module, trainer, own = fitted.module, fitted.module.settings, fitted.run
+    tell(fitted.prepared, own.seed, run, reporter)
+    run.count_in(fitted.seconds)
+    run.update(
+        **sizes(fitted.whole, own.tune),
+        layout=module.data.layout,
+        features=fitted.kept,
+        precision=trainer.resolved_precision(),
+        kinds=module.data.counts("train"),
+        sampled=module.data.sampled(),
+        total_steps=module.steps,
+        training_seconds=fitted.seconds,
+        pairs_per_second=round(module.seen["pairs"] / max(1e-9, fitted.seconds), 3),
+        responses_per_second=round(module.seen["responses"] / max(1e-9, fitted.seconds), 3),
+        shared_with=fitted.shared_with,
+    )
+    for logger in (JsonLines(run), *loggers):
+        for step, values in module.lines:
+            logger.log_metrics(values, step)
+    if module.error is not None:
+        raise module.error
+    module.load_state_dict(module.best_state)
+    run.update(steps=module.done)
+    say_best(module.best_step, trainer.monitor, module.best_value, run, reporter)
+
+    def scored(split: str) -> dict[str, float]:
+        score([module], split)
+        return module.metrics
+
+    module.logs = False
+    metrics = judge(module, module.data, run, scored, known=False)
+    logged = {key: value for key, value in metrics.items() if key.startswith("test/")}
+    for logger in (JsonLines(run), *loggers):
+        logger.log_metrics(logged, module.done)
+    if trainer.keep != "none" or not exports:
+        stored = {
+            "state_dict": module.state_dict(),
+            "global_step": module.best_step,
+            "fingerprints": dict(module.fingerprints),
+        }
+        (run.path / "checkpoints").mkdir(exist_ok=True)
+        torch.save(stored, run.path / "checkpoints" / "best.ckpt")
+    module.data.features = None
+    fitted.whole.score.load_state_dict(module.model.score.state_dict())
+    return conclude(
+        fitted.whole, module, fitted.prepared, own.model, name, labels, metrics, trainer.keep,
+        run, reporter, exports,
+    )  # fmt: skip
