@@ -77,7 +77,9 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
     from rmexp.progress import Reporter
     from rmexp.sweep.ahead import announce
     from rmexp.sweep.ending import finish
+    from rmexp.sweep.grouped import Together
 
+    global _together
     plan = make_plan(
         checked.cells, sys.argv[1:], checked.directory, checked.trials, checked.left_out
     )
@@ -85,6 +87,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
     with plan.locked():
         plan.write()
         announce(plan, checked.cells, reporter)
+        _together = Together(plan, checked.cells)
         try:
             start(f"hydra.sweep.dir={plan.directory}", *checked.extra)
         except KeyboardInterrupt:
@@ -92,8 +95,14 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
             raise
         except DiskFull as error:
             raise UserError(f"{error} What is done is kept; go on with: {again}") from None
+        finally:
+            _together = None
         return finish(plan, checked.cells[0].config.sweep.export, reporter)
 
+
+_together: Any = None
+"""The jobs of this process's sweep that train together (`sweep.grouped.Together`); workers of a
+parallel launcher have none, and train each job by itself."""
 
 _failures: list[str] = []
 """What the run of this process failed with; it is said and recorded where it happened."""
@@ -126,7 +135,7 @@ def _task(config: DictConfig) -> float | None:
             reporter.say("", f"job {hydra_config.job.num}: {' '.join(overrides)}")
             job = take_up(job, reporter) if job else None
         if job is not None:
-            run_job(job, reporter)
+            run_job(job, reporter, _together.work(home, reporter) if _together else None)
     except DiskFull:
         raise
     except Exception as error:

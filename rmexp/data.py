@@ -17,6 +17,7 @@ from rmexp.batches import Collate, Layout
 from rmexp.columns import KINDS, Balance, Columns
 from rmexp.comparisons import Comparison
 from rmexp.errors import UserError, fallback
+from rmexp.features import Features
 from rmexp.formats.grouped import Grouped
 from rmexp.formats.renamed import Renamed
 from rmexp.losses.base import Loss
@@ -134,6 +135,7 @@ class ComparisonData(lightning.LightningDataModule):
         self.splits: dict[str, np.ndarray] = {}
         self.from_cache = False
         self.layout: Layout = "padded"
+        self.features: Features | None = None
         self.places: int | None = None
         self.fingerprint = ""
 
@@ -269,7 +271,11 @@ class ComparisonData(lightning.LightningDataModule):
     def collate(self) -> Collate:
         """What makes steps of rows, with this data's padding, micro-batches and layout."""
         return Collate(
-            self.tokenizer.pad_token_id, self.micro_batch_tokens, self.layout, self.places
+            self.tokenizer.pad_token_id,
+            self.micro_batch_tokens,
+            self.layout,
+            self.places,
+            self.features,
         )
 
     def plan(self) -> Plan:

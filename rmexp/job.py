@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +80,13 @@ def take_up(job: Job, reporter: Reporter) -> Job | None:
     return job
 
 
-def run_job(job: Job, reporter: Reporter) -> dict[str, float]:
+def run_job(
+    job: Job, reporter: Reporter, work: Callable[..., dict[str, float]] | None = None
+) -> dict[str, float]:
     """Build what the task's signature names, run it, and record how it ended.
+
+    Args:
+        work: what is left of the task, where some was done together with other jobs.
 
     Raises:
         DiskFull: nothing more can be written.
@@ -177,9 +182,13 @@ def _disk_full(run: RunDirectory) -> DiskFull:
     return DiskFull(sentence)
 
 
-def _call(config: DictConfig, offered: Mapping[str, Any]) -> dict[str, float]:
+def _call(
+    config: DictConfig,
+    offered: Mapping[str, Any],
+    work: Callable[..., dict[str, float]] | None = None,
+) -> dict[str, float]:
     """Call the task with the built groups and facts that its signature names."""
-    task = locate("task", config.task["_target_"])
+    task = work or locate("task", config.task["_target_"])
     own = {key: value for key, value in config.task.items() if key != "_target_"}
     arguments = {}
     for name in inspect.signature(task).parameters:

@@ -125,8 +125,10 @@ def test_a_store_that_gives_other_rewards_is_not_used(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("tune", ["head", "last_layers"])
 def test_a_run_with_kept_states_learns_the_same(tmp_path, rmexp, tune):
-    words = ["model=tiny", "model.layers=3", "logger=none", "data.limit=60", f"tune={tune}",
-             "trainer.max_epochs=2", f"cache={tmp_path}/cache", "trainer.precision=32-true"]  # fmt: skip
+    words = [
+        *("model=tiny", "model.layers=3", "logger=none", "data.limit=60", f"tune={tune}"),
+        *("trainer.max_epochs=2", "trainer.precision=32-true", f"cache={tmp_path}/cache"),
+    ]
     if tune == "last_layers":
         words.append("tune.n=1")
     for more in (["tune.cache_gib=0", "name=plain"], ["name=first"], ["name=second"]):

@@ -153,6 +153,7 @@ ORDER = [
     "rmexp.sweep.estimate",
     "rmexp.sweep.ahead",
     "rmexp.sweep.ending",
+    "rmexp.sweep.grouped",
     "rmexp.__main__",
 ]
 

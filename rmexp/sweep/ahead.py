@@ -34,7 +34,7 @@ def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter) -> None:
         return
     quieten_libraries()
     try:
-        found = measure(open_)
+        found = measure(open_, reporter)
     except Exception as error:  # the job will meet it again, and record it
         reporter.say(f"no estimate: {first_line(error)}")
         return
@@ -67,7 +67,9 @@ def _lines(found: Measured, cells: Sequence[Composed], of: str) -> list[str]:
     return [
         f"time: about {duration(seconds)}{of} on this machine, one run after the other "
         f"({found.step_seconds:.2g} s a step, {found.epoch_steps} steps an epoch)",
-        "shared: imports, tokenised rows",
+        "shared: imports, tokenised rows"
+        + (", the states under what trains" if found.kept else ""),
+        *([found.kept] if found.kept else []),
     ]
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from rmexp.config import build
 from rmexp.errors import recording
+from rmexp.frozen import passed_by, recall
 from rmexp.model import rewards
 from rmexp.module import normalised
 from rmexp.progress import Reporter
@@ -36,6 +37,7 @@ class Measured:
     epoch_steps   steps of an epoch; rows: comparisons that were read
     val, test     comparisons in them
     parameters    of the model; trainable: of those, what trains
+    kept          what to say of the frozen part's states; None: they are not kept
     """
 
     step_seconds: float
@@ -46,6 +48,7 @@ class Measured:
     test: int
     parameters: int
     trainable: int
+    kept: str | None
 
     def seconds(self, config: DictConfig) -> float:
         """A job's training, validations and test; loading and report are not in it."""
@@ -67,10 +70,11 @@ class Measured:
         return kept + needed_disk(self.parameters, self.trainable)
 
 
-def measure(cells: Sequence[Composed]) -> Measured:
+def measure(cells: Sequence[Composed], reporter: Reporter) -> Measured:
     """Time a step of the job with the most data; nothing of it is left for the jobs to see.
 
-    Its rows are read and tokenised here, so that the jobs find them in the cache.
+    Its rows are read and tokenised here, and go through what is frozen of the model, so that the
+    jobs find both in the cache.
     """
     cell = max(cells, key=lambda one: _limit(one.config))
     config, silent = cell.config, Reporter()
@@ -90,10 +94,15 @@ def measure(cells: Sequence[Composed]) -> Measured:
     network.train()
     loss.to(device)
     loader = data.train_dataloader()
-    step = next(iter(loader))
-    batches = [batch.to(device) for batch in step.batches]
     bf16 = trainer.resolved_precision() == "bf16-mixed"
-    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+    # What the jobs would compute first, and find in the cache now.
+    kept = recall(network, data, trainer.resolved_precision(), tune.cache_gib, reporter.count)
+    with (
+        passed_by(network, data, kept),
+        torch.autocast(device, torch.bfloat16, enabled=bf16),
+    ):
+        step = next(iter(data.train_dataloader()))
+        batches = [batch.to(device) for batch in step.batches]
         seconds = _timed(network, loss, batches)
         if seconds < LONG_SECONDS:
             seconds = _timed(network, loss, batches)
@@ -107,6 +116,7 @@ def measure(cells: Sequence[Composed]) -> Measured:
         test=len(data.splits["test"]),
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        kept=None if kept is None else kept.line(),
     )
 
 

@@ -7,13 +7,13 @@ rows, and what the model makes of them.
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from rmexp.data import ComparisonData
-from rmexp.errors import UserError
+from rmexp.errors import UserError, fallback
 from rmexp.frozen import recall
 from rmexp.heads import HeadModule, HeadOnly, fit_together, score, stands_alone
 from rmexp.losses import Loss
@@ -52,6 +52,7 @@ class Fitted:
     kept         facts of the kept states
     seconds      this run's share of all that was done together
     shared_with  the other runs' directories
+    notes        fallbacks that hold for all of them
     """
 
     run: HeadRun
@@ -61,6 +62,7 @@ class Fitted:
     kept: dict[str, Any]
     seconds: float
     shared_with: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | UserError]:
@@ -136,6 +138,8 @@ def end_head(
         TrainingFailed: its loss was not finite.
     """
     module, trainer, own = fitted.module, fitted.module.settings, fitted.run
+    for note in fitted.notes:
+        fallback(note)
     tell(fitted.prepared, own.seed, run, reporter)
     run.count_in(fitted.seconds)
     run.update(

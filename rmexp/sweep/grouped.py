@@ -1,0 +1,97 @@
+"""Jobs of a sweep that train together: heads over the same frozen model, in one process."""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rmexp.config import build, plain
+from rmexp.errors import UserError, recording
+from rmexp.progress import Reporter
+from rmexp.sweep.plan import Composed, Plan
+from rmexp.tasks.heads import Fitted, HeadRun, end_head, fit_heads
+
+MAY_DIFFER = ("loss", "optim", "seed", "name", "logger", "sweep")
+"""Groups and keys in which heads that train together may differ."""
+
+HEAD = "rmexp.tuning.Head"
+
+
+class Together:
+    """Knows which jobs of a sweep can train together, and does so when the first one's turn comes.
+
+    Args:
+        plan: the sweep.
+        cells: its jobs, in the plan's order.
+    """
+
+    def __init__(self, plan: Plan, cells: Sequence[Composed]) -> None:
+        self.plan = plan
+        self._groups: dict[str, list[tuple[str, Composed]]] = {}
+        self._of: dict[str, str] = {}
+        self._done: dict[str, Fitted | UserError] = {}
+        for cell, composed in zip(plan.cells, cells, strict=False):
+            if (key := _key(composed)) is not None:
+                self._groups.setdefault(key, []).append((cell.directory, composed))
+                self._of[cell.directory] = key
+
+    def sizes(self) -> list[int]:
+        """How many jobs train together, a number a group."""
+        return [len(members) for members in self._groups.values() if len(members) > 1]
+
+    def work(self, directory: Path, reporter: Reporter) -> Callable[..., dict[str, float]] | None:
+        """What is left to do for a job once its head is trained; None: it trains by itself.
+
+        Raises:
+            UserError: its loss finds nothing to learn from in its rows.
+        """
+        name = directory.name
+        if name not in self._done and name in self._of:
+            self._train(self._groups.pop(self._of[name], []), reporter)
+        found = self._done.pop(name, None)
+        if isinstance(found, UserError):
+            return functools.partial(_refuse, found)
+        return None if found is None else functools.partial(end_head, found)
+
+    def _train(self, members: list[tuple[str, Composed]], reporter: Reporter) -> None:
+        """Train the heads of the members that are not done; where that fails, each meets it."""
+        undone = {state.path.name for state in self.plan.states() if state.status != "done"}
+        left = [(name, composed) for name, composed in members if name in undone]
+        if len(left) < 2:
+            return
+        notes: list[str] = []
+        try:
+            with recording(notes.append):
+                found = fit_heads([_built(name, composed) for name, composed in left], reporter)
+        except Exception as error:  # a job by itself meets it again, and records it
+            reporter.say(f"note: heads train one by one, as together they cannot: {error}")
+            return
+        for (name, _), outcome in zip(left, found, strict=False):
+            if isinstance(outcome, Fitted):
+                outcome.notes = notes
+            self._done[name] = outcome
+
+
+def _refuse(error: UserError) -> dict[str, float]:
+    raise error
+
+
+def _key(composed: Composed) -> str | None:
+    """Equal for jobs that can train together; None: it cannot."""
+    config = composed.config
+    if composed.choices["task"] != "train" or config.resume is not None:
+        return None
+    if config.tune["_target_"] != HEAD or not config.tune.cache_gib:
+        return None
+    content: Any = OmegaConf.to_container(plain(config), resolve=True)
+    return json.dumps({k: v for k, v in content.items() if k not in MAY_DIFFER}, sort_keys=True)
+
+
+def _built(name: str, composed: Composed) -> HeadRun:
+    groups = ("model", "template", "data", "loss", "tune", "optim", "trainer")
+    parts = {group: build(composed.config[group]) for group in groups}
+    labels = {group: composed.choices[group] for group in ("loss", "data", "model")}
+    return HeadRun(**parts, seed=composed.config.seed, labels=labels, directory=name)
