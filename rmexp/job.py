@@ -142,7 +142,7 @@ def run_job(
                 "runs": job.config.runs,
                 "exports": facts["sweep"] is None or config.sweep.export == "all",
             }
-            metrics = _call(config, offered)
+            metrics = _call(config, offered, work)
             if mirror:
                 reporter.say(*mirror.show(run, metrics))
         run.finish("done", metrics=metrics)

@@ -1,0 +1,65 @@
+"""Heads of a grid that train side by side are what each would have been by itself."""
+
+import json
+
+import pytest
+
+from tests.conftest import result
+
+WORDS = (
+    *("model=tiny", "logger=none", "data.limit=60", "tune=head", "trainer.max_epochs=2"),
+    *("trainer.precision=32-true", "optim.head_lr=1e-2"),
+)
+GRID = ("loss=contrastive,ties", "seed=0,1")
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_side_by_side_is_like_alone(rmexp):
+    done = rmexp("-m", *WORDS, *GRID)
+    assert done.stdout.count("4 heads train side by side") == 1
+    together = {run.name: run for run in rmexp.runs()}
+    for loss in ("contrastive", "ties"):
+        rmexp(*WORDS, f"loss={loss}", "seed=1", f"name=alone-{loss}")
+        (alone,) = (run for run in rmexp.runs() if run.name.endswith(f"alone-{loss}"))
+        (same,) = (run for name, run in together.items() if name.endswith(f"{loss}_seed-1"))
+        one, other = result(alone), result(same)
+        assert sorted(other["shared_with"]) == sorted(set(together) - {same.name})
+        assert set(one["metrics"]) == set(other["metrics"])
+        for name, value in one["metrics"].items():
+            assert other["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+        for first, second in zip(lines(alone), lines(same), strict=True):
+            assert first == pytest.approx(second, rel=1e-4, abs=1e-5)
+        for fact in ("steps", "best_step", "trainable", "parameters", "kinds", "monitor"):
+            assert one[fact] == other[fact], fact
+        assert (same / "loss.json").exists() == (loss == "ties")
+
+
+def test_a_head_that_fails_is_named_and_the_others_go_on(rmexp):
+    done = rmexp("-m", *WORDS, "optim.head_lr=1e-2,1e38", "seed=0,1", check=False)
+    assert done.returncode == 1
+    found = {run.name: result(run) for run in rmexp.runs()}
+    assert sorted(r["status"] for r in found.values()) == ["done", "done", "failed", "failed"]
+    for name, outcome in found.items():
+        assert (outcome["status"] == "failed") == ("38" in name)
+    assert "lower optim.lr" in next(r["error"] for r in found.values() if r["status"] == "failed")
+
+
+def test_what_stands_alone_is_not_trained_together(rmexp):
+    done = rmexp("-m", *WORDS, "tune.cache_gib=0", "seed=0,1")
+    assert "side by side" not in done.stdout
+    done = rmexp("-m", *WORDS, "data.max_length=300,400")
+    assert "side by side" not in done.stdout
+
+
+def test_the_best_head_is_exported_with_its_model(rmexp):
+    rmexp("-m", *WORDS, "seed=0,1")
+    (export,) = rmexp.folder.glob("outputs/sweeps/*/*/export")
+    scored = rmexp("task=evaluate", "logger=none", f"checkpoint={export.parent}")
+    assert scored.returncode == 0
+    *_, evaluated = rmexp.runs()
+    before, after = result(export.parent)["metrics"], result(evaluated)["metrics"]
+    assert after["test/accuracy"] == before["test/accuracy"]
+    assert after["test/margin"] == pytest.approx(before["test/margin"], rel=1e-4)
