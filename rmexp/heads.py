@@ -74,11 +74,18 @@ class HeadModule(RewardModule):
         self.due = validation_steps(self.steps, settings.validations)
         self.lines: list[tuple[int, dict[str, float]]] = []
         self.done = self.best_step = 0
-        self.best_value, self.best_state = float("nan"), {}
+        self.best_value = float("nan")
+        self.best_state: dict[str, Tensor] = {}
         self.error: Exception | None = None
         self._waited = 0
         (self.optimizer,), _ = self.configure_optimizers()
         self._order: list[Any] = []
+
+    @property
+    def head(self) -> RewardHead:
+        """The one layer that trains."""
+        score: Any = self.model.score
+        return score
 
     @property
     def global_step(self) -> int:
@@ -190,7 +197,8 @@ def score(modules: Sequence[HeadModule], split: str) -> None:
 
 def _rewards(members: Sequence[HeadModule], batch: Batch) -> Sequence[Tensor]:
     """rewards_N of each head, one product for all of them."""
-    heads = [module.model.score for module in members]
+    assert batch.pooled_N_D is not None, "these rows come without kept states"
+    heads = [module.head for module in members]
     weights_H_D = torch.cat([head.weight for head in heads])
     rewards_N_H = batch.pooled_N_D @ weights_H_D.T
     if heads[0].bias is not None:

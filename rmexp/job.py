@@ -94,8 +94,10 @@ def run_job(
     """
     quieten_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # A task that measures nothing has no run directory.
     if "run" not in inspect.signature(locate("task", job.config.task["_target_"])).parameters:
-        return _call(job.config, {"reporter": reporter, "runs": job.config.runs})  # only looks
+        names = ("runs", "source", "out")
+        return _call(job.config, {"reporter": reporter} | {n: job.config[n] for n in names})
     config, facts = _settle(job)
     run = _open(job, config)
     fallbacks: list[str] = []

@@ -132,8 +132,8 @@ class RewardModule(lightning.LightningModule):
             "responses": self.seen["responses"] + responses,
         }
         self.shown = shown
-        values = {f"train/{name}": value for name, value in shown.items()}
-        return values | {"train/grad_norm": size, "train/lr": rate}
+        told = {f"train/{name}": value for name, value in shown.items()}
+        return told | {"train/grad_norm": size, "train/lr": rate}
 
     def _clip(self, optimizer: Any) -> Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

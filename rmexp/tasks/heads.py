@@ -182,7 +182,7 @@ def end_head(
         (run.path / "checkpoints").mkdir(exist_ok=True)
         torch.save(stored, run.path / "checkpoints" / "best.ckpt")
     module.data.features = None
-    fitted.whole.score.load_state_dict(module.model.score.state_dict())
+    fitted.whole.score.load_state_dict(module.head.state_dict())
     return conclude(
         fitted.whole, module, fitted.prepared, own.model, name, labels, metrics, trainer.keep,
         run, reporter, exports,
