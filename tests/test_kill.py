@@ -15,9 +15,9 @@ from tests.conftest import ROOT, result
 
 KILLS = 20 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 3
 GRID = (
-    *("-m", "model=tiny", "model.dropout=0.1", "logger=none", "data.limit=40"),
-    *("trainer.max_epochs=2", "trainer.validations=3", "trainer.checkpoint_every=2"),
-    *("optim.lr=1e-3", "loss=bradley_terry,contrastive", "seed=0,1"),
+    *("-m", "model=tiny", "model.dropout=0.1", "logger=none", "data.limit=30"),
+    *("trainer.max_epochs=2", "trainer.validations=2", "trainer.checkpoint_every=2"),
+    *("optim.lr=1e-3", "seed=0,1,2"),
 )
 
 NURSERY = """
@@ -140,7 +140,7 @@ def test_ctrl_c_saves_ends_the_sweep_and_says_how_to_go_on(nursery, whole, tmp_p
     assert "interrupted; go on with: python -m rmexp -m model=tiny" in said
     assert "Traceback" not in (tmp_path / "err.txt").read_text()
     states = read_plan(home).states()
-    assert [state.status for state in states] == ["done", "interrupted", "left", "left"]
+    assert [state.status for state in states] == ["done", "interrupted", "left"]
     assert states[1].resumable
     assert nursery.run(tmp_path) == 0, (tmp_path / "err.txt").read_text()
     assert (
