@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from collections import Counter
 
 from tests.conftest import ROOT, result
 
@@ -95,3 +96,40 @@ def test_the_tree_names_every_module():
     tree = README.split("## How it is built")[1]
     for file in (ROOT / "rmexp").glob("*.py"):
         assert file.name == "__init__.py" or file.name in tree
+
+
+def outline(name, other):
+    """A README's sections, as (heading, what a translation has as well).
+
+    Within a section code blocks keep their order; the rest may change places, as sentences do.
+    A link to a heading counts as the number of its section.
+    """
+    text = (ROOT / name).read_text().replace(f"]({other})", "](the other language)")
+    head, *rest = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    anchors = ["#" + re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in rest[::2]]
+    sections = []
+    for title, body in zip(["head", *rest[::2]], [head, *rest[1::2]], strict=True):
+        prose, *fenced = re.split(r"^```", body, flags=re.MULTILINE)
+        prose = "\n".join([prose, *fenced[1::2]])
+        links = re.findall(r"\]\(([^)]+)\)", prose)
+        words = re.sub(r"\]\([^)]+\)|`[^`]+`", "", prose)
+        kept = {
+            "code blocks": fenced[::2],
+            "links": Counter(anchors.index(to) if to[0] == "#" else to for to in links),
+            "pictures": prose.count("!["),
+            "table rows": len(re.findall(r"^\|", prose, re.MULTILINE)),
+            "inline code": Counter(" ".join(x.split()) for x in re.findall(r"`([^`]+)`", prose)),
+            "numbers": Counter(re.findall(r"\d(?:[\d.,]*\d)?", words)),
+        }
+        sections.append((title, kept))
+    return sections
+
+
+def test_the_chinese_readme_says_the_same():
+    english = outline("README.md", "README.zh-CN.md")
+    chinese = outline("README.zh-CN.md", "README.md")
+    assert len(english) == len(chinese)
+    for (title, ours), (their_title, theirs) in zip(english, chinese, strict=True):
+        for what, found in ours.items():
+            where = f"README.md {title}, README.zh-CN.md {their_title}"
+            assert found == theirs[what], f"{what} differ: {where}"
