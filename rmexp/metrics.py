@@ -33,7 +33,8 @@ METRICS = (
 )
 """The metrics of a validation by which a checkpoint may be selected, without its subsets'."""
 
-LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "tie_rate")
+LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "tie_rate", "rating_rmse")
+"""Beginnings of the names of metrics whose lowest value is the best."""
 
 TABLE = (
     "score",
@@ -47,6 +48,11 @@ TABLE = (
     *METRICS[-3:],
 )
 """What the terminal shows of a set, in this order; the others are in result.json."""
+
+
+def lower_is_better(name: str) -> bool:
+    """Is the metric (`SET/NAME`, or without the set) an error, so that its lowest value is best?"""
+    return name.rsplit("/", 1)[-1].startswith(LOWER_IS_BETTER)
 
 
 def evaluate(s: Scored, calibration: Calibration | None = None) -> dict[str, float]:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 
 from rmexp.config import suggest
 from rmexp.errors import UserError
-from rmexp.metrics import LOWER_IS_BETTER, METRICS
+from rmexp.metrics import METRICS, lower_is_better
 from rmexp.tracking import RunDirectory
 
 NEVER = 10**9
@@ -136,11 +136,6 @@ def bf16_is_fast(accelerator: Literal["cpu", "gpu"]) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     can = torch.cpu.get_capabilities()
     return bool(can.get("amx_bf16") or can.get("avx512_bf16"))
-
-
-def lower_is_better(monitor: str) -> bool:
-    """Does a checkpoint win by a lower value of this metric?"""
-    return monitor.split("/")[-1] in LOWER_IS_BETTER
 
 
 def validation_steps(steps: int, count: int) -> set[int]:

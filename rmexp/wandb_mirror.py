@@ -15,7 +15,7 @@ from annotated_types import Ge
 from lightning.pytorch.loggers import Logger
 
 from rmexp.errors import fallback
-from rmexp.metrics import LOWER_IS_BETTER, METRICS
+from rmexp.metrics import METRICS, lower_is_better
 from rmexp.tracking import RunDirectory, first_line
 from rmexp.wandb_media import of_run
 
@@ -197,7 +197,7 @@ def summary_of(name: str) -> Literal["max", "min"] | None:
     directed = metric in METRICS and metric not in NO_DIRECTION
     if not (name.startswith("val/") and directed):
         return None
-    return "min" if metric in LOWER_IS_BETTER else "max"
+    return "min" if lower_is_better(metric) else "max"
 
 
 def _begin(mode: Mode, about: Mapping[str, Any]) -> Any:

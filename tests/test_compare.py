@@ -281,8 +281,18 @@ def test_val_says_which_to_take(tmp_path):
 
 
 def test_other_metrics_sort_and_are_tested_where_they_can_be(tmp_path):
-    write_run(tmp_path / "a", [3.0] * 9 + [-1], config=margin(1), metrics={"test/ece": 0.3})
-    write_run(tmp_path / "b", [0.1] * 9 + [-1], config=margin(2), metrics={"test/ece": 0.1})
+    write_run(
+        tmp_path / "a",
+        [3.0] * 9 + [-1],
+        config=margin(1),
+        metrics={"test/ece": 0.3, "test/rating_rmse": 2.0},
+    )
+    write_run(
+        tmp_path / "b",
+        [0.1] * 9 + [-1],
+        config=margin(2),
+        metrics={"test/ece": 0.1, "test/rating_rmse": 1.0},
+    )
     found = compare([str(tmp_path)], "test", "nll", "best")
     assert found.tested == "nll"
     assert found.rows[0].setting.name == "loss.margin=1", "the lowest is the best"
@@ -290,6 +300,7 @@ def test_other_metrics_sort_and_are_tested_where_they_can_be(tmp_path):
     found = compare([str(tmp_path)], "test", "ece", "best")
     assert found.rows[0].setting.name == "loss.margin=2"
     assert found.tested == "accuracy"
+    assert compare([str(tmp_path)], "test", "rating_rmse", "best").rows[0].value == 1.0
     assert "ece is no mean over pairs: the tests are of accuracy." in found.notes
     with pytest.raises(UserError, match=r"no run has a test/acuracy \(did you mean accuracy\?\)"):
         compare([str(tmp_path)], "test", "acuracy", "best")

@@ -14,12 +14,10 @@ from rmexp.compare.runs import COST, Left, find
 from rmexp.compare.settings import Setting, settings_of
 from rmexp.config import suggest
 from rmexp.errors import UserError
+from rmexp.metrics import lower_is_better
 from rmexp.predictions import Judgements
 from rmexp.replicates import contrast
 from rmexp.statistics import clustered_interval
-
-LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "tie_rate")
-"""Beginnings of the names of metrics whose lowest value is the best."""
 
 BESIDES = (
     "accuracy",
@@ -127,7 +125,7 @@ def _rank(value: float | None, metric: str) -> float:
     """Sorts the best first, and settings without a value last."""
     if value is None or math.isnan(value):
         return math.inf
-    return value if metric.rsplit("/", 1)[-1].startswith(LOWER_IS_BETTER) else -value
+    return value if lower_is_better(metric) else -value
 
 
 def _row(

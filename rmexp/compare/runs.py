@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rmexp.errors import UserError
+from rmexp.sweep.state import STALE_SECONDS
 
 MEASURING = ("train", "evaluate")
 """Tasks whose runs have rewards to compare."""
@@ -23,9 +24,6 @@ NO_SETTING = (
 )
 NO_SETTINGS = ("logger.", "task.", "eval.", "sweep.")
 """Keys (and beginnings of keys) that say where a run goes, and not what it is."""
-
-STALE_SECONDS = 60
-"""A run without a heartbeat for so long is not at work."""
 
 
 @dataclass(frozen=True)
