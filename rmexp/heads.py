@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from rmexp.batches import Batch
 from rmexp.data import ComparisonData
 from rmexp.losses.base import Loss
+from rmexp.metrics import lower_is_better
 from rmexp.model import RewardHead, draw_head, token_head
 from rmexp.module import RewardModule, TrainingFailed, normalised
 from rmexp.optim import AdamW
-from rmexp.training import TrainerSettings, lower_is_better, validation_steps
-
-KEPT = 4096
-"""Steps that are kept once collated, as other heads will see them again."""
+from rmexp.training import TrainerSettings, validation_steps
 
 
 class HeadOnly(nn.Module):
@@ -74,6 +72,7 @@ class HeadModule(RewardModule):
         self.due = validation_steps(self.steps, settings.validations)
         self.lines: list[tuple[int, dict[str, float]]] = []
         self.done = self.best_step = 0
+        self.stopped = False
         self.best_value = float("nan")
         self.best_state: dict[str, Tensor] = {}
         self.error: Exception | None = None
@@ -94,8 +93,8 @@ class HeadModule(RewardModule):
 
     @property
     def going(self) -> bool:
-        """Are there steps left?"""
-        return self.error is None and self.done < self.steps
+        """Are there steps left to take?"""
+        return self.error is None and not self.stopped and self.done < self.steps
 
     def rows_of_step(self) -> tuple[int, ...]:
         """The rows of the next step."""
@@ -136,34 +135,22 @@ class HeadModule(RewardModule):
             return
         self._waited += 1
         if self.settings.patience is not None and self._waited >= self.settings.patience:
-            self.steps = self.done
+            self.stopped = True
 
 
 def fit_together(modules: Sequence[HeadModule]) -> None:
     """Train every head to its end; one that fails has its `error`, the others go on."""
-    known: dict[Any, Batch] = {}
-
-    def batch_of(module: HeadModule, rows: tuple[int, ...]) -> Batch:
-        # Jobs that differ in their loss or its margin see the same rows in the same order.
-        if (found := known.get(rows)) is None:
-            table = module.data.rows
-            step = module.data.collate()([{**table[row], "row": row} for row in rows])
-            (found,) = step.batches
-            if len(known) == KEPT:
-                known.clear()
-            known[rows] = found = found.to(module.device)
-        return found
-
     while going := [module for module in modules if module.going]:
         for module in going:
             module.train()
+        # Jobs that differ in their loss or its margin see the same rows in the same order.
         alike: dict[tuple[int, ...], list[HeadModule]] = {}
         for module in going:
             alike.setdefault(module.rows_of_step(), []).append(module)
         shown: list[tuple[HeadModule, Batch, Tensor]] = []
         losses = []
         for rows, members in alike.items():
-            batch = batch_of(members[0], rows)
+            batch = _batch(members[0], rows)
             for module, rewards_N in zip(members, _rewards(members, batch), strict=True):
                 terms = module.loss(rewards_N, batch)
                 totals = {name: float(weights.sum()) for name, (_, weights) in terms.items()}
@@ -186,13 +173,16 @@ def score(modules: Sequence[HeadModule], split: str) -> None:
         module.eval()
         alike.setdefault(module.data.splits[split].tobytes(), []).append(module)
     for members in alike.values():
-        data = members[0].data
-        rows = data.splits[split].tolist()
-        step = data.collate()([{**data.rows[row], "row": row} for row in rows])
-        (batch,) = step.batches
-        batch = batch.to(members[0].device)
+        batch = _batch(members[0], members[0].data.splits[split].tolist())
         for module, rewards_N in zip(members, _rewards(members, batch), strict=True):
             module.validate(split, batch, rewards_N)
+
+
+def _batch(module: HeadModule, rows: Sequence[int]) -> Batch:
+    """Rows of a module's data as one micro-batch, with what the model makes of them."""
+    table = module.data.rows
+    (batch,) = module.data.collate()([{**table[row], "row": row} for row in rows]).batches
+    return batch.to(module.device)
 
 
 def _rewards(members: Sequence[HeadModule], batch: Batch) -> Sequence[Tensor]:

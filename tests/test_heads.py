@@ -1,9 +1,13 @@
 """Heads of a grid that train side by side are what each would have been by itself."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from rmexp.sweep import grouped
+from rmexp.sweep.state import State
 from tests.conftest import result
 
 WORDS = (
@@ -45,6 +49,36 @@ def test_a_head_that_fails_is_named_and_the_others_go_on(rmexp):
     for name, outcome in found.items():
         assert (outcome["status"] == "failed") == ("38" in name)
     assert "lower optim.lr" in next(r["error"] for r in found.values() if r["status"] == "failed")
+
+
+def test_what_is_said_of_one_head_is_said_once(rmexp, write_rows):
+    rows = [{"prompt": f"q{n}", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(20)]
+    own = [word for word in WORDS if not word.startswith("data.limit")]
+    rmexp(
+        *("-m", *own, "data=jsonl", f"data.path={write_rows(rows)}", "data.test_share=0"),
+        *("seed=0,1,2", "trainer.patience=1", "trainer.validations=6", "trainer.max_epochs=6"),
+    )
+    for run in rmexp.runs():
+        found = result(run)
+        assert len(found["shared_with"]) == 2
+        assert found["fallbacks"] == [
+            "There is no test split: selected and judged on the same rows (val)."
+        ]
+        assert found["steps"] <= found["total_steps"] == 18
+
+
+def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
+    def state(name, status, resumable=False):
+        return SimpleNamespace(path=Path(name), status=status, resumable=resumable)
+
+    states = [state("0", "left"), state("1", "done"), state("2", "dead", True), state("3", "dead")]
+    plan = SimpleNamespace(states=lambda: states)
+    monkeypatch.setattr(grouped, "_built", lambda name, composed: name)
+    monkeypatch.setattr(grouped, "fit_heads", lambda runs, reporter: [f"fit {n}" for n in runs])
+    together = grouped.Together(SimpleNamespace(cells=[], **vars(plan)), [])
+    together._train([(one.path.name, None) for one in states], None)
+    assert together._done == {"0": "fit 0", "3": "fit 3"}
+    assert State("dead", Path("3")).resumable is False, "without a checkpoint"
 
 
 def test_what_stands_alone_is_not_trained_together(rmexp):

@@ -57,8 +57,10 @@ class Together:
         return None if found is None else functools.partial(end_head, found)
 
     def _train(self, members: list[tuple[str, Composed]], reporter: Reporter) -> None:
-        """Train the heads of the members that are not done; where that fails, each meets it."""
-        undone = {state.path.name for state in self.plan.states() if state.status != "done"}
+        """Train the heads of the members that are left to do; where that fails, each meets it."""
+        # One that can be resumed was begun by itself, and goes on so.
+        states = [state for state in self.plan.states() if not state.resumable]
+        undone = {state.path.name for state in states if state.status != "done"}
         left = [(name, composed) for name, composed in members if name in undone]
         if len(left) < 2:
             return
@@ -71,7 +73,7 @@ class Together:
             return
         for (name, _), outcome in zip(left, found, strict=False):
             if isinstance(outcome, Fitted):
-                outcome.notes = notes
+                outcome.notes = [*notes, *outcome.notes]
             self._done[name] = outcome
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rmexp.data import ComparisonData
-from rmexp.errors import UserError, fallback
+from rmexp.errors import UserError, fallback, recording
 from rmexp.frozen import recall
 from rmexp.heads import HeadModule, HeadOnly, fit_together, score, stands_alone
 from rmexp.losses import Loss
@@ -52,7 +52,7 @@ class Fitted:
     kept         facts of the kept states
     seconds      this run's share of all that was done together
     shared_with  the other runs' directories
-    notes        fallbacks that hold for all of them
+    notes        fallbacks: those that hold for all of them, and its own
     """
 
     run: HeadRun
@@ -89,18 +89,22 @@ def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | User
         return []
     found: list[Fitted | UserError] = []
     for run in runs:
+        notes: list[str] = []
         try:
-            module, prepared = _begin(run, shared, whole)
+            with recording(notes.append):
+                module, prepared = _begin(run, shared, whole)
         except UserError as error:
             found.append(error)
             continue
         module.data.features = kept.features
         others = [other.directory for other in runs if other is not run]
-        found.append(Fitted(run, module, prepared, whole, kept.facts, 0.0, others))
+        found.append(Fitted(run, module, prepared, whole, kept.facts, 0.0, others, notes))
     fitted = [one for one in found if isinstance(one, Fitted)]
+    if not fitted:
+        return found
     reporter.say(kept.line(), f"{len(fitted)} heads train side by side")
     fit_together([one.module for one in fitted])
-    share = (time.monotonic() - started) / max(1, len(fitted))
+    share = (time.monotonic() - started) / len(fitted)
     for one in fitted:
         one.seconds = round(share, 2)
     return found
