@@ -29,7 +29,7 @@ from rmexp.model import DROPOUTS, backbone, hidden_states, rewards, token_head
 from rmexp.trees import Growth
 from rmexp.tuning import frozen_layers, layers
 
-VERSION = 1
+VERSION = 2
 """Part of every store's key: raise it when what is stored changes."""
 
 TOGETHER = 32
@@ -91,6 +91,8 @@ def recall(
 ) -> Frozen | None:
     """The kept states for all rows of `data`, computed now if nobody did before.
 
+    Rows that no split has count too: folds, and losses that learn from other rows, share a store.
+
     Returns None, and says why, where a model's frozen part cannot be kept apart; silently where
     nothing is frozen or `limit_gib` is 0.
     """
@@ -98,20 +100,23 @@ def recall(
     if not count:
         return None
     pooled = not any(p.requires_grad for p in backbone(model).parameters())
-    rows = np.unique(np.concatenate(list(data.splits.values())))
-    if (reason := _unfit(model, data, rows, pooled, limit_gib)) is not None:
+    started = time.monotonic()
+    home = data.cache / "features" / _key(model, data, count, pooled, precision)
+    # Counting what a store would take goes through all rows: not for one that is there.
+    reason = _unfit(model)
+    if reason is None and not (home / FACTS).is_file():
+        reason = _too_large(model, data, pooled, limit_gib)
+    if reason is not None:
         fallback(f"The frozen part of the model is computed anew in each step, as {reason}.")
         return None
-    started = time.monotonic()
-    home = data.cache / "features" / _key(model, data, rows, count, pooled, precision)
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{home}.lock"):  # another process may be at it; it computes for us, too
         known = (home / FACTS).is_file()
         if not known:
             with _aside(home) as folder:
-                _compute(model, data, rows, count, pooled, precision, folder, progress)
+                _compute(model, data, count, pooled, precision, folder, progress)
     features = Features.open(home)
-    if (difference := _difference(model, data, rows, features, count, precision)) is not None:
+    if (difference := _difference(model, data, features, count, precision)) is not None:
         fallback(
             "The frozen part of the model is computed anew in each step: kept apart, it gives "
             f"rewards that differ by {difference:.1e} (relative)."
@@ -149,20 +154,23 @@ def passed_by(model: Any, data: ComparisonData, frozen: Frozen | None) -> Iterat
             del model.recalled
 
 
-def _unfit(
-    model: Any, data: ComparisonData, rows: np.ndarray, pooled: bool, limit_gib: float
-) -> str | None:
-    """Why the frozen part cannot be kept, or None."""
+def _unfit(model: Any) -> str | None:
+    """Why the frozen part cannot be kept apart, or None."""
     config = model.config.get_text_config()
     if token_head(model) is None or model.reads_ahead:
         return "it does not read one token after the other"
     if any(getattr(config, name, 0) for name in DROPOUTS):
         return "it has dropout"
+    return None
+
+
+def _too_large(model: Any, data: ComparisonData, pooled: bool, limit_gib: float) -> str | None:
+    """Why its states cannot be written, or None."""
     size = sum(
         len(chunk) if pooled else Growth().with_sequences(chunk).size
-        for _, chunk in distinct(_sequences(data, rows), TOGETHER)
+        for _, chunk in distinct(_sequences(data), TOGETHER)
     )
-    needed = size * config.hidden_size * 4 / 2**30
+    needed = size * model.config.get_text_config().hidden_size * 4 / 2**30
     if needed > limit_gib:
         return f"it would take {needed:.1f} GiB on disk, and tune.cache_gib={limit_gib:g}"
     data.cache.mkdir(parents=True, exist_ok=True)
@@ -172,17 +180,12 @@ def _unfit(
     return None
 
 
-def _sequences(
-    data: ComparisonData, rows: np.ndarray
-) -> Iterator[tuple[str, Sequence[Sequence[int]]]]:
-    found = data.rows.select_columns(["prompt_key", "tokens"]).select(rows)
-    for row in found:
+def _sequences(data: ComparisonData) -> Iterator[tuple[str, Sequence[Sequence[int]]]]:
+    for row in data.rows.select_columns(["prompt_key", "tokens"]):
         yield row["prompt_key"], row["tokens"]
 
 
-def _key(
-    model: Any, data: ComparisonData, rows: np.ndarray, count: int, pooled: bool, precision: str
-) -> str:
+def _key(model: Any, data: ComparisonData, count: int, pooled: bool, precision: str) -> str:
     """A name made of everything that decides what is stored (24 hex digits)."""
     digest = hashlib.sha256()
     for name, parameter in backbone(model).named_parameters():
@@ -191,10 +194,10 @@ def _key(
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     for column in ("prompt_key", "tokens"):
         for chunk in data.rows.data.column(column).chunks:
+            digest.update(f"{chunk.offset} {len(chunk)}".encode())
             for buffer in chunk.buffers():
                 if buffer is not None:
                     digest.update(buffer)
-    digest.update(rows.tobytes())
     facts = [VERSION, count, pooled, precision, data.layout, str(model.config.to_dict())]
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:24]
@@ -216,7 +219,6 @@ def _aside(home: Path) -> Iterator[Path]:
 def _compute(
     model: Any,
     data: ComparisonData,
-    rows: np.ndarray,
     count: int,
     pooled: bool,
     precision: str,
@@ -228,7 +230,7 @@ def _compute(
     writer = FeatureWriter(folder, model.config.get_text_config().hidden_size, pooled)
     chunks = [
         unjudged(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
-        for n, (prompt, tokens) in enumerate(distinct(_sequences(data, rows), TOGETHER))
+        for n, (prompt, tokens) in enumerate(distinct(_sequences(data), TOGETHER))
     ]
     collate: Collate = data.collate()
     done = 0
@@ -320,7 +322,6 @@ def _store(
 def _difference(
     model: Any,
     data: ComparisonData,
-    rows: np.ndarray,
     features: Features,
     count: int,
     precision: str,
@@ -328,7 +329,7 @@ def _difference(
     """How far rewards with kept states are off those without, where that is too much."""
     model.eval()
     device = next(model.parameters()).device
-    shortest = rows[np.argsort(data.rows.data.column("size").to_numpy()[rows], kind="stable")[:2]]
+    shortest = np.argsort(data.rows.data.column("size").to_numpy(), kind="stable")[:2]
     few = [{**data.rows[int(row)], "row": int(row)} for row in shortest]
 
     def scored() -> Tensor:

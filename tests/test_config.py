@@ -37,8 +37,7 @@ NEEDED = {
 
 UKP = [f"data.sources.{name}.path=x" for name in ("pairs", "ranking")]
 NEEDED["data=ukp_with_ranking"] = UKP
-NEEDED["+sweeps=cross_debate_folds"] = [*UKP, "tune=full"]
-NEEDED["+sweeps=cross_debate_folds_by_debate"] = [*UKP, "tune=full"]
+NEEDED["+sweeps=cross_debate_folds"] = NEEDED["+sweeps=cross_debate_folds_by_debate"] = UKP
 NEEDED |= {f"data={option}": ["data.path=x"] for option in OPTIONS}  # some have no hub id
 
 
@@ -47,6 +46,11 @@ def composed(*overrides):
     OmegaConf.set_struct(config, False)
     del config["hydra"]
     return config
+
+
+def test_every_data_set_keeps_what_it_caches_in_the_cache():
+    for option in ("demo", "mix", "ukp_with_ranking"):
+        assert composed(f"data={option}", "cache=/elsewhere").data.cache == "/elsewhere"
 
 
 def test_the_glob_finds_the_options():

@@ -106,6 +106,16 @@ def test_other_weights_find_no_store(tmp_path):
         assert kept.facts["from_cache"] is False
 
 
+def test_folds_share_a_store_and_a_store_that_is_there_needs_no_room(tmp_path):
+    model = Tiny(layers=3).load_model(tiny_tokenizer(), 0)
+    Head(1)(model, 0)
+    data = Data(some_rows(), "padded", tmp_path)
+    first = recall(model, data, "32-true", 1, lambda *_: None)
+    data.splits = {"train": np.array([2]), "val": np.array([0]), "test": np.array([5])}
+    other = recall(model, data, "32-true", 1e-9, lambda *_: None)
+    assert (first.facts["from_cache"], other.facts["from_cache"]) == (False, True)
+
+
 def test_what_is_too_large_is_computed_anew_and_said(tmp_path, recwarn):
     model = Tiny(layers=3).load_model(tiny_tokenizer(), 0)
     LastLayers(1, 1)(model, 0)
