@@ -319,6 +319,11 @@ def locate(path: str, target: str) -> Any:
     return getattr(module, name)
 
 
+def makes_run(config: DictConfig) -> bool:
+    """Has the task a run directory? Those that only look, or convert, have none."""
+    return "run" in inspect.signature(locate("task", config.task["_target_"])).parameters
+
+
 def _check_target(path: str, node: DictConfig) -> None:
     parameters, hints = arguments_of(locate(path, node["_target_"]))
     for key in (name for name in map(str, node) if not name.startswith("_")):

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from rmexp.checkpoint import inherit, saved_config
-from rmexp.config import GROUPS, build, locate, plain_name
+from rmexp.config import GROUPS, build, locate, makes_run, plain_name
 from rmexp.errors import DiskFull, UserError, recording
 from rmexp.metrics import TABLE
 from rmexp.progress import Reporter
@@ -94,8 +94,7 @@ def run_job(
     """
     quieten_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # A task that measures nothing has no run directory.
-    if "run" not in inspect.signature(locate("task", job.config.task["_target_"])).parameters:
+    if not makes_run(job.config):
         names = ("runs", "source", "out")
         return _call(job.config, {"reporter": reporter} | {n: job.config[n] for n in names})
     config, facts = _settle(job)
@@ -163,7 +162,7 @@ def run_job(
         if logger is not None and (said := logger.finish(exit_code)):
             with contextlib.suppress(OSError):  # the disk may be full: what was raised counts
                 record(said)
-    _close(run, metrics, reporter)
+    _close(run, metrics, reporter, brief=job.sweep is not None)
     return metrics
 
 
@@ -230,15 +229,19 @@ def _open(job: Job, config: DictConfig) -> RunDirectory:
     return RunDirectory.reopen(Path(config.resume))
 
 
-def _close(run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter) -> None:
-    """The closing table, and where everything is."""
-    if metrics:
+def _close(
+    run: RunDirectory, metrics: Mapping[str, float], reporter: Reporter, brief: bool
+) -> None:
+    """The closing table, and where everything is; `brief`: what there is to say of one of many."""
+    if metrics and brief:
+        reporter.say(", ".join(headlines(metrics)))
+    elif metrics:
         reporter.console.print(closing_table(metrics))
     rows = [("run", near(run.path))]
     rows += [
         (what, near(run.path / name))
         for what, name in (("report", "report.html"), ("export", "export"))
-        if (run.path / name).exists()
+        if (run.path / name).exists() and not (brief and what == "report")
     ]
     if wandb := run.result.get("wandb"):
         offline = wandb["mode"] == "offline"
@@ -254,21 +257,36 @@ def near(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def headlines(metrics: Mapping[str, float]) -> list[str]:
+    """The first metric of `TABLE` that each set has, with its 95% interval where it has one."""
+    found = []
+    for home in _sets(metrics):
+        if name := next((f"{home}/{n}" for n in TABLE if f"{home}/{n}" in metrics), None):
+            found.append(f"{name} {_number(metrics, name)}")
+    return found
+
+
 def closing_table(metrics: Mapping[str, float]) -> Table:
     """The sets side by side, each number with its 95% interval where it has one."""
-    sets = [name.split("/")[0] for name in metrics if re.fullmatch(r"[^/]+/reward_mean", name)]
+    sets = _sets(metrics)
     scores = sorted({n.split("/", 1)[1] for n in metrics if re.fullmatch(r"[^/]+/.+/score", n)})
     table = Table("metric", *sets, box=None, padding=(0, 2, 0, 0))
     for metric in (TABLE[0], *scores, *TABLE[1:]):
-        cells = []
-        for name in sets:
-            value = metrics.get(f"{name}/{metric}")
-            low, high = metrics.get(f"{name}/{metric}_low"), metrics.get(f"{name}/{metric}_high")
-            span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-            cells.append("" if value is None else f"{value:.4f}{span}")
+        cells = [_number(metrics, f"{name}/{metric}") for name in sets]
         if any(cells):
             table.add_row(metric, *cells)
     return table
+
+
+def _sets(metrics: Mapping[str, float]) -> list[str]:
+    return [name.split("/")[0] for name in metrics if re.fullmatch(r"[^/]+/reward_mean", name)]
+
+
+def _number(metrics: Mapping[str, float], name: str) -> str:
+    """A metric with its interval; nothing where it was not measured."""
+    value, low, high = (metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+    return "" if value is None else f"{value:.4f}{span}"
 
 
 @contextmanager

@@ -60,6 +60,9 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> C
     skip = bool(cells) and cells[0].config.sweep.skip_invalid
     if refused and not skip:
         raise UserError(_refusal(refused, grid))
+    if cells and not configuration.makes_run(cells[0].config):
+        task = cells[0].choices["task"]
+        raise UserError(f"task={task} makes no run, so that there is nothing to sweep: no -m.")
     directory = next((o.split("=", 1)[1] for o in overrides if o.startswith(_SWEEP_DIR)), None)
     left_out = [f"{differing(words, grid)}: {sentence}" for sentence, words in refused]
     return Checked(True, cells, left_out, trials, directory, extra)

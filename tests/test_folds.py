@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -328,7 +329,7 @@ def test_the_csv_has_the_metric_of_each_fold(tmp_path):
 # ------------------------------------------------------------------ real runs
 def test_a_sweep_over_folds_is_compared_as_settings(rmexp, write_rows):
     path = write_rows(ROWS)
-    rmexp(
+    swept = rmexp(
         *(
             "-m",
             "model=tiny",
@@ -343,6 +344,11 @@ def test_a_sweep_over_folds_is_compared_as_settings(rmexp, write_rows):
     runs = rmexp.runs()
     held = [result(run)["fold"] for run in runs]
     assert sorted(fold["held_out"] for fold in held) == ["cats", "cats", "fish", "fish"]
+    assert re.search(
+        r"\nbest    loss.margin=\S+  \(val/accuracy .*, mean of 2 runs\)\n", swept.stdout
+    )
+    assert "no export: each run is the model of one fold" in swept.stdout
+    assert not any((run / "export").exists() for run in runs)
     assert all(len(fold["val"]) == 0 for fold in held), "a tenth of three groups is none"
     done = rmexp("task=compare", "runs=outputs/sweeps", "logger=none")
     assert "loss.margin" in done.stdout
@@ -379,6 +385,7 @@ def test_the_debates_of_ukp(until, count, sides):
 
 @pytest.mark.parametrize("sweep", ["cross_debate_folds", "cross_debate_folds_by_debate"])
 def test_the_sweeps_over_debates_compose(sweep):
-    found = compose_config([f"+sweeps={sweep}", "tune=full"])
+    found = compose_config([f"+sweeps={sweep}"])
+    assert found.tune._target_ == "rmexp.tuning.Head"
     assert found.data.fold_until == {"cross_debate_folds": None}.get(sweep, "_")
     assert found.data.sources.ranking.fields.rating == "pagerank"

@@ -64,7 +64,12 @@ def test_it_ends_with_the_verdict_and_exports_the_best_by_val(swept):
     _, home, said = swept
     runs = [home / cell.directory for cell in read_plan(home).cells]
     by_val = [result(run)["metrics"]["val/accuracy"] for run in runs]
-    best = runs[by_val.index(max(by_val))]
+    first = 2 * (sum(by_val[2:]) > sum(by_val[:2]))  # of the setting with the best mean
+    best = max(runs[first : first + 2], key=lambda run: result(run)["metrics"]["val/accuracy"])
+    setting = "loss=contrastive" if first else "loss=bradley_terry"
+    assert f"best    {setting}  (val/accuracy {sum(by_val[first : first + 2]) / 2:.4f}, " in said
+    assert "reward_std" not in said, "the whole table is for single runs"
+    assert len(re.findall(r"\nval/accuracy .*\], test/accuracy 0\.\d{4} \[", said)) == 4
     assert [run for run in runs if (run / "export").is_dir()] == [best]
     assert f"export  {best.relative_to(home.parents[2])}/export" in said
     assert (home / "comparison.csv").read_text().count("compared") == 2
@@ -137,6 +142,9 @@ def test_status_only_reads(swept):
     assert re.search(r"done +0-loss-bradley_terry_seed-0 +3/3 +\d+ +test/accuracy 0\.", done.stdout)
     assert files(rmexp.folder) == before
     assert "there is no sweep in it" in rmexp("task=status", "runs=outputs", check=False).stderr
+    refused = rmexp("-m", "task=status", check=False)
+    assert (refused.returncode, files(rmexp.folder)) == (1, before)
+    assert "task=status makes no run, so that there is nothing to sweep" in refused.stderr
 
 
 def test_a_second_writer_is_refused_by_name(swept, monkeypatch):
@@ -271,8 +279,9 @@ def test_another_sweep_in_the_directory_is_not_overwritten(tmp_path):
         Plan(tmp_path / "s", [], "train", "other code", []).write()
 
 
-def run(home, loss, monitor, **metrics):
+def run(home, loss, monitor, words=(), **metrics):
     home.mkdir()
+    (home / "overrides.yaml").write_text(json.dumps(["model=tiny", *words]))
     (home / "config.yaml").write_text(f"loss: {{_target_: {loss}}}")
     return State("done", home, {"monitor": monitor, "metrics": metrics})
 
@@ -280,11 +289,11 @@ def run(home, loss, monitor, **metrics):
 def test_the_best_run_is_chosen_on_val_by_what_runs_have_in_common(tmp_path):
     def pick(*runs):
         best = best_of(runs)
-        return best and (best[0].path.name, best[1])
+        return best and (best.runs[0].path.name, best.metric)
 
     def one(name, loss, monitor, loss_value, accuracy):
         metrics = {"val/loss": loss_value, "val/accuracy": accuracy, "test/accuracy": 1 - accuracy}
-        return run(tmp_path / name, loss, monitor, **metrics)
+        return run(tmp_path / name, loss, monitor, [f"name={name}"], **metrics)
 
     a, b = one("a", "L", "val/loss", 0.1, 0.6), one("b", "L", "val/loss", 0.2, 0.7)
     assert pick(a, b) == ("a", "val/loss")
@@ -293,6 +302,37 @@ def test_the_best_run_is_chosen_on_val_by_what_runs_have_in_common(tmp_path):
     d = one("d", "L", "val/accuracy", 0.0, 0.7)
     assert pick(b, d) == ("b", "val/accuracy"), "the first of equals"
     assert pick(a, run(tmp_path / "e", "L", "val/nll", **{"val/nll": 1.0})) is None
+
+
+def test_the_best_setting_is_that_of_the_best_mean_over_seeds_and_folds(tmp_path):
+    def one(margin, accuracy, pairs=10, **replicate):
+        words = [f"loss.margin={margin}", *(f"{k}={v}" for k, v in replicate.items())]
+        metrics = {"val/accuracy": accuracy, "val/pairs": pairs, "val/nll": 1 - accuracy}
+        home = tmp_path / f"{margin} {replicate} {accuracy}"
+        return run(home, "L", "val/accuracy", words, **metrics)
+
+    seeds = [one(1, 0.9, seed=0), one(1, 0.5, seed=1), one(2, 0.75, seed=0), one(2, 0.8, seed=1)]
+    best = best_of(seeds)
+    assert (best.name, best.value, best.folds) == ("loss.margin=2", pytest.approx(0.775), 1)
+    assert [state.result["metrics"]["val/accuracy"] for state in best.runs] == [0.8, 0.75]
+    said = best.lines()
+    assert said[0] == "best    loss.margin=2  (val/accuracy 0.7750, mean of 2 runs)"
+    assert said[1].endswith("(val/accuracy 0.8000, the best of 2 runs)")
+    best = best_of(seeds[:3])
+    assert (best.name, best.value) == ("loss.margin=2", 0.75)
+    assert len(best.lines()) == 1, "a setting of one run is that run"
+
+    def fold(margin, accuracy, pairs, number):
+        return one(margin, accuracy, pairs, **{"data.fold": number})
+
+    folds = [fold(1, 0.9, 10, 0), fold(1, 0.5, 30, 1), fold(2, 0.7, 10, 0), fold(2, 0.61, 30, 1)]
+    best = best_of(folds)
+    assert (best.name, best.folds) == ("loss.margin=2", 2)
+    assert best.value == pytest.approx((0.7 * 10 + 0.61 * 30) / 40), "pairs count alike"
+    assert len(best.lines()) == 1, "none of its runs stands for it"
+    best = best_of(folds[:3])
+    assert (best.name, best.value, best.folds) == ("loss.margin=1", 0.9, 2), "on the common fold"
+    assert best_of([folds[0], folds[3]]) is None
 
 
 @pytest.mark.parametrize(
@@ -307,7 +347,7 @@ def test_every_sweep_file_passes_the_preflight(name):
 
 
 def test_disk_is_reckoned_by_what_is_kept():
-    million = Measured(1.0, 8.0, 10, 80, 8, 8, parameters=10**6, trainable=10**5)
+    million = Measured(1.0, 8.0, 10, 80, 8, 8, parameters=10**6, trainable=10**5, kept=None)
     once = 4 * (7 * 10**5 + 10**6)  # what one run needs while it works, and an export
 
     def needed(*words):

@@ -1,17 +1,19 @@
-"""What a sweep ends with: how each job ended, the comparison, the best run and its export."""
+"""What a sweep ends with: how each job ended, the comparison, the best setting and its export."""
 
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from rmexp.compare.comparison import compare
 from rmexp.config import compose_config, settled
 from rmexp.errors import UserError
 from rmexp.job import Job, near, run_job
-from rmexp.metrics import LOWER_IS_BETTER
+from rmexp.metrics import lower_is_better
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Plan
 from rmexp.sweep.state import State
@@ -22,9 +24,40 @@ from rmexp.tracking import first_line
 JUDGED_BY = ("accuracy", "spearman", "label_auc")
 """Metrics that runs with different losses have in common; the first that all have is taken."""
 
+REPLICATES = ("seed", "data.fold")
+"""Keys in which runs of one setting differ."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The setting that is best on val.
+
+    name     the overrides that tell it from the others; empty where there are no others
+    metric   what says so; value: its mean over the runs, by their judged pairs
+    runs     of the setting, the best on val first
+    folds    how many folds the sweep's runs are of
+    """
+
+    name: str
+    metric: str
+    value: float
+    runs: list[State]
+    folds: int
+
+    def lines(self) -> list[str]:
+        """What to say of it."""
+        first, many = self.runs[0], len(self.runs) > 1
+        told = f"{self.metric} {self.value:.4f}" + (f", mean of {len(self.runs)} runs" * many)
+        name = [f"best    {self.name}  ({told})"] if self.name and many else []
+        if self.folds > 1:
+            return name or [f"folds   {told}"]
+        value = f"{self.metric} {first.result['metrics'][self.metric]:.4f}"
+        which = f", the best of {len(self.runs)} runs" * many
+        return [*name, f"{'run' if name else 'best':<8}{near(first.path)}  ({value}{which})"]
+
 
 def finish(plan: Plan, export: str, reporter: Reporter) -> bool:
-    """Say how the sweep ended, compare its runs, export the best; are all jobs done?
+    """Say how the sweep ended, compare its runs, export the best setting's; are all jobs done?
 
     Args:
         export: `best`, `all` (the jobs did) or `none`.
@@ -40,10 +73,13 @@ def finish(plan: Plan, export: str, reporter: Reporter) -> bool:
     if best is None:
         reporter.say("no val metric is common to all runs: none is the best, none is exported")
         return good
-    state, metric = best
-    value = state.result["metrics"][metric]
-    reporter.say(f"best    {near(state.path)}  ({metric} {value:.4f})")
-    if export != "none" and not _export(state.path, reporter):
+    reporter.say(*best.lines())
+    if best.folds > 1 and export == "best":
+        reporter.say(
+            "no export: each run is the model of one fold, and none that of a setting; train the "
+            "setting without data.fold (sweep.export=all exports every run)"
+        )
+    elif best.folds == 1 and export != "none" and not _export(best.runs[0].path, reporter):
         return False
     for state in done:  # their weights waited for this
         tidy(state.path, str(OmegaConf.load(state.path / "config.yaml").trainer.keep))
@@ -76,11 +112,12 @@ def _compare(plan: Plan, done: Sequence[State], reporter: Reporter) -> None:
         reporter.say(f"not compared: {error}")
 
 
-def best_of(done: Sequence[State]) -> tuple[State, str] | None:
-    """The run that is best on val, and the metric that says so; the first of equals.
+def best_of(done: Sequence[State]) -> Best | None:
+    """The setting whose runs are best on val, on the folds that all settings have; the first of
+    equals. None where no metric tells.
 
-    It is the metric by which all of them chose their weights, unless that is a loss and the losses
-    are not the same; then the first of `JUDGED_BY` that all have.
+    The metric is that by which all of them chose their weights, unless that is a loss and the
+    losses are not the same; then the first of `JUDGED_BY` that all have.
     """
     monitors = {str(state.result["monitor"]) for state in done}
     losses = {json.dumps(_loss(state.path), sort_keys=True) for state in done}
@@ -89,8 +126,39 @@ def best_of(done: Sequence[State]) -> tuple[State, str] | None:
     metric = next((n for n in names if all(n in s.result["metrics"] for s in done)), None)
     if metric is None:
         return None
-    sign = -1 if metric.rsplit("/", 1)[-1] in LOWER_IS_BETTER else 1
-    return max(done, key=lambda state: sign * state.result["metrics"][metric]), metric
+    words = [_overrides(state.path) for state in done]
+    settings: dict[str, dict[str | None, list[State]]] = {}
+    for state, own in zip(done, words, strict=True):
+        telling = [w for w in own if any(w not in other for other in words)]
+        name = " ".join(word for word in telling if _key(word) not in REPLICATES)
+        fold = next((word for word in own if _key(word) == "data.fold"), None)
+        settings.setdefault(name, {}).setdefault(fold, []).append(state)
+    common = set.intersection(*map(set, settings.values()))
+    count = len(set().union(*settings.values()))
+    if not common:
+        return None
+    sign = -1 if lower_is_better(metric) else 1
+
+    def value(state: State) -> float:
+        return sign * float(state.result["metrics"][metric])
+
+    found = []
+    for name, by_fold in settings.items():
+        runs = [state for fold, states in by_fold.items() if fold in common for state in states]
+        pairs = np.array([state.result["metrics"].get("val/pairs", 0) for state in runs])
+        mean = float(np.average([*map(value, runs)], weights=pairs if pairs.all() else None))
+        runs.sort(key=value, reverse=True)
+        found.append((mean, Best(name, metric, sign * mean, runs, count)))
+    return max(found, key=lambda one: one[0])[1]
+
+
+def _overrides(run: Path) -> list[str]:
+    """The words of the command line that it came of."""
+    return [str(word) for word in OmegaConf.load(run / "overrides.yaml")]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
 
 
 def _loss(run: Path) -> object:
