@@ -4,10 +4,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+
+class OnceLoader(ConfigLoaderImpl):
+    """Composes a sweep's jobs as the loader that it stands for, each choice of groups once."""
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(loader.get_search_path())
+        self._composer: Any = None
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """The configuration of one job of the sweep."""
+        from rmexp.sweep.composing import Composer
+
+        if self._composer is None:
+            load = super().load_sweep_config
+            self._composer = Composer(lambda words: load(master_config, list(words)))
+        return self._composer(sweep_overrides)
 
 
 class Planned(Sweeper):
@@ -30,6 +50,9 @@ class Planned(Sweeper):
         """Hydra hands over what it knows; the launcher is made of it."""
         from hydra.core.plugins import Plugins
 
+        hydra_context = HydraContext(
+            config_loader=OnceLoader(hydra_context.config_loader), callbacks=hydra_context.callbacks
+        )
         self.config, self.hydra_context = config, hydra_context
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

@@ -120,15 +120,15 @@ def _task(config: DictConfig) -> float | None:
     home, sweep = Path(hydra_config.runtime.output_dir), None
     if str(hydra_config.mode).endswith("MULTIRUN"):
         sweep = read_plan(Path(hydra_config.sweep.dir))
-    reporter = Reporter()
+    reporter, settled = Reporter(), configuration.settled(config)
     overrides = list(hydra_config.overrides.task)
     job: Job | None = Job(
-        config=configuration.settled(config),
+        config=settled,
         overrides=overrides,
         choices=dict(hydra_config.runtime.choices),
         directory=home,
         sweep=sweep.directory.name if sweep else None,
-        fingerprint=sweep.fingerprint(configuration.settled(config)) if sweep else None,
+        fingerprint=sweep.fingerprint(settled) if sweep else None,
     )
     try:
         if sweep:

@@ -5,6 +5,7 @@ answer at once. Types and ranges come from the annotated signature of each `_tar
 """
 
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -15,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from rmexp.errors import UserError
@@ -137,8 +140,24 @@ def plain_name(text: str) -> str:
 
 
 # -------------------------------------------------------------------- compose
-def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration with Hydra's own node in it; errors are Hydra's."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+def compose_config(
+    overrides: Sequence[str],
+    config_dir: str | None = None,
+    by: Callable[[Sequence[str]], DictConfig] = composed,
+) -> DictConfig:
     """Compose the configuration, with Hydra's own node in it.
+
+    Args:
+        overrides: the command's words.
+        config_dir: a directory of the person's own options.
+        by: what composes; of many cells `sweep.composing.Composer`.
 
     Raises:
         UserError: an unknown option or key, a wrong type, or an override that cannot be read.
@@ -147,9 +166,7 @@ def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> D
         [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
     )
     try:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            return compose("config", overrides=[*extra, *overrides], return_hydra_config=True)
+        return by([*extra, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from error
 
@@ -268,6 +285,18 @@ def build(node: DictConfig) -> Any:
         raise
 
 
+class _YamlLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """What OmegaConf reads numbers and words as, with the parser in C."""
+
+    yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+
+
+def read_yaml(file: Path) -> Any:
+    """What `OmegaConf.save` wrote, as plain containers; many times as fast as `OmegaConf.load`."""
+    with open(file, encoding="utf-8") as stream:
+        return yaml.load(stream, _YamlLoader)
+
+
 # ---------------------------------------------------------------------- check
 def check(config: DictConfig) -> None:
     """Every `_target_` exists, takes the keys it is given, and every value has its type and range.
@@ -340,6 +369,7 @@ def _check_target(path: str, node: DictConfig) -> None:
                 raise UserError(f"{path}.{key} is needed: give +{path}.{key}=VALUE.")
 
 
+@functools.cache
 def arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """The parameters and annotations of a class or function.
 

@@ -225,6 +225,8 @@ class ComparisonData(lightning.LightningDataModule):
 
     def _keep(self, keep: np.ndarray, cause: str) -> None:
         """Leave the other training rows out, counted by subset."""
+        if keep.all():
+            return
         train = self.splits["train"]
         lost = self.rows.select_columns("subset").select(train[~keep])
         for subset, count in Counter(lost["subset"]).items():

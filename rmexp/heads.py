@@ -6,9 +6,11 @@ and validations; heads that see the same rows in a step share the matrix product
 what each run would have learnt by itself, to float tolerance.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,12 @@ from rmexp.model import RewardHead, draw_head, token_head
 from rmexp.module import RewardModule, TrainingFailed, normalised
 from rmexp.optim import AdamW
 from rmexp.training import TrainerSettings, validation_steps
+
+SPLITS = 2
+"""Evaluation sets that are kept once collated: val and test."""
+
+KEPT_ROWS = 65536
+"""Rows that are kept once read: each head deals them out in an order of its own."""
 
 
 class HeadOnly(nn.Module):
@@ -48,13 +56,39 @@ def stands_alone(model: Any) -> bool:
     return token_head(model) is not None and isinstance(getattr(model, "score", None), RewardHead)
 
 
+class Batches:
+    """Micro-batches of kept states, for all heads of a grid.
+
+    Args:
+        data: whose `features` are the kept states.
+        device: where the heads are.
+    """
+
+    def __init__(self, data: ComparisonData, device: str) -> None:
+        self.data, self.device = data, device
+        self.of_split = functools.lru_cache(SPLITS)(self.of)
+        self._row = functools.lru_cache(KEPT_ROWS)(self._read)
+
+    def of(self, rows: tuple[int, ...]) -> Batch:
+        """The micro-batch of these rows; `of_split` keeps those of val and test."""
+        (batch,) = self.data.collate()([self._row(row) for row in rows]).batches
+        return batch.to(self.device)
+
+    def _read(self, index: int) -> dict[str, Any]:
+        row = {**self.data.rows[index], "row": index}
+        del row["texts"]
+        # As lists of numbers they would be the bulk of it.
+        return row | {"tokens": [np.array(ids, dtype=np.int32) for ids in row["tokens"]]}
+
+
 class HeadModule(RewardModule):
     """The RewardModule of one head among several: steps, logs and selects by itself.
 
     Args:
         model: a `HeadOnly`.
-        loss, data, optim, fingerprints: see `RewardModule`; `data.features` are kept states.
+        loss, data, optim, fingerprints: see `RewardModule`.
         settings: how long, when it is validated, what selects; `monitor` is settled.
+        batches: its rows, with their kept states.
     """
 
     def __init__(
@@ -64,11 +98,12 @@ class HeadModule(RewardModule):
         data: ComparisonData,
         optim: AdamW,
         settings: TrainerSettings,
+        batches: Batches,
         fingerprints: dict[str, str],
     ) -> None:
         plan = data.plan()
         super().__init__(model, loss, data, optim, settings.steps(len(plan)), fingerprints)
-        self.settings, self.plan = settings, plan
+        self.settings, self.plan, self.batches = settings, plan, batches
         self.due = validation_steps(self.steps, settings.validations)
         self.lines: list[tuple[int, dict[str, float]]] = []
         self.done = self.best_step = 0
@@ -142,7 +177,8 @@ def fit_together(modules: Sequence[HeadModule]) -> None:
     """Train every head to its end; one that fails has its `error`, the others go on."""
     while going := [module for module in modules if module.going]:
         for module in going:
-            module.train()
+            if not module.training:  # a validation was before
+                module.train()
         # Jobs that differ in their loss or its margin see the same rows in the same order.
         alike: dict[tuple[int, ...], list[HeadModule]] = {}
         for module in going:
@@ -150,7 +186,7 @@ def fit_together(modules: Sequence[HeadModule]) -> None:
         shown: list[tuple[HeadModule, Batch, Tensor]] = []
         losses = []
         for rows, members in alike.items():
-            batch = _batch(members[0], rows)
+            batch = members[0].batches.of(rows)
             for module, rewards_N in zip(members, _rewards(members, batch), strict=True):
                 terms = module.loss(rewards_N, batch)
                 totals = {name: float(weights.sum()) for name, (_, weights) in terms.items()}
@@ -168,21 +204,14 @@ def fit_together(modules: Sequence[HeadModule]) -> None:
 @torch.no_grad()
 def score(modules: Sequence[HeadModule], split: str) -> None:
     """Give every head its rewards and metrics of a split."""
-    alike: dict[bytes, list[HeadModule]] = {}
+    alike: dict[tuple[int, ...], list[HeadModule]] = {}
     for module in modules:
         module.eval()
-        alike.setdefault(module.data.splits[split].tobytes(), []).append(module)
-    for members in alike.values():
-        batch = _batch(members[0], members[0].data.splits[split].tolist())
+        alike.setdefault(tuple(module.data.splits[split].tolist()), []).append(module)
+    for rows, members in alike.items():
+        batch = members[0].batches.of_split(rows)
         for module, rewards_N in zip(members, _rewards(members, batch), strict=True):
             module.validate(split, batch, rewards_N)
-
-
-def _batch(module: HeadModule, rows: Sequence[int]) -> Batch:
-    """Rows of a module's data as one micro-batch, with what the model makes of them."""
-    table = module.data.rows
-    (batch,) = module.data.collate()([{**table[row], "row": row} for row in rows]).batches
-    return batch.to(module.device)
 
 
 def _rewards(members: Sequence[HeadModule], batch: Batch) -> Sequence[Tensor]:

@@ -62,7 +62,7 @@ class RewardModule(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
         self.validated_at = -1
         self.calibration: Calibration | None = None
-        self._judged: dict[str, Judged] = {}
+        self.judged: dict[str, Judged] = {}
         self._rng: Mapping[str, Any] | None = None
 
     def forward(self, batch: Batch) -> Tensor:
@@ -187,9 +187,9 @@ class RewardModule(lightning.LightningModule):
 
     def scored(self, split: str) -> Scored:
         """The split that was just scored; what people said of it is read once."""
-        if split not in self._judged:
-            self._judged[split] = judged(self.data.rows, self.data.splits[split])
-        return self._judged[split].with_rewards(self.rewards)
+        if split not in self.judged:
+            self.judged[split] = judged(self.data.rows, self.data.splits[split])
+        return self.judged[split].with_rewards(self.rewards)
 
     def evaluation(self, split: str) -> dict[str, float]:
         """The metrics of the split that was just scored, by their full names.

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,40 +37,75 @@ JUDGEMENTS = {
     "weight": "float64",
 }
 
+@dataclass(frozen=True)
+class Told:
+    """What the files of a set hold, whatever the rewards.
 
-def write_set(
-    run: Path, name: str, rows: Any, indices: Any, rewards: Mapping[int, list[float]]
-) -> Path:
-    """Write both files of the set `name` into a run directory; returns that of the predictions.
+    sizes_C      (row of the data set, responses in it), in the set's order
+    predictions  a table with `PREDICTIONS`, but the reward
+    judgements   a table with `JUDGEMENTS`
+    """
+
+    sizes_C: list[tuple[int, int]]
+    predictions: Any
+    judgements: Any
+
+
+def told(rows: Any, indices: Any) -> Told:
+    """What is told of a set but its rewards.
 
     Args:
         rows: a data set with `tokenised.FEATURES`; `indices` are those of the set.
-        rewards: row -> a reward for each of its responses.
     """
+    sizes: list[tuple[int, int]] = []
     responses: list[tuple[Any, ...]] = []
     pairs: list[tuple[Any, ...]] = []
     for index, row in zip(indices, rows.select(indices), strict=True):
-        each = zip(row["texts"], rewards[int(index)], row["lengths"], row["ratings"], strict=True)
-        for k, (text, reward, length, rating) in enumerate(each):
+        sizes.append((int(index), len(row["texts"])))
+        each = zip(row["texts"], row["lengths"], row["ratings"], strict=True)
+        for k, (text, length, rating) in enumerate(each):
             rated = rating if rating is not None and rating == rating else None
-            told = (row["subset"], length, rated, row["prompt_key"])
-            responses.append((row["id"], k, text, reward, *told))
+            about = (row["subset"], length, rated, row["prompt_key"])
+            responses.append((row["id"], k, text, *about))
         for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
             about = (row["prompt_key"], row["subset"], row["weight"] * weight)
             pairs.append((row["id"], i, j, verdict, *about))
-    _write(run / "judgements" / f"{name}.parquet", JUDGEMENTS, pairs)
-    return _write(run / "predictions" / f"{name}.parquet", PREDICTIONS, responses)
+    known = {name: kind for name, kind in PREDICTIONS.items() if name != "reward"}
+    return Told(sizes, _table(known, responses), _table(JUDGEMENTS, pairs))
 
 
-def _write(file: Path, columns: Mapping[str, str], rows: list[tuple[Any, ...]]) -> Path:
+def write_set(run: Path, name: str, set: Told, rewards: Mapping[int, list[float]]) -> Path:
+    """Write both files of the set `name` into a run directory; returns that of the predictions.
+
+    Args:
+        rewards: row -> a reward for each of its responses.
+    """
     import pyarrow
-    import pyarrow.parquet
+
+    values = [rewards[index] for index, _ in set.sizes_C]
+    for (index, size), found in zip(set.sizes_C, values, strict=True):
+        assert len(found) == size, f"row {index} has {size} responses and {len(found)} rewards"
+    column = pyarrow.array(list(chain.from_iterable(values)), PREDICTIONS["reward"])
+    place = list(PREDICTIONS).index("reward")
+    _write(run / "judgements" / f"{name}.parquet", set.judgements)
+    file = run / "predictions" / f"{name}.parquet"
+    return _write(file, set.predictions.add_column(place, "reward", column))
+
+
+def _table(columns: Mapping[str, str], rows: list[tuple[Any, ...]]) -> Any:
+    import pyarrow
 
     schema = pyarrow.schema([(n, pyarrow.type_for_alias(kind)) for n, kind in columns.items()])
     values = zip(*rows, strict=True) if rows else [[] for _ in columns]
     table = {n: list(column) for n, column in zip(columns, values, strict=True)}
+    return pyarrow.table(table, schema=schema)
+
+
+def _write(file: Path, table: Any) -> Path:
+    import pyarrow.parquet
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pyarrow.table(table, schema=schema), file)
+    pyarrow.parquet.write_table(table, file)
     return file
 
 

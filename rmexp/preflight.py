@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from rmexp import config as configuration
 from rmexp.errors import UserError
+from rmexp.sweep.composing import Compose, Composer, parse
 from rmexp.sweep.plan import Composed
 from rmexp.sweep.state import read_state
 
@@ -51,10 +51,10 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> C
         raise UserError("resume goes on with one run: leave out -m.")
     grid, trials = _grid(overrides, config_dir)
     extra = _unnamed(grid, overrides) if trials else (*_unnamed(grid, []), "hydra/sweeper=planned")
-    cells, refused = [], []
+    cells, refused, composer = [], [], Composer(configuration.composed)
     for words in grid:
         try:
-            cells.append(_check(words, config_dir, extra))
+            cells.append(_check(words, config_dir, extra, composer))
         except UserError as error:
             refused.append((str(error), words))
     skip = bool(cells) and cells[0].config.sweep.skip_invalid
@@ -99,12 +99,17 @@ def _unnamed(grid: Sequence[Sequence[str]], given: Sequence[str]) -> tuple[str, 
 
 
 def _key(override: str) -> str:
-    return str(OverridesParser.create().parse_override(override).key_or_group)
+    return str(parse(override).key_or_group)
 
 
-def _check(words: list[str], config_dir: str | None, extra: Sequence[str] = ()) -> Composed:
+def _check(
+    words: list[str],
+    config_dir: str | None,
+    extra: Sequence[str] = (),
+    by: Compose = configuration.composed,
+) -> Composed:
     """One job: composed, its values in range, its parts there and fitting."""
-    composed = configuration.compose_config([*words, *extra], config_dir)
+    composed = configuration.compose_config([*words, *extra], config_dir, by)
     choices, config = composed.hydra.runtime.choices, configuration.settled(composed)
     done = Composed(words, config, dict(choices), composed.hydra.job.override_dirname)
     if config.resume is not None:
@@ -183,13 +188,13 @@ def _grid(overrides: list[str], config_dir: str | None) -> tuple[list[list[str]]
         return [plain], True
     asked = [override for override in overrides if not override.startswith("hydra")]
     given = [*(f"{key}={value}" for key, value in params.items()), *asked]
-    parsed = OverridesParser.create().parse_overrides(given)
+    parsed = [parse(word) for word in given]
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(job) for batch in batches for job in batch], False
 
 
 def _is_sweep(override: str) -> bool:
-    return OverridesParser.create().parse_override(override).is_sweep_override()
+    return parse(override).is_sweep_override()
 
 
 def _check_resume(directory: str, overrides: list[str]) -> None:

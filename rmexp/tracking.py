@@ -9,6 +9,7 @@ checkpoints/ export/ report.html plots/
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import platform
@@ -28,7 +29,7 @@ from omegaconf import OmegaConf
 
 from rmexp import __version__
 from rmexp.errors import UserError
-from rmexp.predictions import read_log, write_set
+from rmexp.predictions import Told, read_log, write_set
 
 HEARTBEAT_SECONDS = 10
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "datasets", "wandb")
@@ -112,10 +113,10 @@ class RunDirectory:
         )
 
     def write_predictions(
-        self, name: str, rows: Any, indices: Any, rewards: Mapping[int, list[float]]
+        self, name: str, set: Told, rewards: Mapping[int, list[float]]
     ) -> Path:
         """`predictions/NAME.parquet` and `judgements/NAME.parquet`, see `predictions.write_set`."""
-        return write_set(self.path, name, rows, indices, rewards)
+        return write_set(self.path, name, set, rewards)
 
     def cut_metrics(self, step: int) -> None:
         """Forget what was logged after `step`, and of test: a resumed run will log it again."""
@@ -174,13 +175,11 @@ class NoLogger:
 
 def environment(**facts: Any) -> dict[str, Any]:
     """Where a run ran: commit, versions, machine, and the facts given."""
-    from importlib.metadata import version
-
     return {
         "rmexp": __version__,
         **_git(),
         "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": _versions(),
         "machine": {
             "host": socket.gethostname(),
             "system": platform.platform(),
@@ -191,8 +190,16 @@ def environment(**facts: Any) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in PACKAGES}
+
+
+@functools.cache
 def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the code, where it lies in a checkout."""
+    """Commit and dirty flag of the code as this process began, where it lies in a checkout."""
     here = Path(__file__).parent
 
     def ask(*words: str) -> str | None:

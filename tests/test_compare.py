@@ -15,7 +15,7 @@ from rmexp.compare.comparison import compare
 from rmexp.compare.runs import places
 from rmexp.compare.tables import terminal, write_csv
 from rmexp.errors import UserError
-from rmexp.predictions import JUDGEMENTS, PREDICTIONS, read_judgements, write_set
+from rmexp.predictions import JUDGEMENTS, PREDICTIONS, read_judgements, told, write_set
 from rmexp.report import compared
 from tests.comparing import margin, write_parquet, write_run
 from tests.conftest import ROOT, result
@@ -427,7 +427,7 @@ def test_what_people_said_stands_beside_the_rewards(tmp_path):
             }
         ]
     )
-    write_set(tmp_path, "test", rows, np.array([0]), {0: [0.5, -1.0, 2.0]})
+    write_set(tmp_path, "test", told(rows, np.array([0])), {0: [0.5, -1.0, 2.0]})
     predictions = pyarrow.parquet.read_table(tmp_path / "predictions" / "test.parquet")
     judgements = pyarrow.parquet.read_table(tmp_path / "judgements" / "test.parquet")
     assert predictions.column_names == list(PREDICTIONS)

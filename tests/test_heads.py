@@ -91,6 +91,11 @@ def test_what_stands_alone_is_not_trained_together(rmexp):
 def test_the_best_head_is_exported_with_its_model(rmexp):
     rmexp("-m", *WORDS, "seed=0,1")
     (export,) = rmexp.folder.glob("outputs/sweeps/*/*/export")
+    (page,) = rmexp.folder.glob("outputs/sweeps/*/*/report.html")  # the others have none
+    assert page.parent == export.parent
+    assert all(png.stat().st_size for png in page.parent.glob("plots/*.png"))
+    text = page.read_text()
+    assert f"{result(page.parent)['metrics']['test/accuracy']:.4f}" in text
     scored = rmexp("task=evaluate", "logger=none", f"checkpoint={export.parent}")
     assert scored.returncode == 0
     *_, evaluated = rmexp.runs()

@@ -19,6 +19,7 @@ ORDER = [
     "rmexp.convert",
     "rmexp.sweep",
     "rmexp.sweep.state",
+    "rmexp.sweep.composing",
     "rmexp.sweep.fingerprints",
     "rmexp.sweep.plan",
     "rmexp.comparisons",

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from rmexp.config import read_yaml
 from rmexp.errors import UserError
 from rmexp.sweep.state import STALE_SECONDS
 
@@ -181,18 +180,18 @@ def _sign_of_life(result: Mapping[str, Any]) -> tuple[str, str]:
 
 def _done(home: Path, result: Mapping[str, Any]) -> Run:
     """What an evaluated run is, its training says, where that is a run that is still there."""
-    origin = home
-    checkpoint = OmegaConf.select(OmegaConf.load(home / "config.yaml"), "checkpoint")
-    if checkpoint and (trained := Path(checkpoint).expanduser()).is_dir():
-        origin = trained if (trained / "config.yaml").is_file() else home
-    training = _json(origin / "result.json")
-    config: Any = OmegaConf.to_container(OmegaConf.load(origin / "config.yaml"), resolve=False)
+    origin, config, given = home, read_yaml(home / "config.yaml"), _given(home)
+    trained = Path(config.get("checkpoint") or "").expanduser()
+    if config.get("checkpoint") and (trained / "config.yaml").is_file():
+        origin, config = trained, read_yaml(trained / "config.yaml")
+        given |= _given(origin)
+    training = result if origin == home else _json(origin / "result.json")
     return Run(
         name=origin.resolve().name,
         path=home,
         config=dict(_flat(config, "")),
         labels=result.get("labels") or {},
-        given=frozenset(_given(origin) | _given(home)),
+        given=frozenset(given),
         metrics=result.get("metrics") or {},
         cost={name: training[name] for name in COST if training.get(name) is not None},
         data=_json(home / "environment.json").get("data_fingerprint"),
@@ -208,7 +207,7 @@ def _json(file: Path) -> dict[str, Any]:
 def _given(home: Path) -> set[str]:
     """The keys of a run's command line."""
     file = home / "overrides.yaml"
-    overrides: Any = OmegaConf.load(file) if file.is_file() else []
+    overrides = read_yaml(file) if file.is_file() else []
     return {override.split("=", 1)[0].lstrip("+~") for override in overrides}
 
 

@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 
+from rmexp import calibration
+from rmexp.checkpoint import saved_config
 from rmexp.compare.comparison import compare
-from rmexp.config import compose_config, settled
-from rmexp.errors import UserError
+from rmexp.config import build, compose_config, read_yaml, settled
+from rmexp.errors import UserError, recording
 from rmexp.job import Job, near, run_job
 from rmexp.metrics import lower_is_better
+from rmexp.predictions import read_predictions
 from rmexp.progress import Reporter
+from rmexp.scored import judged
 from rmexp.sweep.plan import Plan
 from rmexp.sweep.state import State
 from rmexp.tasks.compare import show
-from rmexp.tasks.train import tidy
-from rmexp.tracking import first_line
+from rmexp.tasks.setup import prepare
+from rmexp.tasks.train import report, tidy
+from rmexp.tracking import RunDirectory, first_line
 
 JUDGED_BY = ("accuracy", "spearman", "label_auc")
 """Metrics that runs with different losses have in common; the first that all have is taken."""
@@ -74,15 +78,18 @@ def finish(plan: Plan, export: str, reporter: Reporter) -> bool:
         reporter.say("no val metric is common to all runs: none is the best, none is exported")
         return good
     reporter.say(*best.lines())
+    first = best.runs[0].path
     if best.folds > 1 and export == "best":
         reporter.say(
             "no export: each run is the model of one fold, and none that of a setting; train the "
             "setting without data.fold (sweep.export=all exports every run)"
         )
-    elif best.folds == 1 and export != "none" and not _export(best.runs[0].path, reporter):
+    if best.folds == 1 and not (first / "report.html").is_file() and not _report(first, reporter):
+        return False
+    if best.folds == 1 and export != "none" and not _export(first, reporter):
         return False
     for state in done:  # their weights waited for this
-        tidy(state.path, str(OmegaConf.load(state.path / "config.yaml").trainer.keep))
+        tidy(state.path, read_yaml(state.path / "config.yaml")["trainer"]["keep"])
     return good
 
 
@@ -154,7 +161,7 @@ def best_of(done: Sequence[State]) -> Best | None:
 
 def _overrides(run: Path) -> list[str]:
     """The words of the command line that it came of."""
-    return [str(word) for word in OmegaConf.load(run / "overrides.yaml")]
+    return [str(word) for word in read_yaml(run / "overrides.yaml")]
 
 
 def _key(override: str) -> str:
@@ -162,8 +169,32 @@ def _key(override: str) -> str:
 
 
 def _loss(run: Path) -> object:
-    config = OmegaConf.load(run / "config.yaml")
-    return OmegaConf.to_container(config.loss)
+    return read_yaml(run / "config.yaml")["loss"]
+
+
+def _report(home: Path, reporter: Reporter) -> bool:
+    """Write the page of a run that is done, of its rows in the cache and its rewards in files."""
+    silent = Reporter()
+    silent.console.quiet = True
+    try:
+        config, run = saved_config(home), RunDirectory.reopen(home)
+        groups = ("model", "template", "data", "loss")
+        model, template, data, loss = (build(config[group]) for group in groups)
+        labels = run.result["labels"]
+        with recording(lambda _: None):  # the run has said it
+            prepared = prepare(model, template, data, config.seed, silent)
+            data.check_trainable(loss, labels["loss"], labels["data"])
+        known = read_predictions(home / "predictions" / "test.parquet")
+        test = data.splits["test"]
+        rows = zip(test.tolist(), data.rows.select(test), strict=True)
+        rewards = {n: [known[row["id"], k] for k in range(len(row["texts"]))] for n, row in rows}
+        scored = judged(data.rows, test).with_rewards(rewards)
+        scale, metrics = calibration.load(home), run.result["metrics"]
+        report(run, run.result["name"], labels, prepared, scored, scale, metrics)
+    except Exception as error:
+        reporter.say(f"report failed: {first_line(error)}")
+        return False
+    return True
 
 
 def _export(run: Path, reporter: Reporter) -> bool:

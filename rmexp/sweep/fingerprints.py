@@ -9,15 +9,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rmexp.config import PACKAGE, plain
+from rmexp.config import PACKAGE
 
 NO_MATTER = ("name", "logger", "sweep", "resume")
 """Keys that change nothing in what a run finds."""
 
 
 def of_config(config: DictConfig) -> str:
-    """Of a resolved configuration, without the keys that only say where things go."""
-    content: Any = OmegaConf.to_container(plain(config), resolve=True)
+    """Of a job's configuration (`config.settled`), without the keys that only say where things go."""
+    content: Any = OmegaConf.to_container(config, resolve=True)
     for key in NO_MATTER:
         content.pop(key, None)
     return short(json.dumps(_without_cache(content), sort_keys=True, default=str))
@@ -38,7 +38,7 @@ def of_inputs(configs: Iterable[DictConfig]) -> str:
     """
     paths, modules = set(), set()
     for config in configs:
-        for key, value in _leaves(OmegaConf.to_container(plain(config), resolve=True)):
+        for key, value in _leaves(OmegaConf.to_container(config, resolve=True)):
             if key == "_target_" and not value.startswith("rmexp."):
                 modules.add(value.rpartition(".")[0])
             elif key == "checkpoint" or key == "path" or key.endswith("_path") or key == "scores":

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rmexp.config import build, plain
+from rmexp.config import build
 from rmexp.errors import UserError, recording
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Composed, Plan
@@ -67,7 +67,7 @@ class Together:
         notes: list[str] = []
         try:
             with recording(notes.append):
-                found = fit_heads([_built(name, composed) for name, composed in left], reporter)
+                found = fit_heads(_built(left), reporter)
         except Exception as error:  # a job by itself meets it again, and records it
             reporter.say(f"note: heads train one by one, as together they cannot: {error}")
             return
@@ -88,12 +88,23 @@ def _key(composed: Composed) -> str | None:
         return None
     if config.tune["_target_"] != HEAD or not config.tune.cache_gib:
         return None
-    content: Any = OmegaConf.to_container(plain(config), resolve=True)
+    content: Any = OmegaConf.to_container(config, resolve=True)
     return json.dumps({k: v for k, v in content.items() if k not in MAY_DIFFER}, sort_keys=True)
 
 
-def _built(name: str, composed: Composed) -> HeadRun:
-    groups = ("model", "template", "data", "loss", "tune", "optim", "trainer")
-    parts = {group: build(composed.config[group]) for group in groups}
-    labels = {group: composed.choices[group] for group in ("loss", "data", "model")}
-    return HeadRun(**parts, seed=composed.config.seed, labels=labels, directory=name)
+def _built(members: Sequence[tuple[str, Composed]]) -> list[HeadRun]:
+    """What they have in common is built once."""
+    first = members[0][1].config
+    groups = ("model", "template", "data", "tune", "trainer")
+    shared = {group: build(first[group]) for group in groups}
+    return [
+        HeadRun(
+            **shared,
+            loss=build(composed.config.loss),
+            optim=build(composed.config.optim),
+            seed=composed.config.seed,
+            labels={group: composed.choices[group] for group in ("loss", "data", "model")},
+            directory=name,
+        )
+        for name, composed in members
+    ]

@@ -18,6 +18,7 @@ from rmexp.given import Given, given, of_suite
 from rmexp.losses import Loss
 from rmexp.metrics import thorough
 from rmexp.module import RewardModule
+from rmexp.predictions import told
 from rmexp.progress import Reporter
 from rmexp.reading import RowReport, check_bad_rows
 from rmexp.report.page import write_report
@@ -188,7 +189,7 @@ def _measured(
         module.judges_loss = False
     values = score_split(fit, module, data, name)
     values |= {f"{name}/{k}": v for k, v in thorough(module.scored(name)).items()}
-    run.write_predictions(name, data.rows, data.splits[name], module.rewards)
+    run.write_predictions(name, told(data.rows, data.splits[name]), module.rewards)
     if case.suite is not None:
         rows = data.rows.select_columns(["id", "prompt_key", "subset", "levels"])
         rewards = [module.rewards[item] for item in range(len(rows))]
@@ -239,7 +240,7 @@ def _judged(
     verdicts: list[str] = []
     for one in sets:
         values = one.metrics()
-        run.write_predictions(one.name, one.rows, range(len(one.rows)), one.rewards)
+        run.write_predictions(one.name, told(one.rows, range(len(one.rows))), one.rewards)
         verdicts += of_set(one.name, values)
         _log(loggers, values)
         metrics |= values

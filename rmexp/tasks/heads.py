@@ -5,8 +5,9 @@ rows, and what the model makes of them.
 """
 
 import copy
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError, fallback, recording
 from rmexp.frozen import recall
-from rmexp.heads import HeadModule, HeadOnly, fit_together, score, stands_alone
+from rmexp.heads import Batches, HeadModule, HeadOnly, fit_together, score, stands_alone
 from rmexp.losses import Loss
 from rmexp.optim import AdamW
 from rmexp.progress import Reporter
+from rmexp.scored import Judged
 from rmexp.tasks.setup import Prepared, open_model, prepare, seed_everything, sizes, tell
 from rmexp.tasks.train import conclude, judge, say_best, with_monitor
 from rmexp.templates import Template
@@ -88,15 +90,22 @@ def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | User
     if kept is None or not kept.features.pooled:
         return []
     found: list[Fitted | UserError] = []
+    data = copy.copy(first.data)
+    data.features = kept.features
+    batches = Batches(data, first.trainer.device())
+    # All validate the same rows with the same settings: what is known of these is told once.
+    settings = functools.cache(lambda: with_monitor(first.trainer, first.data))
+    known: dict[tuple[bytes, ...], dict[str, Judged]] = {}
     for run in runs:
         notes: list[str] = []
         try:
             with recording(notes.append):
-                module, prepared = _begin(run, shared, whole)
+                module, prepared = _begin(run, shared, whole, settings, batches)
+            splits = (module.data.splits[name].tobytes() for name in ("val", "test"))
+            module.judged = known.setdefault(tuple(splits), module.judged)
         except UserError as error:
             found.append(error)
             continue
-        module.data.features = kept.features
         others = [other.directory for other in runs if other is not run]
         found.append(Fitted(run, module, prepared, whole, kept.facts, 0.0, others, notes))
     fitted = [one for one in found if isinstance(one, Fitted)]
@@ -110,7 +119,13 @@ def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | User
     return found
 
 
-def _begin(run: HeadRun, shared: Prepared, whole: Any) -> tuple[HeadModule, Prepared]:
+def _begin(
+    run: HeadRun,
+    shared: Prepared,
+    whole: Any,
+    settings: Callable[[], TrainerSettings],
+    batches: Batches,
+) -> tuple[HeadModule, Prepared]:
     """The module of a run, over rows of its own choice and order.
 
     Raises:
@@ -122,9 +137,9 @@ def _begin(run: HeadRun, shared: Prepared, whole: Any) -> tuple[HeadModule, Prep
     data.check_trainable(run.loss, run.labels["loss"], run.labels["data"])
     prepared = Prepared(shared.tokenizer, data, shared.audit)
     head = HeadOnly(whole, run.seed)
-    trainer = with_monitor(run.trainer, data)
     fingerprints = {"template": shared.audit.fingerprint, "data": data.fingerprint}
-    return HeadModule(head, run.loss, data, run.optim, trainer, fingerprints), prepared
+    module = HeadModule(head, run.loss, data, run.optim, settings(), batches, fingerprints)
+    return module, prepared
 
 
 def end_head(
@@ -185,9 +200,10 @@ def end_head(
         }
         (run.path / "checkpoints").mkdir(exist_ok=True)
         torch.save(stored, run.path / "checkpoints" / "best.ckpt")
-    module.data.features = None
+    # Of heads, plots would take most of the time: the sweep writes its best run's page at its end.
+    reports = exports or bool(loggers)
     fitted.whole.score.load_state_dict(module.head.state_dict())
     return conclude(
         fitted.whole, module, fitted.prepared, own.model, name, labels, metrics, trainer.keep,
-        run, reporter, exports,
+        run, reporter, exports, reports,
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """task=train: data -> model -> training -> best weights -> test -> export -> report."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from rmexp.metrics import evaluate
 from rmexp.model import rewards
 from rmexp.module import RewardModule
 from rmexp.optim import AdamW
+from rmexp.predictions import Told, told
 from rmexp.progress import Reporter, TrainingProgress
 from rmexp.report.page import write_report
 from rmexp.report.sets import Shown
-from rmexp.scored import judged
+from rmexp.scored import Scored, judged
 from rmexp.tasks.setup import (
     Prepared,
     card_facts,
@@ -129,6 +131,7 @@ def conclude(
     run: RunDirectory,
     reporter: Reporter,
     exports: bool,
+    reports: bool = True,
 ) -> dict[str, float]:
     """What a run ends with once it is judged: what its loss learnt, export, verdicts, report."""
     data, loss = prepared.data, module.loss
@@ -145,17 +148,31 @@ def conclude(
     said = module.calibration.note if module.calibration else None
     say_verdicts([*([said] if said else []), *of_set("test", metrics)], run, reporter)
     run.update(peak_memory_gib=round(peak_memory_gib(), 2))
-    temperature = module.calibration.temperature if module.calibration else None
+    if reports:
+        report(run, name, labels, prepared, scored, module.calibration, metrics)
+    tidy(run.path, keep if exports or keep == "resume" else "weights")
+    return metrics
+
+
+def report(
+    run: RunDirectory,
+    name: str,
+    labels: Mapping[str, str],
+    prepared: Prepared,
+    scored: Scored,
+    scale: calibration.Calibration | None,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write a run's report.html, which shows the test rows."""
+    temperature = None if scale is None else scale.temperature
     write_report(
         run,
         name,
         " · ".join(labels.values()),
-        [Shown("test", scored, data.rows, temperature)],
+        [Shown("test", scored, prepared.data.rows, temperature)],
         metrics,
-        {"Data": data.lines(), "Template": prepared.audit.lines()},
+        {"Data": prepared.data.lines(), "Template": prepared.audit.lines()},
     )
-    tidy(run.path, keep if exports or keep == "resume" else "weights")
-    return metrics
 
 
 def _take_best(fit: Any, module: RewardModule, run: RunDirectory, reporter: Reporter) -> int:
@@ -197,13 +214,22 @@ def judge(
     module.calibration = calibration.fit(s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P)
     run.write_json(calibration.FILE, module.calibration.to_dict())
     metrics = module.evaluation("val")
-    run.write_predictions("val", data.rows, data.splits["val"], module.rewards)
+    run.write_predictions("val", _told(data, "val"), module.rewards)
     if data.splits["test"] is data.splits["val"]:
         metrics |= {f"test/{name.removeprefix('val/')}": v for name, v in metrics.items()}
     else:
         metrics |= score("test")
-    run.write_predictions("test", data.rows, data.splits["test"], module.rewards)
+    run.write_predictions("test", _told(data, "test"), module.rewards)
     return metrics
+
+
+def _told(data: ComparisonData, split: str) -> Told:
+    return _told_of(data.rows, tuple(data.splits[split].tolist()))
+
+
+@functools.lru_cache(2)  # the jobs of a sweep mostly have the same val and test
+def _told_of(rows: Any, indices: tuple[int, ...]) -> Told:
+    return told(rows, indices)
 
 
 def score_split(
