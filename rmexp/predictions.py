@@ -37,6 +37,7 @@ JUDGEMENTS = {
     "weight": "float64",
 }
 
+
 @dataclass(frozen=True)
 class Told:
     """What the files of a set hold, whatever the rewards.
@@ -65,8 +66,8 @@ def told(rows: Any, indices: Any) -> Told:
         each = zip(row["texts"], row["lengths"], row["ratings"], strict=True)
         for k, (text, length, rating) in enumerate(each):
             rated = rating if rating is not None and rating == rating else None
-            about = (row["subset"], length, rated, row["prompt_key"])
-            responses.append((row["id"], k, text, *about))
+            of_it = (row["subset"], length, rated, row["prompt_key"])
+            responses.append((row["id"], k, text, *of_it))
         for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
             about = (row["prompt_key"], row["subset"], row["weight"] * weight)
             pairs.append((row["id"], i, j, verdict, *about))

@@ -112,9 +112,7 @@ class RunDirectory:
             json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
         )
 
-    def write_predictions(
-        self, name: str, set: Told, rewards: Mapping[int, list[float]]
-    ) -> Path:
+    def write_predictions(self, name: str, set: Told, rewards: Mapping[int, list[float]]) -> Path:
         """`predictions/NAME.parquet` and `judgements/NAME.parquet`, see `predictions.write_set`."""
         return write_set(self.path, name, set, rewards)
 

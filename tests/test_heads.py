@@ -73,7 +73,7 @@ def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
 
     states = [state("0", "left"), state("1", "done"), state("2", "dead", True), state("3", "dead")]
     plan = SimpleNamespace(states=lambda: states)
-    monkeypatch.setattr(grouped, "_built", lambda name, composed: name)
+    monkeypatch.setattr(grouped, "_built", lambda members: [name for name, _ in members])
     monkeypatch.setattr(grouped, "fit_heads", lambda runs, reporter: [f"fit {n}" for n in runs])
     together = grouped.Together(SimpleNamespace(cells=[], **vars(plan)), [])
     together._train([(one.path.name, None) for one in states], None)

@@ -16,7 +16,7 @@ NO_MATTER = ("name", "logger", "sweep", "resume")
 
 
 def of_config(config: DictConfig) -> str:
-    """Of a job's configuration (`config.settled`), without the keys that only say where things go."""
+    """Of a job's settled configuration, without the keys that only say where things go."""
     content: Any = OmegaConf.to_container(config, resolve=True)
     for key in NO_MATTER:
         content.pop(key, None)
