@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from rmexp.config import compose_config, register
+from rmexp.config import compose_config, register, settled
 from rmexp.errors import UserError
 from rmexp.preflight import preflight
 from rmexp.sweep.ending import best_of
@@ -261,7 +261,7 @@ def test_fingerprints_tell_what_matters(tmp_path):
     words = ["data=jsonl", f"data.path={rows}"]
 
     def config(*more):
-        return compose_config([*words, *more])
+        return settled(compose_config([*words, *more]))
 
     assert of_config(config()) == of_config(config("name=x", "logger=none", "cache=/elsewhere"))
     for more in ("seed=1", "loss.margin=2", "data.limit=3", "trainer.max_epochs=2"):
