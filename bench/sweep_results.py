@@ -41,8 +41,8 @@ margins x 2 seeds = {RUNS} runs, {ROWS} HH pairs up to {LONGEST_HH} tokens, {PAI
 bf16, with nothing in its cache; beside {RUNS} cold runs of TRL's RewardTrainer (its defaults, so
 with checkpointing; its own loss; the same weights, rows, order and optimizer). Validation is of one
 pair, and nothing is exported. **One run of TRL's is measured and multiplied by {RUNS}.** Overhead
-is what the sweep takes beyond its jobs' training and validation and the states under what trains, as
-a share of these."""
+is what the sweep takes beyond its jobs' training and validation and the states under what trains,
+as a share of these."""
 
 
 def _row(name: str, line: Line) -> list[str]:
