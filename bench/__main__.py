@@ -1,5 +1,8 @@
 """python -m bench [WORK ...] [--rounds 3] [--steps 24] [--warmup 4]: rmexp's speed beside others'.
 
+Whole sweeps (sweeps-full, sweeps-last-layers, sweeps-head, sweeps-heads200) are measured once; the
+first two take an hour each, and less with --runs 4 --trl-steps 6.
+
 In a round of a work its sides run in turn, each in a process of its own, in reverse order every
 other round. A round that is done is a line of rounds.jsonl; bench/RESULTS.md and speed.png are
 written anew after each. The rounds of the same steps, warm-up and machine that are there already
@@ -20,9 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench import growth
+from bench import growth, sweeps
 from bench.results import write
 from bench.rounds import append, read
+from bench.sweep_results import lines
+from bench.sweeps import WORKS as SWEEPS
 from bench.works import ROOT, SIDES, WORKS
 
 PACKAGES = ("torch", "transformers", "trl", "lightning", "numpy")
@@ -31,21 +36,34 @@ PACKAGES = ("torch", "transformers", "trl", "lightning", "numpy")
 def main() -> None:
     """Run the rounds that are missing and write RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = [*WORKS, "growth"]
+    names = [*WORKS, "growth", *SWEEPS]
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(names)}; all")
     parser.add_argument("--rounds", type=int, default=3, help="that there should be of each work")
     parser.add_argument("--steps", type=int, default=24, help="timed steps of a round")
     parser.add_argument("--warmup", type=int, default=4, help="steps before the clock starts")
+    parser.add_argument(
+        "--runs", type=int, default=12, choices=sweeps.GRIDS, help="of a sweep that are measured"
+    )
+    parser.add_argument(
+        "--trl-steps", type=int, help="of a sweep's TRL run that are timed; the whole run"
+    )
+    parser.add_argument(
+        "--accuracy", action="store_true", help="of sweeps: judge both sides on held-out pairs"
+    )
     parser.add_argument("--write-only", action="store_true", help="RESULTS.md from what is there")
     chosen = parser.parse_args()
     if unknown := set(chosen.works) - set(names):
         parser.error(f"no such work: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     if min(chosen.rounds, chosen.steps, chosen.warmup) < 1:
         parser.error("rounds, steps and warmup are 1 or more")
+    if chosen.trl_steps is not None and (chosen.accuracy or chosen.trl_steps < 1):
+        parser.error("trl-steps is 1 or more, and accuracy needs TRL's whole run")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a side ends with us
     if not chosen.write_only:
         with tempfile.TemporaryDirectory(prefix="rmexp-bench-") as folder:
-            rounds(chosen.works or names, Path(folder), chosen)
+            asked = chosen.works or names
+            rounds([name for name in asked if name not in SWEEPS], Path(folder), chosen)
+            whole_sweeps([name for name in asked if name in SWEEPS], Path(folder), chosen)
     write()
 
 
@@ -57,13 +75,7 @@ def rounds(names: list[str], folder: Path, chosen: argparse.Namespace) -> None:
             own = settings | ({"steps": 0, "warmup": 0} if name == "growth" else {})
             if len([r for r in read(name) if r.items() >= own.items()]) > number:
                 continue
-            line = {
-                "work": name,
-                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "commit": commit(),
-                "versions": {"python": platform.python_version()}
-                | {package: version(package) for package in PACKAGES},
-            }
+            line = heading(name)
             if name == "growth":
                 found = measure_growth(folder)
             else:
@@ -71,6 +83,29 @@ def rounds(names: list[str], folder: Path, chosen: argparse.Namespace) -> None:
                 found = {"precision": WORKS[name].precision, "sides": sides}
             append(line | own | found)
             write()
+
+
+def whole_sweeps(names: list[str], folder: Path, chosen: argparse.Namespace) -> None:
+    """Each sweep that was not measured like this on this machine."""
+    asked = {"runs": chosen.runs, "trl_steps": chosen.trl_steps, "accuracy": chosen.accuracy}
+    settings = {"machine": machine()} | asked
+    for name in names:
+        if any(line.items() >= settings.items() for line in lines(name)):
+            continue
+        line = heading(name)
+        append(line | settings | sweeps.measure(name, folder, process, **asked), sweeps.SWEEPS)
+        write()
+
+
+def heading(name: str) -> dict[str, Any]:
+    """What a line says of itself."""
+    return {
+        "work": name,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+    }
 
 
 def take_turns(

@@ -14,9 +14,9 @@ ROUNDS = HOME / "rounds.jsonl"
 Round = dict[str, Any]
 
 
-def append(line: Round) -> None:
+def append(line: Round, file: Path = ROUNDS) -> None:
     """Keep a round."""
-    with open(ROUNDS, "a") as stream:
+    with open(file, "a") as stream:
         stream.write(json.dumps(line) + "\n")
 
 

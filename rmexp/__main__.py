@@ -3,6 +3,7 @@
 Everything that can be wrong with a command is found before Hydra makes a directory.
 """
 
+import gc
 import os
 import shlex
 import sys
@@ -88,6 +89,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
         plan.write()
         announce(plan, checked.cells, reporter)
         _together = Together(plan, checked.cells)
+        gc.freeze()  # the cells and libraries stay: no collection need look through them again
         try:
             start(f"hydra.sweep.dir={plan.directory}", *checked.extra)
         except KeyboardInterrupt:
@@ -96,6 +98,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
         except DiskFull as error:
             raise UserError(f"{error} What is done is kept; go on with: {again}") from None
         finally:
+            gc.unfreeze()
             _together = None
         return finish(plan, checked.cells[0].config.sweep.export, reporter)
 
