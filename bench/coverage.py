@@ -271,7 +271,7 @@ def page() -> Iterator[str]:
     yield f"`python -m bench.coverage`: {STUDIES:,} synthetic studies a line; their truth is known,"
     yield f"and a share near 5 or 95% has a standard error of {error:.1f} points. `make soak` holds"
     yield "lines to 93 to 97%, or 3.5 to 6.5%, but for those with a *: no method is exact with so"
-    yield "few prompts or seeds; Holm's correction, and t where seeds do not differ, may be safe."
+    yield "few prompts, or few seeds of unequal spread; Holm's correction is on the safe side."
     yield from table("95% intervals (of `rmexp/bootstrap.py`)", "covers", intervals())
     yield from table("Tests at 5% where nothing differs", "false alarms", [*alarms(), NAIVE])
     yield from table("Tests at 5% where something does", "sees it", powers())
