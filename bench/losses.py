@@ -56,7 +56,8 @@ SETS = (
         ("data.limit=80", "data.batch_size=1", "data.max_length=1024"), ("ties", "plackett_luce")),
     Set("hh_rlhf", "hh_rlhf_harmless_base_test/pairs.jsonl.gz",
         ("data.limit=300",), ("bradley_terry",)),
-    Set("uhgeval", "uhgeval_zh/pairs.jsonl.gz", ("data.limit=200",), ("bradley_terry",)),
+    Set("uhgeval", "uhgeval_zh/pairs.jsonl.gz",
+        ("data.limit=150", "data.max_length=1024", "data.batch_size=1"), ("bradley_terry",)),
 )  # fmt: skip
 
 
