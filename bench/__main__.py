@@ -87,7 +87,7 @@ def rounds(names: list[str], folder: Path, chosen: argparse.Namespace) -> None:
 
 def whole_sweeps(names: list[str], folder: Path, chosen: argparse.Namespace) -> None:
     """Each sweep that was not measured like this on this machine."""
-    asked = {"runs": chosen.runs, "trl_steps": chosen.trl_steps, "accuracy": chosen.accuracy}
+    asked = {"runs": chosen.runs, "trl_steps": chosen.trl_steps, "judged": chosen.accuracy}
     settings = {"machine": machine()} | asked
     for name in names:
         if any(line.items() >= settings.items() for line in lines(name)):

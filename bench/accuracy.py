@@ -1,8 +1,9 @@
-"""python -m bench.accuracy [--seeds 3] [--steps 24]: in bf16 rmexp learns what TRL learns.
+"""python -m bench.accuracy [--tune full] [--seeds 3] [--steps 24]: it learns what TRL does.
 
-Both train SmolLM2-135M from the same weights on the same HH pairs in the same order, PAIRS pairs a
-step; both are judged by `task=evaluate` on the same held-out pairs. A seed is an order of the rows.
-Each seed that is done is a line of accuracy.jsonl; docs/accuracy.md is written anew after each.
+Both train the same part of SmolLM2-135M from the same weights on the same HH pairs in the same
+order, PAIRS pairs a step; both are judged by `task=evaluate` on the same held-out pairs. A seed is
+an order of the rows. Each that is done is a line of accuracy.jsonl; docs/accuracy.md is written
+anew after it.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import numpy as np
 from bench.prepare import RATE, flat, judged_pairs, start
 from bench.rounds import table
 from bench.sides import trl_trainer
+from bench.sweeps import freeze
 from bench.works import PAIRS, ROOT, write_hh
 
 LINES = ROOT / "bench/accuracy.jsonl"
@@ -28,19 +30,25 @@ PAGE = ROOT / "docs/accuracy.md"
 HELD_OUT, VAL = 300, 16
 SIDES = ("rmexp", "trl")
 LEARNING_RATE = 3 * RATE
+TRAINS = {"full": None, "last_layers": 4, "head": 0}
+"""What trains -> layers from the top in TRL; None: all."""
 
 
 def main() -> None:
     """Train and judge both sides for the seeds that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tune", default="full", choices=TRAINS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=24)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rmexp-accuracy-") as folder:
         home = Path(folder)
         rows(home)
-        for seed in range(len(lines()), chosen.seeds):
-            line = {"seed": seed, "steps": chosen.steps} | both(home, seed, chosen.steps)
+        for seed in range(chosen.seeds):
+            line: dict[str, Any] = {"tune": chosen.tune, "seed": seed, "steps": chosen.steps}
+            if any(known.items() >= line.items() for known in lines()):
+                continue
+            line |= both(home, chosen.tune, seed, chosen.steps)
             with open(LINES, "a") as stream:
                 stream.write(json.dumps(line) + "\n")
             write()
@@ -61,25 +69,28 @@ def rows(home: Path) -> None:
         (home / f"{name}.jsonl").write_text("".join(part))
 
 
-def words(home: Path, seed: int, steps: int) -> list[str]:
+def words(home: Path, tune: str, seed: int, steps: int) -> list[str]:
     """rmexp's command."""
+    layers = TRAINS[tune]
     return [
+        f"tune={tune}", *([f"tune.n={layers}"] if layers else []),
         "data=hh_rlhf", f"data.path={home}/train.jsonl", f"data.val_path={home}/val.jsonl",
         f"data.test_path={home}/test.jsonl", f"data.batch_size={PAIRS}", "data.max_length=2048",
         "model=hf", f"model.path={home}/start", f"cache={home}/cache", "loss=bradley_terry",
         "logger=none", "trainer.precision=bf16-mixed", f"trainer.max_steps={steps}",
         "trainer.validations=1", "trainer.keep=none", f"optim.lr={LEARNING_RATE}",
         "optim.head_lr=null", "optim.schedule=constant", "optim.warmup=0", f"seed={seed}",
-        f"name=seed{seed}",
+        f"name={tune}{seed}",
     ]  # fmt: skip
 
 
-def both(home: Path, seed: int, steps: int) -> dict[str, Any]:
+def both(home: Path, tune: str, seed: int, steps: int) -> dict[str, Any]:
     """The test accuracy of each side, and how often the two judge a pair alike."""
-    ran = command(home, *words(home, seed, steps))
-    peer = home / f"trl-{seed}"
+    ran = command(home, *words(home, tune, seed, steps))
+    peer = home / f"trl-{tune}-{seed}"
+    asked = [str(home), tune, str(seed), str(steps), str(peer)]
     subprocess.run(
-        [sys.executable, "-m", "bench.accuracy", str(home), str(seed), str(steps), str(peer)],
+        [sys.executable, "-m", "bench.accuracy", *asked],
         cwd=ROOT, check=True, env={**os.environ, "RMEXP_ACCURACY_SIDE": "trl"},
     )  # fmt: skip
     judged = command(
@@ -129,7 +140,7 @@ def gaps(run: Path) -> np.ndarray:
     return np.array([rewards[i, better] - rewards[i, worse] for i, better, worse in columns])
 
 
-def train_trl(home: Path, seed: int, steps: int, out: Path) -> None:
+def train_trl(home: Path, tune: str, seed: int, steps: int, out: Path) -> None:
     """TRL's RewardTrainer on the pairs of rmexp's steps, in their order."""
     import transformers
 
@@ -137,7 +148,7 @@ def train_trl(home: Path, seed: int, steps: int, out: Path) -> None:
     from rmexp.config import build
 
     config.register()
-    composed = config.compose_config(words(home, seed, steps))
+    composed = config.compose_config(words(home, tune, seed, steps))
     tokenizer = transformers.AutoTokenizer.from_pretrained(home / "start")
     build(composed.template).install(tokenizer)
     data = build(composed.data)
@@ -149,6 +160,7 @@ def train_trl(home: Path, seed: int, steps: int, out: Path) -> None:
         home / "start", home / "tokenizer", flat(pairs), home / "trl",
         bf16=True, max_steps=steps, learning_rate=LEARNING_RATE, gradient_checkpointing=False,
     )  # fmt: skip
+    freeze(trainer.model, TRAINS[tune])
     trainer.train()
     trainer.save_model(str(out))
 
@@ -163,27 +175,35 @@ def write() -> None:
     found = lines()
     shown = "{:.3f} [{:.3f}, {:.3f}]".format
     cells = [
-        [str(line["seed"]), shown(*line["accuracy"]["rmexp"]), shown(*line["accuracy"]["trl"]),
+        [line["tune"], str(line["steps"]), str(line["seed"]),
+         *(shown(*line["accuracy"][side]) for side in SIDES),
          f"{line['alike']:.3f}", f"{line['correlation']:.4f}"]
         for line in found
     ]  # fmt: skip
-    rmexp, trl = (np.mean([line["accuracy"][side][0] for line in found]) for side in SIDES)
+    columns = "what trains|steps|seed|rmexp|TRL|pairs judged alike|correlation of reward gaps"
+    means = []
+    for tune in dict.fromkeys(line["tune"] for line in found):
+        own = [line["accuracy"] for line in found if line["tune"] == tune]
+        rmexp, trl = (np.mean([one[side][0] for one in own]) for side in SIDES)
+        means.append(f"- tune={tune}, mean of {len(own)}: rmexp {rmexp:.3f}, TRL {trl:.3f}.")
     PAGE.write_text(
         f"""# What is learnt in bf16: rmexp beside TRL
 
-Written by `python -m bench.accuracy`. SmolLM2-135M, HH harmless, {found[0]["steps"]} steps of
-{PAIRS} pairs from the same weights over the same pairs in the same order, bf16, lr
-{LEARNING_RATE:g}; accuracy on {HELD_OUT} held-out pairs with its 95% interval.
+Written by `python -m bench.accuracy`. SmolLM2-135M, HH harmless, steps of {PAIRS} pairs from the
+same weights over the same pairs in the same order, the same part of the model training (`full`;
+`last_layers`: four, and the norm; `head`), bf16, lr {LEARNING_RATE:g}; accuracy on {HELD_OUT}
+held-out pairs with its 95% interval.
 
-{chr(10).join(table("seed | rmexp | TRL | pairs judged alike | correlation of reward gaps", cells))}
+{chr(10).join(table(columns, cells))}
 
-Mean: rmexp {rmexp:.3f}, TRL {trl:.3f}.
+{chr(10).join(means)}
 """
     )
 
 
 if __name__ == "__main__":
     if os.environ.get("RMEXP_ACCURACY_SIDE") == "trl":
-        train_trl(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+        place, part, order, count, kept = sys.argv[1:]
+        train_trl(Path(place), part, int(order), int(count), Path(kept))
     else:
         main()

@@ -68,7 +68,7 @@ def _notes(name: str, line: Line) -> Iterator[str]:
     ours, theirs = line["rmexp"], line.get("trl")
     title, machine = WORKS[name].title, line["machine"]
     if theirs is None:
-        share = median(run["training_seconds"] for run in ours["runs"])
+        share = median(ours["jobs"]["training_seconds"])
         met = "met" if ours["seconds"] < HEADS_SECONDS else "not met"
         yield (
             f"{title} (2 losses x 10 margins x 10 seeds, {WORKS[name].epochs} epochs, the model's "

@@ -74,14 +74,14 @@ WORKS = {
 
 
 def measure(
-    name: str, folder: Path, process: Process, runs: int, trl_steps: int | None, accuracy: bool
+    name: str, folder: Path, process: Process, runs: int, trl_steps: int | None, judged: bool
 ) -> dict[str, Any]:
     """One sweep and what stands against it; `folder` may be that of others, too.
 
     Args:
         runs: that are measured of the sweep, of `GRIDS`; where heads train together, all are.
         trl_steps: of TRL's that are timed; None: its whole run.
-        accuracy: judge a run of both sides with the same setting on held-out pairs.
+        judged: judge a run of both sides with the same setting on held-out pairs.
     """
     if not (folder / "sweep").is_dir():
         process("bench.sweeps", "prepare", folder, ROWS)
@@ -89,17 +89,17 @@ def measure(
     if work.floor is None:
         command(folder, folder / "warm", name, "loss=bradley_terry", "seed=0,1")
         seconds, _ = command(folder, folder / "warm", name, *HEADS)
-        return {"rmexp": {"seconds": seconds, "runs": results(folder / "warm", 200)}}
+        return {"rmexp": {"seconds": seconds, "jobs": results(folder / "warm", 200)}}
     ours = sweep(name, folder, RUNS if work.layers == 0 else runs)
     print(f"{name}  rmexp  {ours['seconds']:.0f} s for {RUNS} runs", flush=True)
     began = time.time()
-    theirs = process("bench.sweeps", "trl", name, folder, trl_steps or 0, began, int(accuracy))
+    theirs = process("bench.sweeps", "trl", name, folder, trl_steps or 0, began, int(judged))
     print(f"{name}  TRL    {theirs['seconds']:.0f} s a run", flush=True)
-    trained = [ours["runs"][0][key] for key in ("steps", "trainable")]
+    trained = [ours["jobs"][key] for key in ("steps", "trainable")]
     if trained != [theirs["steps"], theirs["trainable"]]:
         sys.exit(f"bench: {name} trains {trained} steps and parameters, TRL others: {theirs}")
     found = {"rmexp": ours, "trl": theirs}
-    return found | ({"accuracy": judge(name, folder)} if accuracy else {})
+    return found | ({"accuracy": judge(name, folder)} if judged else {})
 
 
 def words(folder: Path, name: str) -> list[str]:
@@ -132,14 +132,14 @@ def command(folder: Path, home: Path, name: str, *more: str) -> tuple[float, str
     return seconds, done.stdout
 
 
-def results(home: Path, count: int) -> list[dict[str, Any]]:
-    """What the result.json of the newest sweep's jobs say of their time, in order."""
+def results(home: Path, count: int) -> dict[str, Any]:
+    """What the result.json of the newest sweep's jobs say: seconds in order, and what is common."""
     newest = max(home.glob("outputs/sweeps/*"), key=lambda path: path.stat().st_mtime)
     read = [json.loads(file.read_text()) for file in newest.glob("*/result.json")]
     assert len(read) == count, f"{newest} has {len(read)} jobs, not {count}"
     read.sort(key=lambda result: int(result["name"].split("-")[0]))
-    keys = ("seconds", "training_seconds", "steps", "trainable")
-    return [{key: result[key] for key in keys} for result in read]
+    found = {key: [result[key] for result in read] for key in ("seconds", "training_seconds")}
+    return found | {key: read[0][key] for key in ("steps", "trainable")}
 
 
 def sweep(name: str, folder: Path, count: int) -> dict[str, Any]:
@@ -151,20 +151,20 @@ def sweep(name: str, folder: Path, count: int) -> dict[str, Any]:
     ]
     home = folder / name
     measured, said = command(folder, home, name, *grid)
-    runs = results(home, count)
+    jobs = results(home, count)
     kept = re.search(r"^features: .*, ([\d.]+) s$", said, re.MULTILINE)
     features = float(kept[1]) if kept else 0.0
     # Those that were left out would have been like the last ones: the first warmed up.
-    like = [run["seconds"] for run in runs[1:] or runs]
+    like = jobs["seconds"][1:] or jobs["seconds"]
     more = (RUNS - count) * sum(like) / len(like)
-    working = features + sum(run["training_seconds"] for run in runs) * RUNS / count
+    working = features + sum(jobs["training_seconds"]) * RUNS / count
     return {
         "seconds": measured + more,
         "measured_runs": count,
         "measured_seconds": round(measured, 1),
         "features_seconds": features,
         "overhead": round((measured + more) / working - 1, 4),
-        "runs": runs,
+        "jobs": jobs,
     }
 
 

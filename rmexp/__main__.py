@@ -80,7 +80,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
     from rmexp.sweep.ending import finish
     from rmexp.sweep.grouped import Together
 
-    global _together
+    global _reporter, _together
     plan = make_plan(
         checked.cells, sys.argv[1:], checked.directory, checked.trials, checked.left_out
     )
@@ -88,7 +88,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
     with plan.locked():
         plan.write()
         announce(plan, checked.cells, reporter)
-        _together = Together(plan, checked.cells)
+        _reporter, _together = reporter, Together(plan, checked.cells)
         gc.freeze()  # the cells and libraries stay: no collection need look through them again
         try:
             start(f"hydra.sweep.dir={plan.directory}", *checked.extra)
@@ -97,15 +97,22 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
             raise
         except DiskFull as error:
             raise UserError(f"{error} What is done is kept; go on with: {again}") from None
+        except ValueError:
+            # A sweeper that searches ends so where no trial was done; each job said its error.
+            if not checked.trials or any(state.status == "done" for state in plan.states()):
+                raise
         finally:
             gc.unfreeze()
-            _together = None
+            _reporter = _together = None
         return finish(plan, checked.cells[0].config.sweep.export, reporter)
 
 
 _together: Any = None
 """The jobs of this process's sweep that train together (`sweep.grouped.Together`); workers of a
 parallel launcher have none, and train each job by itself."""
+
+_reporter: Any = None
+"""Says what the jobs of this process's sweep do, each line that they have in common once."""
 
 _failures: list[str] = []
 """What the run of this process failed with; it is said and recorded where it happened."""
@@ -123,7 +130,7 @@ def _task(config: DictConfig) -> float | None:
     home, sweep = Path(hydra_config.runtime.output_dir), None
     if str(hydra_config.mode).endswith("MULTIRUN"):
         sweep = read_plan(Path(hydra_config.sweep.dir))
-    reporter, settled = Reporter(), configuration.settled(config)
+    reporter, settled = _reporter or Reporter(), configuration.settled(config)
     overrides = list(hydra_config.overrides.task)
     job: Job | None = Job(
         config=settled,

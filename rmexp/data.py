@@ -110,7 +110,7 @@ class ComparisonData(lightning.LightningDataModule):
         super().__init__()
         check_shares(val_share, test_share, val_path)
         check_steps(tokens_per_batch, group_by_prompt, balance)
-        check_fold(fold, fold_by, {"val": val_path, "test": test_path})
+        check_fold(fold, fold_by, fold_until, {"val": val_path, "test": test_path})
         paths = {None if val_path is None and test_path is None else "train": path}
         paths |= {name: p for name, p in (("val", val_path), ("test", test_path)) if p is not None}
         columns = {name: column for name, column in (fields or {}).items() if column is not None}

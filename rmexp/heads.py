@@ -138,11 +138,16 @@ class HeadModule(RewardModule):
             self._order = list(self.plan.steps(epoch))
         return tuple(int(row) for row in self._order[place])
 
-    def update(self, sums: Tensor, batch: Batch) -> None:
-        """Take the step whose gradients are there; `sums` as in `RewardModule.training_step`."""
+    @property
+    def clip(self) -> float:
+        """The largest norm of its gradients."""
+        return self.optim.clip if self.optim and self.optim.clip else float("inf")
+
+    def update(self, sums: Sequence[float], norm: float, batch: Batch) -> None:
+        """Take the step whose clipped gradients are there; see `RewardModule.take_step`."""
         try:
             pairs, responses = len(batch.better_P), len(batch.items_N)
-            values = self.take_step(self.optimizer, sums, pairs, responses)
+            values = self.take_step(self.optimizer, [*sums, norm], pairs, responses)
         except TrainingFailed as error:
             self.error = error
             return
@@ -195,10 +200,34 @@ def fit_together(modules: Sequence[HeadModule]) -> None:
                 sums = module.sums(loss, rewards_N, batch, len(batch.better_P), len(rewards_N))
                 shown.append((module, batch, sums))
         torch.stack(losses).sum().backward()
-        for module, batch, sums in shown:
-            module.update(sums, batch)
+        norms = clip_each([module for module, _, _ in shown])
+        values = torch.stack([sums for _, _, sums in shown]).tolist()
+        for (module, batch, _), sums, norm in zip(shown, values, norms, strict=True):
+            module.update(sums, norm, batch)
         due = [module for module in going if module.error is None and module.done in module.due]
         score(due, "val")
+
+
+def clip_each(modules: Sequence[HeadModule]) -> list[float]:
+    """Clip each head's gradients by themselves, all at once; their norms before, in order.
+
+    One by one, as `nn.utils.clip_grad_norm_` has it, this would be a quarter of the training.
+    """
+    owned = [
+        (number, p.grad)
+        for number, module in enumerate(modules)
+        for group in module.optimizer.param_groups
+        for p in group["params"]
+        if p.grad is not None
+    ]
+    owners, gradients = [number for number, _ in owned], [gradient for _, gradient in owned]
+    squares = torch.stack(torch._foreach_norm(gradients)).square()
+    owner_G = torch.tensor(owners, device=squares.device)
+    norms_M = squares.new_zeros(len(modules)).index_add(0, owner_G, squares).sqrt()
+    norms: list[float] = norms_M.tolist()
+    shares = [min(1.0, m.clip / (norm + 1e-6)) for m, norm in zip(modules, norms, strict=True)]
+    torch._foreach_mul_(gradients, [shares[number] for number in owners])
+    return norms
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The LightningModule: one loader item is one update, however it is cut into micro-batches."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -88,7 +88,10 @@ class RewardModule(lightning.LightningModule):
             loss = normalised(self.loss(rewards_N, batch), totals)
             self.manual_backward(loss)
             sums += self.sums(loss, rewards_N, batch, pairs, responses)
-        self._log(self.take_step(optimizer, sums, pairs, responses))
+        norm = self._clip(optimizer)
+        # One transfer for all of them: each would make the processor wait for the device.
+        values = torch.cat([sums, norm[None]]).tolist()
+        self._log(self.take_step(optimizer, values, pairs, responses))
 
     def sums(
         self, loss: Tensor, rewards_N: Tensor, batch: Batch, pairs: int, responses: int
@@ -101,16 +104,17 @@ class RewardModule(lightning.LightningModule):
         return torch.stack([loss.detach(), won, lead, found_N.sum() / responses])
 
     def take_step(
-        self, optimizer: Any, sums: Tensor, pairs: int, responses: int
+        self, optimizer: Any, values: Sequence[float], pairs: int, responses: int
     ) -> dict[str, float]:
-        """Clip and update; returns what the step was like, to be logged.
+        """Update by the clipped gradients; returns what the step was like, to be logged.
+
+        Args:
+            values: the step's `sums`, and the norm of its gradient before it was clipped.
 
         Raises:
             TrainingFailed: loss or gradient is not finite; nothing is updated then.
         """
-        norm = self._clip(optimizer)
-        # One transfer for all of them: each would make the processor wait for the device.
-        *values, size = torch.cat([sums, norm[None]]).tolist()
+        *values, size = values
         shown = dict(zip(("loss", "accuracy", "margin", "reward_mean"), values, strict=True))
         if not pairs:
             del shown["accuracy"], shown["margin"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rmexp import config as configuration
 from rmexp.errors import UserError
@@ -51,10 +51,10 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> C
         raise UserError("resume goes on with one run: leave out -m.")
     grid, trials = _grid(overrides, config_dir)
     extra = _unnamed(grid, overrides) if trials else (*_unnamed(grid, []), "hydra/sweeper=planned")
-    cells, refused, composer = [], [], Composer(configuration.composed)
+    cells, refused, known = [], [], Known(Composer(configuration.composed))
     for words in grid:
         try:
-            cells.append(_check(words, config_dir, extra, composer))
+            cells.append(_check(words, config_dir, extra, known))
         except UserError as error:
             refused.append((str(error), words))
     skip = bool(cells) and cells[0].config.sweep.skip_invalid
@@ -69,6 +69,26 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> C
 
 
 _SWEEP_DIR = "hydra.sweep.dir="
+
+
+class Known:
+    """What the cells of a grid have in common, so that it is composed, checked and built once.
+
+    compose  overrides -> configuration
+    right    parts of configurations that were found to be right
+    built    a group's name and content -> its object
+    """
+
+    def __init__(self, compose: Compose = configuration.composed) -> None:
+        self.compose, self.right = compose, set[str]()
+        self.built: dict[str, Any] = {}
+
+    def build(self, group: str, node: DictConfig) -> Any:
+        """The object of a group; it is only to be asked."""
+        content = f"{group} {OmegaConf.to_container(node, resolve=True)}"
+        if content not in self.built:
+            self.built[content] = configuration.build(node)
+        return self.built[content]
 
 
 def _refusal(refused: Sequence[tuple[str, list[str]]], grid: Sequence[list[str]]) -> str:
@@ -106,16 +126,17 @@ def _check(
     words: list[str],
     config_dir: str | None,
     extra: Sequence[str] = (),
-    by: Compose = configuration.composed,
+    known: Known | None = None,
 ) -> Composed:
     """One job: composed, its values in range, its parts there and fitting."""
-    composed = configuration.compose_config([*words, *extra], config_dir, by)
+    known = known or Known()
+    composed = configuration.compose_config([*words, *extra], config_dir, known.compose)
     choices, config = composed.hydra.runtime.choices, configuration.settled(composed)
     done = Composed(words, config, dict(choices), composed.hydra.job.override_dirname)
     if config.resume is not None:
         _check_resume(config.resume, words)
         return done
-    configuration.check(config)
+    configuration.check(config, known.right)
     configuration.check_task_keys(config, words)
     if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
         raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
@@ -124,7 +145,7 @@ def _check(
     if config.task["_target_"] in (configuration.EVALUATE, configuration.JUDGE):
         _check_sets(config)
     if config.checkpoint is None:
-        _check_parts(config, choices)
+        _check_parts(config, choices, known)
     return done
 
 
@@ -151,20 +172,21 @@ def _check_sets(config: DictConfig) -> None:
             check_rewards(one.scores)
 
 
-def _check_parts(config: DictConfig, choices: Mapping[str, str]) -> None:
+def _check_parts(config: DictConfig, choices: Mapping[str, str], known: Known) -> None:
     """Build what the task will, and is cheap: combinations are refused, and missing files."""
-    from rmexp.config import build
     from rmexp.contract import check_fits
 
     wanted = inspect.signature(configuration.locate("task", config.task["_target_"])).parameters
     cheap = ("data", "template", "trainer", "model", "tune")
-    parts = {group: build(config[group]) for group in cheap if group in wanted}
+    parts = {group: known.build(group, config[group]) for group in cheap if group in wanted}
     if "data" in parts:
         parts["data"].check_sources()
     for group in (g for g in ("template", "model") if g in parts):
         parts[group].check()
     if "loss" in wanted and parts["data"].has is not None:
-        check_fits(build(config.loss), choices["loss"], parts["data"].has, choices["data"])
+        check_fits(
+            known.build("loss", config.loss), choices["loss"], parts["data"].has, choices["data"]
+        )
     if "tune" in parts:
         parts["tune"].check(parts["model"])
 

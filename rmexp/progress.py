@@ -12,16 +12,22 @@ SMOOTHING = 0.9
 
 
 class Reporter:
-    """Says what is going on. One for a process; it owns the console."""
+    """Says what is going on. One for a command, all jobs of a sweep's process share it."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._said = 0.0
+        self._known: set[str] = set()
 
     def say(self, *lines: str) -> None:
         """Print lines as they are."""
         for line in lines:
             self.console.print(line, markup=False)
+
+    def say_once(self, *lines: str) -> None:
+        """Print those lines that were not said before: of a sweep's jobs, what is new in each."""
+        self.say(*(line for line in lines if line not in self._known))
+        self._known.update(lines)
 
     def count(self, what: str, number: int) -> None:
         """A count that goes up: over itself in a terminal, now and then elsewhere."""

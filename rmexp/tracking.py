@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from rmexp import __version__
+from rmexp.config import write_yaml
 from rmexp.errors import UserError
 from rmexp.predictions import Told, read_log, write_set
 
@@ -74,8 +75,8 @@ class RunDirectory:
         """
         (self.path / "error.txt").unlink(missing_ok=True)
         if not (self.path / "config.yaml").is_file():
-            OmegaConf.save(config, self.path / "config.yaml", resolve=True)
-            OmegaConf.save(overrides, self.path / "overrides.yaml")
+            write_yaml(OmegaConf.to_container(config, resolve=True), self.path / "config.yaml")
+            write_yaml(overrides, self.path / "overrides.yaml")
         self.update(**_alive(), error=None, **facts)
         threading.Thread(target=self._beat, daemon=True).start()
 

@@ -39,8 +39,15 @@ def check_steps(tokens_per_batch: int | None, group_by_prompt: bool, balance: st
         )
 
 
-def check_fold(fold: int | None, by: str | None, paths: Mapping[str, str | None]) -> None:
+def check_fold(
+    fold: int | None, by: str | None, until: str | None, paths: Mapping[str, str | None]
+) -> None:
     """Refuse a fold of nothing, or of rows that were dealt out already."""
+    if until is not None and by is None:
+        raise UserError(
+            f"data.fold_until={until} says where a group's name ends, and not what the groups "
+            "are: set data.fold_by to the column that tells them apart."
+        )
     if fold is None:
         return
     if by is None:

@@ -114,6 +114,7 @@ ROWS = [
             ("data.fold_by=subset", "data.fold=0"),
             "data.fold_by=subset has one value here (all): not",
         ),
+        (("data.fold_until=_",), "data.fold_until=_ says where a group's name ends, and not what"),
         (("data.fold=0",), "data.fold=0 says which group is held out, and not what the groups are"),
         (
             ("data.fold_by=side", "data.fold=0", "data.test_path=x.jsonl"),

@@ -67,6 +67,20 @@ def test_what_is_said_of_one_head_is_said_once(rmexp, write_rows):
         assert found["steps"] <= found["total_steps"] == 18
 
 
+def test_heads_that_cannot_train_together_train_alone_and_record_why(rmexp, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no memory for all of them\nat once")
+
+    monkeypatch.setattr(grouped, "fit_heads", fails)
+    rmexp("-m", *WORDS, "seed=0,1")
+    for run in rmexp.runs():
+        found = result(run)
+        assert found["status"] == "done"
+        assert "shared_with" not in found
+        (said,) = found["fallbacks"]
+        assert said.endswith("it failed: RuntimeError: no memory for all of them")
+
+
 def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
     def state(name, status, resumable=False):
         return SimpleNamespace(path=Path(name), status=status, resumable=resumable)

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow.parquet
 import pytest
+import torch
 
 from rmexp.config import compose_config, register, settled
 from rmexp.errors import UserError
@@ -79,6 +81,30 @@ def test_it_ends_with_the_verdict_and_exports_the_best_by_val(swept):
     )
     for run in runs:
         assert [file.name for file in (run / "checkpoints").iterdir()] == ["best.ckpt"]
+
+
+def test_a_warm_job_is_bit_for_bit_the_same_run_cold(swept):
+    rmexp, home, _ = swept
+    warm = home / "3-loss-contrastive_seed-1"  # three jobs ran before it in its process
+    words = (*QUICK, "loss=contrastive", "seed=1", "optim.lr=1e-3", "hydra.run.dir=cold")
+    done = rmexp.process(*words)
+    assert done.returncode == 0, done.stderr
+    cold = rmexp.folder / "cold"
+    assert result(cold)["metrics"] == result(warm)["metrics"]
+    for file in ("metrics.jsonl", "calibration.json", "judgements/test.parquet"):
+        assert (cold / file).read_bytes() == (warm / file).read_bytes(), file
+    for split in ("val", "test"):
+        one, other = (
+            pyarrow.parquet.read_table(run / "predictions" / f"{split}.parquet")
+            for run in (cold, warm)
+        )
+        assert one.equals(other)
+    states = [
+        torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+        for run in (cold, warm)
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_the_same_command_again_reuses_all(swept):
@@ -225,6 +251,15 @@ def test_optuna_searches_and_goes_on_with_what_is_done(rmexp):
     assert f"best_value: {best}" in (home / "optimization_results.yaml").read_text()
     assert "runs: as many as the sweeper asks for; 0 done before" in done.stdout
     assert rmexp(*words).stdout.count("done before: reused") == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_without_one_good_trial_says_what_failed(rmexp):
+    words = (*QUICK, "hydra.sweeper.n_trials=1", "optim.head_lr=1e38")
+    done = rmexp("+sweeps=optuna", *words, check=False)
+    assert done.returncode == 1
+    assert "lower optim.lr" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # ------------------------------------------------------------------ in the small

@@ -9,10 +9,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rmexp.config import build
-from rmexp.errors import UserError, recording
+from rmexp.errors import UserError, fallback, recording
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Composed, Plan
 from rmexp.tasks.heads import Fitted, HeadRun, end_head, fit_heads
+from rmexp.tasks.train import train
+from rmexp.tracking import first_line
 
 MAY_DIFFER = ("loss", "optim", "seed", "name", "logger", "sweep")
 """Groups and keys in which heads that train together may differ."""
@@ -33,6 +35,7 @@ class Together:
         self._groups: dict[str, list[tuple[str, Composed]]] = {}
         self._of: dict[str, str] = {}
         self._done: dict[str, Fitted | UserError] = {}
+        self._apart: dict[str, str] = {}
         for cell, composed in zip(plan.cells, cells, strict=False):
             if (key := _key(composed)) is not None:
                 self._groups.setdefault(key, []).append((cell.directory, composed))
@@ -51,6 +54,8 @@ class Together:
         name = directory.name
         if name not in self._done and name in self._of:
             self._train(self._groups.pop(self._of[name], []), reporter)
+        if (reason := self._apart.pop(name, None)) is not None:
+            return _by_itself(reason)
         found = self._done.pop(name, None)
         if isinstance(found, UserError):
             return functools.partial(_refuse, found)
@@ -69,12 +74,24 @@ class Together:
             with recording(notes.append):
                 found = fit_heads(_built(left), reporter)
         except Exception as error:  # a job by itself meets it again, and records it
-            reporter.say(f"note: heads train one by one, as together they cannot: {error}")
+            failed = f"together with others it failed: {first_line(error)}"
+            self._apart |= {name: f"Its head trains by itself: {failed}" for name, _ in left}
             return
         for (name, _), outcome in zip(left, found, strict=False):
             if isinstance(outcome, Fitted):
                 outcome.notes = [*notes, *outcome.notes]
             self._done[name] = outcome
+
+
+def _by_itself(reason: str) -> Callable[..., dict[str, float]]:
+    """The task of a job that could not train with the others; its run records why."""
+
+    @functools.wraps(train)  # what it is called with stands in the signature
+    def alone(**arguments: Any) -> dict[str, float]:
+        fallback(reason)
+        return train(**arguments)
+
+    return alone
 
 
 def _refuse(error: UserError) -> dict[str, float]:

@@ -89,7 +89,7 @@ def tell(
     """Say what the data and the template are, and keep it in `environment.json`."""
     everything, audit, said = [prepared.data, *others], prepared.audit, prepared.said
     lines = [line for one in everything for line in one.lines()]
-    reporter.say(*lines, *([said] if said else []), *audit.lines())
+    reporter.say_once(*lines, *([said] if said else []), *audit.lines())
     reports = [one.report.to_dict() for one in everything]
     facts = {
         "data": reports if others else reports[0],
@@ -117,7 +117,7 @@ def load_model(
     run.update(**facts, layout=prepared.data.layout)
     trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
     parameters = f"{_millions(facts['parameters'])} parameters{trains}"
-    reporter.say(f"model: {source.name}, {parameters}, layout {prepared.data.layout}")
+    reporter.say_once(f"model: {source.name}, {parameters}, layout {prepared.data.layout}")
     return model
 
 
