@@ -76,11 +76,13 @@ def _heads(found: Comparison) -> Iterator[dict[str, str]]:
         "value": f"{len(found.judgements.ids_P):,}",
         "note": f"of {prompts:,} prompts",
     }
+    # A run that is pooled over folds is as many.
+    entries = [entry.run for row in found.rows for entry in row.setting.entries]
+    runs = [part for run in entries for part in run.parts or (run,)]
     yield {
         "label": "settings",
         "value": str(len(found.rows)),
-        "note": f"{sum(len(row.setting.entries) for row in found.rows)} runs, "
-        f"{len(found.left)} not compared",
+        "note": f"{len(runs)} runs, {len(found.left)} not compared",
     }
 
 

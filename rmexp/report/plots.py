@@ -113,6 +113,7 @@ def forest(rows: Rows, label: str, line: float) -> Figure:
     axes.plot(values, places, "o", color=COLOURS[0], markersize=5)
     axes.set_yticks(places, names, parse_math=False)
     axes.set_ylim(0.4, len(rows) + 0.6)
+    axes.locator_params(axis="x", nbins=5)  # long names leave little room for numbers
     return _done(axes)
 
 
