@@ -12,10 +12,14 @@ SMOOTHING = 0.9
 
 
 class Reporter:
-    """Says what is going on. One for a process; it owns the console."""
+    """Says what is going on. One for a process; it owns the console.
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+    Args:
+        quiet: say nothing; of several processes of a run one speaks.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._said = 0.0
 
     def say(self, *lines: str) -> None:
