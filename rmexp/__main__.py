@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rmexp import config as configuration
+from rmexp import ranks
 from rmexp.errors import DiskFull, UserError
 from rmexp.preflight import Checked, preflight
 from rmexp.sweep.plan import make_plan, read_plan
@@ -36,11 +37,19 @@ def main() -> None:
     arguments = get_args_parser().parse_args()
     # Without this Hydra prints its own advice and exits; we want to say it in our words.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    good = True
+    here, good = ranks.place(), True
+    if here is not None:
+        os.environ |= ranks.QUIET
     try:
         if any(getattr(arguments, name, None) for name in ASKS):
             return _start_hydra()
         checked = preflight(arguments.overrides, arguments.multirun, arguments.config_dir)
+        if checked.multirun and here is not None:
+            raise UserError(
+                "A sweep starts the processes of its jobs itself: leave out torchrun or srun."
+            )
+        if here is not None and here.rank:
+            return _follow(checked)
         if checked.multirun:
             good = _run_sweep(checked, _start_hydra)
         else:
@@ -71,6 +80,18 @@ def _start_hydra(*overrides: str) -> None:
         decorate(_task)()
     finally:
         sys.argv = given
+
+
+def _follow(checked: Checked) -> None:
+    """Take part in the run that rank 0 of a launcher's processes makes; Hydra is not needed."""
+    from rmexp.job import Job, run_job
+    from rmexp.progress import Reporter
+
+    (cell,) = checked.cells
+    try:
+        run_job(Job(cell.config, cell.overrides, cell.choices, Path(), None), Reporter(quiet=True))
+    except UserError:
+        sys.exit(1)  # rank 0 met it too, and says so
 
 
 def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
@@ -158,7 +179,9 @@ def _task(config: DictConfig) -> float | None:
 
 
 def _stop(sentence: str) -> None:
-    print(f"rmexp: {sentence}", file=sys.stderr)
+    here = ranks.place()
+    if here is None or here.rank == 0:  # a launcher's other processes find the same
+        print(f"rmexp: {sentence}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -112,7 +112,9 @@ class Collate:
     features: Features | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Step:
-        """The step of these rows."""
+        """The step of these rows; without rows it has no micro-batches."""
+        if not rows:
+            return Step([])
         if self.features is not None and self.features.pooled:
             return Step([self._batch([list(rows)], self._headed(rows))])
         pack = self._by_length if self.layout == "padded" else self._trees

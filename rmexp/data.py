@@ -12,8 +12,8 @@ import lightning
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from rmexp import sampling
-from rmexp.batches import Collate, Layout
+from rmexp import ranks, sampling
+from rmexp.batches import Batch, Collate, Layout
 from rmexp.columns import KINDS, Balance, Columns
 from rmexp.comparisons import Comparison
 from rmexp.errors import UserError, fallback
@@ -21,6 +21,7 @@ from rmexp.features import Features
 from rmexp.formats.grouped import Grouped
 from rmexp.formats.renamed import Renamed
 from rmexp.losses.base import Loss
+from rmexp.portions import Portion
 from rmexp.reading import Format, RowReport, read_comparisons
 from rmexp.sources import check_source
 from rmexp.splits import Dealing, Fold, say_fold
@@ -314,8 +315,27 @@ class ComparisonData(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> StepLoader:
-        """Shuffled steps; resumable."""
-        return StepLoader(self.rows, self.plan(), self.collate(), self.workers)
+        """Shuffled steps, of which this process gets its portion; resumable."""
+        return StepLoader(self.rows, self.plan(), self.collate(), self.workers, self.portion())
+
+    def portion(self) -> Portion | None:
+        """What of each step falls to this process; None: all of it."""
+        if ranks.count() == 1:
+            return None
+        columns, everything = self.columns, np.arange(len(self.rows))
+        return Portion(
+            ranks.rank(),
+            ranks.count(),
+            columns.numbers("size"),
+            columns.shared(),
+            columns.prompts(everything),
+        )
+
+    def idle(self) -> Batch:
+        """The smallest training row: what a process computes, for nothing, when it has no rows."""
+        train = self.splits["train"]
+        row = int(train[self.columns.numbers("size")[train].argmin()])
+        return self.collate()([{**self.rows[row], "row": row}]).batches[0]
 
     def val_dataloader(self) -> Any:
         """Every validation row once."""
@@ -326,11 +346,18 @@ class ComparisonData(lightning.LightningDataModule):
         return self.evaluation_dataloader("test")
 
     def evaluation_dataloader(self, split: str) -> Any:
-        """Every row of a split once, longest first."""
+        """Every row of a split once, longest first; this process's part of it."""
         rows = self.splits[split]
         prompts, lengths = self.columns.prompts(rows), self.columns.numbers("longest")[rows]
         return evaluation_loader(
-            self.rows, rows, prompts, lengths, self.collate(), self.eval_batch_size
+            self.rows,
+            rows,
+            prompts,
+            lengths,
+            self.collate(),
+            self.eval_batch_size,
+            ranks.rank(),
+            ranks.count(),
         )
 
     def lines(self) -> list[str]:

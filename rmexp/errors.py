@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class LeftAlone(UserError):
+    """Another process of the run is gone; what it said itself is the reason."""
+
+
 class DiskFull(BaseException):
     """The disk is full: nothing further can be written, so that a sweep ends here as well."""
 

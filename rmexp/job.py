@@ -19,13 +19,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from rmexp.checkpoint import inherit, saved_config
-from rmexp.config import GROUPS, build, locate, makes_run, plain_name
-from rmexp.errors import DiskFull, UserError, recording
+from rmexp import ranks
+from rmexp.checkpoint import inherit, resumed
+from rmexp.config import GROUPS, HEAD, build, locate, makes_run, plain_name
+from rmexp.errors import DiskFull, LeftAlone, UserError, fallback, recording
+from rmexp.launch import launch
 from rmexp.metrics import TABLE
 from rmexp.progress import Reporter
 from rmexp.sweep.state import read_state
-from rmexp.tracking import NoLogger, RunDirectory
+from rmexp.tracking import Listener, NoLogger, RunDirectory
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Job:
 
     sweep        the name of the sweep that it is part of
     fingerprint  of a sweep's job: configuration, data and code
+    claimed      the directory is this job's already
     """
 
     config: DictConfig
@@ -42,6 +45,7 @@ class Job:
     directory: Path
     sweep: str | None
     fingerprint: str | None = None
+    claimed: bool = False
 
 
 def take_up(job: Job, reporter: Reporter) -> Job | None:
@@ -85,6 +89,9 @@ def run_job(
 ) -> dict[str, float]:
     """Build what the task's signature names, run it, and record how it ended.
 
+    A run on several devices is started here, in processes of its own, or, where a launcher started
+    this process, is joined.
+
     Args:
         work: what is left of the task, where some was done together with other jobs.
 
@@ -98,7 +105,18 @@ def run_job(
         names = ("runs", "source", "out")
         return _call(job.config, {"reporter": reporter} | {n: job.config[n] for n in names})
     config, facts = _settle(job)
+    if facts["task"] == "train":
+        trainer = build(config.trainer)
+        if trainer.processes > 1 and ranks.place() is None:
+            run = _open(job, config)
+            held = dataclasses.replace(job, directory=run.path, claimed=True)
+            launch(held, run.path, trainer.processes)
+            return {}
+        if trainer.processes > 1:
+            ranks.join(gpu=trainer.resolved_accelerator() == "gpu")
     run = _open(job, config)
+    if not ranks.first():
+        reporter = Reporter(quiet=True)
     fallbacks: list[str] = []
 
     def record(sentence: str) -> None:
@@ -119,11 +137,13 @@ def run_job(
     )
     logger, exit_code = None, 1
     try:
-        with recording(record), _library_warnings(run.path / "warnings.txt"):
+        with recording(record), _library_warnings(run.notes):
             task = locate("task", config.task["_target_"])
+            if ranks.count() > 1 and facts["sweep"] and config.tune["_target_"] == HEAD:
+                fallback("On several devices the heads of a sweep train one by one.")
             # A task that measures nothing has nothing to mirror.
             logs = "loggers" in inspect.signature(task).parameters
-            logger = build(config.logger) if logs else NoLogger()
+            logger = build(config.logger) if logs and ranks.first() else NoLogger()
             mirror = logger.start(
                 run,
                 facts["name"],
@@ -156,6 +176,10 @@ def run_job(
     except Exception as error:
         if _is_full(error):
             raise _disk_full(run) from error
+        if ranks.left_alone(error):
+            lost = LeftAlone("Another process of this run ended; its own error is the reason.")
+            run.fail(lost)
+            raise lost from error
         run.fail(error)
         raise
     finally:
@@ -207,8 +231,7 @@ def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
     asked for), and the facts that tasks may name."""
     config = job.config
     if config.resume is not None:
-        config = saved_config(Path(config.resume))
-        config.resume = job.config.resume
+        config = resumed(config, job.overrides)
         old = json.loads((Path(config.resume) / "result.json").read_text())
         return config, {key: old[key] for key in ("task", "labels", "name", "sweep", "fingerprint")}
     task = config.task["_target_"].split(".")[-2]
@@ -224,9 +247,15 @@ def _settle(job: Job) -> tuple[DictConfig, dict[str, Any]]:
 
 
 def _open(job: Job, config: DictConfig) -> RunDirectory:
-    if config.resume is None:
-        return RunDirectory.claim(job.directory)
-    return RunDirectory.reopen(Path(config.resume))
+    """The run's directory; for the processes of a run that do not write, one to listen by."""
+    if not ranks.first():
+        return Listener(ranks.firsts(None))
+    if config.resume is not None:
+        run = RunDirectory.reopen(Path(config.resume))
+    else:
+        run = RunDirectory(job.directory) if job.claimed else RunDirectory.claim(job.directory)
+    ranks.firsts(run.path)
+    return run
 
 
 def _close(

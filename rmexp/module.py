@@ -1,7 +1,11 @@
-"""The LightningModule: one loader item is one update, however it is cut into micro-batches."""
+"""The LightningModule: one loader item is one update, however it is cut into micro-batches, and
+however many processes share it."""
 
+import contextlib
+import functools
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -9,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rmexp import ranks
 from rmexp.batches import Batch, Step
 from rmexp.calibration import Calibration
 from rmexp.data import ComparisonData
@@ -18,11 +23,22 @@ from rmexp.metrics import evaluate
 from rmexp.model import rewards
 from rmexp.optim import AdamW
 from rmexp.scored import Judged, Scored, judged
+from rmexp.sharding import clip, mean_gradients, parted_state, shard
 from rmexp.tuning import load_trained_state, trained_state
 
 
 class TrainingFailed(RuntimeError):
     """Training cannot go on: the loss is not finite, or diverges."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a process has of a step: weight of each term, pairs, responses, micro-batches."""
+
+    weights: Mapping[str, float]
+    pairs: int
+    responses: int
+    batches: int
 
 
 class RewardModule(lightning.LightningModule):
@@ -53,6 +69,7 @@ class RewardModule(lightning.LightningModule):
         self.steps = steps
         self.fingerprints = fingerprints or {}
         self.judges_loss = self.logs = True
+        self.sharded = False
         self.rewards: dict[int, list[float]] = {}
         self.loss_sums: dict[str, Tensor] = {}
         self.seen = {"pairs": 0, "responses": 0}
@@ -76,22 +93,61 @@ class RewardModule(lightning.LightningModule):
         optimizer, self.schedule = self.optim.build(self.model, self.loss, self.steps)
         return [optimizer], [self.schedule]
 
+    def configure_model(self) -> None:
+        """With trainer=fsdp, part the weights; Lightning calls this before every loop."""
+        if self._device_mesh is not None and not self.sharded:
+            shard(self, self._device_mesh["data_parallel"])
+            self.sharded = True
+
     def training_step(self, step: Step, index: int) -> None:
-        """One update: every term is normalised by its weight over all micro-batches of the step."""
+        """One update: every term is normalised by its weight over all micro-batches of the step.
+
+        Processes are like micro-batches: gradients are added up over both. One without rows has
+        an idle micro-batch, as it must take part in the exchange; parted weights are exchanged for
+        each micro-batch, so that all processes then have as many of them.
+        """
         optimizer: Any = self.optimizers()
-        totals = self.loss.total_weights(step.batches)
-        pairs = sum(len(batch.better_P) for batch in step.batches)
-        responses = sum(len(batch.items_N) for batch in step.batches)
+        tallies = ranks.gathered(self._tally(step))
+        totals = _totals(tallies)
+        pairs, responses = sum(t.pairs for t in tallies), sum(t.responses for t in tallies)
+        most = max(t.batches for t in tallies) if self.sharded else 1
+        batches = [*step.batches, *[None] * (most - len(step.batches))]
         sums = torch.zeros(4, device=self.device)
-        for batch in step.batches:
-            rewards_N = self(batch)
-            loss = normalised(self.loss(rewards_N, batch), totals)
-            self.manual_backward(loss)
-            sums += self.sums(loss, rewards_N, batch, pairs, responses)
+        for number, batch in enumerate(batches, 1):
+            if batch is None:
+                loss = 0 * self(self.idle).sum()
+            else:
+                rewards_N = self(batch)
+                loss = normalised(self.loss(rewards_N, batch), totals)
+                sums += self.sums(loss, rewards_N, batch, pairs, responses)
+            with self._exchange(number == len(batches)):
+                # Strategies take the mean over processes, and it is the sum that is wanted.
+                self.manual_backward(loss * ranks.count())
+        if self.sharded:
+            mean_gradients(self.loss.parameters())
         norm = self._clip(optimizer)
         # One transfer for all of them: each would make the processor wait for the device.
-        values = torch.cat([sums, norm[None]]).tolist()
+        values = torch.cat([ranks.summed(sums), norm[None]]).tolist()
         self._log(self.take_step(optimizer, values, pairs, responses))
+
+    def _tally(self, step: Step) -> Tally:
+        return Tally(
+            self.loss.total_weights(step.batches),
+            sum(len(batch.better_P) for batch in step.batches),
+            sum(len(batch.items_N) for batch in step.batches),
+            len(step.batches),
+        )
+
+    @functools.cached_property
+    def idle(self) -> Batch:
+        """See `ComparisonData.idle`."""
+        return self.data.idle().to(self.device)
+
+    def _exchange(self, now: bool) -> Any:
+        """Within, a backward pass sends its gradients to the other processes, or keeps them."""
+        strategy: Any = self.trainer.strategy
+        together = now or ranks.count() == 1
+        return contextlib.nullcontext() if together else strategy.block_backward_sync()
 
     def sums(
         self, loss: Tensor, rewards_N: Tensor, batch: Batch, pairs: int, responses: int
@@ -142,7 +198,7 @@ class RewardModule(lightning.LightningModule):
     def _clip(self, optimizer: Any) -> Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.clip if self.optim and self.optim.clip else float("inf")
-        return nn.utils.clip_grad_norm_(parameters, limit)
+        return clip(parameters, limit)
 
     # -------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self) -> None:
@@ -153,8 +209,12 @@ class RewardModule(lightning.LightningModule):
 
     def validation_step(self, step: Step, index: int) -> None:
         """Score every response of the step."""
+        # Parted weights come together in each forward pass: all processes make as many.
+        most = max(ranks.gathered(len(step.batches))) if self.sharded else 0
         for batch in step.batches:
             self.add_scored(batch, self(batch))
+        for _ in range(most - len(step.batches)):
+            self(self.idle)
 
     test_step = validation_step
 
@@ -169,6 +229,7 @@ class RewardModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/...`; not during Lightning's sanity check, which sees a part of the rows."""
+        self._merge()
         if not self.trainer.sanity_checking:
             self.metrics, self.validated_at = self.evaluation("val"), self.global_step
             self._log(self.metrics)
@@ -176,9 +237,19 @@ class RewardModule(lightning.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Keep the metrics of `self.split` in `self.metrics`, and log them if `self.logs`."""
+        self._merge()
         self.metrics = self.evaluation(self.split)
         if self.logs:
             self._log(self.metrics)
+
+    def _merge(self) -> None:
+        """What every process scored, to all of them: each row is one's, each metric everybody's."""
+        parts = ranks.gathered((self.rewards, self.loss_sums))
+        self.rewards = {item: found for rewards, _ in parts for item, found in rewards.items()}
+        self.loss_sums = {}
+        for _, sums in parts:
+            for term, value in sums.items():
+                self.loss_sums[term] = self.loss_sums.get(term, torch.zeros_like(value)) + value
 
     def _log(self, values: Mapping[str, float]) -> None:
         """Log at the number of updates made so far.
@@ -213,19 +284,20 @@ class RewardModule(lightning.LightningModule):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Take what `state_dict` gave; frozen weights stay as they are."""
-        return load_trained_state(self, state_dict, strict)
+        """Take what `state_dict` gave, whole; frozen weights stay as they are."""
+        return load_trained_state(self, parted_state(self, state_dict), strict)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Random states: with them a resumed run draws the same dropout masks."""
-        checkpoint["rng"] = random_state()
+        """Random states of each process: a resumed run then draws the same dropout masks."""
+        checkpoint["rng"] = ranks.gathered(random_state())
         checkpoint["seen"] = self.seen
         checkpoint["divergence"] = self.divergence.state()
         checkpoint["fingerprints"] = self.fingerprints
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random states for the first step: building loaders may draw in between."""
-        self._rng = checkpoint["rng"]
+        states = checkpoint["rng"]  # where there are more processes now, the others have their seed
+        self._rng = states[ranks.rank()] if ranks.rank() < len(states) else None
         self.seen = checkpoint["seen"]
         self.divergence.load(checkpoint["divergence"])
 
@@ -234,6 +306,15 @@ class RewardModule(lightning.LightningModule):
         if self._rng is not None:
             set_random_state(self._rng)
             self._rng = None
+
+
+def _totals(tallies: Sequence[Tally]) -> dict[str, float]:
+    """The weight of each term over all processes."""
+    totals: dict[str, float] = {}
+    for tally in tallies:
+        for term, weight in tally.weights.items():
+            totals[term] = totals.get(term, 0.0) + weight
+    return totals
 
 
 def normalised(terms: Mapping[str, tuple[Tensor, Tensor]], totals: Mapping[str, float]) -> Tensor:

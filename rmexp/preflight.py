@@ -134,10 +134,14 @@ def _check(
     choices, config = composed.hydra.runtime.choices, configuration.settled(composed)
     done = Composed(words, config, dict(choices), composed.hydra.job.override_dirname)
     if config.resume is not None:
-        _check_resume(config.resume, words)
+        _check_resume(config, words)
         return done
     configuration.check(config, known.right)
     configuration.check_task_keys(config, words)
+    places = {key: config.trainer.get(key) for key in ("strategy", "devices", "num_nodes")}
+    if choices["task"] != "train" and list(places.values()) != ["single", 1, 1]:
+        said = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
+        raise UserError(f"task={choices['task']} runs on one device: leave out {said}.")
     if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
         raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
     if config.runs is not None and choices["task"] != "status":
@@ -183,12 +187,30 @@ def _check_parts(config: DictConfig, choices: Mapping[str, str], known: Known) -
         parts["data"].check_sources()
     for group in (g for g in ("template", "model") if g in parts):
         parts[group].check()
+    _check_devices(parts, choices["task"])
     if "loss" in wanted and parts["data"].has is not None:
         check_fits(
             known.build("loss", config.loss), choices["loss"], parts["data"].has, choices["data"]
         )
     if "tune" in parts:
         parts["tune"].check(parts["model"])
+
+
+def _check_devices(parts: Mapping[str, Any], task: str) -> None:
+    """The devices that a training is to have are there, and go with its other parts."""
+    from rmexp.tuning import Head, LastLayers
+
+    if task != "train":
+        return
+    parts["trainer"].check_devices()
+    if parts["trainer"].strategy == "fsdp":
+        if isinstance(parts["tune"], (Head, LastLayers)):
+            raise UserError(
+                "trainer=fsdp parts what trains, and with tune=head or tune=last_layers most of "
+                "the model does not: take trainer=ddp."
+            )
+        if parts["model"].compile:
+            raise UserError("trainer=fsdp does not go with model.compile=true: leave one out.")
 
 
 def _is_sweep_file(overrides: list[str], config_dir: str | None) -> bool:
@@ -219,9 +241,13 @@ def _is_sweep(override: str) -> bool:
     return parse(override).is_sweep_override()
 
 
-def _check_resume(directory: str, overrides: list[str]) -> None:
-    """A resumed run goes on exactly as it was: nothing else can be set."""
-    others = [o for o in overrides if not o.startswith("resume=")]
+def _check_resume(config: DictConfig, overrides: list[str]) -> None:
+    """A resumed run goes on exactly as it was: nothing can be set but the devices."""
+    from rmexp.checkpoint import PLACES, resumed
+    from rmexp.config import build
+
+    directory = config.resume
+    others = [o for o in overrides if o.split("=", 1)[0] not in ("resume", *PLACES)]
     if others:
         raise UserError(
             f"resume goes on with the run's own configuration: leave out {' '.join(others)}."
@@ -237,3 +263,6 @@ def _check_resume(directory: str, overrides: list[str]) -> None:
             f"resume={directory}: that run is at work "
             f"(process {state.result['pid']} on {state.result['host']})."
         )
+    saved = resumed(config, overrides)
+    parts = {group: build(saved[group]) for group in ("trainer", "tune", "model")}
+    _check_devices(parts, state.result["task"])

@@ -12,10 +12,14 @@ SMOOTHING = 0.9
 
 
 class Reporter:
-    """Says what is going on. One for a command, all jobs of a sweep's process share it."""
+    """Says what is going on. One for a command, all jobs of a sweep's process share it.
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+    Args:
+        quiet: say nothing; of several processes of a run one speaks.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._said = 0.0
         self._known: set[str] = set()
 

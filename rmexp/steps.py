@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rmexp.batches import Collate, Step
+from rmexp.portions import Portion
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,16 @@ class StepLoader:
 
     Lightning stores and restores `state_dict()`. A plain `DataLoader` would replay the epoch's
     start. Its own generator keeps worker seeds from drawing on the global random state.
+
+    Of each step a process of several gets its `portion`, which may be none of it (None: the whole
+    step): the steps are the same for any number of processes.
     """
 
-    def __init__(self, rows: Any, plan: Plan, collate: Collate, workers: int) -> None:
+    def __init__(
+        self, rows: Any, plan: Plan, collate: Collate, workers: int, portion: Portion | None = None
+    ) -> None:
         self.rows, self.plan, self.collate, self.workers = rows, plan, collate, workers
+        self.portion = portion
         self.epoch = 0
         self.done = 0
 
@@ -106,9 +113,10 @@ class StepLoader:
     def __iter__(self) -> Iterator[Step]:
         if self.done >= len(self):
             self.epoch, self.done = self.epoch + 1, 0
+        left = self.plan.steps(self.epoch)[self.done :]
         loader: DataLoader = DataLoader(
             IndexedRows(self.rows),
-            batch_sampler=self.plan.steps(self.epoch)[self.done :],
+            batch_sampler=left if self.portion is None else map(self.portion.of, left),
             collate_fn=self.collate,
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(0),
@@ -146,8 +154,12 @@ def evaluation_loader(
     lengths: np.ndarray,
     collate: Collate,
     batch_size: int,
+    rank: int = 0,
+    count: int = 1,
 ) -> DataLoader:
     """Every row once, longest first, so that little is padded; rows of one prompt stay together.
+
+    Processes take the steps in turn; the last step of some may be without rows.
 
     Args:
         rows: the tokenised data set.
@@ -155,6 +167,8 @@ def evaluation_loader(
         units: (C,) the prompt of each, 0 to U - 1.
         lengths: (C,) tokens of the longest response of each.
         batch_size: a step ends with the prompt that brings it to so many comparisons.
+        rank: of this process, from 0.
+        count: of processes.
     """
     longest_U = np.zeros(int(units.max()) + 1 if len(units) else 0)
     np.maximum.at(longest_U, units, lengths)
@@ -166,9 +180,10 @@ def evaluation_loader(
             steps.append([])
         steps[-1].append(index)
         last = unit
+    steps += [[] for _ in range(-len(steps) % count)]
     return DataLoader(
         IndexedRows(rows),
-        batch_sampler=steps,
+        batch_sampler=steps[rank::count],
         collate_fn=collate,
         generator=torch.Generator().manual_seed(0),
     )

@@ -41,6 +41,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes = path / "warnings.txt"
         self.result: dict[str, Any] = {}
         self._started = time.time()
         self._stop = threading.Event()
@@ -132,6 +133,34 @@ class RunDirectory:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):  # a full disk is said where the run meets it
                 self.update()
+
+
+class Listener(RunDirectory):
+    """The run directory to a process that does not write: of several, rank 0 alone does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.notes = Path(os.devnull)
+
+    def start(self, config: Any, overrides: list[str], **facts: Any) -> None:
+        """Rank 0 writes it down."""
+
+    def update(self, **facts: Any) -> None:
+        """Know it."""
+        self.result |= facts
+
+    def fail(self, error: BaseException) -> None:
+        """The launcher hears of it."""
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Rank 0 does."""
+
+    def write_predictions(self, name: str, set: Told, rewards: Mapping[int, list[float]]) -> Path:
+        """Rank 0 does."""
+        return self.path
+
+    def cut_metrics(self, step: int) -> None:
+        """Rank 0 does."""
 
 
 class JsonLines(Logger):

@@ -1,4 +1,5 @@
-"""Trainer settings -> a Lightning Trainer that validates, keeps checkpoints and stops early."""
+"""Trainer settings -> a Lightning Trainer, for one process or several, that validates, keeps
+checkpoints and stops early."""
 
 import os
 import re
@@ -13,10 +14,13 @@ import lightning
 import torch
 from annotated_types import Ge, Gt
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 
+from rmexp import ranks
 from rmexp.config import suggest
 from rmexp.errors import UserError
 from rmexp.metrics import METRICS, lower_is_better
+from rmexp.sharding import Sharded
 from rmexp.tracking import RunDirectory
 
 NEVER = 10**9
@@ -38,6 +42,11 @@ class TrainerSettings:
         patience: validations without improvement before training stops; None never stops early.
         checkpoint_every: steps between checkpoints to resume from (there is one at each
             validation).
+        strategy: `single`, one process; `ddp`, a whole model in each of several; `fsdp`, which
+            parts weights, gradients and moments among them.
+        devices: processes on each machine, each with a GPU (or some of the CPU's cores) of its own;
+            `auto` takes every GPU, and 1 without.
+        num_nodes: machines.
         keep: what stays in checkpoints/ when the run is done: `resume` all, `weights` the best
             weights, `none` nothing (the export holds the best weights).
     """
@@ -46,6 +55,9 @@ class TrainerSettings:
     max_steps: Annotated[int, Gt(0)] | None = None
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    strategy: Literal["single", "ddp", "fsdp"] = "single"
+    devices: Annotated[int, Gt(0)] | Literal["auto"] = 1
+    num_nodes: Annotated[int, Gt(0)] = 1
     validations: Annotated[int, Gt(0)] = 2
     monitor: str = "auto"
     patience: Annotated[int, Ge(1)] | None = None
@@ -58,6 +70,58 @@ class TrainerSettings:
         if not re.fullmatch(known, self.monitor):
             close = suggest(self.monitor, [f"val/{name}" for name in METRICS])
             raise UserError(f"trainer.monitor={self.monitor}: no such metric{close}.")
+
+    def check_devices(self) -> None:
+        """Refuse what this machine, or the launcher of this process, does not have.
+
+        Raises:
+            UserError: says which key to change.
+        """
+        here, gpus = ranks.place(), torch.cuda.device_count()
+        if self.strategy == "single" and self.processes > 1:
+            raise UserError(
+                f"trainer.devices={self.devices} trainer.num_nodes={self.num_nodes} need several "
+                "processes: say trainer=ddp (or fsdp)."
+            )
+        if self.resolved_accelerator() == "gpu" and self.resolved_devices() > gpus:
+            has = f"{gpus} GPU{'s' if gpus != 1 else ''}"
+            raise UserError(f"trainer.devices={self.devices}: this machine has {has}.")
+        if here is not None and here.size != self.processes:
+            raise UserError(
+                f"The launcher started {here.size} processes, and trainer.devices="
+                f"{self.resolved_devices()} x trainer.num_nodes={self.num_nodes} are "
+                f"{self.processes}: make them equal, with trainer=ddp or trainer=fsdp."
+            )
+        if here is None and self.num_nodes > 1:
+            raise UserError(
+                f"trainer.num_nodes={self.num_nodes}: start the same command on every machine with "
+                "torchrun or srun (see the README)."
+            )
+
+    def resolved_devices(self) -> int:
+        """The processes on each machine that `auto` means here."""
+        if self.devices != "auto":
+            return self.devices
+        return torch.cuda.device_count() if self.resolved_accelerator() == "gpu" else 1
+
+    @property
+    def processes(self) -> int:
+        """How many there are in all."""
+        return self.resolved_devices() * self.num_nodes
+
+    def _placed(self) -> dict[str, Any]:
+        """What Lightning needs to know of the processes; one alone needs no strategy."""
+        if ranks.count() == 1:
+            return {"devices": 1}
+        # Buffers are equal everywhere, and would be sent again before each validation step.
+        ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+        return {
+            "devices": self.resolved_devices(),
+            "num_nodes": self.num_nodes,
+            "strategy": ddp if self.strategy == "ddp" else Sharded(ranks.count()),
+            "plugins": [ranks.environment()],
+            "use_distributed_sampler": False,  # our loaders deal rows out themselves
+        }
 
     def build(
         self, run: RunDirectory, loggers: list[Any], callbacks: list[lightning.Callback]
@@ -85,7 +149,7 @@ class TrainerSettings:
         )
         return lightning.Trainer(
             accelerator=self.resolved_accelerator(),
-            devices=1,
+            **self._placed(),
             precision=self.resolved_precision(),
             max_epochs=self.max_epochs,
             max_steps=-1 if self.max_steps is None else self.max_steps,
@@ -120,7 +184,7 @@ class TrainerSettings:
         return "gpu" if torch.cuda.is_available() else "cpu"
 
     def device(self) -> str:
-        """Its name in torch."""
+        """Its name in torch; of several GPUs the one of this process."""
         return "cuda" if self.resolved_accelerator() == "gpu" else "cpu"
 
     def resolved_precision(self) -> Literal["bf16-mixed", "32-true"]:
@@ -172,7 +236,7 @@ class ResumeCheckpoint(Checkpoint):
 
     def __init__(self, file: Path, every: int) -> None:
         self.file, self.every = file, every
-        self.stopping = False
+        self.stopping = self.agreed = False
         self._handler: Any = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -184,26 +248,31 @@ class ResumeCheckpoint(Checkpoint):
         if self.stopping:
             raise KeyboardInterrupt
         self.stopping = True
-        print("stopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+        if ranks.first():
+            print("stopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Save between validations; at a validation the state after it is saved instead."""
-        due = self.stopping or trainer.global_step % self.every == 0
+        # Ctrl-C may reach one process during a step and another after it.
+        self.agreed = any(ranks.gathered(self.stopping))
+        due = self.agreed or trainer.global_step % self.every == 0
         if due and trainer.val_check_batch == NEVER:
             self._save(trainer)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         """Save with the validation's verdict (best score, patience) in it."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.agreed = any(ranks.gathered(self.stopping))
             self._save(trainer)
 
     def _save(self, trainer: Any) -> None:
         aside = self.file.with_name(".last.ckpt")
         trainer.save_checkpoint(aside)
-        os.replace(aside, self.file)
-        if self.stopping:
+        if ranks.first():
+            os.replace(aside, self.file)
+        if self.agreed:
             raise KeyboardInterrupt
 
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rmexp.config import build
+from rmexp.config import HEAD, build
 from rmexp.errors import UserError, fallback, recording
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Composed, Plan
@@ -18,8 +18,6 @@ from rmexp.tracking import first_line
 
 MAY_DIFFER = ("loss", "optim", "seed", "name", "logger", "sweep")
 """Groups and keys in which heads that train together may differ."""
-
-HEAD = "rmexp.tuning.Head"
 
 
 class Together:
@@ -104,6 +102,8 @@ def _key(composed: Composed) -> str | None:
     if composed.choices["task"] != "train" or config.resume is not None:
         return None
     if config.tune["_target_"] != HEAD or not config.tune.cache_gib:
+        return None
+    if config.trainer.strategy != "single":  # processes share the rows of one head, not heads
         return None
     content: Any = OmegaConf.to_container(config, resolve=True)
     return json.dumps({k: v for k, v in content.items() if k not in MAY_DIFFER}, sort_keys=True)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from rmexp import calibration
+from rmexp import calibration, ranks
 from rmexp.config import suggest
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError
 from rmexp.export import export
 from rmexp.frozen import passed_by, recall
+from rmexp.loading import Trained
 from rmexp.losses import Loss
 from rmexp.metrics import evaluate
 from rmexp.model import rewards
@@ -31,6 +32,7 @@ from rmexp.tasks.setup import (
     card_facts,
     check_disk,
     load_model,
+    open_model,
     prepare_data,
     say_verdicts,
     seed_everything,
@@ -76,7 +78,8 @@ def train(
     def check() -> None:
         data.check_trainable(loss, labels["loss"], labels["data"])
 
-    prepared = prepare_data(model, template, data, seed, run, reporter, check)
+    with ranks.one_ahead():  # rows are tokenised once, and weights converted
+        prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = with_monitor(trainer, data)
     reward_model = load_model(model, prepared, seed, run, reporter, trainer.device(), tune)
     if not reward_model.fresh_head:
@@ -87,7 +90,13 @@ def train(
     fingerprints = {"template": prepared.audit.fingerprint, "data": data.fingerprint}
     last = _resume_point(run, fingerprints) if resume else None
     precision = trainer.resolved_precision()
-    run.update(precision=precision, total_steps=steps)
+    run.update(
+        precision=precision,
+        total_steps=steps,
+        strategy=trainer.strategy if ranks.count() > 1 else "single",
+        devices=trainer.resolved_devices(),
+        nodes=trainer.num_nodes,
+    )
     kept = recall(reward_model, data, precision, tune.cache_gib, reporter.count)
     if kept is not None:
         run.update(features=kept.facts)
@@ -97,7 +106,10 @@ def train(
         module = RewardModule(reward_model, loss, data, optim, steps, fingerprints)
         module.train()  # a pretrained model comes in eval mode
         progress = TrainingProgress(reporter)
-        fit = trainer.build(run, [JsonLines(run), *loggers], [progress])
+        if ranks.rank():  # dropout is not to be the same in all processes
+            torch.manual_seed(seed + (ranks.rank() << 32))
+        logs = [JsonLines(run), *loggers] if ranks.first() else []
+        fit = trainer.build(run, logs, [progress])
         fit.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
         run.update(
             training_seconds=round(time.monotonic() - started, 1),
@@ -113,10 +125,20 @@ def train(
             lambda split: score_split(fit, module, data, split),
             known=module.validated_at == step,  # then these weights scored val last
         )
+    if not ranks.first():
+        return metrics
+    if module.sharded:
+        reward_model = _put_together(model, tune, fit, prepared, seed)
     return conclude(
         reward_model, module, prepared, model, name, labels, metrics, trainer.keep,
         run, reporter, exports,
     )  # fmt: skip
+
+
+def _put_together(model: Any, tune: Any, fit: Any, prepared: Prepared, seed: int) -> Any:
+    """The whole model with the best weights, where each process has a part of it alone."""
+    best = fit.checkpoint_callback.best_model_path
+    return open_model(Trained(model, best, tune, model.layout), prepared, seed, "cpu")
 
 
 def conclude(

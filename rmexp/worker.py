@@ -1,0 +1,43 @@
+"""One process of a run on several devices: `python -m rmexp.worker JOB`, started by `launch`."""
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from rmexp import config as configuration
+from rmexp.job import run_job
+from rmexp.progress import Reporter
+
+
+def main() -> None:
+    """Do this process's part of the job; what goes wrong is told to the launcher."""
+    handler = get_error_handler()
+    handler.initialize()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    job, sys.argv = pickle.loads(Path(sys.argv[1]).read_bytes())
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    configuration.register()
+    try:
+        run_job(job, Reporter())
+    except BaseException as error:
+        handler.record_exception(error)
+        sys.stdout.flush()
+        os._exit(1)  # what still waits for another process would hold this one up
+
+
+def _end_with(parent: int) -> None:
+    """A launcher that was killed leaves no process behind."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
