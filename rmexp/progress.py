@@ -12,17 +12,23 @@ SMOOTHING = 0.9
 
 
 class Reporter:
-    """Says what is going on. One for a command, all jobs of a sweep's process share it."""
+    """Says what is going on. One for a command, all jobs of a sweep's process share it.
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+    Args:
+        mark: stands before each line, where several processes share a terminal (and no live bar).
+    """
+
+    def __init__(self, mark: str = "") -> None:
+        terminal = False if mark else None  # None: as it is
+        self.console = Console(highlight=False, soft_wrap=True, force_terminal=terminal)
+        self.mark = mark
         self._said = 0.0
         self._known: set[str] = set()
 
     def say(self, *lines: str) -> None:
         """Print lines as they are."""
         for line in lines:
-            self.console.print(line, markup=False)
+            self.console.print(self.mark + line, markup=False)
 
     def say_once(self, *lines: str) -> None:
         """Print those lines that were not said before: of a sweep's jobs, what is new in each."""
