@@ -1,9 +1,10 @@
 """Launchers of a sweep's jobs in other processes: joblib, Ray and submitit through one frame.
 
-Hydra's own plugins for these engines know nothing of what a worker of ours must do first, or when its
-time is up; the one for Ray wants cloudpickle below 3.
+Hydra's own plugins for these engines know nothing of what a worker of ours must do first, or when
+its time is up; the one for Ray wants cloudpickle below 3.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -128,6 +129,7 @@ class Ray(Elsewhere):
 
     def work(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
         """A task a job, in any order; one that Ray gives up leaves its run as dead."""
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # jobs say alike things, and all of it counts
         import ray
 
         ray.init(**self.settings["init"])

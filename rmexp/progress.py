@@ -28,7 +28,7 @@ class Reporter:
     def say(self, *lines: str) -> None:
         """Print lines as they are."""
         for line in lines:
-            self.console.print(self.mark + line, markup=False)
+            self.console.print(self.mark + line if line else line, markup=False)
 
     def say_once(self, *lines: str) -> None:
         """Print those lines that were not said before: of a sweep's jobs, what is new in each."""
