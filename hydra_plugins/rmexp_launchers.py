@@ -132,6 +132,8 @@ class Ray(Elsewhere):
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # jobs say alike things, and all of it counts
         import ray
 
+        from rmexp.tracking import first_line
+
         ray.init(**self.settings["init"])
         try:
             task = ray.remote(**self.settings["remote"])(_one_job)
@@ -143,7 +145,8 @@ class Ray(Elsewhere):
                 try:
                     returns.append(ray.get(done))
                 except ray.exceptions.RayError as error:
-                    print(f"rmexp: Ray gave up a job: {str(error).splitlines()[0]}", flush=True)
+                    why = first_line(getattr(error, "cause", None) or error)
+                    print(f"rmexp: Ray gave up a job: {why}", flush=True)
             return returns
         finally:
             ray.shutdown()

@@ -15,12 +15,15 @@ import joblib
 import psutil
 import pytest
 import torch
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from rmexp.config import CONF_DIR
+from rmexp.errors import DiskFull, UserError
 from rmexp.preflight import _ENGINES
 from rmexp.sweep.plan import read_plan
 from rmexp.sweep.state import known_state
+from rmexp.sweep.workers import Place, Told, check_returns
 from tests.conftest import ROOT, CommandLine, result
 from tests.test_kill import table
 
@@ -60,8 +63,8 @@ def whole(tmp_path_factory, cache):
 
 
 @pytest.fixture
-def rmexp(rmexp):
-    """With one thread in every worker, for equal numbers."""
+def own(rmexp):
+    """The command line with the loss at hand, and one thread in every worker, for equal numbers."""
     rmexp.environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     (rmexp.folder / "own_loss.py").write_text(LOSS)
     return rmexp
@@ -104,12 +107,12 @@ def begun(folder, number):
 
 
 # ---------------------------------------------------------------------- joblib
-def test_joblib_finds_what_one_process_finds(rmexp, whole, monkeypatch):
-    del rmexp.environment["OMP_NUM_THREADS"]
+def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
+    del own.environment["OMP_NUM_THREADS"]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     grid = (*GRID, "logger=wandb", "hydra/launcher=joblib")
-    done = rmexp(*grid)
-    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    done = own(*grid)
+    (home,) = own.folder.glob("outputs/sweeps/*")
     assert home.name == whole.name
     runs = [home / cell.directory for cell in read_plan(home).cells]
 
@@ -123,20 +126,20 @@ def test_joblib_finds_what_one_process_finds(rmexp, whole, monkeypatch):
     assert len(pids) == 2
     assert os.getpid() not in pids
     threads = str(max(1, joblib.cpu_count() // 2))
-    assert {(rmexp.folder / f"threads-{pid}").read_text() for pid in pids} == {threads}
+    assert {(own.folder / f"threads-{pid}").read_text() for pid in pids} == {threads}
     assert len(list(home.glob("*/wandb/offline-run-*"))) == 3
     for words in ("runs: 3\n", "time: about ", "\n  done        2-seed-2", "\nreport  ", "\nbest "):
         assert words in done.stdout
     shutil.rmtree(runs[1])
-    assert "2 done, 1 left" in rmexp("task=status").stdout
-    assert rmexp(*grid).stdout.count("done before: reused") == 2
+    assert "2 done, 1 left" in own("task=status").stdout
+    assert own(*grid).stdout.count("done before: reused") == 2
     check()
 
 
-def test_heads_that_train_together_are_one_job(rmexp):
+def test_heads_that_train_together_are_one_job(own):
     grid = ("-m", "model=tiny", "tune=head", "logger=none", "data.limit=30", "optim.lr=1e-3")
-    rmexp(*grid, "loss=bradley_terry,contrastive", "seed=0,1", "hydra/launcher=joblib")
-    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    own(*grid, "loss=bradley_terry,contrastive", "seed=0,1", "hydra/launcher=joblib")
+    (home,) = own.folder.glob("outputs/sweeps/*")
     found = [result(home / cell.directory) for cell in read_plan(home).cells]
     assert [len(one["shared_with"]) for one in found] == [3, 3, 3, 3]
     assert len({one["pid"] for one in found}) == 1
@@ -144,14 +147,14 @@ def test_heads_that_train_together_are_one_job(rmexp):
 
 
 # -------------------------------------------------------------------- submitit
-def test_a_job_whose_time_is_up_goes_on_in_the_queue(rmexp, whole):
+def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
     """The signal is what SLURM sends before the limit; its queue then starts the job again."""
-    shutil.copytree(whole.parents[1], rmexp.folder / "outputs")
-    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    shutil.copytree(whole.parents[1], own.folder / "outputs")
+    (home,) = own.folder.glob("outputs/sweeps/*")
     last = read_plan(home).cells[2].directory
     shutil.rmtree(home / last)
-    process = begin(rmexp, "hydra/launcher=submitit_local")
-    run = until(lambda: begun(rmexp.folder, 2), process)
+    process = begin(own, "hydra/launcher=submitit_local")
+    run = until(lambda: begun(own.folder, 2), process)
     first = result(run)["pid"]
     os.kill(first, signal.SIGUSR2)
     said, _ = process.communicate(timeout=120)
@@ -170,10 +173,11 @@ def test_options_of_slurm_reach_the_batch_script(tmp_path, monkeypatch):
     from hydra_plugins.rmexp_launchers import Submitit
 
     conf = OmegaConf.load(CONF_DIR / "hydra" / "launcher" / "submitit_slurm.yaml")
-    conf |= {"folder": str(tmp_path / "%j"), "name": "rmexp", "partition": "gpu", "qos": "low"}
-    conf |= {"gpus_per_node": 1, "cpus_per_task": 4, "mem_gb": 30, "account": "lab"}
-    conf |= {"additional_parameters": {"mail-type": "END"}, "setup": ["module load cuda"]}
-    settings = {key: value for key, value in conf.items() if key != "_target_"}
+    del conf["_target_"]
+    given = {"folder": str(tmp_path / "%j"), "name": "rmexp", "partition": "gpu", "qos": "low"}
+    given |= {"gpus_per_node": 1, "cpus_per_task": 4, "mem_gb": 30, "account": "lab"}
+    given |= {"additional_parameters": {"mail-type": "END"}, "setup": ["module load cuda"]}
+    settings = OmegaConf.merge(conf, given)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     executor = Submitit(**settings).executor()
     text = executor._executor._make_submission_file_text("COMMAND", "id")
@@ -216,13 +220,13 @@ def cluster(monkeypatch):
     process.communicate("", timeout=60)
 
 
-def test_a_ray_node_that_dies_loses_only_what_it_was_doing(rmexp, whole, cluster):
+def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
     address, (_, node) = cluster
-    process = begin(rmexp, "hydra/launcher=ray", f"hydra.launcher.init.address={address}")
+    process = begin(own, "hydra/launcher=ray", f"hydra.launcher.init.address={address}")
 
     def on_node():
         pids = {child.pid for child in node.children(recursive=True)}
-        runs = (begun(rmexp.folder, number) for number in range(3))
+        runs = (begun(own.folder, number) for number in range(3))
         return next((run for run in runs if run and result(run)["pid"] in pids), None)
 
     lost = until(on_node, process)
@@ -236,7 +240,7 @@ def test_a_ray_node_that_dies_loses_only_what_it_was_doing(rmexp, whole, cluster
     assert said.count("dead before: goes on from its last checkpoint") == 1
     assert "begins anew" not in said
     assert result(lost)["pid"] != first
-    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    (home,) = own.folder.glob("outputs/sweeps/*")
     assert home.name == whole.name
     assert table(home) == table(whole)
     assert len(list(home.glob("*/export"))) == 1
@@ -259,6 +263,18 @@ def test_an_engine_that_is_absent_is_named_before_anything_is_written(rmexp, lau
     assert list(rmexp.folder.iterdir()) == []
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extras["optional-dependencies"][extra][0].startswith(package)
+
+
+def test_a_full_disk_and_a_machine_without_the_files_are_told(tmp_path, monkeypatch):
+    def task(config):
+        raise DiskFull("full")
+
+    with pytest.raises(DiskFull, match="full"):
+        check_returns([JobReturn(status=JobStatus.COMPLETED, _return_value=Told(task)(None))])
+    gone = Place(str(tmp_path / "gone"), (), (), -1)
+    monkeypatch.setattr("rmexp.entry.one_of_many", False)
+    with pytest.raises(UserError, match="all machines of a sweep must see the same files"):
+        gone.enter()
 
 
 def test_a_launcher_is_for_sweeps(rmexp):
@@ -318,11 +334,15 @@ for number in range(2):
                 def save_pretrained(self, home):
                     open(f"{home}/tokenizer.json", "x").close()
 
-            transformers.AutoModel.from_pretrained = small
-            transformers.AutoTokenizer.from_pretrained = lambda *words, **more: Tokenizer()
+            kinds = transformers.AutoModel, transformers.AutoTokenizer
+            before = [kind.from_pretrained for kind in kinds]
+            kinds[0].from_pretrained = small
+            kinds[1].from_pretrained = lambda *words, **more: Tokenizer()
             cache = loading.Path(os.environ["RMEXP_CACHE"])
             home = loading._converted(loading.Path(folder), "weights.gguf", cache)
             assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(home))
+            for kind, function in zip(kinds, before):
+                kind.from_pretrained = function
             main()
             code = 0
         finally:
