@@ -50,7 +50,7 @@ class Elsewhere(Launcher):
         except Exception as error:  # of the engine: those of jobs are recorded in their directories
             raise UserError(
                 f"hydra/launcher={self.config.hydra.runtime.choices['hydra/launcher']}: "
-                f"{first_line(error)} What is done is kept; the same command goes on."
+                f"{first_line(error).rstrip('.')}. What is done is kept; the same command goes on."
             ) from error
         check_returns(returns)
         return returns
@@ -82,6 +82,8 @@ class Submitit(Elsewhere):
 
     def work(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
         """An array of all jobs; one that submitit gives up leaves its run as it was."""
+        from rmexp.tracking import first_line
+
         executor, known, count = self.executor(), self.known(), range(len(jobs))
         begun = executor.map_array(
             Requeued(), [known for _ in count], [*map(list, jobs)], [first + n for n in count]
@@ -92,7 +94,7 @@ class Submitit(Elsewhere):
             try:
                 returns.append(job.result())
             except Exception as error:
-                print(f"rmexp: submitit gave up job {job.job_id}: {error}", flush=True)
+                print(f"rmexp: submitit gave up job {job.job_id}: {first_line(error)}", flush=True)
         return returns
 
     def executor(self) -> Any:
