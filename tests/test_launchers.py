@@ -1,6 +1,7 @@
 """A sweep on an engine: the same command, directories, resume and verdict as in one process."""
 
 import datetime
+import io
 import json
 import os
 import shutil
@@ -10,14 +11,18 @@ import sys
 import threading
 import time
 import tomllib
+from contextlib import redirect_stdout
+from pathlib import Path
 
 import joblib
 import psutil
 import pytest
 import torch
+import transformers
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from rmexp import loading
 from rmexp.config import CONF_DIR
 from rmexp.errors import DiskFull, UserError
 from rmexp.preflight import _ENGINES
@@ -70,32 +75,10 @@ def own(rmexp):
     return rmexp
 
 
-def begin(rmexp, *words):
-    """The sweep in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "rmexp", *GRID, "logger=none", *words],
-        cwd=rmexp.folder,
-        env=os.environ | rmexp.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def files(home):
     """The names of a sweep's files; warnings of libraries come once in a process."""
     found = (str(file.relative_to(home)) for file in home.rglob("*"))
     return {name for name in found if "wandb" not in name and "warnings.txt" not in name}
-
-
-def until(found, process, seconds=120):
-    """Wait for something while a process lives."""
-    end = time.time() + seconds
-    while not (what := found()):
-        assert process.poll() is None, process.stdout.read()
-        assert time.time() < end, "it never came"
-        time.sleep(0.005)
-    return what
 
 
 def begun(folder, number):
@@ -110,18 +93,13 @@ def begun(folder, number):
 def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
     del own.environment["OMP_NUM_THREADS"]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    grid = (*GRID, "logger=wandb", "hydra/launcher=joblib")
-    done = own(*grid)
+    done = own(*GRID, "logger=wandb", "hydra/launcher=joblib")
     (home,) = own.folder.glob("outputs/sweeps/*")
     assert home.name == whole.name
     runs = [home / cell.directory for cell in read_plan(home).cells]
-
-    def check():
-        for name, (metrics, *_) in table(whole).items():
-            assert result(home / name)["metrics"] == pytest.approx(metrics, rel=1e-5)
-        assert files(home) == files(whole)
-
-    check()
+    for name, (metrics, *_) in table(whole).items():
+        assert result(home / name)["metrics"] == pytest.approx(metrics, rel=1e-5)
+    assert files(home) == files(whole)
     pids = {result(run)["pid"] for run in runs}
     assert len(pids) == 2
     assert os.getpid() not in pids
@@ -130,10 +108,6 @@ def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
     assert len(list(home.glob("*/wandb/offline-run-*"))) == 3
     for words in ("runs: 3\n", "time: about ", "\n  done        2-seed-2", "\nreport  ", "\nbest "):
         assert words in done.stdout
-    shutil.rmtree(runs[1])
-    assert "2 done, 1 left" in own("task=status").stdout
-    assert own(*grid).stdout.count("done before: reused") == 2
-    check()
 
 
 def test_heads_that_train_together_are_one_job(own):
@@ -153,14 +127,19 @@ def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
     (home,) = own.folder.glob("outputs/sweeps/*")
     last = read_plan(home).cells[2].directory
     shutil.rmtree(home / last)
-    process = begin(own, "hydra/launcher=submitit_local")
-    run = until(lambda: begun(own.folder, 2), process)
-    first = result(run)["pid"]
-    os.kill(first, signal.SIGUSR2)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    assert "2 done, 1 left" in own("task=status").stdout
+    pids = []
+
+    def end_its_time():
+        while not (run := begun(own.folder, 2)):
+            time.sleep(0.005)
+        pids.append(result(run)["pid"])
+        os.kill(pids[0], signal.SIGUSR2)
+
+    threading.Thread(target=end_its_time, daemon=True).start()
+    said = own(*GRID, "logger=none", "sweep.export=none", "hydra/launcher=submitit_local").stdout
     assert said.count("done before: reused") == 2
-    assert result(run)["pid"] != first
+    assert result(home / last)["pid"] not in pids
     (log,) = home.glob(".submitit/*/*_log.out")
     told = log.read_text()
     assert "stopping after this step" in told
@@ -222,14 +201,24 @@ def cluster(monkeypatch):
 
 def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
     address, (_, node) = cluster
-    process = begin(own, "hydra/launcher=ray", f"hydra.launcher.init.address={address}")
+    words = (*GRID, "logger=none", "sweep.export=none", "hydra/launcher=ray")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rmexp", *words, f"hydra.launcher.init.address={address}"],
+        cwd=own.folder,
+        env=os.environ | own.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
     def on_node():
         pids = {child.pid for child in node.children(recursive=True)}
         runs = (begun(own.folder, number) for number in range(3))
         return next((run for run in runs if run and result(run)["pid"] in pids), None)
 
-    lost = until(on_node, process)
+    while not (lost := on_node()):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.005)
     first = result(lost)["pid"]
     for one in [*node.children(recursive=True), node]:
         one.kill()
@@ -243,7 +232,6 @@ def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
     (home,) = own.folder.glob("outputs/sweeps/*")
     assert home.name == whole.name
     assert table(home) == table(whole)
-    assert len(list(home.glob("*/export"))) == 1
 
 
 # ------------------------------------------------------------------ in the small
@@ -299,80 +287,47 @@ def test_who_takes_up_a_run_of_another_host_waits_for_a_sign_of_life(tmp_path):
     assert known_state(tmp_path).status == "running"
 
 
-TWINS = """
-import os, sys
-import rmexp.sweep.ahead, rmexp.sweep.ending  # everything heavy, once for both
-import transformers
-from rmexp import loading
-from rmexp.__main__ import main
+class Written:
+    """Stands for a tokenizer that was read from a GGUF file."""
 
-folder = sys.argv[1]
-sys.argv = ["rmexp", *sys.argv[2:]]
-begin, go = os.pipe()
-children = []
-for number in range(2):
-    child = os.fork()
-    if not child:
-        os.close(go)
-        os.mkdir(f"{folder}/{number}")
-        os.chdir(f"{folder}/{number}")
-        os.dup2(os.open("out.txt", os.O_WRONLY | os.O_CREAT), 1)
-        code = 1
-        try:
-            os.read(begin, 1)  # the end of the pipe comes to both at once
-            config = transformers.LlamaConfig(
-                hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-                vocab_size=16,
-            )
+    def save_pretrained(self, home):
+        (Path(home) / "tokenizer.json").touch()
 
-            def small(*words, **more):
-                model = transformers.LlamaModel(config)
-                model.config.quantization_config = {}
-                return model
 
-            class Tokenizer:
-                def save_pretrained(self, home):
-                    open(f"{home}/tokenizer.json", "x").close()
-
-            kinds = transformers.AutoModel, transformers.AutoTokenizer
-            before = [kind.from_pretrained for kind in kinds]
-            kinds[0].from_pretrained = small
-            kinds[1].from_pretrained = lambda *words, **more: Tokenizer()
-            cache = loading.Path(os.environ["RMEXP_CACHE"])
-            home = loading._converted(loading.Path(folder), "weights.gguf", cache)
-            assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(home))
-            for kind, function in zip(kinds, before):
-                kind.from_pretrained = function
-            main()
-            code = 0
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    children.append(child)
-os.close(go)
-sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children))
-"""
+def fill(folder, number, words):
+    """Use the caches for the first time, at the same moment as the other; what was said of it."""
+    config = transformers.LlamaConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9
+    )
+    model = transformers.LlamaModel(config)
+    model.config.quantization_config = {}
+    line, said = CommandLine(folder / str(number), folder / "cache"), io.StringIO()
+    line.folder.mkdir()
+    while len(list(folder.glob("[01]"))) < 2:
+        time.sleep(0.001)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        for kind, read in (
+            (transformers.AutoModel, model),
+            (transformers.AutoTokenizer, Written()),
+        ):
+            patch.setattr(kind, "from_pretrained", lambda *words, read=read, **more: read)
+        home = loading._converted(folder, "weights.gguf", folder / "cache")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(home))
+    return said.getvalue() + line(*words).stdout
 
 
 def test_two_processes_fill_the_caches_at_once(tmp_path):
     """Tokenised rows, converted weights, kept states: one writes, the other waits for it."""
     (tmp_path / "weights.gguf").write_bytes(b"weights")
-    command = ("model=tiny", "tune=head", "logger=none", "data.limit=60", "trainer.validations=1")
-    cache = tmp_path / "cache"
-    done = subprocess.run(
-        [sys.executable, "-c", TWINS, str(tmp_path), *command],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "RMEXP_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    said = [(tmp_path / str(n) / "out.txt").read_text() for n in range(2)]
+    words = ("model=tiny", "tune=head", "logger=none", "data.limit=60", "trainer.validations=1")
+    call = joblib.delayed(fill)
+    said = joblib.Parallel(n_jobs=2)(call(tmp_path, number, words) for number in range(2))
     assert sorted("tokenised now" in one for one in said) == [False, True]
     assert sorted("from the cache" in one for one in said) == [False, True]
     assert sum("Converting weights.gguf" in one for one in said) == 1
     found = [result(next((tmp_path / str(n)).glob("outputs/*/*"))) for n in range(2)]
+    assert len({one["pid"] for one in found}) == 2
     assert sorted(one["features"]["from_cache"] for one in found) == [False, True]
     assert found[0]["metrics"] == found[1]["metrics"]
     for kind in ("tokenised", "models", "features"):
-        assert len([one for one in (cache / kind).iterdir() if one.is_dir()]) == 1
+        assert len([one for one in (tmp_path / "cache" / kind).iterdir() if one.is_dir()]) == 1
