@@ -1,10 +1,11 @@
 """Hydra's sweeper for rmexp. Hydra takes plugins from packages named `hydra_plugins` alone."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -12,10 +13,16 @@ from omegaconf import DictConfig
 
 
 class OnceLoader(ConfigLoaderImpl):
-    """Composes a sweep's jobs as the loader that it stands for, each choice of groups once."""
+    """Composes a sweep's jobs as the loader that it stands for, each choice of groups once.
 
-    def __init__(self, loader: Any) -> None:
+    Args:
+        loader: Hydra's.
+        directories: a job's overrides -> its directory's name, whichever number a launcher gives.
+    """
+
+    def __init__(self, loader: Any, directories: Mapping[tuple[str, ...], str]) -> None:
         super().__init__(loader.get_search_path())
+        self.directories = directories
         self._composer: Any = None
 
     def load_sweep_config(
@@ -27,14 +34,17 @@ class OnceLoader(ConfigLoaderImpl):
         if self._composer is None:
             load = super().load_sweep_config
             self._composer = Composer(lambda words: load(master_config, list(words)))
-        return self._composer(sweep_overrides)
+        config: DictConfig = self._composer(sweep_overrides)
+        config.hydra.sweep.subdir = self.directories[tuple(sweep_overrides)]
+        return config
 
 
 class Planned(Sweeper):
     """Launches the cells that stand in `sweep.json` of the sweep's directory, in their order.
 
-    rmexp composes, checks and numbers them before Hydra starts (`rmexp.sweep.plan`); the launcher
-    may be any that Hydra knows.
+    rmexp composes, checks and numbers them before Hydra starts (`rmexp.sweep.plan`). Launchers that
+    hand jobs to other processes get those that are left to do, and heads that train together as one
+    job.
 
     Args:
         params: key -> values, as Hydra's own sweeper has them; the plan is made of them.
@@ -48,18 +58,39 @@ class Planned(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Hydra hands over what it knows; the launcher is made of it."""
-        from hydra.core.plugins import Plugins
+        from rmexp import entry
+        from rmexp.sweep.plan import read_plan
+        from rmexp.sweep.workers import Grouped
 
-        hydra_context = HydraContext(
-            config_loader=OnceLoader(hydra_context.config_loader), callbacks=hydra_context.callbacks
+        self.config = config
+        self.plan = read_plan(Path(config.hydra.sweep.dir))
+        directories = {tuple(cell.overrides): cell.directory for cell in self.plan.cells}
+        self.hydra_context = HydraContext(
+            config_loader=OnceLoader(hydra_context.config_loader, directories),
+            callbacks=hydra_context.callbacks,
         )
-        self.config, self.hydra_context = config, hydra_context
+        self.elsewhere = config.hydra.runtime.choices["hydra/launcher"] != "basic"
+        self.groups = entry.together.apart() if self.elsewhere else {}
+        if self.groups:
+            task_function = Grouped(task_function, self.hydra_context, config, self.groups)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=self.hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all cells at once: a launcher that works in parallel has the choice."""
-        plan = json.loads((Path(self.config.hydra.sweep.dir) / "sweep.json").read_text())
-        cells = [cell["overrides"] for cell in plan["cells"]]
-        return [self.launcher.launch(cells, initial_job_idx=0)]
+        cells = self.plan.cells
+        if self.elsewhere:
+            done = [cell for cell in cells if self.plan.state(cell).status == "done"]
+            print(*(f"job {cell.number}: done before: reused" for cell in done), sep="\n")
+            by_others = {
+                cell.number
+                for group in self.groups.values()
+                for cell in group.plan.cells
+                if cell.directory not in self.groups
+            }
+            by_others |= {cell.number for cell in done}
+            cells = [cell for cell in cells if cell.number not in by_others]
+        if not cells:
+            return []
+        return [self.launcher.launch([cell.overrides for cell in cells], initial_job_idx=0)]

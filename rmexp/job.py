@@ -26,7 +26,7 @@ from rmexp.errors import DiskFull, LeftAlone, UserError, fallback, recording
 from rmexp.launch import launch
 from rmexp.metrics import TABLE
 from rmexp.progress import Reporter
-from rmexp.sweep.state import read_state
+from rmexp.sweep.state import known_state
 from rmexp.tracking import Listener, NoLogger, RunDirectory
 
 
@@ -57,7 +57,7 @@ def take_up(job: Job, reporter: Reporter) -> Job | None:
     Raises:
         UserError: another process works on it, or the directory holds a run of other settings.
     """
-    state = read_state(job.directory)
+    state = known_state(job.directory)
     same = state.result.get("fingerprint") == job.fingerprint
     if state.status == "running":
         raise UserError(

@@ -17,6 +17,7 @@ import huggingface_hub
 import torch
 import transformers
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from filelock import FileLock
 from torch import nn
 
 from rmexp import templates
@@ -318,8 +319,16 @@ def _converted(folder: Path, gguf_file: str, cache: Path) -> Path:
         )
     if (home / "config.json").is_file():
         return home
-    print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
     home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{home}.lock"):  # another process may be at it; it converts for us, too
+        if not (home / "config.json").is_file():
+            print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
+            _convert(folder, gguf_file, home)
+    return home
+
+
+def _convert(folder: Path, gguf_file: str, home: Path) -> None:
+    """Write it aside, and rename: nobody reads half a model."""
     aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
     try:
         with warnings.catch_warnings(), _parsed_once():
@@ -333,13 +342,10 @@ def _converted(folder: Path, gguf_file: str, cache: Path) -> Path:
         model.hf_quantizer = None
         tokenizer.save_pretrained(aside)
         model.save_pretrained(aside)
+        shutil.rmtree(home, ignore_errors=True)
         os.rename(aside, home)
-    except OSError:
-        if not (home / "config.json").is_file():
-            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return home
 
 
 class _loading:

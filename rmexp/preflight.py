@@ -1,5 +1,6 @@
 """All that can be wrong with a command, found before Hydra makes a directory or a model loads."""
 
+import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Checked:
     left_out  jobs that cannot, and why (sweep.skip_invalid=true)
     trials    the jobs are chosen by a sweeper of its own kind; `cells` has their common part
     directory of the sweep, where the person chose it
+    launcher  the option of hydra/launcher
     extra     for Hydra's command line: our sweeper, and the keys that no job's directory need name
     """
 
@@ -36,6 +38,7 @@ class Checked:
     left_out: list[str]
     trials: bool = False
     directory: str | None = None
+    launcher: str = "basic"
     extra: tuple[str, ...] = ()
 
 
@@ -46,10 +49,14 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> C
         UserError: a job cannot run. Of a multirun every such job is named.
     """
     if not (multirun or _is_sweep_file(overrides, config_dir)):
-        return Checked(False, [_check(overrides, config_dir)], [])
+        one = _check(overrides, config_dir)
+        if (launcher := one.choices["hydra/launcher"]) != "basic":
+            raise UserError(f"hydra/launcher={launcher} is for the jobs of a sweep: add -m.")
+        return Checked(False, [one], [])
     if any(override.startswith("resume=") for override in overrides):
         raise UserError("resume goes on with one run: leave out -m.")
-    grid, trials = _grid(overrides, config_dir)
+    grid, trials, launcher = _grid(overrides, config_dir)
+    _check_launcher(launcher)
     extra = _unnamed(grid, overrides) if trials else (*_unnamed(grid, []), "hydra/sweeper=planned")
     cells, refused, known = [], [], Known(Composer(configuration.composed))
     for words in grid:
@@ -65,7 +72,7 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> C
         raise UserError(f"task={task} makes no run, so that there is nothing to sweep: no -m.")
     directory = next((o.split("=", 1)[1] for o in overrides if o.startswith(_SWEEP_DIR)), None)
     left_out = [f"{differing(words, grid)}: {sentence}" for sentence, words in refused]
-    return Checked(True, cells, left_out, trials, directory, extra)
+    return Checked(True, cells, left_out, trials, directory, launcher, extra)
 
 
 _SWEEP_DIR = "hydra.sweep.dir="
@@ -221,20 +228,40 @@ def _is_sweep_file(overrides: list[str], config_dir: str | None) -> bool:
     return str(configuration.compose_config(plain, config_dir).hydra.mode).endswith("MULTIRUN")
 
 
-def _grid(overrides: list[str], config_dir: str | None) -> tuple[list[list[str]], bool]:
+def _check_launcher(launcher: str) -> None:
+    """What hands out the jobs is installed."""
+    package, extra = _ENGINES.get(launcher, ("hydra", ""))
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"hydra/launcher={launcher} is not installed: pip install 'rmexp[{extra}]'."
+        )
+
+
+_ENGINES = {
+    "joblib": ("joblib", "joblib"),
+    "ray": ("ray", "ray"),
+    "submitit_local": ("submitit", "slurm"),
+    "submitit_slurm": ("submitit", "slurm"),
+}
+"""Option of hydra/launcher -> its package, and the extra that brings it."""
+
+
+def _grid(overrides: list[str], config_dir: str | None) -> tuple[list[list[str]], bool, str]:
     """The override lists of a multirun's jobs, sweeps in files (hydra.sweeper.params) included;
-    and whether a sweeper of its own kind chooses the jobs: then the list has what they share."""
+    whether a sweeper of its own kind chooses the jobs: then the list has what they share; and the
+    launcher."""
     plain = [override for override in overrides if not _is_sweep(override)]
     config = configuration.compose_config(plain, config_dir)
     params = config.hydra.sweeper.get("params") or {}
     plain = [override for override in plain if not override.startswith("hydra")]
+    launcher = config.hydra.runtime.choices["hydra/launcher"]
     if config.hydra.runtime.choices["hydra/sweeper"] != GRID_SWEEPER:
-        return [plain], True
+        return [plain], True, launcher
     asked = [override for override in overrides if not override.startswith("hydra")]
     given = [*(f"{key}={value}" for key, value in params.items()), *asked]
     parsed = [parse(word) for word in given]
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [list(job) for batch in batches for job in batch], False
+    return [list(job) for batch in batches for job in batch], False, launcher
 
 
 def _is_sweep(override: str) -> bool:

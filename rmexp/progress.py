@@ -15,18 +15,23 @@ class Reporter:
     """Says what is going on. One for a command, all jobs of a sweep's process share it.
 
     Args:
+        mark: stands before each line, where several processes share a terminal (and no live bar).
         quiet: say nothing; of several processes of a run one speaks.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
+    def __init__(self, mark: str = "", quiet: bool = False) -> None:
+        terminal = False if mark else None  # None: as it is
+        self.console = Console(
+            highlight=False, soft_wrap=True, force_terminal=terminal, quiet=quiet
+        )
+        self.mark = mark
         self._said = 0.0
         self._known: set[str] = set()
 
     def say(self, *lines: str) -> None:
         """Print lines as they are."""
         for line in lines:
-            self.console.print(line, markup=False)
+            self.console.print(self.mark + line if line else line, markup=False)
 
     def say_once(self, *lines: str) -> None:
         """Print those lines that were not said before: of a sweep's jobs, what is new in each."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from filelock import FileLock
 
 from rmexp import rendering, templates
 from rmexp.comparisons import Comparison, pairs_from_ratings
@@ -163,32 +164,27 @@ def load_or_tokenise(
 ) -> tuple[datasets.Dataset, RowReport, bool]:
     """The tokenised rows, the report on them, and whether they came from the cache.
 
-    `progress(what, count)` is called as rows go by. Concurrent first users write aside and rename,
-    so that nobody reads half a cache.
+    `progress(what, count)` is called as rows go by. Of concurrent first users one writes, aside,
+    and renames; the others wait for it, and nobody reads half a cache.
 
     Raises:
         UserError: the source or too many of its rows cannot be used.
     """
     home = cache / "tokenised" / recipe.key(tokenizer)
-    if not (home / "report.json").is_file():
-        home.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
-        try:
-            _write(recipe, tokenizer, aside, progress)
-            _settle(aside, home)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        return *_read(home), False
-    return *_read(home), True
-
-
-def _settle(aside: Path, home: Path) -> None:
-    try:
-        os.rename(aside, home)
-    except OSError:  # another process was first, or an older writer died and left half a directory
-        if not (home / "report.json").is_file():
-            shutil.rmtree(home)
-            os.rename(aside, home)
+    if (home / "report.json").is_file():
+        return *_read(home), True
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{home}.lock"):
+        known = (home / "report.json").is_file()
+        if not known:
+            aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
+            try:
+                _write(recipe, tokenizer, aside, progress)
+                shutil.rmtree(home, ignore_errors=True)
+                os.rename(aside, home)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+    return *_read(home), known
 
 
 def _read(home: Path) -> tuple[datasets.Dataset, RowReport]:

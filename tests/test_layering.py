@@ -160,6 +160,8 @@ ORDER = [
     "rmexp.sweep.ahead",
     "rmexp.sweep.ending",
     "rmexp.sweep.grouped",
+    "rmexp.entry",
+    "rmexp.sweep.workers",
     "rmexp.__main__",
 ]
 

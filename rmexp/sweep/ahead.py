@@ -13,9 +13,15 @@ from rmexp.sweep.estimate import Measured, measure
 from rmexp.sweep.plan import Composed, Plan
 from rmexp.tracking import first_line
 
+HERE = ("basic", "joblib", "submitit_local")
+"""Launchers whose jobs run on this machine."""
 
-def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter) -> None:
+
+def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter, launcher: str) -> None:
     """Print the grid and what will be done; measure a step of what there is to train.
+
+    Args:
+        launcher: the option of hydra/launcher; nothing is measured for jobs of other machines.
 
     Raises:
         UserError: the disk cannot hold the sweep.
@@ -31,6 +37,11 @@ def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter) -> None:
     open_ = [cell for cell, state in zip(cells, states, strict=False) if state.status != "done"]
     reporter.say(_count(plan, [state.status for state in states]))
     if plan.task != "train" or not open_:
+        return
+    if launcher not in HERE:
+        reporter.say(
+            f"no estimate of time and disk: hydra/launcher={launcher} has its own machines"
+        )
         return
     quieten_libraries()
     try:

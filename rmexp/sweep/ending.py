@@ -174,8 +174,7 @@ def _loss(run: Path) -> object:
 
 def _report(home: Path, reporter: Reporter) -> bool:
     """Write the page of a run that is done, of its rows in the cache and its rewards in files."""
-    silent = Reporter()
-    silent.console.quiet = True
+    silent = Reporter(quiet=True)
     try:
         config, run = saved_config(home), RunDirectory.reopen(home)
         groups = ("model", "template", "data", "loss")
@@ -200,8 +199,7 @@ def _report(home: Path, reporter: Reporter) -> bool:
 def _export(run: Path, reporter: Reporter) -> bool:
     """Export a run into its own directory, proved; an export that is there already stays."""
     if not (run / "export").is_dir():
-        silent, aside = Reporter(), run.parent / ".export"
-        silent.console.quiet = True
+        silent, aside = Reporter(quiet=True), run.parent / ".export"
         config = settled(compose_config(["task=export", "logger=none"]))
         config.checkpoint, config.out = str(run), str(run / "export")
         choices = dict.fromkeys(("loss", "data", "model"), "")

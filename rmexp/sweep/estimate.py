@@ -77,8 +77,7 @@ def measure(cells: Sequence[Composed], reporter: Reporter) -> Measured:
     jobs find both in the cache.
     """
     cell = max(cells, key=lambda one: _limit(one.config))
-    config, silent = cell.config, Reporter()
-    silent.console.quiet = True
+    config, silent = cell.config, Reporter(quiet=True)
     names = ("model", "template", "data", "loss", "tune", "trainer")
     model, template, data, loss, tune, trainer = (build(config[name]) for name in names)
     data.workers = 0

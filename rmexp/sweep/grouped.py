@@ -1,5 +1,6 @@
 """Jobs of a sweep that train together: heads over the same frozen model, in one process."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -43,6 +44,19 @@ class Together:
         """How many jobs train together, a number a group."""
         return [len(members) for members in self._groups.values() if len(members) > 1]
 
+    def apart(self) -> dict[str, "Together"]:
+        """The groups that are left to do, each by itself for another process to do, by the
+        directory of its first job."""
+        found = {}
+        for members in self._groups.values():
+            left = self._left(members)
+            if len(left) > 1:
+                names = [name for name, _ in left]
+                cells = [cell for cell in self.plan.cells if cell.directory in names]
+                plan = dataclasses.replace(self.plan, cells=cells)
+                found[names[0]] = Together(plan, [composed for _, composed in left])
+        return found
+
     def work(self, directory: Path, reporter: Reporter) -> Callable[..., dict[str, float]] | None:
         """What is left to do for a job once its head is trained; None: it trains by itself.
 
@@ -59,12 +73,16 @@ class Together:
             return functools.partial(_refuse, found)
         return None if found is None else functools.partial(end_head, found)
 
-    def _train(self, members: list[tuple[str, Composed]], reporter: Reporter) -> None:
-        """Train the heads of the members that are left to do; where that fails, each meets it."""
+    def _left(self, members: list[tuple[str, Composed]]) -> list[tuple[str, Composed]]:
+        """Those that are to be trained together."""
         # One that can be resumed was begun by itself, and goes on so.
         states = [state for state in self.plan.states() if not state.resumable]
         undone = {state.path.name for state in states if state.status != "done"}
-        left = [(name, composed) for name, composed in members if name in undone]
+        return [(name, composed) for name, composed in members if name in undone]
+
+    def _train(self, members: list[tuple[str, Composed]], reporter: Reporter) -> None:
+        """Train the heads of the members that are left to do; where that fails, each meets it."""
+        left = self._left(members)
         if len(left) < 2:
             return
         notes: list[str] = []

@@ -60,6 +60,20 @@ def read_state(home: Path) -> State:
     return State(status, home, result)
 
 
+def known_state(home: Path) -> State:
+    """The state of a run that one wants to take up.
+
+    Another process, or another host that is gone, may have left it as running a moment ago: this
+    waits until that gives its next sign of life, or counts as dead.
+    """
+    state = read_state(home)
+    last = state.result.get("heartbeat")
+    while state.status == "running" and state.result.get("heartbeat") == last:
+        time.sleep(0.2)
+        state = read_state(home)
+    return state
+
+
 def _at_work(result: Mapping[str, Any], file: Path) -> bool:
     beat = result.get("heartbeat")
     signed = file.stat().st_mtime if beat is None else datetime.fromisoformat(beat).timestamp()
