@@ -49,10 +49,12 @@ def _memory(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, size in facts["memory"].items():
         if size:
             yield name, gib(size), WHAT[name].format(head="one token a response")
-    several = f"{facts['micro_batches']} micro-batches of up to {facts['micro_batch']:,} tokens"
+    several = f"up to {facts['micro_batches']} micro-batches of at most to {facts['micro_batch']:,} tokens"
     yield "a step's peak", gib(facts["training"]), f"{facts['peak']}; {several}"
     if facts["keeping"] > facts["training"]:
         yield "keeping states", gib(facts["keeping"]), "of the frozen part, before training"
+    if facts["saving"] > facts["training"]:
+        yield "saving", gib(facts["saving"]), "a checkpoint, made in memory before it is written"
     if facts["loading"] > facts["training"]:
         yield "loading", gib(facts["loading"]), "all weights, before they are parted"
     where = "each device" if facts["devices"] > 1 else "the device"

@@ -57,12 +57,14 @@ class Needs:
              what the process holds besides are parts too
     when     the peak is
     loading  all weights, which every process has before it parts them
+    saving   a checkpoint, which Lightning makes in memory first; 0: not in the device's memory
     keeping  a forward pass through what is frozen, whose states are kept; 0: none is
     """
 
     parts: Mapping[str, int]
     when: str
     loading: int
+    saving: int
     keeping: int
 
     @property
@@ -73,7 +75,7 @@ class Needs:
     @property
     def most(self) -> int:
         """What the device must hold at least."""
-        return max(self.training, self.loading, self.keeping)
+        return max(self.training, self.loading, self.saving, self.keeping)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ class Sizer:
         parts = _parts(self.sizes, step, devices, several)
         if process:
             parts["process"] = process
-        return Needs(parts, step.when, process + weights, keeping)
+        saved = FLOAT * (1 + AdamW.moments) * self.sizes.trainable
+        kept = parts["weights"] + parts["optimizer"]
+        saving = 0 if self.shape.gpu else process + kept + saved
+        return Needs(parts, step.when, process + weights, saving, keeping)
 
     def epoch_flops(self, epoch: work.Epoch) -> float:
         """Of all devices together."""

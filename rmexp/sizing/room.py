@@ -83,8 +83,11 @@ def refusal(setting: Setting, needs: Needs, available: float) -> str:
     what, need = "a training step", needs.training
     if needs.most > need:
         need = needs.most
-        loads = needs.loading == need
-        what = "loading all weights" if loads else "keeping what the frozen part gives"
+        what = {
+            needs.keeping: "keeping what the frozen part gives",
+            needs.saving: "saving a checkpoint",
+            needs.loading: "loading all weights",
+        }[need]
     ways = list(_ways(setting, available))
     mend = (
         f"it would fit with {'; or '.join(ways)}"

@@ -29,7 +29,7 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 @dataclass(frozen=True)
 class Work:
-    """What goes through the model: `tokens`, each distinct one once, and the keys they attend to."""
+    """What goes through the model: `tokens`, each distinct one once, and the `keys` they see."""
 
     tokens: float = 0
     keys: float = 0
@@ -90,7 +90,7 @@ def _chosen(totals: np.ndarray) -> list[int]:
 
 
 def dealt(rows: Sequence[int], sizes: np.ndarray, devices: int) -> list[list[int]]:
-    """A step's rows on its devices, the largest first, each to whom has least; none without rows."""
+    """A step's rows on its devices, the largest first to whom has least; devices without: none."""
     hands: list[list[int]] = [[] for _ in range(devices)]
     loads = [(0, n) for n in range(devices)]
     for row in sorted(rows, key=lambda row: -sizes[row]):

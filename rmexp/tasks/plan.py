@@ -126,6 +126,7 @@ def _facts(
         "peak": needs.when,
         "training": needs.training,
         "loading": needs.loading,
+        "saving": needs.saving,
         "keeping": needs.keeping,
         "needed": needs.most,
         "steps": epoch.steps,
