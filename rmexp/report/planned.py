@@ -49,7 +49,8 @@ def _memory(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, size in facts["memory"].items():
         if size:
             yield name, gib(size), WHAT[name].format(head="one token a response")
-    several = f"up to {facts['micro_batches']} micro-batches of at most to {facts['micro_batch']:,} tokens"
+    of = f"{facts['micro_batches']} micro-batch{'es' if facts['micro_batches'] > 1 else ''}"
+    several = f"{of} of at most {facts['micro_batch']:,} tokens"
     yield "a step's peak", gib(facts["training"]), f"{facts['peak']}; {several}"
     if facts["keeping"] > facts["training"]:
         yield "keeping states", gib(facts["keeping"]), "of the frozen part, before training"
