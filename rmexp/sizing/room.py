@@ -103,6 +103,8 @@ def refusal(setting: Setting, needs: Needs, available: float) -> str:
 def _ways(setting: Setting, available: float) -> Iterator[str]:
     """Settings that fit, the mildest first: of each kind of mending one."""
     change = dataclasses.replace
+    if setting.needs().loading > available:  # nothing makes the weights fewer
+        return
     checkpointed = change(setting, again=True)
     words = "model.gradient_checkpointing=true"
     found = None
