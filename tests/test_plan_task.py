@@ -240,6 +240,14 @@ def test_a_checkpointed_layer_keeps_its_input_alone():
     assert found[1].activations - found[0].activations == 20 * kept
 
 
+def test_parted_gradients_leave_the_peak_to_the_activations():
+    parts = shape(Full(), "32-true", Tiny(hidden=64, layers=4)), trees(1, 8, 8), False
+    whole, eighth = step_peak(*parts), step_peak(*parts, share=1 / 8)
+    assert whole.activations < eighth.activations
+    assert whole.gradients / 8 >= eighth.gradients
+    assert eighth.total < whole.total
+
+
 def test_fused_attention_keeps_no_scores():
     one = Tiny(hidden=64, layers=2)
     cpu, gpu = (step_peak(shape(Full(), "32-true", one, gpu=g), trees(), False) for g in (0, 1))

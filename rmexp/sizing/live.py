@@ -103,19 +103,25 @@ class Live(TorchDispatchMode):
         self._now[kind] -= size
 
 
-def repeated(stretches: Iterable[Stretch], counts: Mapping[int, int]) -> tuple[str, np.ndarray]:
+def repeated(
+    stretches: Iterable[Stretch], counts: Mapping[int, int], share: float = 1.0
+) -> tuple[str, np.ndarray]:
     """The peak of the whole computation, where layer k is met `counts[k]` times in a row.
+
+    Args:
+        share: of each gradient that is kept.
 
     Returns the name of the stretch that it is in, and the bytes of each kind.
     """
-    live = np.zeros(len(KINDS), dtype=np.int64)
-    where, most = "", live
+    live = np.zeros(len(KINDS))
+    where, most, kept = "", live, np.ones(len(KINDS))
+    kept[GRADIENTS] = share
     for one in stretches:
         times = 1 if one.layer is None else counts[one.layer]
         if not times:
             continue
-        step = one.end - one.start
-        peak = live + one.peak - one.start
+        step = (one.end - one.start) * kept
+        peak = live + (one.peak - one.start) * kept
         if step.sum() > 0:
             peak = peak + (times - 1) * step
         if peak.sum() > most.sum():

@@ -71,11 +71,12 @@ def without_content(model: nn.Module) -> FakeTensorMode:
     return mode
 
 
-def step_peak(shape: Shape, batch: Batch, several: bool) -> Peak:
+def step_peak(shape: Shape, batch: Batch, several: bool, share: float = 1.0) -> Peak:
     """The peak of forward and backward passes over micro-batches like `batch`.
 
     Args:
         several: the step has more than one, so that gradients are there already.
+        share: of each gradient that stays on this device.
     """
 
     def work(live: Live, trace: Callable[[str], contextlib.AbstractContextManager[Any]]) -> None:
@@ -88,7 +89,7 @@ def step_peak(shape: Shape, batch: Batch, several: bool) -> Peak:
             del rewards_N, total
             live.mark("between micro-batches")
 
-    return _traced(shape, work, kept=True)
+    return _traced(shape, work, kept=True, share=share)
 
 
 def forward_peak(shape: Shape, batch: Batch) -> Peak:
@@ -118,7 +119,7 @@ def batch_in(shape: Shape, batch: Batch) -> Batch:
     return dataclasses.replace(batch, **made)
 
 
-def _traced(shape: Shape, work: Callable[..., None], kept: bool) -> Peak:
+def _traced(shape: Shape, work: Callable[..., None], kept: bool, share: float = 1.0) -> Peak:
     model = shape.model
     with contextlib.ExitStack() as stack:
         counts = stack.enter_context(_few_layers(model))
@@ -154,7 +155,7 @@ def _traced(shape: Shape, work: Callable[..., None], kept: bool) -> Peak:
         finally:
             for parameter in parameters:
                 parameter.grad = None
-        where, most = repeated(live.finish(), dict(enumerate(counts.values())))
+        where, most = repeated(live.finish(), dict(enumerate(counts.values())), share)
         return Peak(where, *(int(one) for one in most))
 
 

@@ -94,7 +94,9 @@ class Sizer:
     def needs(self, epoch: work.Epoch, devices: Devices, process: int) -> Needs:
         """Bytes on each device; `process`: what its process holds without any tensor."""
         several = epoch.most > 1
-        step = memory.step_peak(self.shape, epoch.widest, several)
+        parted = devices.strategy == "fsdp" and devices.count > 1 and not several
+        share = 1 / devices.count if parted else 1.0
+        step = memory.step_peak(self.shape, epoch.widest, several, share)
         weights = FLOAT * self.sizes.all
         keeping = 0
         if self.shape.kept:
