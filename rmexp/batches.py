@@ -168,7 +168,7 @@ class Collate:
                 judged[verdict].append(found)
             start += len(row["tokens"])
         tied, strict = judged
-        counts = torch.tensor([len(row["tokens"]) for row in rows])
+        counts = [len(row["tokens"]) for row in rows]
         return Batch(
             **layout,
             better_P=_integers(i for i, *_ in strict),
@@ -181,9 +181,9 @@ class Collate:
             weights_Q=_floats(weight for *_, weight in tied),
             ratings_N=_floats(rating for row in rows for rating in row["ratings"]),
             levels_N=_integers(level for row in rows for level in row["levels"]),
-            weights_N=_floats(row["weight"] for row in rows).repeat_interleave(counts),
-            list_N=torch.arange(len(rows)).repeat_interleave(counts),
-            items_N=_integers(row["row"] for row in rows).repeat_interleave(counts),
+            weights_N=_floats(np.repeat([row["weight"] for row in rows], counts)),
+            list_N=_integers(np.repeat(np.arange(len(rows)), counts)),
+            items_N=_integers(np.repeat([row["row"] for row in rows], counts)),
         )
 
     def _packed(self, grown: Sequence["_Growing"]) -> dict[str, Any]:

@@ -103,9 +103,8 @@ def recall(
     started = time.monotonic()
     home = data.cache / "features" / _key(model, data, count, pooled, precision)
     # Counting what a store would take goes through all rows: not for one that is there.
-    reason = _unfit(model)
-    if reason is None and not (home / FACTS).is_file():
-        reason = _too_large(model, data, pooled, limit_gib)
+    there = (home / FACTS).is_file()
+    reason = _unfit(model) if there else not_kept(model, data, pooled, limit_gib)
     if reason is not None:
         fallback(f"The frozen part of the model is computed anew in each step, as {reason}.")
         return None
@@ -152,6 +151,11 @@ def passed_by(model: Any, data: ComparisonData, frozen: Frozen | None) -> Iterat
             model.set_submodule(name, layer)
         if places:
             del model.recalled
+
+
+def not_kept(model: Any, data: ComparisonData, pooled: bool, limit_gib: float) -> str | None:
+    """Why the states of the frozen part cannot be kept, or None."""
+    return _unfit(model) or _too_large(model, data, pooled, limit_gib)
 
 
 def _unfit(model: Any) -> str | None:

@@ -87,12 +87,7 @@ class Pretrained:
             UserError: no sequence-classification form, several labels, or not loadable.
         """
         with _loading(self.path, "a model with a sequence-classification form"), _seeded(seed):
-            config = transformers.AutoConfig.from_pretrained(
-                self._source(), num_labels=1, **self._options()
-            )
-            if self.dropout is not None:
-                for name in DROPOUTS & set(vars(config.get_text_config())):
-                    setattr(config.get_text_config(), name, self.dropout)
+            config = self._config()
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 self._source(),
                 config=config,
@@ -122,13 +117,24 @@ class Pretrained:
     def skeleton(self) -> nn.Module:
         """The model without its weights, to ask about its parts before it is loaded."""
         with _loading(self.path, "a model with a sequence-classification form"):
-            config = transformers.AutoConfig.from_pretrained(
-                self._source(), num_labels=1, **self._options()
-            )
+            config = self._config()
             with torch.device("meta"):
                 return transformers.AutoModelForSequenceClassification.from_config(
-                    config, trust_remote_code=self.trust_remote_code
+                    config,
+                    dtype=torch.float32,
+                    trust_remote_code=self.trust_remote_code,
+                    attn_implementation=self.attn_implementation,
                 )
+
+    def _config(self) -> Any:
+        """The model's configuration, with one label and the dropout that was asked for."""
+        config = transformers.AutoConfig.from_pretrained(
+            self._source(), num_labels=1, **self._options()
+        )
+        if self.dropout is not None:
+            for name in DROPOUTS & set(vars(config.get_text_config())):
+                setattr(config.get_text_config(), name, self.dropout)
+        return config
 
     def _options(self) -> dict[str, Any]:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}

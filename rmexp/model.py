@@ -7,6 +7,7 @@ what is exported is what was trained: its backbone gives hidden states, its head
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,6 +54,20 @@ def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
     Raises:
         UserError: the model has no head with one output.
     """
+    head = fit(model, tokenizer, seed)
+    if fresh_head:
+        draw_head(head, seed)
+    model.fresh_head = fresh_head
+    model.reads_ahead = reads_ahead(model)
+    return model
+
+
+def fit(model: Any, tokenizer: Any, seed: int) -> RewardHead:
+    """Fit a classifier to the tokenizer, with or without weights; returns its head's last layer.
+
+    Raises:
+        UserError: the model has no head with one output.
+    """
     last = [
         module
         for name, module in model.named_modules()
@@ -62,7 +77,7 @@ def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
     ]
     if len(last) != 1:
         raise UserError(f"{type(model).__name__} has no head that gives one reward.")
-    head = last[0]
+    head: Any = last[0]
     head.__class__ = RewardHead
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):
@@ -70,11 +85,8 @@ def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
-    if fresh_head:
-        draw_head(head, seed)
-    model.fresh_head = fresh_head
-    model.reads_ahead = reads_ahead(model)
-    return model
+    fitted: RewardHead = head
+    return fitted
 
 
 @torch.no_grad()
@@ -157,7 +169,7 @@ def reads_ahead(model: Any) -> bool:
     if token_head(model) is None:
         return True
     model.eval()
-    tokens = random_tokens(model)[None]
+    tokens = torch.tensor([random_tokens(model)], device=next(model.parameters()).device)
     alone, followed = _hidden(model, tokens[:, :8])[:, 7], _hidden(model, tokens)[:, 7]
     return not torch.allclose(alone, followed, rtol=LIKE_ALONE, atol=LIKE_ALONE)
 
@@ -170,13 +182,13 @@ def check_padding(model: Any, pad_token_id: int) -> None:
         UserError: it does, or is no finite number, or the model cannot be run that way.
     """
     model.eval()
-    tokens = random_tokens(model)
-    long, short = tokens.tolist(), tokens[:8].tolist()
+    long, device = random_tokens(model), next(model.parameters()).device
+    short = long[:8]
     collate = Collate(pad_token_id, sys.maxsize, "padded", positions(model))
     lone, both = (collate([unjudged(rows)]).batches[0] for rows in ([short], [long, short]))
     try:
-        alone = rewards(model, lone.to(tokens.device))
-        together = rewards(model, both.to(tokens.device))[1:]
+        alone = rewards(model, lone.to(device))
+        together = rewards(model, both.to(device))[1:]
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -194,12 +206,10 @@ def check_padding(model: Any, pad_token_id: int) -> None:
         )
 
 
-def random_tokens(model: Any) -> Tensor:
+def random_tokens(model: Any) -> list[int]:
     """Twelve, none of them among the first few, where special tokens are."""
     vocabulary = model.get_input_embeddings().num_embeddings
-    generator = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
-    return torch.randint(min(8, vocabulary - 1), vocabulary, (12,), generator=generator).to(device)
+    return np.random.default_rng(0).integers(min(8, vocabulary - 1), vocabulary, 12).tolist()
 
 
 def positions(model: Any) -> int | None:

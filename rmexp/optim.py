@@ -1,7 +1,7 @@
 """How it trains: parameter groups, optimizer and schedule."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import transformers
@@ -26,6 +26,8 @@ class AdamW:
         schedule: `cosine` or `linear` to 0, or `constant`.
         clip: largest gradient norm over all parameters; None does not clip.
     """
+
+    moments: ClassVar[int] = 2  # numbers kept for each weight that trains
 
     lr: Annotated[float, Gt(0)]
     head_lr: Annotated[float, Gt(0)] | None = None

@@ -252,8 +252,8 @@ def _reward(model: Any) -> Tensor:
     """Of a dozen tokens."""
     model.eval()
     tokens = random_tokens(model)
-    batch = Collate(0, len(tokens), "padded")([unjudged([tokens.tolist()])]).batches[0]
-    return rewards(model, batch.to(tokens.device)).sum()
+    batch = Collate(0, len(tokens), "padded")([unjudged([tokens])]).batches[0]
+    return rewards(model, batch.to(next(model.parameters()).device)).sum()
 
 
 def layers(model: Any) -> list[nn.Module]:
