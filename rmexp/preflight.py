@@ -146,7 +146,7 @@ def _check(
     configuration.check(config, known.right)
     configuration.check_task_keys(config, words)
     places = {key: config.trainer.get(key) for key in ("strategy", "devices", "num_nodes")}
-    if choices["task"] != "train" and list(places.values()) != ["single", 1, 1]:
+    if choices["task"] not in ("train", "plan") and list(places.values()) != ["single", 1, 1]:
         said = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
         raise UserError(f"task={choices['task']} runs on one device: leave out {said}.")
     if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
@@ -207,9 +207,10 @@ def _check_devices(parts: Mapping[str, Any], task: str) -> None:
     """The devices that a training is to have are there, and go with its other parts."""
     from rmexp.tuning import Head, LastLayers
 
-    if task != "train":
+    if task not in ("train", "plan"):
         return
-    parts["trainer"].check_devices()
+    if task == "train":  # a plan may be for other machines
+        parts["trainer"].check_devices()
     if parts["trainer"].strategy == "fsdp":
         if isinstance(parts["tune"], (Head, LastLayers)):
             raise UserError(

@@ -16,7 +16,7 @@ from rmexp.sizing import memory
 from rmexp.sizing.live import Live
 from rmexp.sizing.memory import Peak, Shape, step_peak, without_content
 from rmexp.sizing.needs import Devices, Sizes, _parts
-from rmexp.sizing.work import Work, dealt, flops, work_of
+from rmexp.sizing.work import Work, flops, work_of
 from rmexp.tuning import Full, LastLayers
 from tests.conftest import ROOT, result
 from tests.toys import tiny_tokenizer
@@ -74,7 +74,7 @@ def test_8b_over_eight_devices(rmexp, directory, monkeypatch):
     monkeypatch.setattr(Pretrained, "load_model", lambda *_: pytest.fail("it loads weights"))
     assert ALL_8B == EMBEDDINGS_8B + 32 * LAYER_8B + 2 * 4096 == 7_504_928_768
     model = ("model=hf", f"model.path={directory(LLAMA_8B)}", "tune=full", *GPU)
-    done, facts = planned(rmexp, *model, "task.strategy=fsdp", "task.devices=8", "task.tflops=400")
+    done, facts = planned(rmexp, *model, "trainer=fsdp", "trainer.devices=8", "task.tflops=400")
     assert (facts["parameters"], facts["trainable"]) == (ALL_8B, ALL_8B)
     assert facts["parts"] == {
         "embeddings": EMBEDDINGS_8B,
@@ -102,7 +102,7 @@ def test_8b_over_eight_devices(rmexp, directory, monkeypatch):
 def test_70b_is_refused_with_what_it_needs(rmexp, directory):
     assert ALL_70B == 1_050_673_152 + 80 * LAYER_70B + 2 * 8192 == 69_503_041_536
     model = ("model=hf", f"model.path={directory(LLAMA_70B)}", "tune=full", *GPU)
-    more = ("task.strategy=fsdp", "task.devices=64")
+    more = ("trainer=fsdp", "trainer.devices=8", "trainer.num_nodes=8")
     done, facts = planned(rmexp, *model, *more, check=False)
     assert done.returncode == 1
     assert not facts["fits"]
@@ -174,12 +174,6 @@ def test_flops_are_those_that_torch_counts():
     assert products == pytest.approx(ours, rel=0.03)
     assert flops(model, Work(0, 10)) == 4 * 64 * 10 * (1 + 3 + 3)
     assert flops(model, Work(32, 0), kept=1) == 12 * layer * 32
-
-
-def test_rows_are_dealt_by_size():
-    hands = dealt([0, 1, 2, 3], [5, 4, 3, 3], 2)
-    assert hands == [[0, 3], [1, 2]]
-    assert dealt([2], [0, 0, 9], 4) == [[2]]
 
 
 # ------------------------------------------------------------------ the memory

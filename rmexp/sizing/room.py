@@ -120,7 +120,8 @@ def _ways(setting: Setting, available: float) -> Iterator[str]:
                 yield f"data.micro_batch_tokens={budget}{more} ({found})"
         budget //= 2
     if not isinstance(setting.tune, LoRA):
-        tune = build(OmegaConf.load(CONF_DIR / "tune" / "lora.yaml"))
+        lora: Any = OmegaConf.load(CONF_DIR / "tune" / "lora.yaml")
+        tune = build(lora)
         for again in dict.fromkeys((setting.again, True)):
             if fits := _fits(change(setting, tune=tune, again=again), available):
                 yield f"tune=lora{f' {words}' if again and not setting.again else ''} ({fits})"

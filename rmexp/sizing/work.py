@@ -6,8 +6,7 @@ that it sees forwards, twice that backwards, d the width of all query heads. (6 
 all trains: Kaplan et al. 2020, arXiv:2001.08361, with the attended keys K counted one by one.)
 """
 
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 
 from rmexp.batches import Batch, Step
 from rmexp.data import ComparisonData
+from rmexp.portions import deal
 from rmexp.steps import IndexedRows
 from rmexp.trees import Tree
 from rmexp.tuning import layers
@@ -62,15 +62,18 @@ class Epoch:
 
 def lay_out(data: ComparisonData, devices: int) -> Epoch:
     """Lay out the first epoch's steps; see `LAID_OUT`."""
-    steps, sizes = data.plan().steps(0), data.columns.numbers("size")
+    steps, columns = data.plan().steps(0), data.columns
+    sizes, shared = columns.numbers("size"), columns.shared()
+    prompts = columns.prompts(np.arange(len(data.rows)))
     totals = np.array([sizes[rows].sum() for rows in steps])
     chosen = _chosen(totals)
     rows, collate = IndexedRows(data.rows), data.collate()
     work, seen, widest, most = Work(), 0, None, 0
     for number in chosen:
         seen += int(totals[number])
-        for hand in dealt(steps[number], sizes, devices):
-            step: Step = collate([rows[row] for row in hand])
+        at = np.array(steps[number])
+        for hand in deal(sizes[at], shared[at], prompts[at], devices):
+            step: Step = collate([rows[int(at[place])] for place in hand])
             most = max(most, len(step.batches))
             for batch in step.batches:
                 work = work + work_of(batch)
@@ -87,17 +90,6 @@ def _chosen(totals: np.ndarray) -> list[int]:
     largest = np.argsort(-totals, kind="stable")[: LAID_OUT // 8]
     spread = np.linspace(0, len(totals) - 1, LAID_OUT - len(largest)).round().astype(int)
     return sorted({*largest.tolist(), *spread.tolist()})
-
-
-def dealt(rows: Sequence[int], sizes: np.ndarray, devices: int) -> list[list[int]]:
-    """A step's rows on its devices, the largest first to whom has least; devices without: none."""
-    hands: list[list[int]] = [[] for _ in range(devices)]
-    loads = [(0, n) for n in range(devices)]
-    for row in sorted(rows, key=lambda row: -sizes[row]):
-        load, n = heapq.heappop(loads)
-        hands[n].append(row)
-        heapq.heappush(loads, (load + int(sizes[row]), n))
-    return [hand for hand in hands if hand]
 
 
 def work_of(batch: Batch) -> Work:

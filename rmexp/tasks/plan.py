@@ -1,7 +1,7 @@
 """task=plan: what a training will need, and whether it fits; no weights are loaded."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
@@ -35,8 +35,6 @@ def plan(
     labels: Mapping[str, str],
     memory_gib: Annotated[float, Gt(0)] | None,
     tflops: Annotated[float, Gt(0)] | None,
-    strategy: Literal["single", "ddp", "fsdp"] | None,
-    devices: Annotated[int, Gt(0)] | None,
 ) -> dict[str, float]:
     """Print parameters, memory by part, tokens, FLOPs and hours; `plan.json` has them too.
 
@@ -52,8 +50,8 @@ def plan(
         data.check_trainable(loss, labels["loss"], labels["data"])
 
     prepared = prepare_data(model, template, data, seed, run, reporter, check)
-    gpu, spread = trainer.resolved_accelerator() == "gpu", _devices(trainer, strategy, devices)
-    sharing = 1 if gpu else max(1, spread.count // getattr(trainer, "num_nodes", 1))
+    gpu, spread = trainer.resolved_accelerator() == "gpu", _devices(trainer)
+    sharing = max(1, trainer.resolved_devices())
     available = memory_gib * GIB if memory_gib else device_memory(gpu, sharing)
     process = 0 if gpu else resident()
     precision = _precision(trainer)
@@ -81,15 +79,14 @@ def plan(
     return {}
 
 
-def _devices(trainer: TrainerSettings, strategy: Any, count: int | None) -> Devices:
-    """What the trainer says, where the task does not."""
-    kind = strategy or getattr(trainer, "strategy", "single")
-    number = count or getattr(trainer, "processes", 1)
-    if kind == "single" and number > 1:
+def _devices(trainer: TrainerSettings) -> Devices:
+    """What the trainer spreads a run over; `auto` is one where this machine has no GPU."""
+    count = max(1, trainer.processes)
+    if trainer.strategy == "single" and count > 1:
         raise UserError(
-            f"task.devices={number} needs a strategy: task.strategy=ddp or task.strategy=fsdp."
+            f"{count} devices need several processes: say trainer=ddp (or trainer=fsdp)."
         )
-    return Devices(kind, number)
+    return Devices(trainer.strategy, count)
 
 
 def _precision(trainer: TrainerSettings) -> str:
