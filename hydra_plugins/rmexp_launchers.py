@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -95,6 +95,7 @@ class Submitit(Elsewhere):
                 returns.append(job.result())
             except Exception as error:
                 print(f"rmexp: submitit gave up job {job.job_id}: {first_line(error)}", flush=True)
+                returns.append(_lost())
         return returns
 
     def executor(self) -> Any:
@@ -140,18 +141,24 @@ class Ray(Elsewhere):
         try:
             task = ray.remote(**self.settings["remote"])(_one_job)
             known = ray.put(self.known())
-            left = [task.remote(known, list(job), first + n) for n, job in enumerate(jobs)]
-            returns = []
+            left = {task.remote(known, list(job), first + n): n for n, job in enumerate(jobs)}
+            returns = [_lost() for _ in jobs]  # by job, as a sweeper that searches reads them
             while left:
-                (done,), left = ray.wait(left, num_returns=1)
+                (done,), _ = ray.wait(list(left), num_returns=1)
+                number = left.pop(done)
                 try:
-                    returns.append(ray.get(done))
+                    returns[number] = ray.get(done)
                 except ray.exceptions.RayError as error:
                     why = first_line(getattr(error, "cause", None) or error)
                     print(f"rmexp: Ray gave up a job: {why}", flush=True)
             return returns
         finally:
             ray.shutdown()
+
+
+def _lost() -> JobReturn:
+    """What a job without a result gives; its directory says how it stands."""
+    return JobReturn(_return_value=None, status=JobStatus.COMPLETED)
 
 
 def _one_job(known: Any, overrides: list[str], number: int) -> JobReturn:

@@ -6,6 +6,7 @@ Everything that can be wrong with a command is found before Hydra makes a direct
 import gc
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rmexp import config as configuration
 from rmexp import entry, ranks
-from rmexp.errors import DiskFull, UserError
+from rmexp.errors import DiskFull, LeftAlone, UserError
 from rmexp.preflight import Checked, preflight
 from rmexp.sweep.plan import make_plan
 
@@ -45,8 +46,11 @@ def main() -> None:
             raise UserError(
                 "A sweep starts the processes of its jobs itself: leave out torchrun or srun."
             )
+        task = checked.cells[0].choices["task"]
+        if here is not None and here.size > 1 and task != "train":
+            raise UserError(f"task={task} takes one device: leave out torchrun or srun.")
         if here is not None and here.rank:
-            return _follow(checked)
+            return _follow(checked, here.rank)
         if checked.multirun:
             good = _run_sweep(checked, _start_hydra)
         else:
@@ -79,16 +83,20 @@ def _start_hydra(*overrides: str) -> None:
         sys.argv = given
 
 
-def _follow(checked: Checked) -> None:
+def _follow(checked: Checked, rank: int) -> None:
     """Take part in the run that rank 0 of a launcher's processes makes; Hydra is not needed."""
     from rmexp.job import Job, run_job
     from rmexp.progress import Reporter
+    from rmexp.tracking import first_line
 
     (cell,) = checked.cells
     try:
         run_job(Job(cell.config, cell.overrides, cell.choices, Path(), None), Reporter(quiet=True))
-    except UserError:
-        sys.exit(1)  # rank 0 met it too, and says so
+    except LeftAlone:
+        sys.exit(1)  # the one that is gone says why
+    except Exception as error:  # maybe of this process alone
+        print(f"rmexp: process {rank}: {first_line(error)}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
@@ -126,8 +134,9 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
 
 def _stop(sentence: str) -> None:
     here = ranks.place()
-    if here is None or here.rank == 0:  # a launcher's other processes find the same
-        print(f"rmexp: {sentence}", file=sys.stderr)
+    if here is None or here.local_rank == 0:  # the others of a machine find the same
+        host = f"{socket.gethostname()}: " if here is not None and here.rank else ""
+        print(f"rmexp: {host}{sentence}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -43,6 +43,7 @@ def run(config: DictConfig) -> float | None:
     number = home.name.partition("-")[0]
     mark = f"{number}| " if one_of_many else ""
     teller, settled = reporter or Reporter(mark), configuration.settled(config)
+    teller.mark = mark
     overrides = list(hydra_config.overrides.task)
     job: Job | None = Job(
         config=settled,

@@ -77,9 +77,10 @@ class Frozen:
 
     def line(self) -> str:
         """What to say of it."""
-        what = "the frozen model" if self.features.pooled else f"{self.layers} frozen layers"
+        layers = f"{self.layers} frozen layers make"
+        what = "the frozen model makes" if self.features.pooled else layers
         how = "known before" if self.facts["from_cache"] else f"{self.facts['seconds']} s"
-        return f"features: what {what} makes of the rows, {self.facts['mib']} MiB, {how}"
+        return f"features: what {what} of the rows, {self.facts['mib']} MiB, {how}"
 
 
 def recall(

@@ -27,7 +27,7 @@ from rmexp.launch import launch
 from rmexp.metrics import TABLE
 from rmexp.progress import Reporter
 from rmexp.sweep.state import known_state
-from rmexp.tracking import Listener, NoLogger, RunDirectory
+from rmexp.tracking import Listener, NoLogger, RunDirectory, first_line
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def run_job(
         if trainer.processes > 1 and ranks.place() is None:
             run = _open(job, config)
             held = dataclasses.replace(job, directory=run.path, claimed=True)
-            launch(held, run.path, trainer.processes)
+            launch(held, run.path, trainer.processes, reporter.mark)
             return {}
         if trainer.processes > 1:
             ranks.join(gpu=trainer.resolved_accelerator() == "gpu")
@@ -177,7 +177,11 @@ def run_job(
         if _is_full(error):
             raise _disk_full(run) from error
         if ranks.left_alone(error):
-            lost = LeftAlone("Another process of this run ended; its own error is the reason.")
+            lost = LeftAlone(
+                "Another process of this run ended, which says why itself, or the exchange with "
+                f"it failed: {first_line(error)}"
+            )
+            lost.__cause__ = error  # for the traceback in error.txt
             run.fail(lost)
             raise lost from error
         run.fail(error)

@@ -28,7 +28,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """The launcher takes these for itself, and does not give them back."""
 
 
-def launch(job: Any, run: Path, processes: int) -> None:
+KNOWN = ("UserError", "LeftAlone")
+"""Errors that are told in words of ours."""
+
+
+def launch(job: Any, run: Path, processes: int, mark: str = "") -> None:
     """Run a job in so many processes, each `python -m rmexp.worker`, and wait for them.
 
     A process that fails ends the others: within seconds, or half a minute where they do not listen.
@@ -36,6 +40,8 @@ def launch(job: Any, run: Path, processes: int) -> None:
     Args:
         job: a `job.Job`, whose directory is claimed.
         run: that directory.
+        mark: stands before what they say, where the job is one of many at work; its share of the
+            machine's threads is then divided among them.
 
     Raises:
         UserError: the process that failed first, and why; `result.json` has it too.
@@ -44,9 +50,9 @@ def launch(job: Any, run: Path, processes: int) -> None:
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ |= ranks.QUIET
-    with tempfile.TemporaryDirectory() as folder, _signals_kept():
+    with tempfile.TemporaryDirectory() as folder, _signals_kept(), _threads(mark, processes):
         file = Path(folder) / "job"
-        file.write_bytes(pickle.dumps((job, sys.argv)))
+        file.write_bytes(pickle.dumps((job, sys.argv, mark)))
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -64,6 +70,19 @@ def launch(job: Any, run: Path, processes: int) -> None:
             _explain(error.failures, run, processes)
         except SignalException as stopped:
             raise KeyboardInterrupt from stopped
+
+
+@contextlib.contextmanager
+def _threads(mark: str, processes: int) -> Iterator[None]:
+    """Within, the threads that a job of many may have are divided among its processes."""
+    share = os.environ.get("OMP_NUM_THREADS")
+    if mark and share is not None:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(share) // processes))
+    try:
+        yield
+    finally:
+        if share is not None:
+            os.environ["OMP_NUM_THREADS"] = share
 
 
 @contextlib.contextmanager
@@ -88,7 +107,7 @@ def _explain(failures: dict[int, ProcessFailure], run: Path, processes: int) -> 
     if kind == "DiskFull":
         raise DiskFull(text)
     directory = RunDirectory.reopen(run)
-    sentence = text if kind == "UserError" else f"Process {rank} of {processes}: {kind}: {text}"
+    sentence = text if kind in KNOWN else f"Process {rank} of {processes}: {kind}: {text}"
     if kind == "died":
         sentence = f"Process {rank} of {processes} died ({text}), and the others were ended."
     if directory.result.get("error") == f"{kind}: {text}":  # all met it, and rank 0 said so

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rmexp import config as configuration
 from rmexp.errors import UserError
 from rmexp.sweep.composing import Compose, Composer, parse
-from rmexp.sweep.plan import Composed
+from rmexp.sweep.plan import HERE, Composed
 from rmexp.sweep.state import read_state
 
 GRID_SWEEPER = "basic"
@@ -194,7 +194,7 @@ def _check_parts(config: DictConfig, choices: Mapping[str, str], known: Known) -
         parts["data"].check_sources()
     for group in (g for g in ("template", "model") if g in parts):
         parts[group].check()
-    _check_devices(parts, choices["task"])
+    _check_devices(parts, choices["task"], choices["hydra/launcher"])
     if "loss" in wanted and parts["data"].has is not None:
         check_fits(
             known.build("loss", config.loss), choices["loss"], parts["data"].has, choices["data"]
@@ -203,14 +203,14 @@ def _check_parts(config: DictConfig, choices: Mapping[str, str], known: Known) -
         parts["tune"].check(parts["model"])
 
 
-def _check_devices(parts: Mapping[str, Any], task: str) -> None:
+def _check_devices(parts: Mapping[str, Any], task: str, launcher: str = "basic") -> None:
     """The devices that a training is to have are there, and go with its other parts."""
     from rmexp.tuning import Head, LastLayers
 
     if task not in ("train", "plan"):
         return
     if task == "train":  # a plan may be for other machines
-        parts["trainer"].check_devices()
+        parts["trainer"].check_devices(here=launcher in HERE)
     if parts["trainer"].strategy == "fsdp":
         if isinstance(parts["tune"], (Head, LastLayers)):
             raise UserError(

@@ -71,28 +71,31 @@ class TrainerSettings:
             close = suggest(self.monitor, [f"val/{name}" for name in METRICS])
             raise UserError(f"trainer.monitor={self.monitor}: no such metric{close}.")
 
-    def check_devices(self) -> None:
+    def check_devices(self, here: bool = True) -> None:
         """Refuse what this machine, or the launcher of this process, does not have.
+
+        Args:
+            here: it is this machine that trains, so that its GPUs must be enough.
 
         Raises:
             UserError: says which key to change.
         """
-        here, gpus = ranks.place(), torch.cuda.device_count()
+        place, gpus = ranks.place(), torch.cuda.device_count()
         if self.strategy == "single" and self.processes > 1:
             raise UserError(
                 f"trainer.devices={self.devices} trainer.num_nodes={self.num_nodes} need several "
                 "processes: say trainer=ddp (or fsdp)."
             )
-        if self.resolved_accelerator() == "gpu" and self.resolved_devices() > gpus:
+        if here and self.resolved_accelerator() == "gpu" and self.resolved_devices() > gpus:
             has = f"{gpus} GPU{'s' if gpus != 1 else ''}"
             raise UserError(f"trainer.devices={self.devices}: this machine has {has}.")
-        if here is not None and here.size != self.processes:
+        if place is not None and place.size != self.processes:
             raise UserError(
-                f"The launcher started {here.size} processes, and trainer.devices="
+                f"The launcher started {place.size} processes, and trainer.devices="
                 f"{self.resolved_devices()} x trainer.num_nodes={self.num_nodes} are "
                 f"{self.processes}: make them equal, with trainer=ddp or trainer=fsdp."
             )
-        if here is None and self.num_nodes > 1:
+        if place is None and self.num_nodes > 1:
             raise UserError(
                 f"trainer.num_nodes={self.num_nodes}: start the same command on every machine with "
                 "torchrun or srun (see the README)."

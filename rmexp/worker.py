@@ -20,12 +20,12 @@ def main() -> None:
     handler = get_error_handler()
     handler.initialize()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    job, sys.argv = pickle.loads(Path(sys.argv[1]).read_bytes())
+    job, sys.argv, mark = pickle.loads(Path(sys.argv[1]).read_bytes())
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     configuration.register()
     try:
-        run_job(job, Reporter())
+        run_job(job, Reporter(mark))
     except BaseException as error:
         handler.record_exception(error)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 
 import numpy as np
 import pyarrow.parquet
@@ -122,7 +123,12 @@ def test_a_launcher_and_the_keys_must_agree(rmexp, monkeypatch):
     assert "The launcher started 2 processes, and trainer.devices=1" in done.stderr
     done = rmexp("-m", "model=tiny", *TWO, "seed=0,1", check=False)
     assert "A sweep starts the processes of its jobs itself" in done.stderr
-    monkeypatch.setenv("RANK", "1")  # of several processes one speaks
+    done = rmexp("task=evaluate", "checkpoint=.", check=False)
+    assert "task=evaluate takes one device: leave out torchrun or srun." in done.stderr
+    monkeypatch.setenv("RANK", "1")
+    done = rmexp("model=tiny", check=False)  # on another machine: that may lack what this one has
+    assert f"rmexp: {socket.gethostname()}: The launcher started 2 processes" in done.stderr
+    monkeypatch.setenv("LOCAL_RANK", "1")  # of the processes of a machine one speaks
     assert rmexp("model=tiny", check=False).stderr == ""
 
 

@@ -4,17 +4,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from rich.table import Table
 
 from rmexp.errors import UserError
 from rmexp.job import near, quieten_libraries
 from rmexp.progress import Reporter
 from rmexp.sweep.estimate import Measured, measure
-from rmexp.sweep.plan import Composed, Plan
+from rmexp.sweep.plan import HERE, Composed, Plan
 from rmexp.tracking import first_line
-
-HERE = ("basic", "joblib", "submitit_local")
-"""Launchers whose jobs run on this machine."""
 
 
 def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter, launcher: str) -> None:
@@ -49,7 +47,11 @@ def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter, launcher
     except Exception as error:  # the job will meet it again, and record it
         reporter.say(f"no estimate: {first_line(error)}")
         return
-    reporter.say(*_lines(found, open_, "" if plan.cells else " a run"))
+    finally:
+        torch.cuda.empty_cache()  # other processes may train on that device; without one, nothing
+    alone = launcher == "basic" and all(c.config.trainer.strategy == "single" for c in open_)
+    how = "on this machine, one run after the other" if alone else "of one device's work"
+    reporter.say(*_lines(found, open_, how if plan.cells else f"a run {how}"))
     _check_disk(found.disk([cell.config for cell in open_]), plan.directory, reporter)
 
 
@@ -73,10 +75,10 @@ def _count(plan: Plan, states: Sequence[str]) -> str:
     return f"runs: {len(plan.cells)}" + (f" ({said})" if said else "")
 
 
-def _lines(found: Measured, cells: Sequence[Composed], of: str) -> list[str]:
+def _lines(found: Measured, cells: Sequence[Composed], how: str) -> list[str]:
     seconds = sum(found.seconds(cell.config) for cell in cells)
     return [
-        f"time: about {duration(seconds)}{of} on this machine, one run after the other "
+        f"time: about {duration(seconds)} {how} "
         f"({found.step_seconds:.2g} s a step, {found.epoch_steps} steps an epoch)",
         "shared: imports, tokenised rows"
         + (", the states under what trains" if found.kept else ""),

@@ -121,7 +121,8 @@ def _key(composed: Composed) -> str | None:
         return None
     if config.tune["_target_"] != HEAD or not config.tune.cache_gib:
         return None
-    if config.trainer.strategy != "single":  # processes share the rows of one head, not heads
+    # Processes share the rows of one head, not heads.
+    if config.trainer.strategy != "single" and build(config.trainer).processes > 1:
         return None
     content: Any = OmegaConf.to_container(config, resolve=True)
     return json.dumps({k: v for k, v in content.items() if k not in MAY_DIFFER}, sort_keys=True)

@@ -21,6 +21,9 @@ from rmexp.sweep.fingerprints import of_config, of_inputs, short
 from rmexp.sweep.state import State, lives, read_state
 
 FILE = "sweep.json"
+HERE = ("basic", "joblib", "submitit_local")
+"""Launchers (options of hydra/launcher) whose jobs run on this machine."""
+
 SECONDS_TO_LET_GO = 10.0
 """Workers of a killed sweep may hold its lock for a few seconds."""
 

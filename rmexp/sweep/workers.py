@@ -161,17 +161,20 @@ class Grouped:
         """Do one job, or the group that it stands for."""
         from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
+        from rmexp.progress import Reporter
+
         hydra_config: Any = HydraConfig.get()
         group = self.groups.get(Path(hydra_config.runtime.output_dir).name)
         if group is None:
             return self.task(config)
         launcher = BasicLauncher()
         launcher.setup(hydra_context=self.context, task_function=self.task, config=self.config)
-        entry.together = group
+        # Its heads have most lines in common; each says its own under its own mark.
+        entry.reporter, entry.together = Reporter("group| "), group
         try:
             launcher.launch([cell.overrides for cell in group.plan.cells], initial_job_idx=0)
         finally:
-            entry.together = None
+            entry.reporter = entry.together = None
         return None
 
 
