@@ -58,7 +58,7 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> C
     grid, trials, launcher = _grid(overrides, config_dir)
     _check_launcher(launcher)
     extra = _unnamed(grid, overrides) if trials else (*_unnamed(grid, []), "hydra/sweeper=planned")
-    cells, refused, known = [], [], Known(Composer(configuration.composed))
+    cells, refused, known = [], [], Known(Composer(configuration.composed), launcher)
     for words in grid:
         try:
             cells.append(_check(words, config_dir, extra, known))
@@ -82,12 +82,14 @@ class Known:
     """What the cells of a grid have in common, so that it is composed, checked and built once.
 
     compose  overrides -> configuration
+    launcher the option of hydra/launcher
     right    parts of configurations that were found to be right
     built    a group's name and content -> its object
     """
 
-    def __init__(self, compose: Compose = configuration.composed) -> None:
-        self.compose, self.right = compose, set[str]()
+    def __init__(self, compose: Compose = configuration.composed, launcher: str = "basic") -> None:
+        self.compose, self.launcher = compose, launcher
+        self.right: set[str] = set()
         self.built: dict[str, Any] = {}
 
     def build(self, group: str, node: DictConfig) -> Any:
@@ -194,7 +196,7 @@ def _check_parts(config: DictConfig, choices: Mapping[str, str], known: Known) -
         parts["data"].check_sources()
     for group in (g for g in ("template", "model") if g in parts):
         parts[group].check()
-    _check_devices(parts, choices["task"], choices["hydra/launcher"])
+    _check_devices(parts, choices["task"], known.launcher)
     if "loss" in wanted and parts["data"].has is not None:
         check_fits(
             known.build("loss", config.loss), choices["loss"], parts["data"].has, choices["data"]

@@ -23,9 +23,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from rmexp import loading
-from rmexp.config import CONF_DIR
+from rmexp.config import CONF_DIR, register
 from rmexp.errors import DiskFull, UserError
-from rmexp.preflight import _ENGINES
+from rmexp.preflight import _ENGINES, preflight
 from rmexp.sweep.plan import read_plan
 from rmexp.sweep.state import known_state
 from rmexp.sweep.workers import Place, Told, check_returns
@@ -146,6 +146,15 @@ def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
     assert "interrupted before: goes on from its last checkpoint" in told
     assert "Requeued job" in told
     assert table(home) == table(whole)
+
+
+def test_a_cluster_may_have_gpus_that_this_machine_lacks():
+    register()
+    words = ["model=tiny", "seed=0,1", "trainer.accelerator=gpu"]
+    cluster = preflight([*words, "hydra/launcher=submitit_slurm"], True, None)
+    assert len(cluster.cells) == 2
+    with pytest.raises(UserError, match="this machine has 0 GPUs"):
+        preflight([*words, "hydra/launcher=joblib"], True, None)
 
 
 def test_options_of_slurm_reach_the_batch_script(tmp_path, monkeypatch):
