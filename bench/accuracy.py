@@ -130,14 +130,16 @@ def judged_set(run: Path) -> str:
 
 
 def gaps(run: Path) -> np.ndarray:
-    """(P,) reward gaps of the held-out pairs, in the order of their ids."""
+    """(P,) reward gaps of the held-out pairs, in the order of their rows."""
     from rmexp.predictions import read_judgements, read_predictions
 
     name = judged_set(run)
     pairs = read_judgements(run / "judgements" / f"{name}.parquet")
     rewards = read_predictions(run / "predictions" / f"{name}.parquet")
     columns = zip(pairs.ids_P, pairs.better_P.tolist(), pairs.worse_P.tolist(), strict=True)
-    return np.array([rewards[i, better] - rewards[i, worse] for i, better, worse in columns])
+    # A row's id is its number: among all rows in the one run, among the judged ones in the other.
+    ordered = sorted(columns, key=lambda pair: int(pair[0].rpartition("-")[2]))
+    return np.array([rewards[i, better] - rewards[i, worse] for i, better, worse in ordered])
 
 
 def train_trl(home: Path, tune: str, seed: int, steps: int, out: Path) -> None:
