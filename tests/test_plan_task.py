@@ -259,7 +259,7 @@ from rmexp.sizing.room import resident
 from tests.test_plan_task import shape, step_peak, trees, Full
 from tests.toys import tiny_tokenizer
 
-source, batch, precision = Tiny(hidden=768, layers=8), trees(4, 60, 40), sys.argv[1]
+source, batch, precision = Tiny(hidden=512, layers=6), trees(4, 40, 30), sys.argv[1]
 planned = step_peak(shape(Full(), precision, source), batch, True)
 before = resident()
 model = source.load_model(tiny_tokenizer(), 0).train()
