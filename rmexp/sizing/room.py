@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from rmexp.config import CONF_DIR, build
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError
-from rmexp.sizing.needs import Devices, Needs, sized
+from rmexp.sizing.needs import Devices, Needs, Sizer, sized
 from rmexp.sizing.work import lay_out
 from rmexp.tuning import LoRA
 
@@ -51,7 +51,10 @@ def resident() -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """All that decides the memory; `process` as in `Needs`."""
+    """All that decides the memory; `process` as in `Sizer.needs`.
+
+    Models that were made before are in `made`, for settings that differ in devices or budget.
+    """
 
     source: Any
     tokenizer: Any
@@ -63,13 +66,23 @@ class Setting:
     process: int
     again: bool
     budget: int
+    made: dict[Any, Sizer] = dataclasses.field(default_factory=dict)
 
     def needs(self) -> Needs:
         """Bytes on each device."""
         before = self.data.micro_batch_tokens
-        sizer = sized(
-            self.source, self.tokenizer, self.data, self.tune, self.precision, self.gpu, self.again
-        )
+        key = (repr(self.tune), self.again)
+        if key not in self.made:
+            self.made[key] = sized(
+                self.source,
+                self.tokenizer,
+                self.data,
+                self.tune,
+                self.precision,
+                self.gpu,
+                self.again,
+            )
+        sizer = self.made[key]
         self.data.micro_batch_tokens = self.budget
         try:
             epoch = lay_out(self.data, self.devices.count)
