@@ -8,7 +8,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp import calibration
-from rmexp.config import build, plain
+from rmexp.config import ALONE, build, plain
 from rmexp.errors import UserError
 from rmexp.scoring import Scorer, open_scorer
 from rmexp.training import TrainerSettings
@@ -20,7 +20,7 @@ def saved_config(run: Path) -> DictConfig:
     return config
 
 
-PLACES = ("trainer", "trainer.strategy", "trainer.devices", "trainer.num_nodes")
+PLACES = ("trainer", *(f"trainer.{key}" for key in ALONE))
 """What may differ where a run goes on: the devices that it is on."""
 
 
@@ -69,7 +69,7 @@ def inherit(
         for group in ("loss", "trainer", "template", "model"):
             config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
         if "trainer" not in keys:  # what several devices trained, one can judge
-            for key, value in (("strategy", "single"), ("devices", 1), ("num_nodes", 1)):
+            for key, value in ALONE.items():
                 OmegaConf.update(config.trainer, key, value)
         if own_rows:
             config.data = config.data if "data" in keys else _merged(saved, config, "data", keys)

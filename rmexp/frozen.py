@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from rmexp.batches import Batch, Collate, unjudged
+from rmexp.caching import made_once
 from rmexp.data import ComparisonData
 from rmexp.errors import fallback
 from rmexp.features import FACTS, Features, FeatureWriter, distinct
@@ -109,12 +108,9 @@ def recall(
     if reason is not None:
         fallback(f"The frozen part of the model is computed anew in each step, as {reason}.")
         return None
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{home}.lock"):  # another process may be at it; it computes for us, too
-        known = (home / FACTS).is_file()
-        if not known:
-            with _aside(home) as folder:
-                _compute(model, data, count, pooled, precision, folder, progress)
+    with made_once(home, FACTS) as folder:
+        if folder is not None:
+            _compute(model, data, count, pooled, precision, folder, progress)
     features = Features.open(home)
     if (difference := _difference(model, data, features, count, precision)) is not None:
         fallback(
@@ -123,7 +119,7 @@ def recall(
         )
         return None
     size = features.states_S_D.nbytes / 2**20
-    facts = {"layers": count, "pooled": pooled, "mib": round(size, 1), "from_cache": known}
+    facts = {"layers": count, "pooled": pooled, "mib": round(size, 1), "from_cache": folder is None}
     return Frozen(features, count, facts | {"seconds": round(time.monotonic() - started, 1)})
 
 
@@ -206,18 +202,6 @@ def _key(model: Any, data: ComparisonData, count: int, pooled: bool, precision: 
     facts = [VERSION, count, pooled, precision, data.layout, str(model.config.to_dict())]
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:24]
-
-
-@contextlib.contextmanager
-def _aside(home: Path) -> Iterator[Path]:
-    """A directory that becomes `home` once all is written: nobody reads half a store."""
-    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
-    try:
-        yield folder
-        shutil.rmtree(home, ignore_errors=True)
-        folder.rename(home)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @torch.no_grad()

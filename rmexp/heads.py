@@ -138,11 +138,6 @@ class HeadModule(RewardModule):
             self._order = list(self.plan.steps(epoch))
         return tuple(int(row) for row in self._order[place])
 
-    @property
-    def clip(self) -> float:
-        """The largest norm of its gradients."""
-        return self.optim.clip if self.optim and self.optim.clip else float("inf")
-
     def update(self, sums: Sequence[float], norm: float, batch: Batch) -> None:
         """Take the step whose clipped gradients are there; see `RewardModule.take_step`."""
         try:
@@ -225,7 +220,9 @@ def clip_each(modules: Sequence[HeadModule]) -> list[float]:
     owner_G = torch.tensor(owners, device=squares.device)
     norms_M = squares.new_zeros(len(modules)).index_add(0, owner_G, squares).sqrt()
     norms: list[float] = norms_M.tolist()
-    shares = [min(1.0, m.clip / (norm + 1e-6)) for m, norm in zip(modules, norms, strict=True)]
+    shares = [
+        min(1.0, m.clip_limit / (norm + 1e-6)) for m, norm in zip(modules, norms, strict=True)
+    ]
     torch._foreach_mul_(gradients, [shares[number] for number in owners])
     return norms
 

@@ -28,6 +28,7 @@ from rmexp.metrics import TABLE
 from rmexp.progress import Reporter
 from rmexp.sweep.state import known_state
 from rmexp.tracking import Listener, NoLogger, RunDirectory, first_line
+from rmexp.training import processes
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,13 @@ def run_job(
         names = ("runs", "source", "out")
         return _call(job.config, {"reporter": reporter} | {n: job.config[n] for n in names})
     config, facts = _settle(job)
-    if facts["task"] == "train":
-        trainer = build(config.trainer)
-        if trainer.processes > 1 and ranks.place() is None:
+    if facts["task"] == "train" and (count := processes(config.trainer)) > 1:
+        if ranks.place() is None:
             run = _open(job, config)
             held = dataclasses.replace(job, directory=run.path, claimed=True)
-            launch(held, run.path, trainer.processes, reporter.mark)
+            launch(held, run.path, count, reporter.mark)
             return {}
-        if trainer.processes > 1:
-            ranks.join(gpu=trainer.resolved_accelerator() == "gpu")
+        ranks.join(gpu=build(config.trainer).resolved_accelerator() == "gpu")
     run = _open(job, config)
     if not ranks.first():
         reporter = Reporter(quiet=True)

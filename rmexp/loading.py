@@ -2,9 +2,6 @@
 
 import functools
 import hashlib
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +14,10 @@ import huggingface_hub
 import torch
 import transformers
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
-from filelock import FileLock
 from torch import nn
 
 from rmexp import templates
+from rmexp.caching import made_once
 from rmexp.errors import UserError
 from rmexp.model import DROPOUTS, prepare
 from rmexp.tuning import load_trained_state, merge
@@ -323,35 +320,25 @@ def _converted(folder: Path, gguf_file: str, cache: Path) -> Path:
             / "models"
             / f"{source.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
         )
-    if (home / "config.json").is_file():
-        return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{home}.lock"):  # another process may be at it; it converts for us, too
-        if not (home / "config.json").is_file():
+    with made_once(home, "config.json") as aside:
+        if aside is not None:
             print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
-            _convert(folder, gguf_file, home)
+            _convert(folder, gguf_file, aside)
     return home
 
 
 def _convert(folder: Path, gguf_file: str, home: Path) -> None:
-    """Write it aside, and rename: nobody reads half a model."""
-    aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
-    try:
-        with warnings.catch_warnings(), _parsed_once():
-            warnings.simplefilter("ignore")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-            model = transformers.AutoModel.from_pretrained(
-                folder, gguf_file=gguf_file, dtype=torch.float32
-            )
-        # A model read from GGUF counts as quantised, which plain safetensors cannot say.
-        del model.config.quantization_config
-        model.hf_quantizer = None
-        tokenizer.save_pretrained(aside)
-        model.save_pretrained(aside)
-        shutil.rmtree(home, ignore_errors=True)
-        os.rename(aside, home)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with warnings.catch_warnings(), _parsed_once():
+        warnings.simplefilter("ignore")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+        model = transformers.AutoModel.from_pretrained(
+            folder, gguf_file=gguf_file, dtype=torch.float32
+        )
+    # A model read from GGUF counts as quantised, which plain safetensors cannot say.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    tokenizer.save_pretrained(home)
+    model.save_pretrained(home)
 
 
 class _loading:

@@ -195,10 +195,14 @@ class RewardModule(lightning.LightningModule):
         told = {f"train/{name}": value for name, value in shown.items()}
         return told | {"train/grad_norm": size, "train/lr": rate}
 
+    @property
+    def clip_limit(self) -> float:
+        """The largest norm of a step's gradients."""
+        return self.optim.clip if self.optim and self.optim.clip else float("inf")
+
     def _clip(self, optimizer: Any) -> Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        limit = self.optim.clip if self.optim and self.optim.clip else float("inf")
-        return clip(parameters, limit)
+        return clip(parameters, self.clip_limit)
 
     # -------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self) -> None:

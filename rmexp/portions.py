@@ -29,9 +29,13 @@ class Portion:
 
     def of(self, rows: Sequence[int]) -> list[int]:
         """This process's rows of a step; the processes' parts make up the step."""
+        return self.hands(rows)[self.rank]
+
+    def hands(self, rows: Sequence[int]) -> list[list[int]]:
+        """Each process's rows of a step."""
         at = np.asarray(rows)
-        hands = deal(self.sizes[at], self.shared[at], self.prompts[at], self.count)
-        return [rows[place] for place in hands[self.rank]]
+        dealt = deal(self.sizes[at], self.shared[at], self.prompts[at], self.count)
+        return [[rows[place] for place in hand] for hand in dealt]
 
 
 def deal(sizes: np.ndarray, shared: np.ndarray, prompts: np.ndarray, count: int) -> list[list[int]]:

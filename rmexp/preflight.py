@@ -11,6 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp import config as configuration
+from rmexp.config import ALONE
 from rmexp.errors import UserError
 from rmexp.sweep.composing import Compose, Composer, parse
 from rmexp.sweep.plan import HERE, Composed
@@ -147,8 +148,8 @@ def _check(
         return done
     configuration.check(config, known.right)
     configuration.check_task_keys(config, words)
-    places = {key: config.trainer.get(key) for key in ("strategy", "devices", "num_nodes")}
-    if choices["task"] not in ("train", "plan") and list(places.values()) != ["single", 1, 1]:
+    places = {key: config.trainer.get(key) for key in ALONE}
+    if choices["task"] not in ("train", "plan") and places != ALONE:
         said = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
         raise UserError(f"task={choices['task']} runs on one device: leave out {said}.")
     if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():

@@ -9,18 +9,15 @@ import functools
 import hashlib
 import inspect
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from filelock import FileLock
 
 from rmexp import rendering, templates
+from rmexp.caching import made_once
 from rmexp.comparisons import Comparison, pairs_from_ratings
 from rmexp.errors import UserError
 from rmexp.reading import Format, RowReport, check_bad_rows, read_comparisons
@@ -164,27 +161,16 @@ def load_or_tokenise(
 ) -> tuple[datasets.Dataset, RowReport, bool]:
     """The tokenised rows, the report on them, and whether they came from the cache.
 
-    `progress(what, count)` is called as rows go by. Of concurrent first users one writes, aside,
-    and renames; the others wait for it, and nobody reads half a cache.
+    `progress(what, count)` is called as rows go by.
 
     Raises:
         UserError: the source or too many of its rows cannot be used.
     """
     home = cache / "tokenised" / recipe.key(tokenizer)
-    if (home / "report.json").is_file():
-        return *_read(home), True
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{home}.lock"):
-        known = (home / "report.json").is_file()
-        if not known:
-            aside = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
-            try:
-                _write(recipe, tokenizer, aside, progress)
-                shutil.rmtree(home, ignore_errors=True)
-                os.rename(aside, home)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
-    return *_read(home), known
+    with made_once(home, "report.json") as folder:
+        if folder is not None:
+            _write(recipe, tokenizer, folder, progress)
+    return *_read(home), folder is None
 
 
 def _read(home: Path) -> tuple[datasets.Dataset, RowReport]:

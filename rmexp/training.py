@@ -17,13 +17,20 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.strategies import DDPStrategy
 
 from rmexp import ranks
-from rmexp.config import suggest
+from rmexp.config import ALONE, build, suggest
 from rmexp.errors import UserError
 from rmexp.metrics import METRICS, lower_is_better
 from rmexp.sharding import Sharded
 from rmexp.tracking import RunDirectory
 
 NEVER = 10**9
+
+
+def processes(trainer: Any) -> int:
+    """How many a `trainer` node asks for; one that asks for one need not be built."""
+    if trainer.get("strategy", ALONE["strategy"]) == ALONE["strategy"]:
+        return 1
+    return int(build(trainer).processes)
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,16 @@ class TrainerSettings:
     keep: Literal["resume", "weights", "none"] = "weights"
 
     def __post_init__(self) -> None:
-        """Refuse a monitor that no validation will log."""
+        """Refuse a monitor that no validation will log, and several devices without a strategy."""
         known = rf"auto|val/({'|'.join(METRICS)}|.+/accuracy)"
         if not re.fullmatch(known, self.monitor):
             close = suggest(self.monitor, [f"val/{name}" for name in METRICS])
             raise UserError(f"trainer.monitor={self.monitor}: no such metric{close}.")
+        if self.strategy == "single" and self.processes > 1:
+            raise UserError(
+                f"trainer.devices={self.devices} trainer.num_nodes={self.num_nodes} need several "
+                "processes: say trainer=ddp (or fsdp)."
+            )
 
     def check_devices(self, here: bool = True) -> None:
         """Refuse what this machine, or the launcher of this process, does not have.
@@ -81,11 +93,6 @@ class TrainerSettings:
             UserError: says which key to change.
         """
         place, gpus = ranks.place(), torch.cuda.device_count()
-        if self.strategy == "single" and self.processes > 1:
-            raise UserError(
-                f"trainer.devices={self.devices} trainer.num_nodes={self.num_nodes} need several "
-                "processes: say trainer=ddp (or fsdp)."
-            )
         if here and self.resolved_accelerator() == "gpu" and self.resolved_devices() > gpus:
             has = f"{gpus} GPU{'s' if gpus != 1 else ''}"
             raise UserError(f"trainer.devices={self.devices}: this machine has {has}.")

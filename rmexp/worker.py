@@ -2,16 +2,14 @@
 
 import os
 import pickle
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from rmexp import config as configuration
 from rmexp.job import run_job
+from rmexp.launch import end_with
 from rmexp.progress import Reporter
 
 
@@ -19,7 +17,7 @@ def main() -> None:
     """Do this process's part of the job; what goes wrong is told to the launcher."""
     handler = get_error_handler()
     handler.initialize()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with(os.getppid())
     job, sys.argv, mark = pickle.loads(Path(sys.argv[1]).read_bytes())
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -30,13 +28,6 @@ def main() -> None:
         handler.record_exception(error)
         sys.stdout.flush()
         os._exit(1)  # what still waits for another process would hold this one up
-
-
-def _end_with(parent: int) -> None:
-    """A launcher that was killed leaves no process behind."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

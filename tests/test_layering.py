@@ -55,6 +55,7 @@ ORDER = [
     "rmexp.rendering",
     "rmexp.templates",
     "rmexp.trees",
+    "rmexp.caching",
     "rmexp.tokenised",
     "rmexp.attention",
     "rmexp.features",

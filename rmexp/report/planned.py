@@ -11,7 +11,8 @@ WHAT = {
     "weights": "fp32",
     "gradients": "fp32, of what trains",
     "optimizer": "AdamW's two moments, fp32",
-    "activations": "kept for the backward pass, and at work; no logits: the head reads {head}",
+    "activations": "kept for the backward pass, and at work; no logits: the head reads one token a "
+    "response",
     "casts": "weights in bf16, for the products",
     "exchange": "weights and gradients between devices",
     "process": "Python and its libraries",
@@ -48,7 +49,7 @@ def rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _memory(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, size in facts["memory"].items():
         if size:
-            yield name, gib(size), WHAT[name].format(head="one token a response")
+            yield name, gib(size), WHAT[name]
     of = f"{facts['micro_batches']} micro-batch{'es' if facts['micro_batches'] > 1 else ''}"
     several = f"{of} of at most {facts['micro_batch']:,} tokens"
     yield "a step's peak", gib(facts["training"]), f"{facts['peak']}; {several}"

@@ -15,7 +15,6 @@ from torch import nn
 
 from rmexp.batches import Batch, Step
 from rmexp.data import ComparisonData
-from rmexp.portions import deal
 from rmexp.steps import IndexedRows
 from rmexp.trees import Tree
 from rmexp.tuning import layers
@@ -62,18 +61,15 @@ class Epoch:
 
 def lay_out(data: ComparisonData, devices: int) -> Epoch:
     """Lay out the first epoch's steps; see `LAID_OUT`."""
-    steps, columns = data.plan().steps(0), data.columns
-    sizes, shared = columns.numbers("size"), columns.shared()
-    prompts = columns.prompts(np.arange(len(data.rows)))
-    totals = np.array([sizes[rows].sum() for rows in steps])
+    steps, portion = data.plan().steps(0), data.portion(0, devices)
+    totals = np.array([portion.sizes[rows].sum() for rows in steps])
     chosen = _chosen(totals)
     rows, collate = IndexedRows(data.rows), data.collate()
     work, seen, widest, most = Work(), 0, None, 0
     for number in chosen:
         seen += int(totals[number])
-        at = np.array(steps[number])
-        for hand in deal(sizes[at], shared[at], prompts[at], devices):
-            step: Step = collate([rows[int(at[place])] for place in hand])
+        for hand in portion.hands(steps[number]):
+            step: Step = collate([rows[int(row)] for row in hand])
             most = max(most, len(step.batches))
             for batch in step.batches:
                 work = work + work_of(batch)

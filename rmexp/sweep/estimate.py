@@ -1,5 +1,6 @@
 """How long a sweep will take and how much disk, from one measured step of one of its jobs."""
 
+import functools
 import math
 import tempfile
 import time
@@ -81,10 +82,9 @@ def measure(cells: Sequence[Composed], reporter: Reporter) -> Measured:
     names = ("model", "template", "data", "loss", "tune", "trainer")
     model, template, data, loss, tune, trainer = (build(config[name]) for name in names)
     data.workers = 0
-
-    def check() -> None:
-        data.check_trainable(loss, cell.choices["loss"], cell.choices["data"])
-
+    check = functools.partial(
+        data.check_trainable, loss, cell.choices["loss"], cell.choices["data"]
+    )
     with tempfile.TemporaryDirectory() as folder, recording(lambda _: None):
         run = RunDirectory(Path(folder))
         prepared = prepare_data(model, template, data, config.seed, run, silent, check)

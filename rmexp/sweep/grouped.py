@@ -16,6 +16,7 @@ from rmexp.sweep.plan import Composed, Plan
 from rmexp.tasks.heads import Fitted, HeadRun, end_head, fit_heads
 from rmexp.tasks.train import train
 from rmexp.tracking import first_line
+from rmexp.training import processes
 
 MAY_DIFFER = ("loss", "optim", "seed", "name", "logger", "sweep")
 """Groups and keys in which heads that train together may differ."""
@@ -121,8 +122,7 @@ def _key(composed: Composed) -> str | None:
         return None
     if config.tune["_target_"] != HEAD or not config.tune.cache_gib:
         return None
-    # Processes share the rows of one head, not heads.
-    if config.trainer.strategy != "single" and build(config.trainer).processes > 1:
+    if processes(config.trainer) > 1:  # these share the rows of one head, not heads
         return None
     content: Any = OmegaConf.to_container(config, resolve=True)
     return json.dumps({k: v for k, v in content.items() if k not in MAY_DIFFER}, sort_keys=True)

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from omegaconf import DictConfig
 from rmexp import config as configuration
 from rmexp import entry
 from rmexp.errors import DiskFull, UserError
+from rmexp.launch import end_with
 
 Task = Callable[[DictConfig], Any]
 
@@ -58,25 +58,18 @@ class Place:
         sys.path[:] = dict.fromkeys([*self.path, *sys.path])
         sys.argv[:] = self.words
         configuration.register()
-        _end_with(self.pid)
+        _leave_nobody(self.pid)
 
 
 _watching: set[int] = set()
 
 
-def _end_with(pid: int) -> None:
+def _leave_nobody(pid: int) -> None:
     """Where that process started this one: a killed sweep takes its workers along, so that the next
     one finds nobody at work."""
-    if os.getppid() != pid or pid in _watching:
-        return
-    _watching.add(pid)
-
-    def watch() -> None:
-        while os.getppid() == pid:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    if os.getppid() == pid and pid not in _watching:
+        _watching.add(pid)
+        end_with(pid)
 
 
 class Loader:

@@ -1,5 +1,6 @@
 """task=plan: what a training will need, and whether it fits; no weights are loaded."""
 
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -45,12 +46,11 @@ def plan(
     Raises:
         UserError: it does not fit; says what would make it fit.
     """
-
-    def check() -> None:
-        data.check_trainable(loss, labels["loss"], labels["data"])
-
+    check = functools.partial(data.check_trainable, loss, labels["loss"], labels["data"])
     prepared = prepare_data(model, template, data, seed, run, reporter, check)
-    gpu, spread = trainer.resolved_accelerator() == "gpu", _devices(trainer)
+    gpu = trainer.resolved_accelerator() == "gpu"
+    # `auto` is one device where this machine has no GPU.
+    spread = Devices(trainer.strategy, max(1, trainer.processes))
     sharing = max(1, trainer.resolved_devices())
     available = memory_gib * GIB if memory_gib else device_memory(gpu, sharing)
     process = 0 if gpu else resident()
@@ -77,16 +77,6 @@ def plan(
         )  # fmt: skip
         raise UserError(refusal(setting, needs, available))
     return {}
-
-
-def _devices(trainer: TrainerSettings) -> Devices:
-    """What the trainer spreads a run over; `auto` is one where this machine has no GPU."""
-    count = max(1, trainer.processes)
-    if trainer.strategy == "single" and count > 1:
-        raise UserError(
-            f"{count} devices need several processes: say trainer=ddp (or trainer=fsdp)."
-        )
-    return Devices(trainer.strategy, count)
 
 
 def _precision(trainer: TrainerSettings) -> str:

@@ -74,10 +74,7 @@ def train(
         exports: write `export/`; a sweep does that for its best run alone, at its end.
     """
     seed_everything(seed)
-
-    def check() -> None:
-        data.check_trainable(loss, labels["loss"], labels["data"])
-
+    check = functools.partial(data.check_trainable, loss, labels["loss"], labels["data"])
     with ranks.one_ahead():  # rows are tokenised once, and weights converted
         prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = with_monitor(trainer, data)
