@@ -42,9 +42,8 @@ class OnceLoader(ConfigLoaderImpl):
 class Planned(Sweeper):
     """Launches the cells that stand in `sweep.json` of the sweep's directory, in their order.
 
-    rmexp composes, checks and numbers them before Hydra starts (`rmexp.sweep.plan`). Launchers that
-    hand jobs to other processes get those that are left to do, and heads that train together as one
-    job.
+    rmexp composes, checks and numbers them before Hydra starts (`rmexp.sweep.plan`). The launcher
+    gets those that are left to do, and heads that train together as one job.
 
     Args:
         params: key -> values, as Hydra's own sweeper has them; the plan is made of them.
@@ -69,28 +68,20 @@ class Planned(Sweeper):
             config_loader=OnceLoader(hydra_context.config_loader, directories),
             callbacks=hydra_context.callbacks,
         )
-        self.elsewhere = config.hydra.runtime.choices["hydra/launcher"] != "basic"
-        self.groups = entry.together.apart() if self.elsewhere else {}
+        self.groups = entry.groups
         if self.groups:
-            task_function = Grouped(task_function, self.hydra_context, config, self.groups)
+            task_function = Grouped(task_function, self.groups)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Launch all cells at once: a launcher that works in parallel has the choice."""
-        cells = self.plan.cells
-        if self.elsewhere:
-            done = [cell for cell in cells if self.plan.state(cell).status == "done"]
-            print(*(f"job {cell.number}: done before: reused" for cell in done), sep="\n")
-            by_others = {
-                cell.number
-                for group in self.groups.values()
-                for cell in group.plan.cells
-                if cell.directory not in self.groups
-            }
-            by_others |= {cell.number for cell in done}
-            cells = [cell for cell in cells if cell.number not in by_others]
-        if not cells:
+        done = {cell.number for cell in self.plan.cells if self.plan.state(cell).status == "done"}
+        for number in sorted(done):
+            print(f"job {number}: done before: reused")
+        by_others = {cell.number for group in self.groups.values() for cell, _ in group.members[1:]}
+        left = [cell for cell in self.plan.cells if cell.number not in done | by_others]
+        if not left:
             return []
-        return [self.launcher.launch([cell.overrides for cell in cells], initial_job_idx=0)]
+        return [self.launcher.launch([cell.overrides for cell in left], initial_job_idx=0)]

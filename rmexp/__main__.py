@@ -104,7 +104,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
     from rmexp.progress import Reporter
     from rmexp.sweep.ahead import announce
     from rmexp.sweep.ending import finish
-    from rmexp.sweep.grouped import Together
+    from rmexp.sweep.grouped import groups
 
     plan = make_plan(
         checked.cells, sys.argv[1:], checked.directory, checked.trials, checked.left_out
@@ -113,7 +113,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
     with plan.locked():
         plan.write()
         announce(plan, checked.cells, reporter, checked.launcher)
-        entry.reporter, entry.together = reporter, Together(plan, checked.cells)
+        entry.reporter, entry.groups = reporter, groups(plan, checked.cells)
         gc.freeze()  # the cells and libraries stay: no collection need look through them again
         try:
             start(f"hydra.sweep.dir={plan.directory}", *checked.extra)
@@ -128,7 +128,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
                 raise
         finally:
             gc.unfreeze()
-            entry.reporter = entry.together = None
+            entry.reporter, entry.groups = None, {}
         return finish(plan, checked.cells[0].config.sweep.export, reporter)
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -85,6 +86,34 @@ def take_up(job: Job, reporter: Reporter) -> Job | None:
     return job
 
 
+def attempt(
+    job: Job, reporter: Reporter, work: Callable[..., dict[str, float]] | None = None
+) -> str | None:
+    """Do a job, of a sweep what is left of it; what it failed with is said, and returned.
+
+    Raised on, it would reach the person as Hydra's traceback, or stop a sweep.
+
+    Args:
+        work: see `run_job`.
+
+    Raises:
+        DiskFull: nothing more can be written.
+    """
+    try:
+        left = job if job.sweep is None else take_up(job, reporter)
+        if left is not None:
+            run_job(left, reporter, work)
+    except DiskFull:
+        raise
+    except Exception as error:
+        trace = "" if isinstance(error, UserError) else f" (traceback: {job.directory}/error.txt)"
+        # The error itself would keep the model in memory.
+        said = first_line(error)
+        print(f"{reporter.mark}rmexp: {said}{trace}", file=sys.stderr, flush=True)
+        return said
+    return None
+
+
 def run_job(
     job: Job, reporter: Reporter, work: Callable[..., dict[str, float]] | None = None
 ) -> dict[str, float]:
@@ -123,8 +152,9 @@ def run_job(
         run.update(fallbacks=fallbacks)
         reporter.say(f"note: {sentence}")
 
+    content: Any = OmegaConf.to_container(config, resolve=True)
     run.start(
-        config,
+        content,
         job.overrides,
         task=facts["task"],
         name=facts["name"],
@@ -149,7 +179,7 @@ def run_job(
                 facts["sweep"],
                 facts["task"],
                 facts["labels"],
-                OmegaConf.to_container(config, resolve=True),
+                content,
             )
             offered = facts | {
                 "run": run,

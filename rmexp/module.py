@@ -119,7 +119,7 @@ class RewardModule(lightning.LightningModule):
             else:
                 rewards_N = self(batch)
                 loss = normalised(self.loss(rewards_N, batch), totals)
-                sums += self.sums(loss, rewards_N, batch, pairs, responses)
+                sums += sums_of(loss, rewards_N, batch, pairs, responses)
             with self._exchange(number == len(batches)):
                 # Strategies take the mean over processes, and it is the sum that is wanted.
                 self.manual_backward(loss * ranks.count())
@@ -149,26 +149,24 @@ class RewardModule(lightning.LightningModule):
         together = now or ranks.count() == 1
         return contextlib.nullcontext() if together else strategy.block_backward_sync()
 
-    def sums(
-        self, loss: Tensor, rewards_N: Tensor, batch: Batch, pairs: int, responses: int
-    ) -> Tensor:
-        """(4,) a micro-batch's share of the step's loss, accuracy, margin and mean reward."""
-        found_N = rewards_N.detach()
-        gaps_P = found_N[batch.better_P] - found_N[batch.worse_P]
-        # A step of ratings alone has no pairs; what is divided by 1 then is not shown.
-        won, lead = (gaps_P > 0).sum() / max(1, pairs), gaps_P.sum() / max(1, pairs)
-        return torch.stack([loss.detach(), won, lead, found_N.sum() / responses])
-
     def take_step(
         self, optimizer: Any, values: Sequence[float], pairs: int, responses: int
     ) -> dict[str, float]:
-        """Update by the clipped gradients; returns what the step was like, to be logged.
+        """Update by the clipped gradients; returns what the step was like, see `told_of_step`."""
+        told = self.told_of_step(values, pairs, responses)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.schedule.step()
+        return told
+
+    def told_of_step(self, values: Sequence[float], pairs: int, responses: int) -> dict[str, float]:
+        """What a step that may be taken is like, to be logged.
 
         Args:
-            values: the step's `sums`, and the norm of its gradient before it was clipped.
+            values: the step's `sums_of`, and the norm of its gradient before it was clipped.
 
         Raises:
-            TrainingFailed: loss or gradient is not finite; nothing is updated then.
+            TrainingFailed: loss or gradient is not finite, or the loss grows and grows.
         """
         *values, size = values
         shown = dict(zip(("loss", "accuracy", "margin", "reward_mean"), values, strict=True))
@@ -183,17 +181,13 @@ class RewardModule(lightning.LightningModule):
             raise TrainingFailed(
                 f"{sentence} (step {self.global_step + 1}); a lower optim.lr may help."
             )
-        rate = self.schedule.get_last_lr()[0]
-        optimizer.step()
-        optimizer.zero_grad()
-        self.schedule.step()
         self.seen = {
             "pairs": self.seen["pairs"] + pairs,
             "responses": self.seen["responses"] + responses,
         }
         self.shown = shown
         told = {f"train/{name}": value for name, value in shown.items()}
-        return told | {"train/grad_norm": size, "train/lr": rate}
+        return told | {"train/grad_norm": size, "train/lr": self.schedule.get_last_lr()[0]}
 
     @property
     def clip_limit(self) -> float:
@@ -329,6 +323,20 @@ def normalised(terms: Mapping[str, tuple[Tensor, Tensor]], totals: Mapping[str, 
     # A term without weight in the whole step adds nothing, but stays part of the graph.
     parts = [(v * w).sum() / (totals[term] or 1.0) for term, (v, w) in terms.items()]
     return torch.stack(parts).sum()
+
+
+def sums_of(losses: Tensor, rewards: Tensor, batch: Batch, pairs: int, responses: int) -> Tensor:
+    """(4,) a micro-batch's share of the step's loss, accuracy, margin and mean reward.
+
+    Args:
+        losses: () of one head, or (H,) of several.
+        rewards: (N,), or (N, H); what is returned is then (4, H).
+    """
+    found = rewards.detach()
+    gaps = found[batch.better_P] - found[batch.worse_P]
+    # A step of ratings alone has no pairs; what is divided by 1 then is not shown.
+    won, lead = (gaps > 0).sum(0) / max(1, pairs), gaps.sum(0) / max(1, pairs)
+    return torch.stack([losses.detach(), won, lead, found.sum(0) / responses])
 
 
 def random_state() -> dict[str, Any]:

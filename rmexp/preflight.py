@@ -14,7 +14,7 @@ from rmexp import config as configuration
 from rmexp.config import ALONE
 from rmexp.errors import UserError
 from rmexp.sweep.composing import Compose, Composer, parse
-from rmexp.sweep.plan import HERE, Composed
+from rmexp.sweep.plan import HERE, Composed, differing
 from rmexp.sweep.state import read_state
 
 GRID_SWEEPER = "basic"
@@ -113,11 +113,6 @@ def _refusal(refused: Sequence[tuple[str, list[str]]], grid: Sequence[list[str]]
         f"{said} {len(refused)} of {len(grid)} jobs cannot run, so none was started; "
         "sweep.skip_invalid=true leaves them out."
     )
-
-
-def differing(words: Sequence[str], grid: Sequence[Sequence[str]]) -> str:
-    """The overrides of a cell that not all cells have."""
-    return " ".join(word for word in words if any(word not in other for other in grid))
 
 
 def _unnamed(grid: Sequence[Sequence[str]], given: Sequence[str]) -> tuple[str, ...]:

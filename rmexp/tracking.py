@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger
-from omegaconf import OmegaConf
 
 from rmexp import __version__
 from rmexp.config import write_yaml
@@ -69,14 +68,14 @@ class RunDirectory:
         run._started -= run.result.get("seconds", 0.0)
         return run
 
-    def start(self, config: Any, overrides: list[str], **facts: Any) -> None:
+    def start(self, config: Mapping[str, Any], overrides: list[str], **facts: Any) -> None:
         """Write what is known before the work begins, and keep a heartbeat until `finish`.
 
         A run that is resumed keeps the configuration that it was started with.
         """
         (self.path / "error.txt").unlink(missing_ok=True)
         if not (self.path / "config.yaml").is_file():
-            write_yaml(OmegaConf.to_container(config, resolve=True), self.path / "config.yaml")
+            write_yaml(config, self.path / "config.yaml")
             write_yaml(overrides, self.path / "overrides.yaml")
         self.update(**_alive(), error=None, **facts)
         threading.Thread(target=self._beat, daemon=True).start()
@@ -142,7 +141,7 @@ class Listener(RunDirectory):
         super().__init__(path)
         self.notes = Path(os.devnull)
 
-    def start(self, config: Any, overrides: list[str], **facts: Any) -> None:
+    def start(self, config: Mapping[str, Any], overrides: list[str], **facts: Any) -> None:
         """Rank 0 writes it down."""
 
     def update(self, **facts: Any) -> None:

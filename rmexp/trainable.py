@@ -113,8 +113,11 @@ def check_splits(columns: Columns, splits: Splits, wanted: Sequence[str]) -> Non
 
 def show_ratings(columns: Columns, train: np.ndarray, times: np.ndarray | None, loss: Loss) -> None:
     """Let the loss learn its scale; a rating counts as often as its row is drawn."""
-    weights_C = columns.numbers("weight")[train] * (1.0 if times is None else times)
-    rows = columns.objects("ratings", train)
+    rated = columns.numbers("rated")[train] > 0
+    if not rated.any():
+        return
+    weights_C = (columns.numbers("weight")[train] * (1.0 if times is None else times))[rated]
+    rows = columns.objects("ratings", train[rated])
     found = [(r, w) for row, w in zip(rows, weights_C, strict=True) for r in row if r == r]
     if found:
         loss.learn(*np.array(found, dtype=np.float64).T)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from rmexp.sweep import grouped
+from rmexp.sweep.plan import Cell
 from rmexp.sweep.state import State
 from tests.conftest import result
 
@@ -14,7 +15,6 @@ WORDS = (
     *("model=tiny", "logger=none", "data.limit=60", "tune=head", "trainer.max_epochs=2"),
     *("trainer.precision=32-true", "optim.head_lr=1e-2"),
 )
-GRID = ("loss=contrastive,ties", "seed=0,1")
 
 
 def lines(run):
@@ -22,13 +22,17 @@ def lines(run):
 
 
 def test_side_by_side_is_like_alone(rmexp):
-    done = rmexp("-m", *WORDS, *GRID)
-    assert done.stdout.count("4 heads train side by side") == 1
+    done = rmexp("-m", *WORDS, "loss=contrastive,ties", "seed=0,1", "optim.warmup=0.1,0.5")
+    assert done.stdout.count("8 heads train side by side") == 1
     together = {run.name: run for run in rmexp.runs()}
-    for loss in ("contrastive", "ties"):
-        rmexp(*WORDS, f"loss={loss}", "seed=1", f"name=alone-{loss}")
+    for loss, warmup in (("contrastive", "0.1"), ("ties", "0.5")):
+        rmexp(*WORDS, f"loss={loss}", "seed=1", f"optim.warmup={warmup}", f"name=alone-{loss}")
         (alone,) = (run for run in rmexp.runs() if run.name.endswith(f"alone-{loss}"))
-        (same,) = (run for name, run in together.items() if name.endswith(f"{loss}_seed-1"))
+        (same,) = (
+            run
+            for name, run in together.items()
+            if all(word in name for word in (loss, "seed-1", f"warmup-{warmup}"))
+        )
         one, other = result(alone), result(same)
         assert sorted(other["shared_with"]) == sorted(set(together) - {same.name})
         assert set(one["metrics"]) == set(other["metrics"])
@@ -82,17 +86,19 @@ def test_heads_that_cannot_train_together_train_alone_and_record_why(rmexp, monk
 
 
 def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
-    def state(name, status, resumable=False):
-        return SimpleNamespace(path=Path(name), status=status, resumable=resumable)
+    def state(status, resumable=False):
+        return SimpleNamespace(status=status, resumable=resumable)
 
-    states = [state("0", "left"), state("1", "done"), state("2", "dead", True), state("3", "dead")]
-    plan = SimpleNamespace(states=lambda: states)
-    monkeypatch.setattr(grouped, "_built", lambda members: [name for name, _ in members])
-    monkeypatch.setattr(grouped, "fit_heads", lambda runs, reporter: [f"fit {n}" for n in runs])
-    together = grouped.Together(SimpleNamespace(cells=[], **vars(plan)), [])
-    together._train([(one.path.name, None) for one in states], None)
-    assert together._done == {"0": "fit 0", "3": "fit 3"}
+    states = [state("left"), state("done"), state("dead", True), state("dead")]
+    cells = [Cell(number, [], f"{number}-x", "") for number in range(4)]
+    plan = SimpleNamespace(cells=cells, states=lambda: states)
+    monkeypatch.setattr(grouped, "_key", lambda composed: "one")
+    (group,) = grouped.groups(plan, [None] * 4).values()
+    assert [cell.number for cell, _ in group.members] == [0, 3]
     assert State("dead", Path("3")).resumable is False, "without a checkpoint"
+    states[0] = state("done")
+    assert grouped.groups(plan, [None] * 4) == {}, "one alone is no group"
+    assert grouped.groups(SimpleNamespace(cells=[]), [None]) == {}, "a search chooses its jobs"
 
 
 def test_what_stands_alone_is_not_trained_together(rmexp):

@@ -74,6 +74,11 @@ class Plan:
         """Of a job: its configuration, the data, the code."""
         return short(of_config(config) + self.inputs)
 
+    def told(self, number: str | int, overrides: Sequence[str]) -> str:
+        """What to call a job: its number, and the words in which it differs from others."""
+        swept = differing(overrides, [cell.overrides for cell in self.cells])
+        return f"job {number}: {swept or ' '.join(overrides)}"
+
     def states(self) -> list[State]:
         """How each job stands, in order; of a sweep without planned cells, those that began."""
         if not self.cells:
@@ -177,6 +182,11 @@ def make_plan(
             for number, (cell, fingerprint) in enumerate(zip(cells, prints, strict=True))
         ],
     )
+
+
+def differing(words: Sequence[str], grid: Sequence[Sequence[str]]) -> str:
+    """The overrides of a cell that not all cells have."""
+    return " ".join(word for word in words if any(word not in other for other in grid))
 
 
 def label(cells: Sequence[Composed]) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from rmexp import config as configuration
@@ -137,37 +136,26 @@ def _time_limit() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Grouped:
-    """The task where some jobs are groups: then the jobs of a group are done here, together.
+    """The task where some jobs are groups: all jobs of a group are then done in one process.
 
     Args:
         task: does one job.
-        context: Hydra's; config: the sweep's, of which jobs are composed.
-        groups: directory of the job that stands for a group -> its `sweep.grouped.Together`.
+        groups: directory of the job that stands for a group -> its `sweep.grouped.Group`.
     """
 
     task: Task
-    context: HydraContext
-    config: DictConfig
     groups: Mapping[str, Any]
 
     def __call__(self, config: DictConfig) -> Any:
         """Do one job, or the group that it stands for."""
-        from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
         from rmexp.progress import Reporter
 
         hydra_config: Any = HydraConfig.get()
         group = self.groups.get(Path(hydra_config.runtime.output_dir).name)
         if group is None:
             return self.task(config)
-        launcher = BasicLauncher()
-        launcher.setup(hydra_context=self.context, task_function=self.task, config=self.config)
         # Its heads have most lines in common; each says its own under its own mark.
-        entry.reporter, entry.together = Reporter("group| "), group
-        try:
-            launcher.launch([cell.overrides for cell in group.plan.cells], initial_job_idx=0)
-        finally:
-            entry.reporter = entry.together = None
+        group.run(entry.reporter or Reporter("group| "), entry.one_of_many)
         return None
 
 
