@@ -255,17 +255,6 @@ def first_line(error: BaseException) -> str:
     )
 
 
-def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, and of the accelerator where there is one."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def _alive() -> dict[str, Any]:
     return {"status": "running", "pid": os.getpid(), "host": socket.gethostname()}
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import lightning
 import torch
 from annotated_types import Ge, Gt
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -122,14 +123,14 @@ class TrainerSettings:
     def _placed(self) -> dict[str, Any]:
         """What Lightning needs to know of the processes; one alone needs no strategy."""
         if ranks.count() == 1:
-            return {"devices": 1}
+            return {"devices": 1, "plugins": [WrittenAside()]}
         # Buffers are equal everywhere, and would be sent again before each validation step.
         ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
         return {
             "devices": self.resolved_devices(),
             "num_nodes": self.num_nodes,
             "strategy": ddp if self.strategy == "ddp" else Sharded(ranks.count()),
-            "plugins": [ranks.environment()],
+            "plugins": [ranks.environment(), WrittenAside()],
             "use_distributed_sampler": False,  # our loaders deal rows out themselves
         }
 
@@ -236,6 +237,25 @@ class SpreadValidations(lightning.Callback):
     ) -> None:
         """Tell Lightning whether to validate now."""
         trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
+
+
+class WrittenAside(TorchCheckpointIO):
+    """Writes a checkpoint into a file that then gets its name; Lightning makes all of it in memory
+    first, which doubles what a run needs."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """The whole checkpoint, or the one that was there stays."""
+        file = Path(path)
+        aside = file.with_name(f".writing-{file.name}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(
+                aside, "wb"
+            ) as stream:  # by its name, torch would not say that a disk is full
+                torch.save(checkpoint, stream)
+            os.replace(aside, file)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 class ResumeCheckpoint(Checkpoint):

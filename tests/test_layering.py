@@ -120,6 +120,7 @@ ORDER = [
     "rmexp.wandb_media",
     "rmexp.wandb_mirror",
     "rmexp.workspace",
+    "rmexp.memory",
     "rmexp.progress",
     "rmexp.training",
     "rmexp.sizing",

@@ -14,9 +14,18 @@ WHAT = {
     "activations": "kept for the backward pass, and at work; no logits: the head reads one token a "
     "response",
     "casts": "weights in bf16, for the products",
+    "heap": "freed blocks between those in use: glibc keeps them",
     "exchange": "weights and gradients between devices",
     "process": "Python and its libraries",
 }
+
+OTHERWISE = {
+    "keeping": "states of the frozen part, before training",
+    "loading": "all weights, before they are parted",
+    "saving": "a checkpoint, its weights put together",
+    "export": "the trained and the exported model, side by side",
+}
+"""What else a device must hold, before or after the steps."""
 
 
 def table(facts: Mapping[str, Any]) -> Table:
@@ -53,12 +62,9 @@ def _memory(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     of = f"{facts['micro_batches']} micro-batch{'es' if facts['micro_batches'] > 1 else ''}"
     several = f"{of} of at most {facts['micro_batch']:,} tokens"
     yield "a step's peak", gib(facts["training"]), f"{facts['peak']}; {several}"
-    if facts["keeping"] > facts["training"]:
-        yield "keeping states", gib(facts["keeping"]), "of the frozen part, before training"
-    if facts["saving"] > facts["training"]:
-        yield "saving", gib(facts["saving"]), "a checkpoint, made in memory before it is written"
-    if facts["loading"] > facts["training"]:
-        yield "loading", gib(facts["loading"]), "all weights, before they are parted"
+    for name, what in OTHERWISE.items():
+        if facts[name] > facts["training"]:
+            yield name, gib(facts[name]), what
     where = "each device" if facts["devices"] > 1 else "the device"
     yield "needed", gib(facts["needed"]), f"{gib(facts['available'])} on {where}"
 

@@ -20,7 +20,7 @@ from rmexp.batches import Batch
 from rmexp.errors import UserError
 from rmexp.frozen import Frozen, passed_by
 from rmexp.model import hidden_states, rewards
-from rmexp.sizing.live import Live, repeated
+from rmexp.sizing.live import GAPS, Live, repeated
 from rmexp.tuning import layers
 
 FUSED = "rmexp_fused"
@@ -53,11 +53,12 @@ class Peak:
     activations: int = 0
     casts: int = 0
     gradients: int = 0
+    heap: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.activations + self.casts + self.gradients
+        return self.activations + self.casts + self.gradients + self.heap
 
 
 def without_content(model: nn.Module) -> FakeTensorMode:
@@ -133,7 +134,7 @@ def _traced(shape: Shape, work: Callable[..., None], kept: bool, share: float = 
             model._padded_attention = FUSED
             stack.callback(setattr, model, "_padded_attention", before)
         parameters = list(model.parameters())
-        live = Live([*parameters, *model.buffers()])
+        live = Live([*parameters, *model.buffers()], 0.0 if shape.gpu else GAPS)
         for parameter in (p for p in parameters if p.requires_grad):
             handle = parameter.register_post_accumulate_grad_hook(live.is_gradient)
             stack.callback(handle.remove)

@@ -57,7 +57,8 @@ class Needs:
              what the process holds besides are parts too
     when     the peak is
     loading  all weights, which every process has before it parts them
-    saving   a checkpoint, which Lightning makes in memory first; 0: not in the device's memory
+    saving   a checkpoint of parted weights, put together on a CPU; 0: there is none
+    export   on a CPU the trained model, and the exported one beside it, for the proof
     keeping  a forward pass through what is frozen, whose states are kept; 0: none is
     """
 
@@ -65,6 +66,7 @@ class Needs:
     when: str
     loading: int
     saving: int
+    export: int
     keeping: int
 
     @property
@@ -75,7 +77,7 @@ class Needs:
     @property
     def most(self) -> int:
         """What the device must hold at least."""
-        return max(self.training, self.loading, self.saving, self.keeping)
+        return max(self.training, self.loading, self.saving, self.export, self.keeping)
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,13 @@ class Sizer:
         parts = _parts(self.sizes, step, devices, several)
         if process:
             parts["process"] = process
-        saved = FLOAT * (1 + AdamW.moments) * self.sizes.trainable
-        kept = parts["weights"] + parts["optimizer"]
-        saving = 0 if self.shape.gpu else process + kept + saved
-        return Needs(parts, step.when, process + weights, saving, keeping)
+        saving = export = 0
+        if not self.shape.gpu:
+            export = process + 2 * weights
+        if devices.strategy == "fsdp" and not self.shape.gpu:
+            saved = FLOAT * (1 + AdamW.moments) * self.sizes.trainable
+            saving = process + parts["weights"] + parts["optimizer"] + saved
+        return Needs(parts, step.when, process + weights, saving, export, keeping)
 
     def epoch_flops(self, epoch: work.Epoch) -> float:
         """Of all devices together."""
@@ -205,7 +210,7 @@ def _parts(sizes: Sizes, step: Peak, devices: Devices, several: bool) -> dict[st
         "optimizer": moments,
         "activations": step.activations,
         "casts": step.casts,
-    }
+    } | ({"heap": step.heap} if step.heap else {})
     if devices.count == 1 or devices.strategy == "single":
         return found
     gradients = FLOAT * sizes.trainable

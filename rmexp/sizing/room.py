@@ -99,6 +99,7 @@ def refusal(setting: Setting, needs: Needs, available: float) -> str:
         what = {
             needs.keeping: "keeping what the frozen part gives",
             needs.saving: "saving a checkpoint",
+            needs.export: "proving the export",
             needs.loading: "loading all weights",
         }[need]
     ways = list(_ways(setting, available))

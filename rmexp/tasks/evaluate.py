@@ -16,6 +16,7 @@ from rmexp.errors import UserError, fallback
 from rmexp.evaluation import EvaluationSet, Rows, Several, sets_of
 from rmexp.given import Given, given, of_suite
 from rmexp.losses import Loss
+from rmexp.memory import peak_memory_gib
 from rmexp.metrics import thorough
 from rmexp.module import RewardModule
 from rmexp.predictions import told
@@ -29,7 +30,7 @@ from rmexp.suite_data import SuiteData
 from rmexp.tasks.setup import load_trained, prepare_data, say_verdicts, seed_everything
 from rmexp.tasks.train import score_split
 from rmexp.templates import Template
-from rmexp.tracking import JsonLines, RunDirectory, environment, peak_memory_gib
+from rmexp.tracking import JsonLines, RunDirectory, environment
 from rmexp.training import TrainerSettings
 from rmexp.verdicts import of_set
 

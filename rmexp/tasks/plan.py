@@ -114,6 +114,7 @@ def _facts(
         "training": needs.training,
         "loading": needs.loading,
         "saving": needs.saving,
+        "export": needs.export,
         "keeping": needs.keeping,
         "needed": needs.most,
         "steps": epoch.steps,

@@ -6,6 +6,7 @@ from typing import Any
 from rmexp import templates
 from rmexp.data import OWN_TEMPLATE, ComparisonData
 from rmexp.errors import UserError, fallback
+from rmexp.memory import peak_memory_gib
 from rmexp.mixture import Mixture
 from rmexp.progress import Reporter
 from rmexp.reading import RowReport, check_bad_rows, read_comparisons
@@ -13,7 +14,7 @@ from rmexp.scoring import ScoreFile, check_out, open_scorer, score_stream
 from rmexp.tasks.setup import seed_everything
 from rmexp.templates import Template
 from rmexp.tokenised import source_fingerprint
-from rmexp.tracking import RunDirectory, environment, peak_memory_gib
+from rmexp.tracking import RunDirectory, environment
 from rmexp.training import TrainerSettings
 
 

@@ -18,6 +18,7 @@ from rmexp.export import export
 from rmexp.frozen import passed_by, recall
 from rmexp.loading import Trained
 from rmexp.losses import Loss
+from rmexp.memory import give_back, peak_memory_gib
 from rmexp.metrics import evaluate
 from rmexp.model import rewards
 from rmexp.module import RewardModule
@@ -38,7 +39,7 @@ from rmexp.tasks.setup import (
     seed_everything,
 )
 from rmexp.templates import Template
-from rmexp.tracking import JsonLines, RunDirectory, peak_memory_gib
+from rmexp.tracking import JsonLines, RunDirectory
 from rmexp.training import TrainerSettings
 from rmexp.verdicts import of_set
 
@@ -98,6 +99,7 @@ def train(
     if kept is not None:
         run.update(features=kept.facts)
         reporter.say(kept.line())
+    give_back()
     started = time.monotonic()
     with passed_by(reward_model, data, kept):
         module = RewardModule(reward_model, loss, data, optim, steps, fingerprints)
@@ -114,6 +116,9 @@ def train(
             responses_per_second=round(progress.per_second(module, "responses"), 3),
             steps=fit.global_step,
         )
+        for optimizer in fit.optimizers:  # the export's proof needs the room
+            optimizer.state.clear()
+        give_back()
         step = _take_best(fit, module, run, reporter)
         metrics = judge(
             module,
@@ -158,6 +163,7 @@ def conclude(
     if state := loss.state():
         run.write_json("loss.json", state)
     if exports:
+        give_back()
         reward_model.cpu()
         texts, values = proof(reward_model, data)
         facts = card_facts(name, source, labels, prepared, loss, metrics)
