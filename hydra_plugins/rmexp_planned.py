@@ -84,4 +84,7 @@ class Planned(Sweeper):
         left = [cell for cell in self.plan.cells if cell.number not in done | by_others]
         if not left:
             return []
-        return [self.launcher.launch([cell.overrides for cell in left], initial_job_idx=0)]
+        returns = self.launcher.launch([cell.overrides for cell in left], initial_job_idx=0)
+        for one in returns:
+            _ = one.return_value  # raises what Hydra caught; what fails in a job, that has recorded
+        return [returns]

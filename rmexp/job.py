@@ -100,7 +100,7 @@ def attempt(
         DiskFull: nothing more can be written.
     """
     try:
-        left = job if job.sweep is None else take_up(job, reporter)
+        left = job if job.sweep is None or job.claimed else take_up(job, reporter)
         if left is not None:
             run_job(left, reporter, work)
     except DiskFull:

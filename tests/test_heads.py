@@ -85,6 +85,19 @@ def test_heads_that_cannot_train_together_train_alone_and_record_why(rmexp, monk
         assert said.endswith("it failed: RuntimeError: no memory for all of them")
 
 
+def test_while_heads_train_their_runs_are_at_work(rmexp, monkeypatch):
+    seen, fit = [], grouped.fit_heads
+
+    def fits(*given):
+        seen.extend(result(run)["status"] for run in rmexp.folder.glob("outputs/sweeps/*/*-seed-*"))
+        return fit(*given)
+
+    monkeypatch.setattr(grouped, "fit_heads", fits)
+    rmexp("-m", *WORDS, "seed=0,1,2")
+    assert seen == ["running"] * 3
+    assert [result(run)["status"] for run in rmexp.runs()] == ["done"] * 3
+
+
 def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
     def state(status, resumable=False):
         return SimpleNamespace(status=status, resumable=resumable)

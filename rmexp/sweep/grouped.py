@@ -2,8 +2,12 @@
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -15,7 +19,7 @@ from rmexp.progress import Reporter
 from rmexp.sweep.plan import Cell, Composed, Plan
 from rmexp.tasks.heads import HeadRun, end_head, fit_heads
 from rmexp.tasks.train import train
-from rmexp.tracking import first_line
+from rmexp.tracking import HEARTBEAT_SECONDS, RunDirectory, first_line
 from rmexp.training import processes
 
 Work = Callable[..., dict[str, float]]
@@ -41,19 +45,24 @@ class Group:
         Args:
             marked: what a job says is marked with its number.
         """
-        works = self._fit(reporter)
-        for cell, composed in self.members:
-            reporter.mark = f"{cell.number}| " if marked else ""
-            reporter.say("", self.plan.told(cell.number, cell.overrides))
-            job = Job(
-                config=composed.config,
-                overrides=cell.overrides,
-                choices=composed.choices,
-                directory=self.plan.directory.absolute() / cell.directory,
-                sweep=self.plan.directory.name,
-                fingerprint=cell.fingerprint,
-            )
-            attempt(job, reporter, works.pop(0))  # which has the rows and logs of a head
+        sweep = self.plan.directory.absolute()
+        homes = [sweep / cell.directory for cell, _ in self.members]
+        fresh = [home for home in homes if not (home / "result.json").exists()]
+        with _claimed(fresh):
+            works = self._fit(reporter)
+            for home, (cell, composed) in zip(homes, self.members, strict=True):
+                reporter.mark = f"{cell.number}| " if marked else ""
+                reporter.say("", self.plan.told(cell.number, cell.overrides))
+                job = Job(
+                    config=composed.config,
+                    overrides=cell.overrides,
+                    choices=composed.choices,
+                    directory=home,
+                    sweep=sweep.name,
+                    fingerprint=cell.fingerprint,
+                    claimed=home in fresh,
+                )
+                attempt(job, reporter, works.pop(0))  # which has the rows and logs of a head
 
     def _fit(self, reporter: Reporter) -> list[Work | None]:
         """What is left of each job once its head is trained; None: all of it.
@@ -75,6 +84,25 @@ class Group:
                 outcome.notes = [*notes, *outcome.notes]
                 works.append(functools.partial(end_head, outcome))
         return works or [None for _ in self.members]
+
+
+@contextmanager
+def _claimed(homes: Sequence[Path]) -> Iterator[None]:
+    """Within, these directories are runs of this process that are at work, as others see them."""
+    for home in homes:
+        RunDirectory.claim(home)
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            for home in homes:
+                os.utime(home / "result.json")
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def groups(plan: Plan, cells: Sequence[Composed]) -> dict[str, Group]:
