@@ -98,6 +98,20 @@ def test_while_heads_train_their_runs_are_at_work(rmexp, monkeypatch):
     assert [result(run)["status"] for run in rmexp.runs()] == ["done"] * 3
 
 
+def test_heads_that_are_interrupted_while_they_train_are_left_to_do(rmexp, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grouped, "fit_heads", interrupted)
+        assert rmexp("-m", *WORDS, "seed=0,1", check=False).returncode == 130
+    assert rmexp.runs() == []
+    done = rmexp("-m", *WORDS, "seed=0,1")
+    assert "2 heads train side by side" in done.stdout
+    again = rmexp("-m", *WORDS, "seed=0,1")
+    assert again.stdout.count("done before: reused") == 2
+
+
 def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
     def state(status, resumable=False):
         return SimpleNamespace(status=status, resumable=resumable)

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rmexp.errors import UserError, fallback, recording
 from rmexp.job import Job, attempt
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Cell, Composed, Plan
+from rmexp.sweep.state import read_state
 from rmexp.tasks.heads import HeadRun, end_head, fit_heads
 from rmexp.tasks.train import train
 from rmexp.tracking import HEARTBEAT_SECONDS, RunDirectory, first_line
@@ -46,11 +47,13 @@ class Group:
             marked: what a job says is marked with its number.
         """
         sweep = self.plan.directory.absolute()
-        homes = [sweep / cell.directory for cell, _ in self.members]
+        # A launcher may give the group to a second worker, where the first was lost.
+        left = [one for one in self.members if self.plan.state(one[0]).status != "done"]
+        homes = [sweep / cell.directory for cell, _ in left]
         fresh = [home for home in homes if not (home / "result.json").exists()]
         with _claimed(fresh):
-            works = self._fit(reporter)
-            for home, (cell, composed) in zip(homes, self.members, strict=True):
+            works = _fit(left, reporter)
+            for home, (cell, composed), work in zip(homes, left, works, strict=True):
                 reporter.mark = f"{cell.number}| " if marked else ""
                 reporter.say("", self.plan.told(cell.number, cell.overrides))
                 job = Job(
@@ -62,33 +65,35 @@ class Group:
                     fingerprint=cell.fingerprint,
                     claimed=home in fresh,
                 )
-                attempt(job, reporter, works.pop(0))  # which has the rows and logs of a head
+                attempt(job, reporter, work)
 
-    def _fit(self, reporter: Reporter) -> list[Work | None]:
-        """What is left of each job once its head is trained; None: all of it.
 
-        Where they cannot train together, each meets by itself what was wrong.
-        """
-        notes: list[str] = []
-        try:
-            with recording(notes.append):
-                found = fit_heads(_built(self.members), reporter)
-        except Exception as error:  # a job by itself meets it again, and records it
-            failed = f"together with others it failed: {first_line(error)}"
-            return [_by_itself(f"Its head trains by itself: {failed}") for _ in self.members]
-        works: list[Work | None] = []
-        for outcome in found:
-            if isinstance(outcome, UserError):
-                works.append(functools.partial(_refuse, outcome))
-            else:
-                outcome.notes = [*notes, *outcome.notes]
-                works.append(functools.partial(end_head, outcome))
-        return works or [None for _ in self.members]
+def _fit(members: Sequence[tuple[Cell, Composed]], reporter: Reporter) -> list[Work | None]:
+    """What is left of each job once its head is trained; None: all of it.
+
+    Where they cannot train together, each meets by itself what was wrong.
+    """
+    notes: list[str] = []
+    try:
+        with recording(notes.append):
+            found = fit_heads(_built(members), reporter)
+    except Exception as error:  # a job by itself meets it again, and records it
+        failed = f"together with others it failed: {first_line(error)}"
+        return [_by_itself(f"Its head trains by itself: {failed}") for _ in members]
+    works: list[Work | None] = []
+    for outcome in found:
+        if isinstance(outcome, UserError):
+            works.append(functools.partial(_refuse, outcome))
+        else:
+            outcome.notes = [*notes, *outcome.notes]
+            works.append(functools.partial(end_head, outcome))
+    return works or [None for _ in members]
 
 
 @contextmanager
 def _claimed(homes: Sequence[Path]) -> Iterator[None]:
-    """Within, these directories are runs of this process that are at work, as others see them."""
+    """Within, these directories are runs of this process that are at work, as others see them; at
+    the end those that are not begun (Ctrl-C) are left again."""
     for home in homes:
         RunDirectory.claim(home)
     over = threading.Event()
@@ -96,13 +101,17 @@ def _claimed(homes: Sequence[Path]) -> Iterator[None]:
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
             for home in homes:
-                os.utime(home / "result.json")
+                with suppress(OSError):
+                    os.utime(home / "result.json")
 
     threading.Thread(target=beat, daemon=True).start()
     try:
         yield
     finally:
         over.set()
+        for home in homes:
+            if read_state(home).status == "dead" and not (home / "config.yaml").exists():
+                (home / "result.json").unlink()
 
 
 def groups(plan: Plan, cells: Sequence[Composed]) -> dict[str, Group]:
