@@ -30,6 +30,9 @@ PAGE = ROOT / "docs/accuracy.md"
 HELD_OUT, VAL = 300, 16
 SIDES = ("rmexp", "trl")
 LEARNING_RATE = 3 * RATE
+FROZEN_ROWS = 128
+"""Pairs to train on where most is frozen: what that makes of them is computed for all of them."""
+
 TRAINS = {"full": None, "last_layers": 4, "head": 0}
 """What trains -> layers from the top in TRL; None: all."""
 
@@ -43,7 +46,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rmexp-accuracy-") as folder:
         home = Path(folder)
-        rows(home)
+        rows(home, None if chosen.tune == "full" else FROZEN_ROWS)
         for seed in range(chosen.seeds):
             line: dict[str, Any] = {"tune": chosen.tune, "seed": seed, "steps": chosen.steps}
             if any(known.items() >= line.items() for known in lines()):
@@ -55,15 +58,16 @@ def main() -> None:
     write()
 
 
-def rows(home: Path) -> None:
-    """Weights, and HH's rows in three files: to train, to select (not used), to judge."""
+def rows(home: Path, limit: int | None) -> None:
+    """Weights, and HH's rows in three files: to train (as many as `limit`), to select (not used),
+    to judge."""
     write_hh(home, start(home))
     every = (home / "rows.jsonl").read_text().splitlines(keepends=True)
     random.Random(0).shuffle(every)
     cuts = {
         "test": every[:HELD_OUT],
         "val": every[HELD_OUT : HELD_OUT + VAL],
-        "train": every[HELD_OUT + VAL :],
+        "train": every[HELD_OUT + VAL :][:limit],
     }
     for name, part in cuts.items():
         (home / f"{name}.jsonl").write_text("".join(part))
@@ -194,7 +198,8 @@ def write() -> None:
 Written by `python -m bench.accuracy`. SmolLM2-135M, HH harmless, steps of {PAIRS} pairs from the
 same weights over the same pairs in the same order, the same part of the model training (`full`;
 `last_layers`: four, and the norm; `head`), bf16, lr {LEARNING_RATE:g}; accuracy on {HELD_OUT}
-held-out pairs with its 95% interval.
+held-out pairs with its 95% interval. Rows are drawn from all others, or, where most is frozen, from
+{FROZEN_ROWS} pairs.
 
 {chr(10).join(table(columns, cells))}
 
