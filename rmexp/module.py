@@ -96,7 +96,8 @@ class RewardModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """With trainer=fsdp, part the weights; Lightning calls this before every loop."""
         if self._device_mesh is not None and not self.sharded:
-            shard(self, self._device_mesh["data_parallel"])
+            bf16 = self.trainer.precision == "bf16-mixed"
+            shard(self, self._device_mesh["data_parallel"], bf16)
             self.sharded = True
 
     def training_step(self, step: Step, index: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rmexp import ranks
@@ -65,13 +65,18 @@ class Sharded(ModelParallelStrategy):
             optimizer.load_state_dict(_parted(optimizer, state))
 
 
-def shard(module: Any, mesh: Any) -> None:
+def shard(module: Any, mesh: Any, bf16: bool) -> None:
     """Part the weights of a `RewardModule` among the processes of `mesh`, layer by layer.
 
     What the loss learns (cut points, a tie's width) is a few numbers, and stays whole everywhere.
+
+    Args:
+        bf16: layers compute in it, and are put together in it. Autocast would make copies of the
+            whole weights instead, which the backward pass keeps, of all layers.
     """
+    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for layer in layers(module.model):
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=half if bf16 else MixedPrecisionPolicy())
     fully_shard(module, mesh=mesh, ignored_params=set(module.loss.parameters()))
 
 

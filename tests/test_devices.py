@@ -211,7 +211,8 @@ def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
     rows = "".join(json.dumps(row) + "\n" for row in mixed_rows())
     (rmexp.folder / "rows.jsonl").write_text(rows)
     monkeypatch.setattr("rmexp.tasks.train.report", lambda *_: None)
-    for name, words in (*LOSSES.items(), ("lora", (*MIX, "tune=lora"))):
+    half = (*MIX, "trainer.precision=bf16-mixed")
+    for name, words in (*LOSSES.items(), ("lora", (*MIX, "tune=lora")), ("half", half)):
         rmexp(*SETTINGS, *words, f"name=alone-{name}")
     with monkeypatch.context() as patch:
         stop_after(2, patch)
@@ -223,19 +224,26 @@ def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
         [
             *([*SETTINGS, *words, *TWO, f"name=ddp-{name}"] for name, words in LOSSES.items()),
             [*SETTINGS, *MIX, "tune=lora", *sharded, "name=fsdp-lora"],
+            [*SETTINGS, *half, *sharded, "name=fsdp-half"],
             [f"resume={stopped}", *sharded],
         ],
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("export: proved") == 5  # one process speaks
+    assert done.stdout.count("export: proved") == 6  # one process speaks
     runs = {run.name.split("-", 3)[3]: run for run in rmexp.runs()}
-    assert len(runs) == 4 + 1 + 4
+    assert len(runs) == 5 + 1 + 5
     for name in LOSSES:
         assert_the_same(runs[f"ddp-{name}"], runs[f"alone-{name}"])
         found = result(runs[f"ddp-{name}"])
         assert [found[k] for k in ("strategy", "devices", "nodes")] == ["ddp", 2, 1]
     assert_the_same(runs["stopped"], runs["alone-mix"])
     assert_the_same(runs["fsdp-lora"], runs["alone-lora"])
+    ours, theirs = (log(runs[name]) for name in ("fsdp-half", "alone-half"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["step"] == other["step"]
+        if "train/loss" in one:
+            assert one["train/loss"] == pytest.approx(other["train/loss"], rel=2e-2)
+            assert one["train/grad_norm"] == pytest.approx(other["train/grad_norm"], rel=0.1)
 
 
 def stop_after(step, patch):

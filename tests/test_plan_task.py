@@ -87,11 +87,13 @@ def test_8b_over_eight_devices(rmexp, directory, monkeypatch):
     assert found["weights"] == 4 * ALL_8B // 8 == 3_752_464_384
     assert found["gradients"] == found["weights"]
     assert found["optimizer"] == 8 * ALL_8B // 8 == 7_504_928_768
-    assert found["casts"] == 2 * 32 * (LAYER_8B - 2 * 4096)
-    # Weights and gradients outside of the layers, and of two layers, whole.
-    assert found["exchange"] == 2 * 4 * (EMBEDDINGS_8B + 2 * 4096 + 2 * LAYER_8B)
+    assert found["casts"] == 0
+    # Weights and gradients outside of the layers, and of two layers, whole; these weights in bf16.
+    outside = EMBEDDINGS_8B + 2 * 4096
+    assert found["exchange"] == 2 * 4 * outside + (2 + 4) * 2 * LAYER_8B
     assert facts["loading"] == 4 * ALL_8B
-    assert facts["needed"] == sum(found.values())
+    assert facts["training"] == sum(found.values())
+    assert facts["needed"] == facts["loading"] > facts["training"]
     assert facts["fits"]
     tokens, keys = facts["tokens"], facts["keys"]
     wanted = 6 * 32 * (LAYER_8B - 2 * 4096) * tokens + 12 * 32 * 4096 * keys
@@ -138,8 +140,11 @@ def test_one_device_needs_no_exchange_and_ddp_has_each_gradient_twice():
     assert _parts(sizes, step, Devices("ddp", 2), False)["exchange"] == 200
     one, several = (_parts(sizes, step, Devices("fsdp", 4), many) for many in (False, True))
     assert (one["weights"], one["optimizer"], one["gradients"]) == (104, 100, 50)
-    assert one["exchange"] == 4 * (4 + 2 * 20) + 4 * (4 + 2 * 10)
-    assert (several["gradients"], several["exchange"]) == (50 + 200, 4 * (4 + 2 * 20))
+    assert one["exchange"] == 4 * 4 + 2 * 2 * 20 + 4 * (4 + 2 * 10)  # layers' weights in bf16
+    assert (several["gradients"], several["exchange"]) == (50 + 200, 4 * 4 + 2 * 2 * 20)
+    assert one["casts"] == several["casts"] == 0
+    step = Peak("backward", activations=7, gradients=200)
+    assert _parts(sizes, step, Devices("fsdp", 4), True)["exchange"] == 4 * (4 + 2 * 20)
 
 
 # -------------------------------------------------------------------- the work

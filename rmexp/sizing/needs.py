@@ -19,6 +19,10 @@ FLOAT = 4
 """Bytes of a weight, a gradient or a moment: all are fp32, whatever a product is computed in."""
 
 
+HALF = 2
+"""Bytes of a number in bf16."""
+
+
 @dataclass(frozen=True)
 class Devices:
     """What a run is spread over: `ddp`, a whole model on each; `fsdp`, each with its part."""
@@ -201,7 +205,8 @@ def _parts(sizes: Sizes, step: Peak, devices: Devices, several: bool) -> dict[st
     Under ddp a gradient is there twice, the second time in the buckets that are sent. Under fsdp
     (torch's `fully_shard`) the weights outside of layers are put together for the whole step, those
     of a layer while it is at work, and the next one's before; their gradients likewise, but in a
-    step of several micro-batches all gradients stay whole until the last.
+    step of several micro-batches all gradients stay whole until the last. Layers that compute in
+    bf16 are put together in it, so that there are no copies.
     """
     moments = FLOAT * AdamW.moments * sizes.trainable
     found = {
@@ -217,7 +222,8 @@ def _parts(sizes: Sizes, step: Peak, devices: Devices, several: bool) -> dict[st
     if devices.strategy == "ddp":
         return found | {"exchange": gradients}
     n = devices.count
-    moving = FLOAT * (sizes.outside + 2 * sizes.layer)
+    wide = HALF if step.casts else FLOAT
+    moving = FLOAT * sizes.outside + wide * 2 * sizes.layer
     if not several:
         moving += FLOAT * (sizes.outside_trainable + 2 * sizes.layer_trainable)
     return found | {
@@ -225,4 +231,5 @@ def _parts(sizes: Sizes, step: Peak, devices: Devices, several: bool) -> dict[st
         "optimizer": -(-moments // n),
         "gradients": -(-gradients // n) + (gradients if several else 0),
         "exchange": moving,
+        "casts": 0,
     }
