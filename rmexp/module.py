@@ -145,9 +145,10 @@ class RewardModule(lightning.LightningModule):
         return self.data.idle().to(self.device)
 
     def _exchange(self, now: bool) -> Any:
-        """Within, a backward pass sends its gradients to the other processes, or keeps them."""
+        """Within, a backward pass sends its gradients to the other processes, or keeps them. Parted
+        ones are sent each time: kept, they would be whole."""
         strategy: Any = self.trainer.strategy
-        together = now or ranks.count() == 1
+        together = now or ranks.count() == 1 or self.sharded
         return contextlib.nullcontext() if together else strategy.block_backward_sync()
 
     def take_step(

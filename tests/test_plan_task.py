@@ -130,21 +130,19 @@ def test_what_would_make_it_fit_is_said(rmexp, directory):
 def test_one_device_needs_no_exchange_and_ddp_has_each_gradient_twice():
     sizes = Sizes({"layers": 100, "head": 4}, 50, 4, 4, 20, 10)
     step = Peak("backward", activations=7, casts=3, gradients=200)
-    assert _parts(sizes, step, Devices("single", 1), False) == {
+    assert _parts(sizes, step, Devices("single", 1)) == {
         "weights": 416,
         "gradients": 200,
         "optimizer": 400,
         "activations": 7,
         "casts": 3,
     }
-    assert _parts(sizes, step, Devices("ddp", 2), False)["exchange"] == 200
-    one, several = (_parts(sizes, step, Devices("fsdp", 4), many) for many in (False, True))
-    assert (one["weights"], one["optimizer"], one["gradients"]) == (104, 100, 50)
-    assert one["exchange"] == 4 * 4 + 2 * 2 * 20 + 4 * (4 + 2 * 10)  # layers' weights in bf16
-    assert (several["gradients"], several["exchange"]) == (50 + 200, 4 * 4 + 2 * 2 * 20)
-    assert one["casts"] == several["casts"] == 0
+    assert _parts(sizes, step, Devices("ddp", 2))["exchange"] == 200
+    parted = _parts(sizes, step, Devices("fsdp", 4))
+    assert [parted[k] for k in ("weights", "optimizer", "gradients", "casts")] == [104, 100, 50, 0]
+    assert parted["exchange"] == 4 * 4 + 2 * 2 * 20 + 4 * (4 + 2 * 10)  # layers' weights in bf16
     step = Peak("backward", activations=7, gradients=200)
-    assert _parts(sizes, step, Devices("fsdp", 4), True)["exchange"] == 4 * (4 + 2 * 20)
+    assert _parts(sizes, step, Devices("fsdp", 4))["exchange"] == 4 * (4 + 2 * 20 + 4 + 2 * 10)
 
 
 # -------------------------------------------------------------------- the work

@@ -100,14 +100,14 @@ class Sizer:
     def needs(self, epoch: work.Epoch, devices: Devices, process: int) -> Needs:
         """Bytes on each device; `process`: what its process holds without any tensor."""
         several = epoch.most > 1
-        parted = devices.strategy == "fsdp" and devices.count > 1 and not several
+        parted = devices.strategy == "fsdp" and devices.count > 1
         share = 1 / devices.count if parted else 1.0
         step = memory.step_peak(self.shape, epoch.widest, several, share)
         weights = FLOAT * self.sizes.all
         keeping = 0
         if self.shape.kept:
             keeping = process + weights + memory.forward_peak(self.shape, epoch.widest).total
-        parts = _parts(self.sizes, step, devices, several)
+        parts = _parts(self.sizes, step, devices)
         if process:
             parts["process"] = process
         saving = export = 0
@@ -199,14 +199,13 @@ def _count(module: nn.Module, trained: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
 
 
-def _parts(sizes: Sizes, step: Peak, devices: Devices, several: bool) -> dict[str, int]:
+def _parts(sizes: Sizes, step: Peak, devices: Devices) -> dict[str, int]:
     """A step's peak on each device, by part.
 
     Under ddp a gradient is there twice, the second time in the buckets that are sent. Under fsdp
     (torch's `fully_shard`) the weights outside of layers are put together for the whole step, those
-    of a layer while it is at work, and the next one's before; their gradients likewise, but in a
-    step of several micro-batches all gradients stay whole until the last. Layers that compute in
-    bf16 are put together in it, so that there are no copies.
+    of a layer while it is at work, and the next one's before; their gradients likewise. Layers that
+    compute in bf16 are put together in it, so that there are no copies.
     """
     moments = FLOAT * AdamW.moments * sizes.trainable
     found = {
@@ -224,12 +223,11 @@ def _parts(sizes: Sizes, step: Peak, devices: Devices, several: bool) -> dict[st
     n = devices.count
     wide = HALF if step.casts else FLOAT
     moving = FLOAT * sizes.outside + wide * 2 * sizes.layer
-    if not several:
-        moving += FLOAT * (sizes.outside_trainable + 2 * sizes.layer_trainable)
+    moving += FLOAT * (sizes.outside_trainable + 2 * sizes.layer_trainable)
     return found | {
         "weights": -(-found["weights"] // n),
         "optimizer": -(-moments // n),
-        "gradients": -(-gradients // n) + (gradients if several else 0),
+        "gradients": -(-gradients // n),
         "exchange": moving,
         "casts": 0,
     }
