@@ -11,7 +11,7 @@ demo: setup
 	$(RUN) -m rmexp loss=contrastive loss.margin=1.0
 
 test: $(VENV)/.dev
-	$(OFFLINE) $(RUN) -m pytest
+	$(OFFLINE) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.dev
 	$(OFFLINE) HYPOTHESIS_PROFILE=soak $(RUN) -m pytest

@@ -58,7 +58,8 @@ class CommandLine:
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
-        self.environment = {"RMEXP_CACHE": str(cache), "OMP_NUM_THREADS": "2", "COLUMNS": "200"}
+        threads = os.environ.get("OMP_NUM_THREADS", "2")
+        self.environment = {"RMEXP_CACHE": str(cache), "OMP_NUM_THREADS": threads, "COLUMNS": "200"}
 
     def __call__(self, *words: str, check: bool = True) -> Outcome:
         """Call `main()` as the console script does, in this process: the imports are paid once."""
