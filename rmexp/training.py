@@ -244,18 +244,28 @@ class WrittenAside(TorchCheckpointIO):
     first, which doubles what a run needs."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        """The whole checkpoint, or the one that was there stays."""
-        file = Path(path)
-        aside = file.with_name(f".writing-{file.name}")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(
-                aside, "wb"
-            ) as stream:  # by its name, torch would not say that a disk is full
-                torch.save(checkpoint, stream)
-            os.replace(aside, file)
-        finally:
-            aside.unlink(missing_ok=True)
+        """See `write_checkpoint`."""
+        write_checkpoint(checkpoint, Path(path))
+
+
+def write_checkpoint(content: Any, file: Path) -> None:
+    """Write all of it, or leave the file that was there.
+
+    Raises:
+        OSError: it cannot be written; of a full disk torch would not say so.
+    """
+    aside = file.with_name(f".writing-{file.name}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(aside, "wb") as stream:
+            torch.save(content, stream)
+        os.replace(aside, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # of the stream
+            raise error.__context__ from None
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 class ResumeCheckpoint(Checkpoint):

@@ -20,6 +20,7 @@ from rmexp.sweep.estimate import Measured
 from rmexp.sweep.fingerprints import of_config, of_inputs
 from rmexp.sweep.plan import Plan, make_plan, read_plan
 from rmexp.sweep.state import State, read_state
+from rmexp.training import write_checkpoint
 from tests.conftest import CommandLine, result
 
 QUICK = ("model=tiny", "logger=none", "data.limit=24", "trainer.validations=1")
@@ -201,6 +202,25 @@ def test_skip_invalid_leaves_them_out_and_says_so(rmexp):
     assert "left out: loss=regression: There is no key loss.margin" in done.stdout
     assert [run.name for run in rmexp.runs()] == ["0-loss-contrastive"]
     assert not (rmexp.runs()[0] / "export").exists()
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    write_checkpoint({"step": torch.tensor(1)}, file)
+
+    def full(content, stream):  # as torch does, where the stream takes no more
+        try:
+            stream.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 4864 vs 4784")  # noqa: B904
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_checkpoint({"step": torch.tensor(2)}, file)
+    assert torch.load(file)["step"] == 1
+    assert [path.name for path in file.parent.iterdir()] == ["last.ckpt"]
 
 
 def test_a_full_disk_ends_the_sweep_and_loses_nothing(rmexp, monkeypatch):

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError, fallback, recording
 from rmexp.frozen import recall
@@ -25,7 +23,7 @@ from rmexp.tasks.setup import Prepared, open_model, prepare, seed_everything, si
 from rmexp.tasks.train import conclude, judge, say_best, with_monitor
 from rmexp.templates import Template
 from rmexp.tracking import JsonLines, RunDirectory
-from rmexp.training import TrainerSettings
+from rmexp.training import TrainerSettings, write_checkpoint
 
 
 @dataclass
@@ -201,8 +199,7 @@ def end_head(
             "global_step": module.best_step,
             "fingerprints": dict(module.fingerprints),
         }
-        (run.path / "checkpoints").mkdir(exist_ok=True)
-        torch.save(stored, run.path / "checkpoints" / "best.ckpt")
+        write_checkpoint(stored, run.path / "checkpoints" / "best.ckpt")
     # Of heads, plots would take most of the time: the sweep writes its best run's page at its end.
     reports = exports or bool(loggers)
     fitted.whole.score.load_state_dict(module.head.state_dict())
