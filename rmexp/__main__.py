@@ -3,6 +3,7 @@
 Everything that can be wrong with a command is found before Hydra makes a directory.
 """
 
+import atexit
 import gc
 import os
 import shlex
@@ -31,6 +32,9 @@ def main() -> None:
     # So that a `_target_` of one's own is found by the console script, as by `python -m`.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    # Looking for garbage among what is imported takes a second, and two more when the process ends.
+    gc.disable()
+    atexit.register(gc.freeze)
     configuration.register()
     arguments = get_args_parser().parse_args()
     # Without this Hydra prints its own advice and exits; we want to say it in our words.
@@ -63,6 +67,9 @@ def main() -> None:
         _stop(configuration.explain(error, arguments.overrides))
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.unfreeze()
+        gc.enable()
     if not good:
         sys.exit(1)
 
@@ -89,6 +96,7 @@ def _follow(checked: Checked, rank: int) -> None:
     from rmexp.progress import Reporter
     from rmexp.tracking import first_line
 
+    entry.collect()
     (cell,) = checked.cells
     try:
         run_job(Job(cell.config, cell.overrides, cell.choices, Path(), None), Reporter(quiet=True))
@@ -112,9 +120,9 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
     reporter, again = Reporter(), shlex.join(["python", "-m", "rmexp", *sys.argv[1:]])
     with plan.locked():
         plan.write()
-        announce(plan, checked.cells, reporter, checked.launcher)
+        entry.collect()
+        announce(plan, checked.cells, reporter, checked.launcher, entry.known())
         entry.reporter, entry.groups = reporter, groups(plan, checked.cells)
-        gc.freeze()  # the cells and libraries stay: no collection need look through them again
         try:
             start(f"hydra.sweep.dir={plan.directory}", *checked.extra)
         except KeyboardInterrupt:
@@ -127,8 +135,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
             if not checked.trials or any(state.status == "done" for state in plan.states()):
                 raise
         finally:
-            gc.unfreeze()
-            entry.reporter, entry.groups = None, {}
+            entry.reporter, entry.groups, entry.opened = None, {}, None
         return finish(plan, checked.cells[0].config.sweep.export, reporter)
 
 

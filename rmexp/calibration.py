@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from sklearn.isotonic import IsotonicRegression
+from scipy.optimize import isotonic_regression, minimize_scalar
 
 from rmexp.errors import UserError
 from rmexp.reliability import negative_log_likelihood, pair_scores, sigmoid
@@ -185,6 +184,10 @@ def fit(
 def rating_maps(rewards_N: np.ndarray, ratings_N: np.ndarray) -> dict[str, Any]:
     """The `affine` and `isotonic` maps from rewards to ratings, least squares both."""
     slope, intercept = np.polyfit(rewards_N, ratings_N, 1)
-    steps = IsotonicRegression().fit(rewards_N, ratings_N)
-    knots = (steps.X_thresholds_.tolist(), steps.y_thresholds_.tolist())
+    at_K, of_N, counts_K = np.unique(rewards_N, return_inverse=True, return_counts=True)
+    means_K = np.bincount(of_N, ratings_N) / counts_K  # one reward has one rating
+    found = isotonic_regression(means_K, weights=counts_K)
+    # The map is flat within a block, so that a block's ends tell all of it.
+    ends = sorted({*found.blocks[:-1].tolist(), *(found.blocks[1:] - 1).tolist()})
+    knots = (at_K[ends].tolist(), found.x[ends].tolist())
     return {"affine": (float(slope), float(intercept)), "isotonic": tuple(map(tuple, knots))}

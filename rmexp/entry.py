@@ -3,6 +3,7 @@
 It stands apart from the command line, as workers find it by its name.
 """
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ groups: Mapping[str, Any] = {}
 
 reporter: Any = None
 """Says what the jobs of this process's sweep do, each line that they have in common once."""
+
+opened: Any = None
+"""What the jobs of this process's sweep know of their models (`opened.Opened`)."""
 
 failures: list[str] = []
 """What the run of this process failed with; it is said and recorded where it happened."""
@@ -33,6 +37,7 @@ def run(config: DictConfig) -> float | None:
     from rmexp.sweep.plan import read_plan
     from rmexp.sweep.state import read_state
 
+    collect()
     hydra_config: Any = HydraConfig.get()
     home, sweep = Path(hydra_config.runtime.output_dir), None
     if str(hydra_config.mode).endswith("MULTIRUN"):
@@ -50,7 +55,23 @@ def run(config: DictConfig) -> float | None:
     )
     if sweep:
         teller.say("", sweep.told(number, overrides))
-    if failed := attempt(job, teller):
+    if failed := attempt(job, teller, known() if sweep else None):
         failures.append(failed)
     state = read_state(home)
     return state.result.get("best_score") if state.status == "done" else None
+
+
+def collect() -> None:
+    """Look for garbage from now on, if nobody did: not in what is there already, which stays."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
+def known() -> Any:
+    """`opened`; a worker begins with nothing."""
+    from rmexp.opened import Opened
+
+    global opened
+    opened = opened or Opened()
+    return opened

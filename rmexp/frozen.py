@@ -88,10 +88,14 @@ def recall(
     precision: str,
     limit_gib: float,
     progress: Callable[[str, int], None],
+    proved: set[Path] | None = None,
 ) -> Frozen | None:
     """The kept states for all rows of `data`, computed now if nobody did before.
 
     Rows that no split has count too: folds, and losses that learn from other rows, share a store.
+
+    Args:
+        proved: stores that this process has found to give the model's rewards; this one joins them.
 
     Returns None, and says why, where a model's frozen part cannot be kept apart; silently where
     nothing is frozen or `limit_gib` is 0.
@@ -111,13 +115,15 @@ def recall(
     with made_once(home, FACTS) as folder:
         if folder is not None:
             _compute(model, data, count, pooled, precision, folder, progress)
-    features = Features.open(home)
-    if (difference := _difference(model, data, features, count, precision)) is not None:
-        fallback(
-            "The frozen part of the model is computed anew in each step: kept apart, it gives "
-            f"rewards that differ by {difference:.1e} (relative)."
-        )
-        return None
+    features, proved = Features.open(home), set() if proved is None else proved
+    if home not in proved:
+        if (difference := _difference(model, data, features, count, precision)) is not None:
+            fallback(
+                "The frozen part of the model is computed anew in each step: kept apart, it gives "
+                f"rewards that differ by {difference:.1e} (relative)."
+            )
+            return None
+        proved.add(home)
     size = features.states_S_D.nbytes / 2**20
     facts = {"layers": count, "pooled": pooled, "mib": round(size, 1), "from_cache": folder is None}
     return Frozen(features, count, facts | {"seconds": round(time.monotonic() - started, 1)})

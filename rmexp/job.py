@@ -26,6 +26,7 @@ from rmexp.config import GROUPS, HEAD, build, locate, makes_run, plain_name
 from rmexp.errors import DiskFull, LeftAlone, UserError, fallback, recording
 from rmexp.launch import launch
 from rmexp.metrics import TABLE
+from rmexp.opened import Opened
 from rmexp.progress import Reporter
 from rmexp.sweep.state import known_state
 from rmexp.tracking import Listener, NoLogger, RunDirectory, first_line
@@ -87,14 +88,17 @@ def take_up(job: Job, reporter: Reporter) -> Job | None:
 
 
 def attempt(
-    job: Job, reporter: Reporter, work: Callable[..., dict[str, float]] | None = None
+    job: Job,
+    reporter: Reporter,
+    opened: Opened | None = None,
+    work: Callable[..., dict[str, float]] | None = None,
 ) -> str | None:
     """Do a job, of a sweep what is left of it; what it failed with is said, and returned.
 
     Raised on, it would reach the person as Hydra's traceback, or stop a sweep.
 
     Args:
-        work: see `run_job`.
+        opened, work: see `run_job`.
 
     Raises:
         DiskFull: nothing more can be written.
@@ -102,7 +106,7 @@ def attempt(
     try:
         left = job if job.sweep is None or job.claimed else take_up(job, reporter)
         if left is not None:
-            run_job(left, reporter, work)
+            run_job(left, reporter, opened, work)
     except DiskFull:
         raise
     except Exception as error:
@@ -115,7 +119,10 @@ def attempt(
 
 
 def run_job(
-    job: Job, reporter: Reporter, work: Callable[..., dict[str, float]] | None = None
+    job: Job,
+    reporter: Reporter,
+    opened: Opened | None = None,
+    work: Callable[..., dict[str, float]] | None = None,
 ) -> dict[str, float]:
     """Build what the task's signature names, run it, and record how it ended.
 
@@ -123,6 +130,7 @@ def run_job(
     this process, is joined.
 
     Args:
+        opened: what earlier jobs of a sweep know of the model, in this process.
         work: what is left of the task, where some was done together with other jobs.
 
     Raises:
@@ -191,6 +199,7 @@ def run_job(
                 "source": job.config.source,
                 "runs": job.config.runs,
                 "exports": facts["sweep"] is None or config.sweep.export == "all",
+                "opened": opened,
             }
             metrics = _call(config, offered, work)
             if mirror:

@@ -19,7 +19,7 @@ from torch import nn
 from rmexp import templates
 from rmexp.caching import made_once
 from rmexp.errors import UserError
-from rmexp.model import DROPOUTS, prepare
+from rmexp.model import DROPOUTS, RewardHead, prepare
 from rmexp.tuning import load_trained_state, merge
 
 Layout = Literal["auto", "tree", "padded"]
@@ -109,7 +109,11 @@ class Pretrained:
                 "rmexp trains one reward: take the checkpoint that it was made from."
             )
         fresh = any(key.endswith("weight") for key in info["missing_keys"])
-        return prepare(model, tokenizer, seed, fresh)
+        prepare(model, tokenizer, seed, fresh)
+        last = {f"{name}." for name, m in model.named_modules() if isinstance(m, RewardHead)}
+        drawn = [key for key in info["missing_keys"] if not key.startswith(tuple(last))]
+        model.only_head_drawn &= not drawn
+        return model
 
     def skeleton(self) -> nn.Module:
         """The model without its weights, to ask about its parts before it is loaded."""

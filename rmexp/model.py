@@ -49,15 +49,18 @@ class RewardHead(nn.Linear):
 def prepare(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
     """Fit a loaded classifier to the tokenizer and see to its head.
 
-    A fresh head's last layer is drawn by `draw_head`; an existing one is kept, and said.
+    A fresh head's last layer is drawn by `draw_head`; an existing one is kept, and said. What is
+    found out about the model becomes attributes of it.
 
     Raises:
         UserError: the model has no head with one output.
     """
+    model.only_head_drawn = not _too_few_embeddings(model, tokenizer)
     head = fit(model, tokenizer, seed)
     if fresh_head:
         draw_head(head, seed)
     model.fresh_head = fresh_head
+    model.whole_size = sum(p.numel() for p in model.parameters())  # adapters will not count
     model.reads_ahead = reads_ahead(model)
     return model
 
@@ -79,7 +82,7 @@ def fit(model: Any, tokenizer: Any, seed: int) -> RewardHead:
         raise UserError(f"{type(model).__name__} has no head that gives one reward.")
     head: Any = last[0]
     head.__class__ = RewardHead
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    if _too_few_embeddings(model, tokenizer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a frozen model is never stored, but must be the same again
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -87,6 +90,10 @@ def fit(model: Any, tokenizer: Any, seed: int) -> RewardHead:
     model.config.use_cache = False
     fitted: RewardHead = head
     return fitted
+
+
+def _too_few_embeddings(model: Any, tokenizer: Any) -> bool:
+    return len(tokenizer) > model.get_input_embeddings().num_embeddings
 
 
 @torch.no_grad()

@@ -64,6 +64,7 @@ ORDER = [
     "rmexp.steps",
     "rmexp.model",
     "rmexp.tuning",
+    "rmexp.opened",
     "rmexp.loading",
     "rmexp.layout",
     "rmexp.losses.base",

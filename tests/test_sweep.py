@@ -90,8 +90,25 @@ def test_a_warm_job_is_bit_for_bit_the_same_run_cold(swept):
     words = (*QUICK, "loss=contrastive", "seed=1", "optim.lr=1e-3", "hydra.run.dir=cold")
     done = rmexp.process(*words)
     assert done.returncode == 0, done.stderr
-    cold = rmexp.folder / "cold"
+    assert_same_run(rmexp.folder / "cold", warm)
+
+
+@pytest.mark.parametrize("tune", ["lora", "last_layers"])
+def test_a_job_over_the_weights_of_others_is_bit_for_bit_the_same_run_cold(tune, rmexp):
+    """What is frozen is there once; the first job trained over it, another seed comes second."""
+    words = (*QUICK, f"tune={tune}", "model.layers=5", "optim.lr=1e-2")
+    done = rmexp("-m", *words, "seed=0,1")
+    assert "shared: imports, tokenised rows, frozen weights" in done.stdout
+    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    warm = next(home.glob("1-*/result.json")).parent
+    done = rmexp.process(*words, "seed=1", "hydra.run.dir=cold")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(rmexp.folder / "cold", warm)
+
+
+def assert_same_run(cold, warm):
     assert result(cold)["metrics"] == result(warm)["metrics"]
+    assert result(cold)["fallbacks"] == result(warm)["fallbacks"]
     for file in ("metrics.jsonl", "calibration.json", "judgements/test.parquet"):
         assert (cold / file).read_bytes() == (warm / file).read_bytes(), file
     for split in ("val", "test"):

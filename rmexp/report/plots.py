@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import matplotlib.figure
 import numpy as np
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -167,7 +168,7 @@ def _plain(name: str) -> str:
 
 def _canvas(x: str, y: str, height: float = 3.0) -> Axes:
     with matplotlib.rc_context(STYLE):
-        axes = Figure(figsize=(5.2, height), layout="constrained").add_subplot()
+        axes = Figure(figsize=(5.2, height)).add_subplot()
     axes.tick_params(colors=INK)
     axes.set_xlabel(_plain(x), color=INK)
     axes.set_ylabel(_plain(y), color=INK)
@@ -183,9 +184,8 @@ def _done(axes: Axes) -> Figure:
             axes.legend(frameon=False, labelcolor=INK)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    with _glyphs():
-        figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # each format would lay it out again
+    with _glyphs():  # an engine that the figure has would lay it out again for each format
+        ConstrainedLayoutEngine().execute(figure)
     return figure
 
 

@@ -9,17 +9,21 @@ from rich.table import Table
 
 from rmexp.errors import UserError
 from rmexp.job import near, quieten_libraries
+from rmexp.opened import Opened
 from rmexp.progress import Reporter
 from rmexp.sweep.estimate import Measured, measure
 from rmexp.sweep.plan import HERE, Composed, Plan
 from rmexp.tracking import first_line
 
 
-def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter, launcher: str) -> None:
+def announce(
+    plan: Plan, cells: Sequence[Composed], reporter: Reporter, launcher: str, opened: Opened
+) -> None:
     """Print the grid and what will be done; measure a step of what there is to train.
 
     Args:
         launcher: the option of hydra/launcher; nothing is measured for jobs of other machines.
+        opened: will know the model, where this process does the jobs.
 
     Raises:
         UserError: the disk cannot hold the sweep.
@@ -42,14 +46,14 @@ def announce(plan: Plan, cells: Sequence[Composed], reporter: Reporter, launcher
         )
         return
     quieten_libraries()
+    alone = launcher == "basic" and all(c.config.trainer.strategy == "single" for c in open_)
     try:
-        found = measure(open_, reporter)
+        found = measure(open_, reporter, opened if alone else Opened())
     except Exception as error:  # the job will meet it again, and record it
         reporter.say(f"no estimate: {first_line(error)}")
         return
     finally:
         torch.cuda.empty_cache()  # other processes may train on that device; without one, nothing
-    alone = launcher == "basic" and all(c.config.trainer.strategy == "single" for c in open_)
     how = "on this machine, one run after the other" if alone else "of one device's work"
     reporter.say(*_lines(found, open_, how if plan.cells else f"a run {how}"))
     _check_disk(found.disk([cell.config for cell in open_]), plan.directory, reporter)
@@ -81,6 +85,7 @@ def _lines(found: Measured, cells: Sequence[Composed], how: str) -> list[str]:
         f"time: about {duration(seconds)} {how} "
         f"({found.step_seconds:.2g} s a step, {found.epoch_steps} steps an epoch)",
         "shared: imports, tokenised rows"
+        + (", frozen weights" if found.shares else "")
         + (", the states under what trains" if found.kept else ""),
         *([found.kept] if found.kept else []),
     ]

@@ -17,6 +17,7 @@ from rmexp.errors import recording
 from rmexp.frozen import passed_by, recall
 from rmexp.model import rewards
 from rmexp.module import normalised
+from rmexp.opened import Opened
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Composed
 from rmexp.tasks.setup import load_model, prepare_data
@@ -39,6 +40,7 @@ class Measured:
     val, test     comparisons in them
     parameters    of the model; trainable: of those, what trains
     kept          what to say of the frozen part's states; None: they are not kept
+    shares        jobs of this process have frozen weights in common
     """
 
     step_seconds: float
@@ -50,6 +52,7 @@ class Measured:
     parameters: int
     trainable: int
     kept: str | None
+    shares: bool
 
     def seconds(self, config: DictConfig) -> float:
         """A job's training, validations and test; loading and report are not in it."""
@@ -71,11 +74,14 @@ class Measured:
         return kept + needed_disk(self.parameters, self.trainable)
 
 
-def measure(cells: Sequence[Composed], reporter: Reporter) -> Measured:
-    """Time a step of the job with the most data; nothing of it is left for the jobs to see.
+def measure(cells: Sequence[Composed], reporter: Reporter, opened: Opened) -> Measured:
+    """Time a step of the job with the most data; nothing that trains is left for the jobs to see.
 
     Its rows are read and tokenised here, and go through what is frozen of the model, so that the
     jobs find both in the cache.
+
+    Args:
+        opened: it will know the model, for jobs of this process.
     """
     cell = max(cells, key=lambda one: _limit(one.config))
     config, silent = cell.config, Reporter(quiet=True)
@@ -89,16 +95,16 @@ def measure(cells: Sequence[Composed], reporter: Reporter) -> Measured:
         run = RunDirectory(Path(folder))
         prepared = prepare_data(model, template, data, config.seed, run, silent, check)
         device = trainer.device()
-        network = load_model(model, prepared, config.seed, run, silent, device, tune)
+        network = load_model(model, prepared, config.seed, run, silent, device, tune, opened)
     network.train()
     loss.to(device)
     loader = data.train_dataloader()
-    bf16 = trainer.resolved_precision() == "bf16-mixed"
     # What the jobs would compute first, and find in the cache now.
-    kept = recall(network, data, trainer.resolved_precision(), tune.cache_gib, reporter.count)
+    precision = trainer.resolved_precision()
+    kept = recall(network, data, precision, tune.cache_gib, reporter.count, opened.proved)
     with (
         passed_by(network, data, kept),
-        torch.autocast(device, torch.bfloat16, enabled=bf16),
+        torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"),
     ):
         step = next(iter(data.train_dataloader()))
         batches = [batch.to(device) for batch in step.batches]
@@ -116,6 +122,7 @@ def measure(cells: Sequence[Composed], reporter: Reporter) -> Measured:
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         kept=None if kept is None else kept.line(),
+        shares=opened.shares,
     )
 
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rmexp.config import HEAD, build
 from rmexp.errors import UserError, fallback, recording
 from rmexp.job import Job, attempt
+from rmexp.opened import Opened
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Cell, Composed, Plan
 from rmexp.sweep.state import read_state
@@ -40,11 +41,12 @@ class Group:
     plan: Plan
     members: Sequence[tuple[Cell, Composed]]
 
-    def run(self, reporter: Reporter, marked: bool) -> None:
+    def run(self, reporter: Reporter, marked: bool, opened: Opened) -> None:
         """Train the heads, and end the jobs one by one.
 
         Args:
             marked: what a job says is marked with its number.
+            opened: what this process knows of the model.
         """
         sweep = self.plan.directory.absolute()
         # A launcher may give the group to a second worker, where the first was lost.
@@ -52,7 +54,7 @@ class Group:
         homes = [sweep / cell.directory for cell, _ in left]
         fresh = [home for home in homes if not (home / "result.json").exists()]
         with _claimed(fresh):
-            works = _fit(left, reporter)
+            works = _fit(left, reporter, opened)
             for home, (cell, composed), work in zip(homes, left, works, strict=True):
                 reporter.mark = f"{cell.number}| " if marked else ""
                 reporter.say("", self.plan.told(cell.number, cell.overrides))
@@ -65,10 +67,12 @@ class Group:
                     fingerprint=cell.fingerprint,
                     claimed=home in fresh,
                 )
-                attempt(job, reporter, work)
+                attempt(job, reporter, opened, work)
 
 
-def _fit(members: Sequence[tuple[Cell, Composed]], reporter: Reporter) -> list[Work | None]:
+def _fit(
+    members: Sequence[tuple[Cell, Composed]], reporter: Reporter, opened: Opened
+) -> list[Work | None]:
     """What is left of each job once its head is trained; None: all of it.
 
     Where they cannot train together, each meets by itself what was wrong.
@@ -76,7 +80,7 @@ def _fit(members: Sequence[tuple[Cell, Composed]], reporter: Reporter) -> list[W
     notes: list[str] = []
     try:
         with recording(notes.append):
-            found = fit_heads(_built(members), reporter)
+            found = fit_heads(_built(members), reporter, opened)
     except Exception as error:  # a job by itself meets it again, and records it
         failed = f"together with others it failed: {first_line(error)}"
         return [_by_itself(f"Its head trains by itself: {failed}") for _ in members]

@@ -16,6 +16,7 @@ from rmexp.errors import UserError, fallback, recording
 from rmexp.frozen import recall
 from rmexp.heads import Batches, HeadModule, HeadOnly, fit_together, score, stands_alone
 from rmexp.losses import Loss
+from rmexp.opened import Opened
 from rmexp.optim import AdamW
 from rmexp.progress import Reporter
 from rmexp.scored import Judged
@@ -46,13 +47,14 @@ class HeadRun:
 class Fitted:
     """A run whose head is trained.
 
-    module       with its best weights, logs and calibration
-    prepared     tokenizer, rows and audit
-    whole        the model that the heads share
-    kept         facts of the kept states
-    seconds      this run's share of all that was done together
-    shared_with  the other runs' directories
-    notes        fallbacks: those that hold for all of them, and its own
+    module            with its best weights, logs and calibration
+    prepared          tokenizer, rows and audit
+    whole             the model that the heads share
+    kept              facts of the kept states
+    shared_with       the other runs' directories
+    seconds           this run's share of all that was done together
+    training_seconds  this run's share of the training
+    notes             fallbacks: those that hold for all of them, and its own
     """
 
     run: HeadRun
@@ -60,13 +62,19 @@ class Fitted:
     prepared: Prepared
     whole: Any
     kept: dict[str, Any]
-    seconds: float
     shared_with: list[str]
+    seconds: float = 0.0
+    training_seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
 
-def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | UserError]:
+def fit_heads(
+    runs: Sequence[HeadRun], reporter: Reporter, opened: Opened
+) -> list[Fitted | UserError]:
     """Train the heads of several runs that differ in loss, seed and optimizer only.
+
+    Args:
+        opened: what this process knows of the model.
 
     Returns a run's outcome each; none at all where these heads cannot be trained apart from their
     model (each run then does it by itself).
@@ -75,7 +83,8 @@ def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | User
     seed_everything(first.seed)
     first.tune.check(first.model)
     shared = prepare(first.model, first.template, first.data, first.seed, reporter)
-    whole = open_model(first.model, shared, first.seed, first.trainer.device(), first.tune)
+    device = first.trainer.device()
+    whole = open_model(first.model, shared, first.seed, device, first.tune, opened)
     if not stands_alone(whole):
         return []
     kept = recall(
@@ -84,13 +93,14 @@ def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | User
         first.trainer.resolved_precision(),
         first.tune.cache_gib,
         reporter.count,
+        opened.proved,
     )
     if kept is None or not kept.features.pooled:
         return []
     found: list[Fitted | UserError] = []
     data = copy.copy(first.data)
     data.features = kept.features
-    batches = Batches(data, first.trainer.device())
+    batches = Batches(data, device)
     # All validate the same rows with the same settings: what is known of these is told once.
     settings = functools.cache(lambda: with_monitor(first.trainer, first.data))
     known: dict[tuple[bytes, ...], dict[str, Judged]] = {}
@@ -105,15 +115,17 @@ def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | User
             found.append(error)
             continue
         others = [other.directory for other in runs if other is not run]
-        found.append(Fitted(run, module, prepared, whole, kept.facts, 0.0, others, notes))
+        found.append(Fitted(run, module, prepared, whole, kept.facts, others, notes=notes))
     fitted = [one for one in found if isinstance(one, Fitted)]
     if not fitted:
         return found
     reporter.say(kept.line(), f"{len(fitted)} heads train side by side")
+    began = time.monotonic()
     fit_together([one.module for one in fitted])
-    share = (time.monotonic() - started) / len(fitted)
+    ended = time.monotonic()
     for one in fitted:
-        one.seconds = round(share, 2)
+        one.seconds = round((ended - started) / len(fitted), 2)
+        one.training_seconds = round((ended - began) / len(fitted), 3)
     return found
 
 
@@ -170,9 +182,9 @@ def end_head(
         kinds=module.data.counts("train"),
         sampled=module.data.sampled(),
         total_steps=module.steps,
-        training_seconds=fitted.seconds,
-        pairs_per_second=round(module.seen["pairs"] / max(1e-9, fitted.seconds), 3),
-        responses_per_second=round(module.seen["responses"] / max(1e-9, fitted.seconds), 3),
+        training_seconds=fitted.training_seconds,
+        pairs_per_second=_rate(module.seen["pairs"], fitted),
+        responses_per_second=_rate(module.seen["responses"], fitted),
         shared_with=fitted.shared_with,
     )
     for logger in (JsonLines(run), *loggers):
@@ -207,3 +219,7 @@ def end_head(
         fitted.whole, module, fitted.prepared, own.model, name, labels, metrics, trainer.keep,
         run, reporter, exports, reports,
     )  # fmt: skip
+
+
+def _rate(count: int, fitted: Fitted) -> float:
+    return round(count / max(0.001, fitted.training_seconds), 3)

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from rmexp import templates
+from rmexp.batches import Layout
 from rmexp.data import ComparisonData
 from rmexp.errors import UserError, fallback
 from rmexp.export import check_fingerprint
 from rmexp.layout import choose_layout
 from rmexp.losses import Loss
 from rmexp.model import check_padding, compile_layers, length_dependent, positions
+from rmexp.opened import Opened
 from rmexp.progress import Reporter
 from rmexp.tracking import RunDirectory, environment
 from rmexp.training import needed_disk
@@ -110,9 +112,10 @@ def load_model(
     reporter: Reporter,
     device: str,
     tune: Any = None,
+    opened: Opened | None = None,
 ) -> Any:
     """`open_model`, and say what it is."""
-    model = open_model(source, prepared, seed, device, tune)
+    model = open_model(source, prepared, seed, device, tune, opened)
     facts = sizes(model, tune)
     run.update(**facts, layout=prepared.data.layout)
     trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
@@ -121,20 +124,26 @@ def load_model(
     return model
 
 
-def open_model(source: Any, prepared: Prepared, seed: int, device: str, tune: Any = None) -> Any:
+def open_model(
+    source: Any,
+    prepared: Prepared,
+    seed: int,
+    device: str,
+    tune: Any = None,
+    opened: Opened | None = None,
+) -> Any:
     """Load the reward model, check that it fits the data, and choose the layout on its device.
 
     Args:
         tune: which part of it will train, see `tuning`; None where nothing will.
+        opened: what earlier runs of this process know of it.
 
     Raises:
         UserError: the model has fewer positions than the longest row needs, or padding would
             change its rewards.
     """
-    model = source.load_model(prepared.tokenizer, seed)
-    model.whole_size = sum(p.numel() for p in model.parameters())  # adapters are not counted
-    if tune is not None:
-        tune(model, seed)
+    opened, tokenizer = opened or Opened(), prepared.tokenizer
+    model = opened.load(source, tokenizer, seed, tune)
     places, longest = positions(model), prepared.data.longest()
     if places is not None and longest > places:
         raise UserError(
@@ -144,8 +153,13 @@ def open_model(source: Any, prepared: Prepared, seed: int, device: str, tune: An
     if (known := length_dependent(model, longest)) is not None:
         fallback(known)
     model.to(device)  # the layout is proved with the kernels that will train
-    check_padding(model, prepared.tokenizer.pad_token_id)
-    prepared.data.layout, prepared.data.places = choose_layout(model, source.layout), places
+
+    def probe() -> Layout:
+        check_padding(model, tokenizer.pad_token_id)
+        return choose_layout(model, source.layout)
+
+    prepared.data.layout = opened.once(probe, source, tokenizer, tune, device)
+    prepared.data.places = places
     if source.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if source.compile:

@@ -22,6 +22,7 @@ from rmexp.memory import give_back, peak_memory_gib
 from rmexp.metrics import evaluate
 from rmexp.model import rewards
 from rmexp.module import RewardModule
+from rmexp.opened import Opened
 from rmexp.optim import AdamW
 from rmexp.predictions import Told, told
 from rmexp.progress import Reporter, TrainingProgress
@@ -63,6 +64,7 @@ def train(
     labels: dict[str, str],
     resume: str | None,
     exports: bool,
+    opened: Opened | None,
 ) -> dict[str, float]:
     """Train, select, calibrate, test, export and report; returns the metrics of val and test.
 
@@ -73,13 +75,16 @@ def train(
         labels: the chosen option of each group, for tables and the card.
         resume: the run directory to go on in, or None.
         exports: write `export/`; a sweep does that for its best run alone, at its end.
+        opened: what earlier runs of a sweep know of the model, in this process.
     """
+    opened = opened or Opened()
     seed_everything(seed)
     check = functools.partial(data.check_trainable, loss, labels["loss"], labels["data"])
     with ranks.one_ahead():  # rows are tokenised once, and weights converted
         prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = with_monitor(trainer, data)
-    reward_model = load_model(model, prepared, seed, run, reporter, trainer.device(), tune)
+    device = trainer.device()
+    reward_model = load_model(model, prepared, seed, run, reporter, device, tune, opened)
     if not reward_model.fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(reward_model, run.path)
@@ -95,7 +100,7 @@ def train(
         devices=trainer.resolved_devices(),
         nodes=trainer.num_nodes,
     )
-    kept = recall(reward_model, data, precision, tune.cache_gib, reporter.count)
+    kept = recall(reward_model, data, precision, tune.cache_gib, reporter.count, opened.proved)
     if kept is not None:
         run.update(features=kept.facts)
         reporter.say(kept.line())
