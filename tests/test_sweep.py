@@ -419,7 +419,9 @@ def test_every_sweep_file_passes_the_preflight(name):
 
 
 def test_disk_is_reckoned_by_what_is_kept():
-    million = Measured(1.0, 8.0, 10, 80, 8, 8, parameters=10**6, trainable=10**5, kept=None)
+    million = Measured(
+        1.0, 8.0, 10, 80, 8, 8, parameters=10**6, trainable=10**5, kept=None, shares=False
+    )
     once = 4 * (7 * 10**5 + 10**6)  # what one run needs while it works, and an export
 
     def needed(*words):
