@@ -43,6 +43,8 @@ class Opened:
         key = _key(source, tokenizer, tune)
         if self.shares and key == self._key and (seed == self._seed or self._model.only_head_drawn):
             model = _over_frozen(self._model)
+            # A run takes the frozen weights to its device; what trains was copied before it.
+            model.to(next(p for p in model.parameters() if not p.requires_grad).device)
             if model.fresh_head:
                 draw_head(next(m for m in model.modules() if isinstance(m, RewardHead)), seed)
             tune(model, seed)

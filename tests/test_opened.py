@@ -82,6 +82,29 @@ def test_every_family_can_be_shared(family):
     assert {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
 
 
+@dataclass(frozen=True)
+class Watched(Head):
+    """Sees on which devices a model is when it is told what trains (`LastLayers` runs it then)."""
+
+    seen: list = field(default_factory=list, repr=False)
+
+    def __call__(self, model, seed):
+        super().__call__(model, seed)
+        self.seen.append({parameter.device.type for parameter in model.parameters()})
+
+
+def test_a_run_takes_the_weights_to_its_device_and_the_next_one_starts_there():
+    """`meta` stands for a GPU: another device than the one that weights are loaded to."""
+    opened, tokenizer, tune = Opened(), tiny_tokenizer(), Watched(0)
+    first = opened.load(Tiny(), tokenizer, 0, tune)
+    for parameter in first.parameters():  # `.to()` would make new parameters for meta, not for GPUs
+        if not parameter.requires_grad:
+            away = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+            torch.utils.swap_tensors(parameter, away)
+    opened.load(Tiny(), tokenizer, 1, tune)
+    assert tune.seen == [{"cpu"}, {"meta"}]
+
+
 def test_nothing_is_shared_where_all_of_it_trains():
     opened, source = Opened(), Source("llama", [])
     for _ in range(2):
