@@ -88,7 +88,7 @@ def recall(
     precision: str,
     limit_gib: float,
     progress: Callable[[str, int], None],
-    proved: set[Path] | None = None,
+    proved: set[Path],
 ) -> Frozen | None:
     """The kept states for all rows of `data`, computed now if nobody did before.
 
@@ -115,7 +115,7 @@ def recall(
     with made_once(home, FACTS) as folder:
         if folder is not None:
             _compute(model, data, count, pooled, precision, folder, progress)
-    features, proved = Features.open(home), set() if proved is None else proved
+    features = Features.open(home)
     if home not in proved:
         if (difference := _difference(model, data, features, count, precision)) is not None:
             fallback(

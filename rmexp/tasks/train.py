@@ -75,9 +75,9 @@ def train(
         labels: the chosen option of each group, for tables and the card.
         resume: the run directory to go on in, or None.
         exports: write `export/`; a sweep does that for its best run alone, at its end.
-        opened: what earlier runs of a sweep know of the model, in this process.
+        opened: what earlier runs of a sweep know of the model, in this process; None for a run by
+            itself, which keeps nothing for others.
     """
-    opened = opened or Opened()
     seed_everything(seed)
     check = functools.partial(data.check_trainable, loss, labels["loss"], labels["data"])
     with ranks.one_ahead():  # rows are tokenised once, and weights converted
@@ -100,7 +100,8 @@ def train(
         devices=trainer.resolved_devices(),
         nodes=trainer.num_nodes,
     )
-    kept = recall(reward_model, data, precision, tune.cache_gib, reporter.count, opened.proved)
+    proved = opened.proved if opened else set()
+    kept = recall(reward_model, data, precision, tune.cache_gib, reporter.count, proved)
     if kept is not None:
         run.update(features=kept.facts)
         reporter.say(kept.line())
