@@ -103,6 +103,7 @@ class HeadModule(RewardModule):
     ) -> None:
         plan = data.plan()
         super().__init__(model, loss, data, optim, settings.steps(len(plan)), fingerprints)
+        self.to(batches.device)  # before the optimizer knows its weights
         self.settings, self.plan, self.batches = settings, plan, batches
         self.due = validation_steps(self.steps, settings.validations)
         self.lines: list[tuple[int, dict[str, float]]] = []

@@ -110,6 +110,8 @@ def attempt(
     except DiskFull:
         raise
     except Exception as error:
+        if is_full(error):  # before the run could begin
+            raise disk_full(job.directory) from error
         trace = "" if isinstance(error, UserError) else f" (traceback: {job.directory}/error.txt)"
         # The error itself would keep the model in memory.
         said = first_line(error)
@@ -212,8 +214,12 @@ def run_job(
             reporter.say(f"interrupted; go on with: python -m rmexp resume={near(run.path)}")
         raise KeyboardInterrupt from None
     except Exception as error:
-        if _is_full(error):
-            raise _disk_full(run) from error
+        if is_full(error):
+            full = disk_full(run.path)
+            with contextlib.suppress(OSError):  # as far as the disk still lets us
+                run.finish("failed", error=str(full), interrupted=True)
+                (run.path / "error.txt").write_text(f"{full}\n")
+            raise full from error
         if ranks.left_alone(error):
             lost = LeftAlone(
                 "Another process of this run ended, which says why itself, or the exchange with "
@@ -232,21 +238,17 @@ def run_job(
     return metrics
 
 
-def _is_full(error: BaseException | None) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Did writing fail for want of space? Libraries say it in words of their own."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return error is not None and (
-        full or "No space left on device" in str(error) or _is_full(error.__cause__)
+        full or "No space left on device" in str(error) or is_full(error.__cause__)
     )
 
 
-def _disk_full(run: RunDirectory) -> DiskFull:
-    """What to say, recorded as far as the disk still lets us; the run can go on later."""
-    sentence = f"The disk of {near(run.path)} is full: free some space."
-    with contextlib.suppress(OSError):
-        run.finish("failed", error=sentence, interrupted=True)
-        (run.path / "error.txt").write_text(f"{sentence}\n")
-    return DiskFull(sentence)
+def disk_full(path: Path) -> DiskFull:
+    """What to say where nothing more can be written; the run can go on later."""
+    return DiskFull(f"The disk of {near(path)} is full: free some space.")
 
 
 def _call(

@@ -17,14 +17,19 @@ class Opened:
     run's own. With `tune=full` no run has weights of another: a file of weights is mapped into
     memory, so that what no run changed is there once by the system's own means.
 
+    Args:
+        keeps: for the next run; a run by itself has none.
+
     Attributes:
         proved: directories of kept states that were found to give the model's rewards, see
             `frozen.recall`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: bool = True) -> None:
+        self.keeps = keeps
         self.proved: set[Path] = set()
         self._model: Any = None
+        self._frozen: list[Any] = []
         self._key, self._seed = "", 0
         self._probed: dict[str, tuple[Any, list[str]]] = {}
 
@@ -42,19 +47,23 @@ class Opened:
             return source.load_model(tokenizer, seed)
         key = _key(source, tokenizer, tune)
         if self.shares and key == self._key and (seed == self._seed or self._model.only_head_drawn):
-            model = _over_frozen(self._model)
+            model = _over(self._model, self._frozen)
             # A run takes the frozen weights to its device; what trains was copied before it.
-            model.to(next(p for p in model.parameters() if not p.requires_grad).device)
+            model.to(self._frozen[0].device)
             if model.fresh_head:
                 draw_head(next(m for m in model.modules() if isinstance(m, RewardHead)), seed)
             tune(model, seed)
             return model
-        self._model = None  # before the next one takes memory
+        self._model, self._frozen = None, []  # before the next one takes memory
         model = source.load_model(tokenizer, seed)
-        twin = _over(model, list(model.parameters())) if key else None
+        twin = _over(model, list(model.parameters())) if key and self.keeps else None
         tune(model, seed)
-        if twin is not None and not all(p.requires_grad for p in twin.parameters()):
-            self._model, self._key, self._seed = _over_frozen(twin), key, seed
+        if twin is not None:
+            # Of the same parameters, so that these say which train. Noted now, as a run may change
+            # what they say.
+            self._frozen = [p for p in twin.parameters() if not p.requires_grad]
+        if self._frozen:
+            self._model, self._key, self._seed = _over(twin, self._frozen), key, seed
         return model
 
     def once(self, probe: Callable[[], Any], source: Any, tokenizer: Any, *of: Any) -> Any:
@@ -85,14 +94,9 @@ def _key(source: Any, tokenizer: Any, *more: Any) -> str:
     return f"{source} {len(tokenizer)} {tokenizer.pad_token_id} {more}"
 
 
-def _over_frozen(model: Any) -> Any:
-    """Another model over the parameters that need no gradients; the others are copied."""
-    return _over(model, [p for p in model.parameters() if not p.requires_grad])
-
-
 def _over(model: Any, shared: list[Any]) -> Any:
-    """Another model that has the `shared` parameters in common with this one; None where it holds
-    what cannot be copied."""
+    """Another model that has the `shared` parameters in common with this one, and copies of the
+    others; None where it holds what cannot be copied."""
     try:
         return copy.deepcopy(model, {id(parameter): parameter for parameter in shared})
     except (RuntimeError, TypeError):

@@ -1,15 +1,22 @@
 """Heads of a grid that train side by side are what each would have been by itself."""
 
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from rmexp.heads import HeadModule, HeadOnly
+from rmexp.loading import Tiny
+from rmexp.losses import BradleyTerry
+from rmexp.optim import AdamW
 from rmexp.sweep import grouped
 from rmexp.sweep.plan import Cell
 from rmexp.sweep.state import State
+from rmexp.tracking import RunDirectory
 from tests.conftest import result
+from tests.toys import tiny_tokenizer
 
 WORDS = (
     *("model=tiny", "logger=none", "data.limit=60", "tune=head", "trainer.max_epochs=2"),
@@ -110,6 +117,53 @@ def test_heads_that_are_interrupted_while_they_train_are_left_to_do(rmexp, monke
     assert "2 heads train side by side" in done.stdout
     again = rmexp("-m", *WORDS, "seed=0,1")
     assert again.stdout.count("done before: reused") == 2
+
+
+def test_a_disk_that_is_full_before_they_train_is_told_and_leaves_no_run_at_work(
+    rmexp, monkeypatch
+):
+    claim, claimed = RunDirectory.claim, []
+
+    def full(path):
+        claimed.append(path)
+        if len(claimed) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return claim(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "claim", full)
+        done = rmexp("-m", *WORDS, "seed=0,1", check=False)
+    assert done.returncode == 1
+    assert "is full: free some space. What is done is kept; go on with: python -m" in done.stderr
+    assert rmexp.runs() == []
+    assert "runs: 2\n" in rmexp("-m", *WORDS, "seed=0,1").stdout
+
+
+def test_seeds_that_draw_more_than_the_head_do_not_share_a_model(rmexp, monkeypatch):
+    """Their frozen rows of grown embeddings are not stored: each run must find its own again."""
+    load = Tiny.load_model
+
+    def grown(self, tokenizer, seed):
+        model = load(self, tokenizer, seed)
+        model.only_head_drawn = False
+        return model
+
+    monkeypatch.setattr(Tiny, "load_model", grown)
+    done = rmexp("-m", *WORDS, "seed=0,1")
+    assert "side by side" not in done.stdout
+    assert not any("shared_with" in result(run) for run in rmexp.runs())
+    done = rmexp("-m", *WORDS, "seed=0", "optim.head_lr=1e-2,1e-3")
+    assert "2 heads train side by side" in done.stdout
+
+
+def test_a_head_is_where_its_rows_are():
+    """`meta` stands for a GPU."""
+    head = HeadOnly(Tiny().load_model(tiny_tokenizer(), 0), 0)
+    rows = SimpleNamespace(plan=lambda: [[0]])
+    settings = SimpleNamespace(steps=lambda epoch: epoch, validations=1)
+    optim, batches = AdamW(lr=1e-3, head_lr=None), SimpleNamespace(device="meta")
+    module = HeadModule(head, BradleyTerry(), rows, optim, settings, batches, {})
+    assert {weight.device.type for weight in module.weights} == {"meta"}
 
 
 def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):

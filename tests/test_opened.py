@@ -105,6 +105,31 @@ def test_a_run_takes_the_weights_to_its_device_and_the_next_one_starts_there():
     assert tune.seen == [{"cpu"}, {"meta"}]
 
 
+def test_a_run_that_fails_while_its_part_is_chosen_spoils_no_other(monkeypatch):
+    """`LastLayers` has all parameters need gradients for a moment: memory may end right then."""
+    opened, tokenizer, tune = Opened(), tiny_tokenizer(), LastLayers(1, 0)
+    first = opened.load(Tiny(layers=3), tokenizer, 0, tune)
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", no_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            opened.load(Tiny(layers=3), tokenizer, 1, tune)
+    second = opened.load(Tiny(layers=3), tokenizer, 1, tune)
+    assert_equal(second, anew(Tiny(layers=3), tokenizer, 1, tune))
+    assert {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
+
+
+def test_a_run_by_itself_keeps_nothing():
+    opened, source = Opened(keeps=False), Source("llama", [])
+    for _ in range(2):
+        opened.load(source, TOKENIZER, 0, Head(0))
+    assert source.loaded == [0, 0]
+    assert not opened.shares
+
+
 def test_nothing_is_shared_where_all_of_it_trains():
     opened, source = Opened(), Source("llama", [])
     for _ in range(2):

@@ -20,6 +20,7 @@ from rmexp.sweep.estimate import Measured
 from rmexp.sweep.fingerprints import of_config, of_inputs
 from rmexp.sweep.plan import Plan, make_plan, read_plan
 from rmexp.sweep.state import State, read_state
+from rmexp.tasks.train import tidy
 from rmexp.training import write_checkpoint
 from tests.conftest import CommandLine, result
 
@@ -240,6 +241,28 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [path.name for path in file.parent.iterdir()] == ["last.ckpt"]
 
 
+def test_a_disk_that_is_full_before_a_job_begins_ends_the_sweep(rmexp, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    grid = ("-m", *QUICK, "seed=0,1", "sweep.export=none")
+    with monkeypatch.context() as patch:
+        patch.setattr("rmexp.tracking.write_yaml", full)
+        done = rmexp(*grid, check=False)
+    assert done.returncode == 1
+    assert "is full: free some space. What is done is kept; go on with: python -m" in done.stderr
+    assert "rmexp: OSError" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(rmexp.runs()) == 1, "the second job would only meet the same"
+
+
+def test_what_a_kill_left_of_a_checkpoint_goes_with_the_run(tmp_path):
+    for name in (".writing-best.ckpt", "best.ckpt", "last.ckpt"):
+        write_checkpoint({}, tmp_path / "checkpoints" / name)
+    tidy(tmp_path, "weights")
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["best.ckpt"]
+
+
 def test_a_full_disk_ends_the_sweep_and_loses_nothing(rmexp, monkeypatch):
     from rmexp.training import ResumeCheckpoint
 
@@ -419,9 +442,7 @@ def test_every_sweep_file_passes_the_preflight(name):
 
 
 def test_disk_is_reckoned_by_what_is_kept():
-    million = Measured(
-        1.0, 8.0, 10, 80, 8, 8, parameters=10**6, trainable=10**5, kept=None, shares=False
-    )
+    million = Measured(1.0, 8.0, 10, 80, 8, 8, parameters=10**6, trainable=10**5, kept=None)
     once = 4 * (7 * 10**5 + 10**6)  # what one run needs while it works, and an export
 
     def needed(*words):

@@ -55,7 +55,8 @@ def announce(
     finally:
         torch.cuda.empty_cache()  # other processes may train on that device; without one, nothing
     how = "on this machine, one run after the other" if alone else "of one device's work"
-    reporter.say(*_lines(found, open_, how if plan.cells else f"a run {how}"))
+    how = how if plan.cells else f"a run {how}"
+    reporter.say(*_lines(found, open_, how, opened.shares))
     _check_disk(found.disk([cell.config for cell in open_]), plan.directory, reporter)
 
 
@@ -79,13 +80,13 @@ def _count(plan: Plan, states: Sequence[str]) -> str:
     return f"runs: {len(plan.cells)}" + (f" ({said})" if said else "")
 
 
-def _lines(found: Measured, cells: Sequence[Composed], how: str) -> list[str]:
+def _lines(found: Measured, cells: Sequence[Composed], how: str, weights: bool) -> list[str]:
     seconds = sum(found.seconds(cell.config) for cell in cells)
     return [
         f"time: about {duration(seconds)} {how} "
         f"({found.step_seconds:.2g} s a step, {found.epoch_steps} steps an epoch)",
         "shared: imports, tokenised rows"
-        + (", frozen weights" if found.shares else "")
+        + (", frozen weights" if weights else "")
         + (", the states under what trains" if found.kept else ""),
         *([found.kept] if found.kept else []),
     ]

@@ -40,7 +40,6 @@ class Measured:
     val, test     comparisons in them
     parameters    of the model; trainable: of those, what trains
     kept          what to say of the frozen part's states; None: they are not kept
-    shares        jobs of this process have frozen weights in common
     """
 
     step_seconds: float
@@ -52,7 +51,6 @@ class Measured:
     parameters: int
     trainable: int
     kept: str | None
-    shares: bool
 
     def seconds(self, config: DictConfig) -> float:
         """A job's training, validations and test; loading and report are not in it."""
@@ -96,12 +94,12 @@ def measure(cells: Sequence[Composed], reporter: Reporter, opened: Opened) -> Me
         prepared = prepare_data(model, template, data, config.seed, run, silent, check)
         device = trainer.device()
         network = load_model(model, prepared, config.seed, run, silent, device, tune, opened)
-    network.train()
+        network.train()
+        # What the jobs would compute first, and find in the cache now; they say what is wrong, too.
+        precision = trainer.resolved_precision()
+        kept = recall(network, data, precision, tune.cache_gib, reporter.count, opened.proved)
     loss.to(device)
     loader = data.train_dataloader()
-    # What the jobs would compute first, and find in the cache now.
-    precision = trainer.resolved_precision()
-    kept = recall(network, data, precision, tune.cache_gib, reporter.count, opened.proved)
     with (
         passed_by(network, data, kept),
         torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"),
@@ -122,7 +120,6 @@ def measure(cells: Sequence[Composed], reporter: Reporter, opened: Opened) -> Me
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         kept=None if kept is None else kept.line(),
-        shares=opened.shares,
     )
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rmexp.config import HEAD, build
 from rmexp.errors import UserError, fallback, recording
-from rmexp.job import Job, attempt
+from rmexp.job import Job, attempt, disk_full, is_full
 from rmexp.opened import Opened
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Cell, Composed, Plan
@@ -97,9 +97,11 @@ def _fit(
 @contextmanager
 def _claimed(homes: Sequence[Path]) -> Iterator[None]:
     """Within, these directories are runs of this process that are at work, as others see them; at
-    the end those that are not begun (Ctrl-C) are left again."""
-    for home in homes:
-        RunDirectory.claim(home)
+    the end those that are not begun (Ctrl-C) are left again.
+
+    Raises:
+        DiskFull: a directory cannot be written.
+    """
     over = threading.Event()
 
     def beat() -> None:
@@ -108,9 +110,15 @@ def _claimed(homes: Sequence[Path]) -> Iterator[None]:
                 with suppress(OSError):
                     os.utime(home / "result.json")
 
-    threading.Thread(target=beat, daemon=True).start()
     try:
+        for home in homes:
+            RunDirectory.claim(home)
+        threading.Thread(target=beat, daemon=True).start()
         yield
+    except OSError as error:
+        if homes and is_full(error):
+            raise disk_full(homes[0]) from error
+        raise
     finally:
         over.set()
         for home in homes:

@@ -77,7 +77,7 @@ def fit_heads(
         opened: what this process knows of the model.
 
     Returns a run's outcome each; none at all where these heads cannot be trained apart from their
-    model (each run then does it by itself).
+    model, or have not the same one (each run then does it by itself).
     """
     started, first = time.monotonic(), runs[0]
     seed_everything(first.seed)
@@ -85,7 +85,10 @@ def fit_heads(
     shared = prepare(first.model, first.template, first.data, first.seed, reporter)
     device = first.trainer.device()
     whole = open_model(first.model, shared, first.seed, device, first.tune, opened)
-    if not stands_alone(whole):
+    own = not whole.only_head_drawn and len({run.seed for run in runs}) > 1
+    if own or not stands_alone(
+        whole
+    ):  # each seed drew frozen weights of its own, or it is no layer
         return []
     kept = recall(
         whole,

@@ -142,7 +142,7 @@ def open_model(
         UserError: the model has fewer positions than the longest row needs, or padding would
             change its rewards.
     """
-    opened, tokenizer = opened or Opened(), prepared.tokenizer
+    opened, tokenizer = opened or Opened(keeps=False), prepared.tokenizer
     model = opened.load(source, tokenizer, seed, tune)
     places, longest = positions(model), prepared.data.longest()
     if places is not None and longest > places:

@@ -336,6 +336,8 @@ def _resume_point(run: RunDirectory, fingerprints: dict[str, str]) -> Path:
 def tidy(run: Path, keep: str) -> None:
     """Once a run is done, optimizer states go, and the best weights if only the export stays."""
     folder = run / "checkpoints"
+    for litter in folder.glob(".writing-*"):  # of a kill
+        litter.unlink()
     if keep != "resume":
         (folder / "last.ckpt").unlink(missing_ok=True)
     if keep == "none":
