@@ -104,14 +104,11 @@ def attempt(
         DiskFull: nothing more can be written.
     """
     try:
-        left = job if job.sweep is None or job.claimed else take_up(job, reporter)
-        if left is not None:
-            run_job(left, reporter, opened, work)
-    except DiskFull:
-        raise
+        with full_disk_told(job.directory):
+            left = job if job.sweep is None or job.claimed else take_up(job, reporter)
+            if left is not None:
+                run_job(left, reporter, opened, work)
     except Exception as error:
-        if is_full(error):  # before the run could begin
-            raise disk_full(job.directory) from error
         trace = "" if isinstance(error, UserError) else f" (traceback: {job.directory}/error.txt)"
         # The error itself would keep the model in memory.
         said = first_line(error)
@@ -132,7 +129,8 @@ def run_job(
     this process, is joined.
 
     Args:
-        opened: what earlier jobs of a sweep know of the model, in this process.
+        opened: what earlier jobs of a sweep know of the model, in this process; None for a run by
+            itself, which keeps nothing for others.
         work: what is left of the task, where some was done together with other jobs.
 
     Raises:
@@ -201,7 +199,7 @@ def run_job(
                 "source": job.config.source,
                 "runs": job.config.runs,
                 "exports": facts["sweep"] is None or config.sweep.export == "all",
-                "opened": opened,
+                "opened": opened or Opened(keeps=False),
             }
             metrics = _call(config, offered, work)
             if mirror:
@@ -214,8 +212,8 @@ def run_job(
             reporter.say(f"interrupted; go on with: python -m rmexp resume={near(run.path)}")
         raise KeyboardInterrupt from None
     except Exception as error:
-        if is_full(error):
-            full = disk_full(run.path)
+        if _is_full(error):
+            full = _disk_full(run.path)
             with contextlib.suppress(OSError):  # as far as the disk still lets us
                 run.finish("failed", error=str(full), interrupted=True)
                 (run.path / "error.txt").write_text(f"{full}\n")
@@ -238,15 +236,26 @@ def run_job(
     return metrics
 
 
-def is_full(error: BaseException | None) -> bool:
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Within, writing that fails for want of space ends as `DiskFull`, which names the path."""
+    try:
+        yield
+    except Exception as error:
+        if _is_full(error):
+            raise _disk_full(path) from error
+        raise
+
+
+def _is_full(error: BaseException | None) -> bool:
     """Did writing fail for want of space? Libraries say it in words of their own."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return error is not None and (
-        full or "No space left on device" in str(error) or is_full(error.__cause__)
+        full or "No space left on device" in str(error) or _is_full(error.__cause__)
     )
 
 
-def disk_full(path: Path) -> DiskFull:
+def _disk_full(path: Path) -> DiskFull:
     """What to say where nothing more can be written; the run can go on later."""
     return DiskFull(f"The disk of {near(path)} is full: free some space.")
 

@@ -19,7 +19,7 @@ from torch import nn
 from rmexp import templates
 from rmexp.caching import made_once
 from rmexp.errors import UserError
-from rmexp.model import DROPOUTS, RewardHead, prepare
+from rmexp.model import DROPOUTS, last_layer, prepare
 from rmexp.tuning import load_trained_state, merge
 
 Layout = Literal["auto", "tree", "padded"]
@@ -110,9 +110,8 @@ class Pretrained:
             )
         fresh = any(key.endswith("weight") for key in info["missing_keys"])
         prepare(model, tokenizer, seed, fresh)
-        last = {f"{name}." for name, m in model.named_modules() if isinstance(m, RewardHead)}
-        drawn = [key for key in info["missing_keys"] if not key.startswith(tuple(last))]
-        model.only_head_drawn &= not drawn
+        name, _ = last_layer(model)
+        model.only_head_drawn &= all(key.startswith(f"{name}.") for key in info["missing_keys"])
         return model
 
     def skeleton(self) -> nn.Module:

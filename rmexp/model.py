@@ -108,6 +108,11 @@ def draw_head(head: nn.Linear, seed: int) -> None:
         head.bias.zero_()
 
 
+def last_layer(model: Any) -> tuple[str, RewardHead]:
+    """The head's last layer and its name."""
+    return next((n, m) for n, m in model.named_modules() if isinstance(m, RewardHead))
+
+
 def backbone(model: Any) -> nn.Module:
     """The part that gives hidden states."""
     return getattr(model, model.base_model_prefix)

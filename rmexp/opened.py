@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.errors import fallback, recording
-from rmexp.model import RewardHead, draw_head
+from rmexp.model import draw_head, last_layer
 
 
 class Opened:
@@ -51,7 +51,7 @@ class Opened:
             # A run takes the frozen weights to its device; what trains was copied before it.
             model.to(self._frozen[0].device)
             if model.fresh_head:
-                draw_head(next(m for m in model.modules() if isinstance(m, RewardHead)), seed)
+                draw_head(last_layer(model)[1], seed)
             tune(model, seed)
             return model
         self._model, self._frozen = None, []  # before the next one takes memory

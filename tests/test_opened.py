@@ -30,7 +30,9 @@ class Source:
 
 
 def anew(source, tokenizer, seed, tune):
-    return Opened().load(source, tokenizer, seed, tune)
+    model = source.load_model(tokenizer, seed)
+    tune(model, seed)
+    return model
 
 
 def assert_equal(one, other):

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rmexp.config import HEAD, build
 from rmexp.errors import UserError, fallback, recording
-from rmexp.job import Job, attempt, disk_full, is_full
+from rmexp.job import Job, attempt, full_disk_told
 from rmexp.opened import Opened
 from rmexp.progress import Reporter
 from rmexp.sweep.plan import Cell, Composed, Plan
@@ -112,13 +112,10 @@ def _claimed(homes: Sequence[Path]) -> Iterator[None]:
 
     try:
         for home in homes:
-            RunDirectory.claim(home)
+            with full_disk_told(home):
+                RunDirectory.claim(home)
         threading.Thread(target=beat, daemon=True).start()
         yield
-    except OSError as error:
-        if homes and is_full(error):
-            raise disk_full(homes[0]) from error
-        raise
     finally:
         over.set()
         for home in homes:

@@ -85,10 +85,9 @@ def fit_heads(
     shared = prepare(first.model, first.template, first.data, first.seed, reporter)
     device = first.trainer.device()
     whole = open_model(first.model, shared, first.seed, device, first.tune, opened)
-    own = not whole.only_head_drawn and len({run.seed for run in runs}) > 1
-    if own or not stands_alone(
-        whole
-    ):  # each seed drew frozen weights of its own, or it is no layer
+    # Where a seed draws frozen weights, too, each needs a model of its own.
+    one_model = whole.only_head_drawn or len({run.seed for run in runs}) == 1
+    if not (one_model and stands_alone(whole)):
         return []
     kept = recall(
         whole,

@@ -64,7 +64,7 @@ def train(
     labels: dict[str, str],
     resume: str | None,
     exports: bool,
-    opened: Opened | None,
+    opened: Opened,
 ) -> dict[str, float]:
     """Train, select, calibrate, test, export and report; returns the metrics of val and test.
 
@@ -75,8 +75,7 @@ def train(
         labels: the chosen option of each group, for tables and the card.
         resume: the run directory to go on in, or None.
         exports: write `export/`; a sweep does that for its best run alone, at its end.
-        opened: what earlier runs of a sweep know of the model, in this process; None for a run by
-            itself, which keeps nothing for others.
+        opened: what this process knows of the model.
     """
     seed_everything(seed)
     check = functools.partial(data.check_trainable, loss, labels["loss"], labels["data"])
@@ -100,8 +99,7 @@ def train(
         devices=trainer.resolved_devices(),
         nodes=trainer.num_nodes,
     )
-    proved = opened.proved if opened else set()
-    kept = recall(reward_model, data, precision, tune.cache_gib, reporter.count, proved)
+    kept = recall(reward_model, data, precision, tune.cache_gib, reporter.count, opened.proved)
     if kept is not None:
         run.update(features=kept.facts)
         reporter.say(kept.line())
