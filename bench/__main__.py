@@ -113,7 +113,7 @@ def take_turns(
 ) -> dict[str, dict[str, Any]]:
     """One round of a work: what each side found."""
     work = WORKS[name]
-    if work.needs is not None and not work.needs.is_file():
+    if work.needs_labels is not None and not work.needs_labels.is_file():
         sys.exit(f"bench: {work.needs} is not there")
     settings = (chosen.steps, chosen.warmup)
     if not (folder / name).is_dir():

@@ -135,7 +135,7 @@ def judged_set(run: Path) -> str:
 
 def gaps(run: Path) -> np.ndarray:
     """(P,) reward gaps of the held-out pairs, in the order of their rows."""
-    from rmexp.predictions import read_judgements, read_predictions
+    from rmexp.tracking.predictions import read_judgements, read_predictions
 
     name = judged_set(run)
     pairs = read_judgements(run / "judgements" / f"{name}.parquet")
@@ -150,11 +150,11 @@ def train_trl(home: Path, tune: str, seed: int, steps: int, out: Path) -> None:
     """TRL's RewardTrainer on the pairs of rmexp's steps, in their order."""
     import transformers
 
-    from rmexp import config
-    from rmexp.config import build
+    from rmexp.config.compose import build, compose_config
+    from rmexp.config.schema import register
 
-    config.register()
-    composed = config.compose_config(words(home, tune, seed, steps))
+    register()
+    composed = compose_config(words(home, tune, seed, steps))
     tokenizer = transformers.AutoTokenizer.from_pretrained(home / "start")
     build(composed.template).install(tokenizer)
     data = build(composed.data)

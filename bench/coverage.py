@@ -14,12 +14,17 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from rmexp.best_of import best_of_k
-from rmexp.bootstrap import Estimate
-from rmexp.ranking import area, kendall, spearman, within_means
-from rmexp.replicates import contrast
-from rmexp.significance import ALPHA, holm, mcnemar_midp, paired_difference, sign_flip
-from rmexp.statistics import clustered_mean
+from rmexp.evaluation.best_of_n import best_of_k
+from rmexp.evaluation.rank_correlation import area, kendall, spearman, within_means
+from rmexp.evaluation.stats.bootstrap import Estimate, clustered_mean
+from rmexp.evaluation.stats.seed_replicates import contrast
+from rmexp.evaluation.stats.significance import (
+    ALPHA,
+    holm_correction,
+    mcnemar_midp,
+    paired_difference,
+    sign_flip,
+)
 
 STUDIES = 1000
 FILE = Path(__file__).parent.parent / "docs" / "coverage.md"
@@ -229,7 +234,7 @@ def family(rng: Rng) -> bool:
     sums = [rng.binomial(20, 1 / (1 + np.exp(-ease - rng.normal(0, 0.3, (30, 1))))) for _ in "abcd"]
     pairs = [(i, j) for i in range(4) for j in range(i)]
     found = [sign_flip((sums[i] - sums[j]).ravel(), np.arange(30), 1999) for i, j in pairs]
-    return min(holm(found)) <= ALPHA
+    return min(holm_correction(found)) <= ALPHA
 
 
 def alarms() -> Iterator[Cases]:

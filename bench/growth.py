@@ -55,9 +55,9 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         import transformers
 
-        from rmexp.layout import choose_layout
-        from rmexp.loading import Pretrained
-        from rmexp.training import bf16_is_fast
+        from rmexp.core.devices import bf16_is_fast
+        from rmexp.models.layout_probe import choose_layout
+        from rmexp.models.pretrained import Pretrained
 
         source = Pretrained(str(folder / "start"))
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "start")
@@ -81,10 +81,10 @@ class Bench:
     def _seconds(self, rows: list[dict[str, Any]], layout: Any, most: int) -> float:
         import torch
 
-        from rmexp.batches import Collate
+        from rmexp.batching.collate import Collate
         from rmexp.losses import BradleyTerry
-        from rmexp.model import rewards
-        from rmexp.module import normalised
+        from rmexp.models.reward_model import compute_rewards
+        from rmexp.training.lightning_module import normalise_terms
 
         batches, loss = Collate(0, most, layout)(rows).batches, BradleyTerry()
         totals = loss.total_weights(batches)
@@ -92,8 +92,8 @@ class Bench:
         def step() -> None:
             for batch in batches:
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-                    rewards_N = rewards(self.model, batch)
-                normalised(loss(rewards_N, batch), totals).backward()
+                    rewards_N = compute_rewards(self.model, batch)
+                normalise_terms(loss(rewards_N, batch), totals).backward()
 
         found = repeated(step)
         self.model.zero_grad()
@@ -184,12 +184,12 @@ def resident() -> dict[str, float]:
 
 def rows(folder: Path, job: str, count: int, size: int) -> dict[str, float]:
     """Start-up: tokenising (`cold`), or what a second start does (`warm`) up to its first step."""
-    from rmexp import config
-    from rmexp.config import build
+    from rmexp.config.compose import build, compose_config
+    from rmexp.config.schema import register
 
     home = folder / "rows"
-    config.register()
-    composed = config.compose_config(
+    register()
+    composed = compose_config(
         ["model=hf", f"model.path={folder / 'start'}", f"cache={home}",
          "data=jsonl", f"data.path={home / f'{count}-{size}.jsonl'}", "data.max_length=8192"]
     )  # fmt: skip
@@ -218,7 +218,7 @@ def rows(folder: Path, job: str, count: int, size: int) -> dict[str, float]:
 def memory(folder: Path) -> list[dict[str, float]]:
     """MiB in memory while a small model trains on pairs of any length, by the real command line."""
     from rmexp.__main__ import main
-    from rmexp.progress import TrainingProgress
+    from rmexp.training.callbacks import TrainingProgress
 
     home = folder / "memory"
     home.mkdir()

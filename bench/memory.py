@@ -25,7 +25,7 @@ STEPS = {
     "8 comparisons in several micro-batches": ("data.limit=80", "data.micro_batch_tokens=700"),
     "4 comparisons": ("data.limit=40", "data.batch_size=4", "data.micro_batch_tokens=1024"),
 }
-"""A step -> its words. The share `rmexp.sizing.live.GAPS` was chosen by the last of them."""
+"""A step -> its words. `planning.live.GAPS` was chosen by the last of them."""
 
 COLUMNS = "a step has|tune|precision|planned|measured|difference"
 

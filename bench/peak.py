@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from rmexp.model import backbone
-from rmexp.trees import Tree
+from rmexp.batching.prefix_tree import Tree
+from rmexp.models.reward_model import backbone
 
 
 def step_flops(model: Any, trees: Sequence[Tree]) -> float:

@@ -33,12 +33,12 @@ def overrides(name: str, folder: Path, steps: int) -> list[str]:
 
 def start(folder: Path) -> Any:
     """SmolLM2 with a fresh head, saved once for all sides and works; returns its tokenizer."""
-    from rmexp import config
-    from rmexp.config import build
-    from rmexp.templates import Template
+    from rmexp.config.compose import build, compose_config
+    from rmexp.config.schema import register
+    from rmexp.templates.template import Template
 
-    config.register()
-    source = build(config.compose_config([]).model)
+    register()
+    source = build(compose_config([]).model)
     tokenizer = source.load_tokenizer()
     Template().install(tokenizer)
     if not (folder / "start").is_dir():
@@ -50,8 +50,7 @@ def start(folder: Path) -> Any:
 
 def prepare(name: str, folder: Path, steps: int, warmup: int) -> None:
     """Write weights, rows, and TRL's pairs: those of rmexp's steps, in their order."""
-    from rmexp import config
-    from rmexp.config import build
+    from rmexp.config.compose import build, compose_config
 
     tokenizer, work, home = start(folder), WORKS[name], folder / name
     home.mkdir()
@@ -59,7 +58,7 @@ def prepare(name: str, folder: Path, steps: int, warmup: int) -> None:
         work.write(home, tokenizer)
     if work.unit == "responses":
         return
-    composed = config.compose_config(overrides(name, folder, steps))
+    composed = compose_config(overrides(name, folder, steps))
     build(composed.template).install(tokenizer)
     tokenizer.save_pretrained(home / "tokenizer")
     data = build(composed.data)
@@ -85,7 +84,7 @@ def prepare(name: str, folder: Path, steps: int, warmup: int) -> None:
 
 def judged_pairs(data: Any) -> Any:
     """row -> its judged pairs as messages, with the token lengths of both sides."""
-    from rmexp.reading import RowReport, read_comparisons
+    from rmexp.data.reader import RowReport, read_comparisons
 
     read = read_comparisons(data.recipe.paths, data.recipe.parse, RowReport())
     known = {comparison.id: comparison for comparison in read}

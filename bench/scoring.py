@@ -17,8 +17,8 @@ BUDGET = 4096
 
 def score(side: str, name: str, folder: Path, steps: int, warmup: int) -> None:
     """Score the first HH pairs of the file; what comes before the timed ones is not counted."""
-    from rmexp.formats.hh import HH as HHFormat
-    from rmexp.reading import RowReport, read_comparisons
+    from rmexp.data.formats.hh import HH as HHFormat
+    from rmexp.data.reader import RowReport, read_comparisons
 
     rows = read_comparisons({None: str(HH)}, HHFormat(), RowReport())
     found = list(islice(rows, PAIRS * (steps + warmup)))
@@ -35,16 +35,16 @@ def score(side: str, name: str, folder: Path, steps: int, warmup: int) -> None:
 def ours(home: Path, precision: str) -> Any:
     """comparisons -> rewards, by `rmexp.load`."""
     import rmexp
-    from rmexp.reading import RowReport
-    from rmexp.scoring import WINDOW
-    from rmexp.tokenised import batched_list
+    from rmexp.data.reader import RowReport
+    from rmexp.data.token_dataset import batched_list
+    from rmexp.inference.scorer import SORT_WINDOW
 
     scorer = rmexp.load(home, precision=precision)
     if scorer.layout != "mixed" or scorer.micro_batch_tokens != BUDGET:
         raise SystemExit(f"bench: {scorer.layout=}, {scorer.micro_batch_tokens=}")
 
     def run(comparisons: Sequence[Any]) -> list[float]:
-        windows = batched_list(comparisons, WINDOW)  # as task=score does
+        windows = batched_list(comparisons, SORT_WINDOW)  # as task=score does
         found = (rewards for w in windows for rewards in scorer.comparisons(w, RowReport()))
         return [reward for rewards in found for reward in rewards or ()]
 

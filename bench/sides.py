@@ -23,7 +23,7 @@ from bench.works import PAIRS, WORKS
 def rmexp(name: str, folder: Path, steps: int, warmup: int) -> None:
     """The real command line; the clock is read after every step."""
     from rmexp.__main__ import main
-    from rmexp.progress import TrainingProgress
+    from rmexp.training.callbacks import TrainingProgress
 
     before = TrainingProgress.on_train_batch_end
     clock: list[float] = []
@@ -71,7 +71,7 @@ def goodput(model: Any, steps: list[list[Any]], seconds: float, precision: str) 
 
 def laid_out(batch: Any) -> list[Any]:
     """The trees of a micro-batch; padded rows are trees of one branch."""
-    from rmexp.trees import Tree
+    from rmexp.batching.prefix_tree import Tree
 
     if batch.trees is not None:
         return batch.trees

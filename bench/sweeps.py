@@ -197,8 +197,7 @@ def _accuracy(result: Mapping[str, Any]) -> list[float]:
 # ------------------------------------------------------------------ processes
 def prepare(folder: Path, rows: int) -> None:
     """Write the weights, the rows of both sides, and TRL's pairs in rmexp's order."""
-    from rmexp import config
-    from rmexp.config import build
+    from rmexp.config.compose import build, compose_config
 
     home = folder / "sweep"
     tokenizer = start(folder)
@@ -208,7 +207,7 @@ def prepare(folder: Path, rows: int) -> None:
     for file, count in (("rows", rows), ("val", 1), ("test", HELD_OUT)):
         (home / f"{file}.jsonl").write_text("".join(lines[:count]))
         del lines[:count]
-    composed = config.compose_config([*words(folder, "sweeps-full"), f"cache={folder}/prepared"])
+    composed = compose_config([*words(folder, "sweeps-full"), f"cache={folder}/prepared"])
     build(composed.template).install(tokenizer)
     tokenizer.save_pretrained(home / "tokenizer")
     data = build(composed.data)

@@ -29,11 +29,11 @@ class Elsewhere(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Hydra hands over what it knows, and what of it goes to the workers is wrapped."""
-        from rmexp.sweep.workers import Loader, Place, Told
+        from rmexp.runner.workers import Loader, WorkerEnv, WorkerTask
 
-        self.config, self.task_function = config, Told(task_function)
+        self.config, self.task_function = config, WorkerTask(task_function)
         self.hydra_context = HydraContext(
-            config_loader=Loader(hydra_context.config_loader, Place.here()),  # type: ignore[arg-type]
+            config_loader=Loader(hydra_context.config_loader, WorkerEnv.here()),  # type: ignore[arg-type]
             callbacks=hydra_context.callbacks,
         )
 
@@ -41,9 +41,9 @@ class Elsewhere(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Do all jobs, and wait for them."""
-        from rmexp.errors import UserError
-        from rmexp.sweep.workers import check_returns
-        from rmexp.tracking import first_line
+        from rmexp.core.errors import UserError
+        from rmexp.runner.workers import check_returns
+        from rmexp.tracking.run_directory import first_line
 
         try:
             returns = self.work(job_overrides, initial_job_idx)
@@ -82,7 +82,7 @@ class Submitit(Elsewhere):
 
     def work(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
         """An array of all jobs; one that submitit gives up leaves its run as it was."""
-        from rmexp.tracking import first_line
+        from rmexp.tracking.run_directory import first_line
 
         executor, known, count = self.executor(), self.known(), range(len(jobs))
         begun = executor.map_array(
@@ -135,7 +135,7 @@ class Ray(Elsewhere):
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # jobs say alike things, and all of it counts
         import ray
 
-        from rmexp.tracking import first_line
+        from rmexp.tracking.run_directory import first_line
 
         ray.init(**self.settings["init"])
         try:

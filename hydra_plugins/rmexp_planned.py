@@ -29,7 +29,7 @@ class OnceLoader(ConfigLoaderImpl):
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
         """The configuration of one job of the sweep."""
-        from rmexp.sweep.composing import Composer
+        from rmexp.config.grid import Composer
 
         if self._composer is None:
             load = super().load_sweep_config
@@ -42,7 +42,7 @@ class OnceLoader(ConfigLoaderImpl):
 class Planned(Sweeper):
     """Launches the cells that stand in `sweep.json` of the sweep's directory, in their order.
 
-    rmexp composes, checks and numbers them before Hydra starts (`rmexp.sweep.plan`). The launcher
+    rmexp composes, checks and numbers them before Hydra starts (`runner.sweep_plan`). The launcher
     gets those that are left to do, and heads that train together as one job.
 
     Args:
@@ -57,9 +57,9 @@ class Planned(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Hydra hands over what it knows; the launcher is made of it."""
-        from rmexp import entry
-        from rmexp.sweep.plan import read_plan
-        from rmexp.sweep.workers import Grouped
+        from rmexp.runner import entry
+        from rmexp.runner.sweep_plan import read_plan
+        from rmexp.runner.workers import GroupedTask
 
         self.config = config
         self.plan = read_plan(Path(config.hydra.sweep.dir))
@@ -70,7 +70,7 @@ class Planned(Sweeper):
         )
         self.groups = entry.groups
         if self.groups:
-            task_function = Grouped(task_function, self.groups)
+            task_function = GroupedTask(task_function, self.groups)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=task_function, config=config
         )

@@ -11,6 +11,6 @@ __version__ = "0.1.0"
 
 def load(path: Any, **options: Any) -> Any:
     """Open a reward model to score with; see `checkpoint.load`."""
-    from rmexp import checkpoint  # here, so that `import rmexp` costs nothing
+    from rmexp.inference import checkpoint  # here, so that `import rmexp` costs nothing
 
-    return checkpoint.load(path, **options)
+    return checkpoint.load_scorer(path, **options)

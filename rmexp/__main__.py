@@ -17,11 +17,13 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from rmexp import config as configuration
-from rmexp import entry, ranks
-from rmexp.errors import DiskFull, LeftAlone, UserError
-from rmexp.preflight import Checked, preflight
-from rmexp.sweep.plan import make_plan
+from rmexp.config.compose import explain
+from rmexp.config.schema import CONF_DIR, register
+from rmexp.core import distributed
+from rmexp.core.errors import DiskFull, PeerProcessLost, UserError
+from rmexp.runner import entry
+from rmexp.runner.preflight import PreflightResult, preflight
+from rmexp.runner.sweep_plan import make_plan
 
 ASKS = ("help", "hydra_help", "cfg", "info", "shell_completion", "version")
 """Options with which Hydra only tells something."""
@@ -35,13 +37,13 @@ def main() -> None:
     # Looking for garbage among what is imported takes a second, and two more when the process ends.
     gc.disable()
     atexit.register(gc.freeze)
-    configuration.register()
+    register()
     arguments = get_args_parser().parse_args()
     # Without this Hydra prints its own advice and exits; we want to say it in our words.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    here, good = ranks.place(), True
+    here, good = distributed.launcher_env(), True
     if here is not None:
-        os.environ |= ranks.QUIET
+        os.environ |= distributed.QUIET_ENVIRONMENT
     try:
         if any(getattr(arguments, name, None) for name in ASKS):
             return _start_hydra()
@@ -64,7 +66,7 @@ def main() -> None:
     except (UserError, DiskFull) as error:
         _stop(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        _stop(configuration.explain(error, arguments.overrides))
+        _stop(explain(error, arguments.overrides))
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
@@ -81,38 +83,36 @@ def _start_hydra(*overrides: str) -> None:
     words = get_args_parser().parse_args().overrides
     place = given.index(words[0], 1) if words else len(given)
     sys.argv = [*given[:place], *overrides, *given[place:]]
-    decorate = hydra.main(
-        version_base="1.3", config_path=str(configuration.CONF_DIR), config_name="config"
-    )
+    decorate = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
     try:
         decorate(entry.run)()
     finally:
         sys.argv = given
 
 
-def _follow(checked: Checked, rank: int) -> None:
+def _follow(checked: PreflightResult, rank: int) -> None:
     """Take part in the run that rank 0 of a launcher's processes makes; Hydra is not needed."""
-    from rmexp.job import Job, run_job
-    from rmexp.progress import Reporter
-    from rmexp.tracking import first_line
+    from rmexp.core.console import Reporter
+    from rmexp.runner.job import Job, run_job
+    from rmexp.tracking.run_directory import first_line
 
     entry.collect()
     (cell,) = checked.cells
     try:
         run_job(Job(cell.config, cell.overrides, cell.choices, Path(), None), Reporter(quiet=True))
-    except LeftAlone:
+    except PeerProcessLost:
         sys.exit(1)  # the one that is gone says why
     except Exception as error:  # maybe of this process alone
         print(f"rmexp: process {rank}: {first_line(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
-def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
+def _run_sweep(checked: PreflightResult, start: Callable[..., None]) -> bool:
     """All jobs of a multirun, and what is said before and after them; are all of them done?"""
-    from rmexp.progress import Reporter
-    from rmexp.sweep.ahead import announce
-    from rmexp.sweep.ending import finish
-    from rmexp.sweep.grouped import groups
+    from rmexp.core.console import Reporter
+    from rmexp.runner.announce import announce
+    from rmexp.runner.finalize import finish_sweep
+    from rmexp.runner.head_groups import head_groups
 
     plan = make_plan(
         checked.cells, sys.argv[1:], checked.directory, checked.trials, checked.left_out
@@ -122,7 +122,7 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
         plan.write()
         entry.collect()
         announce(plan, checked.cells, reporter, checked.launcher, entry.known())
-        entry.reporter, entry.groups = reporter, groups(plan, checked.cells)
+        entry.reporter, entry.groups = reporter, head_groups(plan, checked.cells)
         try:
             start(f"hydra.sweep.dir={plan.directory}", *checked.extra)
         except KeyboardInterrupt:
@@ -136,11 +136,11 @@ def _run_sweep(checked: Checked, start: Callable[..., None]) -> bool:
                 raise
         finally:
             entry.reporter, entry.groups, entry.opened = None, {}, None
-        return finish(plan, checked.cells[0].config.sweep.export, reporter)
+        return finish_sweep(plan, checked.cells[0].config.sweep.export, reporter)
 
 
 def _stop(sentence: str) -> None:
-    here = ranks.place()
+    here = distributed.launcher_env()
     if here is None or here.local_rank == 0:  # the others of a machine find the same
         host = f"{socket.gethostname()}: " if here is not None and here.rank else ""
         print(f"rmexp: {host}{sentence}", file=sys.stderr)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.comparing import margin, write_run
 from tests.conftest import CommandLine, result
+from tests.helpers.comparing import margin, write_run
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -8,9 +8,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from rmexp.batches import Batch
+from rmexp.batching.collate import Batch
 
 Terms = dict[str, tuple[Tensor, Tensor]]
+
+
 Margin = Annotated[float, Ge(0)] | Literal["data", "ratings"]
 """A margin for every pair in units of reward; or each pair's own: `data`, the margin of its row, or
 `ratings`, by how much its ratings differ."""
@@ -24,24 +26,24 @@ class Loss(nn.Module):
     not depend on the rewards.
     """
 
-    needs: ClassVar[tuple[str, ...]]
+    needs_labels: ClassVar[tuple[str, ...]]
     """The kinds of judgement (`comparisons.KINDS`) that it learns from."""
 
     def required(self) -> tuple[str, ...]:
         """The kinds without which it cannot train; `needs`, and what its settings ask for."""
         own = {getattr(self, name, None) for name in ("margin", "scale")}
         margins = ("margins",) if "data" in own else ()
-        return (*self.needs, *margins, *(("ratings",) if "ratings" in own else ()))
+        return (*self.needs_labels, *margins, *(("ratings",) if "ratings" in own else ()))
 
-    def unmet(self, has: Collection[str]) -> tuple[str, ...]:
+    def unmet(self, label_kinds: Collection[str]) -> tuple[str, ...]:
         """The required kinds that are not among those that the data have."""
-        return tuple(kind for kind in self.required() if kind not in has)
+        return tuple(kind for kind in self.required() if kind not in label_kinds)
 
-    def learns_from(self) -> tuple[str, ...]:
+    def trains_on(self) -> tuple[str, ...]:
         """The kinds of which a training row must have one."""
-        return self.needs
+        return self.needs_labels
 
-    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
+    def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """See the ratings of the training rows before training; most losses need not.
 
         Args:
@@ -49,7 +51,7 @@ class Loss(nn.Module):
             weights: (U,) how much each will count: its row's weight, times its draws an epoch.
         """
 
-    def parts(self) -> "dict[str, Loss]":
+    def components(self) -> "dict[str, Loss]":
         """The losses that it is made of, by name: itself alone."""
         return {"": self}
 

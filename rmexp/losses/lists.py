@@ -6,7 +6,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from rmexp.batches import Batch
+from rmexp.batching.collate import Batch
 from rmexp.losses.base import Loss, Terms
 
 
@@ -21,7 +21,7 @@ class PlackettLuce(Loss):
         at_least: ranked responses that a list must have to count; 3 leaves pairs to another loss.
     """
 
-    needs = ("lists",)
+    needs_labels = ("lists",)
 
     def __init__(self, at_least: Annotated[int, Ge(2)] = 2) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class InfoNCE(Loss):
         at_least: ranked responses that a list must have to count; 3 leaves pairs to another loss.
     """
 
-    needs = ("lists",)
+    needs_labels = ("lists",)
 
     def __init__(
         self, temperature: Annotated[float, Gt(0)] = 1.0, at_least: Annotated[int, Ge(2)] = 2

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from rmexp.batches import Batch
-from rmexp.errors import UserError
+from rmexp.batching.collate import Batch
+from rmexp.core.errors import UserError
 from rmexp.losses.base import Loss, Terms
 
 
@@ -24,7 +24,7 @@ class Mix(Loss):
         UserError: there is no loss, or a weight names none.
     """
 
-    needs = ()
+    needs_labels = ()
 
     def __init__(
         self, losses: Mapping[str, Loss | None], weights: Mapping[str, float] | None = None
@@ -45,33 +45,33 @@ class Mix(Loss):
             raise UserError("loss.weights are 0 or more, and one of them is above 0.")
         self.losses = nn.ModuleDict({n: loss for n, loss in chosen.items() if self.weights[n] > 0})
 
-    def parts(self) -> dict[str, Loss]:
+    def components(self) -> dict[str, Loss]:
         """The losses that count, by name."""
         return dict(self.losses.items())  # type: ignore[arg-type]
 
-    def unmet(self, has: Collection[str]) -> tuple[str, ...]:
+    def unmet(self, label_kinds: Collection[str]) -> tuple[str, ...]:
         """What all of them lack, where none can learn from the data; regularisers do not count.
 
         And what the settings of one that could learn ask for in vain.
         """
-        parts = [loss for loss in self.parts().values() if loss.needs]
-        fed = [loss for loss in parts if set(loss.needs) <= set(has)]
-        return tuple({kind for loss in fed or parts for kind in loss.unmet(has)})
+        components = [loss for loss in self.components().values() if loss.needs_labels]
+        fed = [loss for loss in components if set(loss.needs_labels) <= set(label_kinds)]
+        return tuple({kind for loss in fed or components for kind in loss.unmet(label_kinds)})
 
-    def learns_from(self) -> tuple[str, ...]:
+    def trains_on(self) -> tuple[str, ...]:
         """Whatever one of them learns from."""
-        return tuple({kind for loss in self.parts().values() for kind in loss.learns_from()})
+        return tuple({kind for loss in self.components().values() for kind in loss.trains_on()})
 
-    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
+    def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """Let those over ratings see them."""
-        for loss in self.parts().values():
-            if "ratings" in loss.needs:
-                loss.learn(ratings, weights)
+        for loss in self.components().values():
+            if "ratings" in loss.needs_labels:
+                loss.fit_to_ratings(ratings, weights)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """The terms of all of them, as `NAME.TERM`."""
         terms: Terms = {}
-        for name, loss in self.parts().items():
+        for name, loss in self.components().items():
             for term, (values_U, weights_U) in loss(rewards_N, batch).items():
                 terms[f"{name}.{term}"] = (self.weights[name] * values_U, weights_U)
         return terms

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from rmexp.batches import Batch
-from rmexp.errors import fallback
+from rmexp.batching.collate import Batch
+from rmexp.core.errors import note_fallback
 from rmexp.losses.base import Loss, Margin, Terms, pair_gaps, pair_margins
 
 TANGENT = 10.0
@@ -34,7 +34,7 @@ class BradleyTerry(Loss):
             all pairs of a prompt's K answers count 1 / (K choose 2) each.
     """
 
-    needs = ("pairs",)
+    needs_labels = ("pairs",)
 
     def __init__(
         self,
@@ -77,13 +77,13 @@ class Contrastive(Loss):
         squared: the square of it: no kink, and far-off pairs weigh more (the L2 loss of SVMs).
     """
 
-    needs = ("pairs",)
+    needs_labels = ("pairs",)
 
     def __init__(self, margin: Margin = 1.0, squared: bool = False) -> None:
         super().__init__()
         self.margin, self.squared = margin, squared
         if margin == 0:
-            fallback(
+            note_fallback(
                 "loss.margin=0 with the contrastive loss: constant rewards minimise it, so nothing "
                 "need be learnt; take a margin above 0."
             )
@@ -104,7 +104,7 @@ class Focal(Loss):
         gamma: how fast an easy pair's weight falls; 0 is Bradley-Terry.
     """
 
-    needs = ("pairs",)
+    needs_labels = ("pairs",)
 
     def __init__(self, gamma: Annotated[float, Ge(0)] = 2.0) -> None:
         super().__init__()
@@ -126,9 +126,9 @@ class SoftBradleyTerry(Loss):
     tied are learnt from as well.
     """
 
-    needs = ("votes",)
+    needs_labels = ("votes",)
 
-    def learns_from(self) -> tuple[str, ...]:
+    def trains_on(self) -> tuple[str, ...]:
         """Any judged pair."""
         return ("pairs", "ties")
 
@@ -151,7 +151,7 @@ class Ties(Loss):
         tie_width: where the width starts; it is learnt (`optim.loss_lr`).
     """
 
-    needs = ("pairs", "ties")
+    needs_labels = ("pairs", "ties")
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class Ties(Loss):
         # Rao and Kupper's width is above 0, Davidson's too: the logarithm is free.
         self.log_width = nn.Parameter(torch.tensor(math.log(tie_width)))
 
-    def learns_from(self) -> tuple[str, ...]:
+    def trains_on(self) -> tuple[str, ...]:
         """Any judged pair."""
         return ("pairs", "ties")
 
@@ -193,7 +193,7 @@ class SquaredMargin(Loss):
         margin: the lead that a pair should have.
     """
 
-    needs = ("pairs",)
+    needs_labels = ("pairs",)
 
     def __init__(self, margin: Margin = 1.0) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Exponential(Loss):
     more than 10 behind goes on along the tangent, so that the loss stays finite.
     """
 
-    needs = ("pairs",)
+    needs_labels = ("pairs",)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """One value a judged pair."""
@@ -228,7 +228,7 @@ class Centring(Loss):
     Eisenstein et al. 2023, arXiv:2312.09244, eq. 3.
     """
 
-    needs = ("pairs",)
+    needs_labels = ("pairs",)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """One value a judged pair."""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from rmexp.batches import Batch
-from rmexp.errors import UserError
+from rmexp.batching.collate import Batch
+from rmexp.core.errors import UserError
 from rmexp.losses.base import Loss, Terms
 
 MOST_GRADES = 20
@@ -29,7 +29,7 @@ class Regression(Loss):
         delta: where Huber's distance turns linear, in deviations of the ratings.
     """
 
-    needs = ("ratings",)
+    needs_labels = ("ratings",)
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Regression(Loss):
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("deviation", torch.tensor(1.0))
 
-    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
+    def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """The scale of the ratings.
 
         Raises:
@@ -71,7 +71,7 @@ class Ordinal(Loss):
     models for ordinal data". Only the order of the grades counts, not how far they are apart.
     """
 
-    needs = ("ratings",)
+    needs_labels = ("ratings",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Ordinal(Loss):
         self.first = nn.Parameter(torch.tensor(0.0))
         self.log_steps = nn.Parameter(torch.zeros(0))
 
-    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
+    def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """The grades, and cut points at which constant rewards would give their frequencies.
 
         Raises:
@@ -134,14 +134,14 @@ class Binary(Loss):
         balance: weigh both classes so that they count the same in the training rows as a whole.
     """
 
-    needs = ("ratings",)
+    needs_labels = ("ratings",)
 
     def __init__(self, threshold: float = 0.5, balance: bool = True) -> None:
         super().__init__()
         self.threshold, self.balance = threshold, balance
         self.register_buffer("class_weights", torch.ones(2))
 
-    def learn(self, ratings: np.ndarray, weights: np.ndarray) -> None:
+    def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
         """The share of good rows.
 
         Raises:
@@ -169,7 +169,7 @@ class Binary(Loss):
 class RewardL2(Loss):
     """r^2 of every response: a regulariser that keeps rewards small, for `Mix`."""
 
-    needs = ()
+    needs_labels = ()
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         """One value a response."""

@@ -1,1 +1,4 @@
-"""Tasks: one thin file each. A task receives built objects; its signature says which."""
+"""The tasks of the command line, one thin file each.
+
+May import every other package. Start with `train`.
+"""

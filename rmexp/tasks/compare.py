@@ -1,23 +1,11 @@
 """task=compare: which run is better, and is the difference more than chance? Loads no model."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
-from rmexp.compare.comparison import Comparison
-from rmexp.compare.comparison import compare as compare_runs
-from rmexp.compare.tables import terminal, write_csv
-from rmexp.progress import Reporter
-from rmexp.report import compared
-from rmexp.tracking import RunDirectory
-
-SHOWN = 12
-"""Verdicts said in the terminal."""
-
-WIDE = 200
-"""Signs of a line that goes into a file."""
+from rmexp.analysis.compare.comparison_report import compare_runs
+from rmexp.analysis.report.compare_output import print_comparison
+from rmexp.core.console import Reporter
+from rmexp.tracking.run_directory import RunDirectory
 
 
 def compare(
@@ -43,7 +31,7 @@ def compare(
     """
     given = [runs] if isinstance(runs, str) else [str(one) for one in runs]
     found = compare_runs(given, set, metric.removeprefix(f"{set}/"), pairs)
-    show(found, given, name, run.path, reporter)
+    print_comparison(found, given, name, run.path, reporter)
     run.update(
         compared=[
             str(path)
@@ -56,22 +44,3 @@ def compare(
         left_out=[f"{one.name}: {one.why}" for one in found.left],
     )
     return {}
-
-
-def show(
-    found: Comparison, given: Sequence[str], name: str, folder: Path, reporter: Reporter
-) -> None:
-    """Print a comparison, and write `report.html` and `comparison.csv` into a folder."""
-    write_csv(found, folder / "comparison.csv")
-    page = compared.page(name, ", ".join(given), found, folder)
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    console = reporter.console
-    if not console.is_terminal:
-        console = Console(file=console.file, width=WIDE)  # rich never prints wider than its console
-    console.print(terminal(found, console.width))
-    reporter.say("", *(f"{verdict.sentence()}." for verdict in found.verdicts[:SHOWN]))
-    if len(found.verdicts) > SHOWN:
-        reporter.say(f"{len(found.verdicts) - SHOWN} more verdicts are in report.html.")
-    reporter.say(*compared.effect_lines(found))
-    reporter.say(*(f"! {note}" for note in found.notes))
-    reporter.say(*(f"not compared: {one.name} ({one.status}): {one.why}" for one in found.left))

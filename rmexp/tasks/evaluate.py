@@ -10,32 +10,38 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Gt
 
-from rmexp import calibration
-from rmexp.data import ComparisonData
-from rmexp.errors import UserError, fallback
-from rmexp.evaluation import EvaluationSet, Rows, Several, sets_of
-from rmexp.given import Given, given, of_suite
+from rmexp.analysis.report.eval_section import Shown
+from rmexp.analysis.report.run_page import write_report
+from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError, note_fallback
+from rmexp.core.process_memory import peak_memory_gib
+from rmexp.data.datamodule import ComparisonData
+from rmexp.data.reader import RowReport, check_bad_rows
+from rmexp.evaluation import calibration
+from rmexp.evaluation.benchmark_dataset import SuiteData
+from rmexp.evaluation.bias_warnings import warn_of_set
+from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
+from rmexp.evaluation.external_rewards import (
+    ExternalRewards,
+    benchmark_rewards,
+    read_external_rewards,
+)
+from rmexp.evaluation.metrics import slow_metrics
+from rmexp.inference.perturbation_sensitivity import chosen, probe_rewrites
+from rmexp.inference.scorer import Scorer
 from rmexp.losses import Loss
-from rmexp.memory import peak_memory_gib
-from rmexp.metrics import thorough
-from rmexp.module import RewardModule
-from rmexp.predictions import told
-from rmexp.progress import Reporter
-from rmexp.reading import RowReport, check_bad_rows
-from rmexp.report.page import write_report
-from rmexp.report.sets import Shown
-from rmexp.scoring import Scorer
-from rmexp.sensitivity import chosen, probe_rewrites
-from rmexp.suite_data import SuiteData
-from rmexp.tasks.setup import load_trained, prepare_data, say_verdicts, seed_everything
-from rmexp.tasks.train import score_split
-from rmexp.templates import Template
-from rmexp.tracking import JsonLines, RunDirectory, environment
-from rmexp.training import TrainerSettings
-from rmexp.verdicts import of_set
+from rmexp.templates.template import Template
+from rmexp.tracking.predictions import eval_set_tables
+from rmexp.tracking.run_directory import JsonLines, RunDirectory, describe_environment
+from rmexp.training.finish import score_split
+from rmexp.training.lightning_module import RewardModule
+from rmexp.training.setup import load_trained, prepare_data, report_warnings, seed_everything
+from rmexp.training.trainer import TrainerSettings
 
 Part = Literal["auto", "train", "val", "test", "all"]
-Evaluation = EvaluationSet | Several | Rows
+
+
+Evaluation = EvaluationSet | SeveralSets | OwnRows
 
 
 @dataclass
@@ -84,9 +90,9 @@ def evaluate(
     """
     seed_everything(seed)
     home = Path(checkpoint).expanduser()
-    scale = calibration.load(home)
-    in_files = [_given_suite(one) for one in sets_of(eval) if one.scores is not None]
-    suites = [one for one in sets_of(eval) if one.scores is None]
+    scale = calibration.load_calibration(home)
+    in_files = [_given_suite(one) for one in expand_sets(eval) if one.scores is not None]
+    suites = [one for one in expand_sets(eval) if one.scores is None]
     cases = [Case(one.name, SuiteData(one, data), one) for one in suites] or [Case("", data)]
     first, *others = (case.data for case in cases)
     prepared = prepare_data(model, template, first, seed, run, reporter, others=others)
@@ -113,7 +119,7 @@ def evaluate(
         temperature = scale.temperature if scale else None
         scored = module.scored(case.name)
         shown.append(Shown(case.name, scored, case.data.rows, temperature, checkpoint))
-        verdicts += of_set(case.name, values)
+        verdicts += warn_of_set(case.name, values)
         if probes:
             trained.to(trainer.device())  # Lightning takes it down to the CPU when it is done
             scorer = Scorer(
@@ -129,7 +135,7 @@ def evaluate(
         _log(fit.loggers, values)
         metrics |= values
     found, bad = _judged(in_files, fit.loggers, run)
-    say_verdicts(verdicts + bad, run, reporter)
+    report_warnings(verdicts + bad, run, reporter)
     run.update(evaluated=str(checkpoint), peak_memory_gib=round(peak_memory_gib(), 2))
     metrics |= found
     shown += _shown(in_files)
@@ -139,7 +145,7 @@ def evaluate(
     return metrics
 
 
-def judge(
+def evaluate_rewards(
     eval: Evaluation,
     data: ComparisonData,
     loggers: list[Any],
@@ -161,15 +167,15 @@ def judge(
     Raises:
         UserError: rows or files cannot be used, or nothing in them joins.
     """
-    sets = [_given_suite(one) for one in sets_of(eval)]
-    if isinstance(eval, Rows):
+    sets = [_given_suite(one) for one in expand_sets(eval)]
+    if isinstance(eval, OwnRows):
         assert eval.scores is not None, "`config.settled` sends only what has scores here"
         sets = [_given_rows(data, eval.scores, "all" if rows == "auto" else rows)]
-    run.write_json("environment.json", environment(seed=seed))
+    run.write_json("environment.json", describe_environment(seed=seed))
     for one in sets:
         reporter.say(f"{one.name}: {len(one.rows)} comparisons with rewards")
     metrics, verdicts = _judged(sets, [JsonLines(run), *loggers], run)
-    say_verdicts(verdicts, run, reporter)
+    report_warnings(verdicts, run, reporter)
     write_report(run, name, "task=evaluate · rewards in files", _shown(sets), metrics, {})
     return metrics
 
@@ -186,15 +192,15 @@ def _measured(
     name, data = case.name, case.data
     module.calibration, module.logs = scale, False
     if said := _without_loss(module.loss, data, name, home):
-        fallback(said)
+        note_fallback(said)
         module.judges_loss = False
     values = score_split(fit, module, data, name)
-    values |= {f"{name}/{k}": v for k, v in thorough(module.scored(name)).items()}
-    run.write_predictions(name, told(data.rows, data.splits[name]), module.rewards)
+    values |= {f"{name}/{k}": v for k, v in slow_metrics(module.scored(name)).items()}
+    run.write_predictions(name, eval_set_tables(data.rows, data.splits[name]), module.rewards)
     if case.suite is not None:
         rows = data.rows.select_columns(["id", "prompt_key", "subset", "levels"])
         rewards = [module.rewards[item] for item in range(len(rows))]
-        values |= of_suite(case.suite, rows, rewards)
+        values |= benchmark_rewards(case.suite, rows, rewards)
     return values
 
 
@@ -203,20 +209,22 @@ def _probed(case: Case, scorer: Scorer, count: int) -> tuple[dict[str, float], l
     ids = case.data.rows.select(case.data.splits[case.name][:count])["id"][:]
     found = probe_rewrites(scorer, chosen(case.data.comparisons(RowReport()), ids))
     if found is None:
-        fallback(f"{case.name}: no comparison can be rewritten and scored again.")
+        note_fallback(f"{case.name}: no comparison can be rewritten and scored again.")
         return {}, []
     if found.lost:
-        fallback(f"{case.name}: {found.lost} comparisons are too long once they are rewritten.")
+        note_fallback(
+            f"{case.name}: {found.lost} comparisons are too long once they are rewritten."
+        )
     named = {f"{case.name}/sensitivity/{k}": value for k, value in found.metrics.items()}
     return named, [f"{case.name}: {sentence}" for sentence in found.verdicts]
 
 
-def _given_suite(one: EvaluationSet) -> Given:
+def _given_suite(one: EvaluationSet) -> ExternalRewards:
     assert one.scores is not None
-    return given(one.name, [(c, None) for c in one.read()[0]], one.scores, one)
+    return read_external_rewards(one.name, [(c, None) for c in one.read()[0]], one.scores, one)
 
 
-def _given_rows(data: ComparisonData, scores: str, part: Part) -> Given:
+def _given_rows(data: ComparisonData, scores: str, part: Part) -> ExternalRewards:
     """The rows of `data` that belong to a split, dealt out as for a model."""
     report, recipe = RowReport(), data.recipe
     found = list(data.comparisons(report))
@@ -230,25 +238,27 @@ def _given_rows(data: ComparisonData, scores: str, part: Part) -> Given:
         report,
     )
     _check_part(splits, part, len(found))
-    return given(part, [found[n] for n in splits[part]], scores)
+    return read_external_rewards(part, [found[n] for n in splits[part]], scores)
 
 
 def _judged(
-    sets: Sequence[Given], loggers: Sequence[Any], run: RunDirectory
+    sets: Sequence[ExternalRewards], loggers: Sequence[Any], run: RunDirectory
 ) -> tuple[dict[str, float], list[str]]:
     """The metrics of sets whose rewards were given, and what is bad; predictions are kept."""
     metrics: dict[str, float] = {}
     verdicts: list[str] = []
     for one in sets:
         values = one.metrics()
-        run.write_predictions(one.name, told(one.rows, range(len(one.rows))), one.rewards)
-        verdicts += of_set(one.name, values)
+        run.write_predictions(
+            one.name, eval_set_tables(one.rows, range(len(one.rows))), one.rewards
+        )
+        verdicts += warn_of_set(one.name, values)
         _log(loggers, values)
         metrics |= values
     return metrics, verdicts
 
 
-def _shown(sets: Sequence[Given]) -> list[Shown]:
+def _shown(sets: Sequence[ExternalRewards]) -> list[Shown]:
     return [
         Shown(one.name, one.scored, one.rows, source=one.source, unit="characters") for one in sets
     ]

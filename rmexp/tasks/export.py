@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from rmexp import calibration
-from rmexp.data import ComparisonData
-from rmexp.errors import UserError
-from rmexp.export import export
+from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError
+from rmexp.data.datamodule import ComparisonData
+from rmexp.evaluation import calibration
+from rmexp.inference.export import export
 from rmexp.losses import Loss
-from rmexp.module import RewardModule
-from rmexp.progress import Reporter
-from rmexp.tasks.setup import card_facts, load_trained, prepare_data, seed_everything
-from rmexp.tasks.train import proof
-from rmexp.templates import Template
-from rmexp.tracking import RunDirectory
+from rmexp.templates.template import Template
+from rmexp.tracking.run_directory import RunDirectory
+from rmexp.training.finish import verification_responses
+from rmexp.training.lightning_module import RewardModule
+from rmexp.training.setup import card_facts, load_trained, prepare_data, seed_everything
 
 
 def export_run(
@@ -43,9 +43,9 @@ def export_run(
     prepared = prepare_data(model, template, data, seed, run, reporter)
     trained = load_trained(model, prepared, seed, run, reporter, "cpu")
     module = RewardModule(trained, loss, data)
-    texts, values = proof(module.model, data)
+    texts, values = verification_responses(module.model, data)
     facts = card_facts(home.name, model, labels, prepared, loss, trained_metrics)
-    scale = calibration.load(Path(checkpoint).expanduser())
+    scale = calibration.load_calibration(Path(checkpoint).expanduser())
     export(module.model, prepared.tokenizer, texts, values, facts, home, scale)
     reporter.say(f"exported {checkpoint} to {home}, proved on {len(texts)} responses")
     return trained_metrics

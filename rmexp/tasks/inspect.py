@@ -5,18 +5,18 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from rmexp.data import ComparisonData
-from rmexp.inspection.examples import rendered
-from rmexp.inspection.facts import describe, warnings
-from rmexp.inspection.leakage import overlaps
-from rmexp.inspection.prompts import Prompt, read_prompts
-from rmexp.inspection.rows import gather
-from rmexp.mixture import Mixture
-from rmexp.progress import Reporter
-from rmexp.report import inspected
-from rmexp.tasks.setup import prepare_data
-from rmexp.templates import Template
-from rmexp.tracking import RunDirectory
+from rmexp.analysis.inspect.examples import rendered
+from rmexp.analysis.inspect.leakage import overlaps
+from rmexp.analysis.inspect.prompts import Prompt, read_prompts
+from rmexp.analysis.inspect.rows import gather
+from rmexp.analysis.inspect.summary import describe_data, warnings
+from rmexp.analysis.report import inspect_page
+from rmexp.core.console import Reporter
+from rmexp.data.datamodule import ComparisonData
+from rmexp.data.mixture import Mixture
+from rmexp.templates.template import Template
+from rmexp.tracking.run_directory import RunDirectory
+from rmexp.training.setup import prepare_data
 
 
 def inspect(
@@ -48,14 +48,16 @@ def inspect(
     _let_bad_rows_pass(data)
     prepare_data(model, template, data, seed, run, reporter)
     rows, prompts = gather(data, reporter.count)
-    facts = describe(data, rows, overlaps(prompts, others, reporter.count))
+    facts = describe_data(data, rows, overlaps(prompts, others, reporter.count))
     facts["warnings"] = list(warnings(facts))
     facts["examples"] = rendered(data, rows, list(facts["subsets"]))
     run.write_json("inspect.json", facts)
     page = run.path / "inspect.html"
     title = f"data={labels['data']}"
-    page.write_text(inspected.page(title, ", ".join(data.paths), facts), encoding="utf-8")
-    reporter.console.print(inspected.table(facts))
+    page.write_text(
+        inspect_page.inspect_page(title, ", ".join(data.paths), facts), encoding="utf-8"
+    )
+    reporter.console.print(inspect_page.inspect_table(facts))
     reporter.say(*(f"! {sentence}" for sentence in facts["warnings"]))
     reporter.say(f"page    {os.path.relpath(page)}")
     return {}

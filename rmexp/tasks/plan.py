@@ -7,19 +7,19 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt
 
-from rmexp.data import ComparisonData
-from rmexp.errors import UserError
+from rmexp.analysis.report import plan_table
+from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError
+from rmexp.data.datamodule import ComparisonData
 from rmexp.losses import Loss
-from rmexp.optim import AdamW
-from rmexp.progress import Reporter
-from rmexp.report import planned
-from rmexp.sizing.needs import Devices, Needs, Sizer, sized
-from rmexp.sizing.room import GIB, Setting, device_memory, refusal, resident
-from rmexp.sizing.work import Epoch, lay_out
-from rmexp.tasks.setup import prepare_data
-from rmexp.templates import Template
-from rmexp.tracking import RunDirectory
-from rmexp.training import TrainerSettings
+from rmexp.templates.template import Template
+from rmexp.tracking.run_directory import RunDirectory
+from rmexp.training.optim import AdamW
+from rmexp.training.planning.needs import Devices, Needs, Sizer, sized
+from rmexp.training.planning.room import GIBIBYTE, MachineSetting, device_memory, refusal, resident
+from rmexp.training.planning.work import Epoch, lay_out
+from rmexp.training.setup import prepare_data
+from rmexp.training.trainer import TrainerSettings
 
 
 def plan(
@@ -52,7 +52,7 @@ def plan(
     # `auto` is one device where this machine has no GPU.
     spread = Devices(trainer.strategy, max(1, trainer.processes))
     sharing = max(1, trainer.resolved_devices())
-    available = memory_gib * GIB if memory_gib else device_memory(gpu, sharing)
+    available = memory_gib * GIBIBYTE if memory_gib else device_memory(gpu, sharing)
     process = 0 if gpu else resident()
     precision = _precision(trainer)
     sizer = sized(model, prepared.tokenizer, data, tune, precision, gpu)
@@ -69,9 +69,9 @@ def plan(
     }
     run.write_json("plan.json", facts)
     run.update(plan=facts)
-    reporter.console.print(planned.table(facts))
+    reporter.console.print(plan_table.plan_table(facts))
     if not facts["fits"]:
-        setting = Setting(
+        setting = MachineSetting(
             model, prepared.tokenizer, data, tune, precision, gpu, spread, process, sizer.again,
             data.micro_batch_tokens,
         )  # fmt: skip

@@ -3,19 +3,19 @@
 import time
 from typing import Any
 
-from rmexp import templates
-from rmexp.data import OWN_TEMPLATE, ComparisonData
-from rmexp.errors import UserError, fallback
-from rmexp.memory import peak_memory_gib
-from rmexp.mixture import Mixture
-from rmexp.progress import Reporter
-from rmexp.reading import RowReport, check_bad_rows, read_comparisons
-from rmexp.scoring import ScoreFile, check_out, open_scorer, score_stream
-from rmexp.tasks.setup import seed_everything
-from rmexp.templates import Template
-from rmexp.tokenised import source_fingerprint
-from rmexp.tracking import RunDirectory, environment
-from rmexp.training import TrainerSettings
+from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError, note_fallback
+from rmexp.core.process_memory import peak_memory_gib
+from rmexp.data.datamodule import OWN_TEMPLATE, ComparisonData
+from rmexp.data.mixture import Mixture
+from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
+from rmexp.data.token_dataset import source_fingerprint
+from rmexp.inference.score_file import ScoreFile, check_out, score_stream
+from rmexp.inference.scorer import open_scorer
+from rmexp.templates.template import Template, template_fingerprint
+from rmexp.tracking.run_directory import RunDirectory, describe_environment
+from rmexp.training.setup import seed_everything
+from rmexp.training.trainer import TrainerSettings
 
 
 def score(
@@ -53,12 +53,12 @@ def score(
     recipe, precision = data.recipe, trainer.resolved_precision()
     own = data.own_tokenizer(tokenizer)
     if own is not tokenizer:
-        fallback(OWN_TEMPLATE)
-    fingerprint = templates.fingerprint(own)
+        note_fallback(OWN_TEMPLATE)
+    fingerprint = template_fingerprint(own)
     weights = source_fingerprint(getattr(model, "path", None) or model.weights)
     key = [weights, recipe.dialogues_key, fingerprint, precision]
     scores = ScoreFile(file, key)
-    run.write_json("environment.json", environment(template=fingerprint, seed=seed))
+    run.write_json("environment.json", describe_environment(template=fingerprint, seed=seed))
     scorer = open_scorer(
         model, tokenizer, trainer, model.layout, recipe.max_length, data.micro_batch_tokens
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from rmexp.errors import UserError
-from rmexp.progress import Reporter
-from rmexp.sweep.plan import FILE, read_plan
-from rmexp.sweep.state import State
+from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError
+from rmexp.runner.sweep_plan import SWEEP_FILE, read_plan
+from rmexp.tracking.run_state import State
 
 SWEEPS = Path("outputs/sweeps")
 
@@ -28,11 +28,11 @@ def status(runs: str | list[str] | None, reporter: Reporter) -> dict[str, float]
     given = [runs] if isinstance(runs, str) else [str(one) for one in runs or ()]
     found = [Path(one).expanduser() for one in given]
     for home in found:
-        if not (home / FILE).is_file():
-            raise UserError(f"runs={home}: there is no sweep in it (no {FILE}).")
+        if not (home / SWEEP_FILE).is_file():
+            raise UserError(f"runs={home}: there is no sweep in it (no {SWEEP_FILE}).")
     if not found:
-        here = [file.parent for file in SWEEPS.glob(f"*/{FILE}")]
-        found = sorted(here, key=lambda home: (home / FILE).stat().st_mtime)
+        here = [file.parent for file in SWEEPS.glob(f"*/{SWEEP_FILE}")]
+        found = sorted(here, key=lambda home: (home / SWEEP_FILE).stat().st_mtime)
     if not found:
         raise UserError(f"There is no sweep in {SWEEPS}; name one: runs=DIRECTORY.")
     for home in found:

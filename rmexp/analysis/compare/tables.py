@@ -1,0 +1,152 @@
+"""A comparison as a table in the terminal, and as comparison.csv."""
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from rmexp.analysis.compare.comparison_report import ComparisonRow, RunComparison
+from rmexp.analysis.compare.cross_validation import metrics_by_fold
+from rmexp.analysis.compare.pairwise_tests import p_value
+from rmexp.analysis.compare.run_groups import ABSENT, shorten
+
+GAP = 2
+"""Blanks between columns."""
+
+
+def terminal_table(found: RunComparison, width: int) -> Table:
+    """Best first; of the columns as many as fit, the ones that matter most before the others.
+
+    What differs, the metric with its interval, the difference to the best, seeds, then further
+    metrics and cost. The page and the CSV have all.
+    """
+    table = Table(box=None, padding=(0, GAP, 0, 0))
+    kept: list[list[str]] = []
+    for name, cells in table_columns(found).items():
+        wide = max(len(text) for text in (name, *cells)) + GAP
+        if kept and width < wide:
+            break
+        width -= wide
+        kept.append(cells)
+        table.add_column(name, no_wrap=True)
+    for line in zip(*kept, strict=True):
+        table.add_row(*map(escape, line))
+    return table
+
+
+def table_columns(found: RunComparison) -> dict[str, list[str]]:
+    """Title -> a cell a setting, in the order in which they matter."""
+    rows = found.rows
+    files = [row for row in rows if not any(value_of(row, key) for key in found.keys)]
+    first = {"run": [row.setting.name for row in rows]} if files else {}
+    besides = {name: [format_number(row.besides[name]) for row in rows] for name in rows[0].besides}
+    prices = zip(("seconds", "pairs/s", "GiB"), zip(*map(costs, rows), strict=True), strict=True)
+    return {
+        **first,
+        **{key: [value_of(row, key) for row in rows] for key in found.keys},
+        f"{found.set}/{found.metric}": [span(row.value, row.low, row.high) for row in rows],
+        "against the best": [against(row) for row in rows],
+        "seeds": [str(len(row.setting.entries)) for row in rows],
+        **{name: cells for name, cells in besides.items() if any(cells)},
+        **{name: list(cells) for name, cells in prices},
+    }
+
+
+def value_of(row: ComparisonRow, key: str) -> str:
+    """What a setting has at a key, in few signs; nothing where it does not have it."""
+    value = row.setting.values[key]
+    return "" if value is ABSENT else shorten(value)
+
+
+def span(value: float | None, low: float, high: float) -> str:
+    """A number with its interval."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
+
+
+def format_number(value: float | None) -> str:
+    """Four digits, or nothing."""
+    return "" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def against(row: ComparisonRow) -> str:
+    """The difference to the best and Holm's p, marked where it is real."""
+    if row.verdict is None:
+        return ""
+    difference = row.verdict.difference
+    sign = -1 if row.verdict.b is row.setting else 1
+    mark = " *" if row.verdict.real else ""
+    return f"{sign * difference.value + 0.0:+.4f}, p={p_value(row.verdict.p)}{mark}"
+
+
+def costs(row: ComparisonRow) -> tuple[str, str, str]:
+    """Seconds of training, judged pairs a second, peak memory."""
+    seconds, rate, memory = row.cost.values()
+    return (
+        "" if seconds is None else f"{seconds:.0f}",
+        "" if rate is None else f"{rate:.1f}",
+        "" if memory is None else f"{memory:.2f}",
+    )
+
+
+def write_csv(found: RunComparison, file: Path) -> None:
+    """A line a setting, best first; then a line a run that is not compared."""
+    lines = [*_lines(found), *_left_lines(found)]
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _lines(found: RunComparison) -> Iterator[dict[str, Any]]:
+    metric = f"{found.set}/{found.metric}"
+    for rank, row in enumerate(found.rows, 1):
+        yield {
+            "rank": rank,
+            "setting": row.setting.name,
+            "status": "compared",
+            metric: row.value,
+            f"{metric}_low": row.low,
+            f"{metric}_high": row.high,
+            **_verdict(row),
+            "pairs": len(found.judgements.ids_P),
+            "prompts": len(set(found.judgements.prompts_P)),
+            **{f"{found.set}/{name}": value for name, value in row.besides.items()},
+            **row.cost,
+            "seeds": " ".join(str(e.run.config.get("seed", "")) for e in row.setting.entries),
+            **row.setting.values,
+            "runs": " ".join(str(p) for e in row.setting.entries for p in e.run.paths),
+            **_folds(row, metric),
+        }
+
+
+def _verdict(row: ComparisonRow) -> dict[str, Any]:
+    """The best's own line leaves this empty."""
+    if row.verdict is None:
+        return dict.fromkeys(("minus_best", "minus_best_low", "minus_best_high", "p_holm"), "")
+    d, of_best = row.verdict.difference, row.verdict.b is row.setting
+    low, high = (-d.high, -d.low) if of_best else (d.low, d.high)
+    value = -d.value if of_best else d.value
+    return {
+        "minus_best": value + 0.0,
+        "minus_best_low": low,
+        "minus_best_high": high,
+        "p_holm": row.verdict.p,
+    }
+
+
+def _folds(row: ComparisonRow, metric: str) -> dict[str, float]:
+    """The metric in each held-out group."""
+    found = metrics_by_fold([entry.run for entry in row.setting.entries], metric)
+    return {f"{metric} in {held_out}": value for held_out, value in found.items()}
+
+
+def _left_lines(found: RunComparison) -> Iterator[dict[str, Any]]:
+    for one in found.left:
+        yield {"setting": one.name, "status": f"{one.status}: {one.why}", "runs": str(one.path)}

@@ -1,0 +1,226 @@
+"""A comparison -> its report.html, and the lines on swept keys for the terminal."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rmexp.analysis.compare.comparison_report import RunComparison
+from rmexp.analysis.compare.run_groups import ABSENT, RunGroup, shorten
+from rmexp.analysis.compare.tables import format_number, table_columns, value_of
+from rmexp.analysis.report import plots
+from rmexp.analysis.report.render import link, render_page
+from rmexp.evaluation.reliability import RELIABILITY_BINS, reliability
+from rmexp.tracking.predictions import read_log
+
+CURVES = 4
+"""Settings whose reliability is drawn; more lines cannot be told apart."""
+
+
+IN_A_BIN = 60
+"""Pairs at least, where that leaves three bins: fewer make a zigzag."""
+
+
+LABEL = 42
+"""Signs of a setting's name beside the forest."""
+
+
+def compare_page(name: str, subtitle: str, found: RunComparison, home: Path) -> str:
+    """The page of a comparison: one file. Its plots are kept in the run `home` as PNG too."""
+    table, heat = table_columns(found), heat_map(found)
+    figures = [*_figures(found), *([_heat_plot(found, heat)] if heat else [])]
+    shown = plots.published(figures, home / plots.FOLDER)
+    return render_page(
+        "compare.html",
+        name=name,
+        subtitle=subtitle,
+        found=found,
+        heads=list(_heads(found)),
+        figures=shown[: len(shown) - bool(heat)],  # the heat map is a table there
+        titles=list(table),
+        lines=list(zip(*table.values(), strict=True)),
+        words=list(table).index(f"{found.set}/{found.metric}"),
+        reports=[list(_reports(row.setting, home)) for row in found.rows],
+        subsets=list(_subsets(found)),
+        drawn=[row.setting.name for row in found.rows[:CURVES]],
+        sentences=[(verdict.sentence(), verdict.real) for verdict in found.verdicts],
+        effects=[_effect(effect) for effect in found.effects],
+        heat=heat,
+    )
+
+
+def effect_lines(found: RunComparison) -> list[str]:
+    """A line a level of a swept key."""
+    lines = [
+        f"  {e['key']}: {e['base']} -> {e['level']}: {e['value']} {e['span']} ({e['over']})"
+        for e in map(_effect, found.effects)
+    ]
+    return ["", f"main effects on {found.tested}, all else equal:", *lines] if lines else []
+
+
+def _heads(found: RunComparison) -> Iterator[dict[str, str]]:
+    best = found.rows[0]
+    real = sum(verdict.real for verdict in found.verdicts)
+    prompts = len(set(found.judgements.prompts_P))
+    doubt = "" if math.isnan(best.low) else f"95%: {best.low:.3f} to {best.high:.3f}"
+    yield {
+        "label": f"best {found.set}/{found.metric}",
+        "value": format_number(best.value),
+        "note": doubt,
+    }
+    yield {
+        "label": "real differences",
+        "value": f"{real} of {len(found.verdicts)}",
+        "note": "pairs tested, Holm-corrected",
+    }
+    yield {
+        "label": "judged pairs",
+        "value": f"{len(found.judgements.ids_P):,}",
+        "note": f"of {prompts:,} prompts",
+    }
+    # A run that is pooled over folds is as many.
+    entries = [entry.run for row in found.rows for entry in row.setting.entries]
+    runs = [part for run in entries for part in run.parts or (run,)]
+    yield {
+        "label": "settings",
+        "value": str(len(found.rows)),
+        "note": f"{len(runs)} runs, {len(found.left)} not compared",
+    }
+
+
+def _reports(setting: RunGroup, home: Path) -> Iterator[tuple[str, str | None]]:
+    """A setting's runs: the seed, or the name, and the way to the run's own page."""
+    for entry in setting.entries:
+        seed = entry.run.config.get("seed")
+        yield entry.run.name if seed is None else f"seed {seed}", link(entry.run.path, home)
+
+
+def _subsets(found: RunComparison) -> Iterator[tuple[str, int, list[float]]]:
+    """Accuracy of the first settings on each subset, where there are several."""
+    subsets_P = found.judgements.subsets_P
+    names = sorted(set(subsets_P))
+    accuracy = [row.setting.items("accuracy").mean(0) for row in found.rows[:CURVES]]
+    for name in names if len(names) > 1 else ():
+        here = subsets_P == name
+        yield name, int(here.sum()), [float(right_P[here].mean()) for right_P in accuracy]
+
+
+def _figures(found: RunComparison) -> Iterator[plots.Plot]:
+    rows = [
+        (_label(row.setting), row.value, row.low, row.high)
+        for row in found.rows
+        if row.value is not None
+    ]
+    label = f"{found.set}/{found.metric}"
+    if rows:
+        drawn = plots.forest(rows, label, rows[0][1])
+        yield plots.Plot("settings", f"{label}, with 95% intervals; dotted: the best", drawn)
+    if effects := [e for e in found.effects if not math.isnan(e.difference.low)]:
+        named = [_effect(effect) for effect in effects]
+        lines = [
+            (f"{n['key']}: {n['base']} -> {n['level']}", d.value, d.low, d.high)
+            for n, d in zip(named, (effect.difference for effect in effects), strict=True)
+        ]
+        drawn = plots.forest(lines, f"change of {found.tested}", 0.0)
+        yield plots.Plot("effects", "What a swept key changes, all else equal", drawn)
+    yield from _learning(found)
+    if len(found.judgements.ids_P):
+        bins = max(3, min(RELIABILITY_BINS, len(found.judgements.ids_P) // IN_A_BIN))
+        weights_P = found.judgements.weights_P
+        firsts = (row.setting.entries[0] for row in found.rows[:CURVES])
+        curves = [reliability(first.gaps_P, bins, weights_P) for first in firsts]
+        drawn = plots.reliability_curves(
+            {
+                _label(row.setting): (curve.confidence_B, curve.accuracy_B)
+                for row, curve in zip(found.rows, curves, strict=False)
+            }
+        )
+        yield plots.Plot("reliability", "How often it is right, by how sure it is", drawn)
+
+
+def _learning(found: RunComparison) -> Iterator[plots.Plot]:
+    """The metric on val by step, of the first settings' first seeds."""
+    name, series = f"val/{found.metric}", {}
+    for row in found.rows[:CURVES]:
+        run = row.setting.entries[0].run
+        logged = [] if run.is_file else read_log(run.path)
+        if points := [(line["step"], line[name]) for line in logged if name in line]:
+            series[_label(row.setting)] = ([p[0] for p in points], [p[1] for p in points])
+    if series:
+        yield plots.Plot("learning", f"{name} by step", plots.curves(series, name))
+
+
+def _heat_plot(found: RunComparison, heat: Mapping[str, Any]) -> plots.Plot:
+    label = f"{found.set}/{found.metric} by {heat['down']} and {heat['across']}"
+    cells = [[float(cell["text"] or "nan") for cell in row] for _, row in heat["rows"]]
+    across, down = (
+        [label or "none" for label in labels]
+        for labels in (heat["columns"], [label for label, _ in heat["rows"]])
+    )
+    drawn = plots.heat(cells, across, down, heat["across"], heat["down"])
+    return plots.Plot("heat", label, drawn)
+
+
+def _label(setting: RunGroup) -> str:
+    name = setting.name
+    return name if len(name) <= LABEL else f"{name[: LABEL - 3]}..."
+
+
+def _effect(effect: Any) -> dict[str, str]:
+    d = effect.difference
+    base, level = ("none" if v is ABSENT else shorten(v) for v in (effect.base, effect.level))
+    cells = f"{effect.cells} cell{'s' if effect.cells > 1 else ''}"
+    return {
+        "key": effect.key,
+        "base": base,
+        "level": level,
+        "value": f"{d.value:+.4f}",
+        "span": "" if math.isnan(d.low) else f"[{d.low:+.4f}, {d.high:+.4f}]",
+        "over": f"{cells}, {'seeds and prompts' if effect.of_settings else 'these checkpoints'}",
+    }
+
+
+def heat_map(found: RunComparison) -> Mapping[str, Any] | None:
+    """The metric by the two keys with the most values, means over the others; None for one key."""
+    levels = {
+        key: sorted({value_of(row, key) for row in found.rows}, key=_natural) for key in found.keys
+    }
+    ranked = sorted((key for key in levels if len(levels[key]) > 1), key=lambda k: -len(levels[k]))
+    if len(ranked) < 2:
+        return None
+    down, across = ranked[1], ranked[0]
+    cells: dict[tuple[str, str], list[float]] = {}
+    for row in found.rows:
+        if row.value is not None:
+            place = value_of(row, down), value_of(row, across)
+            cells.setdefault(place, []).append(row.value)
+    means = {place: sum(values) / len(values) for place, values in cells.items()}
+    low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
+    shades = {p: (m - low) / (high - low) if high > low else 0.5 for p, m in means.items()}
+    return {
+        "down": down,
+        "across": across,
+        "columns": levels[across],
+        "rows": [
+            (one, [_cell((one, other), means, shades) for other in levels[across]])
+            for one in levels[down]
+        ],
+    }
+
+
+def _cell(
+    place: tuple[str, str],
+    means: Mapping[tuple[str, str], float],
+    shades: Mapping[tuple[str, str], float],
+) -> dict[str, str]:
+    return {
+        "text": format_number(means.get(place)),
+        "share": f"{60 * shades.get(place, 0.0):.0f}%",
+    }
+
+
+def _natural(text: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text

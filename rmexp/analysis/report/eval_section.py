@@ -1,0 +1,226 @@
+"""An evaluation set on a page: figures, subsets, and where the model was surely wrong."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Literal
+
+import numpy as np
+
+from rmexp.analysis.report import plots
+from rmexp.evaluation.reliability import reliability, sigmoid
+from rmexp.evaluation.scored_set import ScoredSet
+from rmexp.evaluation.stats.bootstrap import clustered_interval
+
+HEADLINES = {
+    "score": "the suite's score",
+    "accuracy": "pair accuracy",
+    "spearman": "Spearman, with ratings",
+    "label_auc": "AUC, good over bad",
+    "best_of_k": "best of K",
+    "length_baseline": "length baseline",
+    "length_controlled_accuracy": "accuracy at equal length",
+    "margin_standardised": "standardised margin",
+    "ece": "calibration error",
+}
+
+
+WRONG = 20
+"""Comparisons with their text; one a row of the data."""
+
+
+MAX_TEXT_LENGTH = 6000
+"""Signs of a text that are shown; of a longer one its two ends."""
+
+
+BUCKETS, IN_A_BUCKET = 6, 10
+"""Of length gaps: so many of equal mass at most, and so many pairs in one at least."""
+
+
+IN_THE_FOREST = 30
+"""Subsets that are drawn; the table has all."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An evaluation set and the rewards that a page shows of it.
+
+    name           its metrics begin with it
+    rows           has `id` and `texts` of each of `scored.items_C`, and perhaps `prompt`
+    temperature    of val, where there is one
+    source         whose rewards they are: a run, a directory, a file; None: the run's own
+    unit           of lengths
+    """
+
+    name: str
+    scored: ScoredSet
+    rows: Any
+    temperature: float | None = None
+    source: str | None = None
+    unit: Literal["tokens", "characters"] = "tokens"
+
+
+def eval_section(one: Shown, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What the template shows of a set; `figures` are `plots.Plot`s, named after the set."""
+    s = one.scored
+    subsets = list(_subsets(s))
+    return {
+        "name": one.name,
+        "source": one.source,
+        "size": f"{len(s.better_P):,} judged pairs and {len(s.rewards_N):,} responses "
+        f"of {len(np.unique(s.prompts_C)):,} prompts",
+        "heads": list(_heads(one.name, metrics)),
+        "figures": list(_figures(one, subsets)),
+        "subsets": subsets if len(subsets) > 1 else [],
+        "wrong": list(surely_wrong(one)),
+        "unit": one.unit,
+    }
+
+
+def format_metric(value: float | None) -> str:
+    """Four digits; counts as they are."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4f}"
+
+
+def _heads(name: str, metrics: Mapping[str, float]) -> Iterator[dict[str, str]]:
+    for metric, label in HEADLINES.items():
+        value, low, high, after = (
+            metrics.get(f"{name}/{metric}{end}") for end in ("", "_low", "_high", "_calibrated")
+        )
+        if value is None:
+            continue
+        note = f"on {name}"
+        if low is not None and high is not None:
+            note = f"95%: {low:.3f} to {high:.3f}"
+        elif after is not None:
+            note = f"{format_metric(after)} with the temperature"
+        yield {"label": label, "value": format_metric(value), "note": note}
+
+
+def _figures(one: Shown, subsets: Sequence[Mapping[str, Any]]) -> Iterator[plots.Plot]:
+    s, name = one.scored, one.name
+    if len(s.rewards_N):
+        groups = _groups(s)
+        caption = f"Rewards on {name}" + (f": {', '.join(groups)}" if len(groups) > 1 else "")
+        yield plots.Plot(f"{name}-rewards", caption, plots.reward_plot(groups))
+    if not len(s.better_P):
+        return
+    first = "as trained" if one.source is None else "as it is"
+    series = {first: reliability(s.gaps_P, weights_P=s.weights_P)}
+    if one.temperature is not None:
+        softened = reliability(s.gaps_P / one.temperature, weights_P=s.weights_P)
+        series[f"temperature {one.temperature:.3g}"] = softened
+    drawn = plots.reliability_curves({n: (r.confidence_B, r.accuracy_B) for n, r in series.items()})
+    yield plots.Plot(
+        f"{name}-reliability",
+        "How often it is right, by how sure it is (bins of equal mass)",
+        drawn,
+    )
+    gaps, overall = list(_by_length(s)), _accuracy(s, np.ones(len(s.gaps_P), dtype=bool))[0]
+    if len(gaps) > 1:
+        label = f"{one.unit}, better - worse"
+        drawn = plots.ranges(gaps, label, "accuracy", overall)
+        yield plots.Plot(f"{name}-length", "Accuracy by length gap, with 95% intervals", drawn)
+    if len(subsets) > 1:
+        rows = [(r["name"], r["value"], r["low"], r["high"]) for r in subsets[:IN_THE_FOREST]]
+        more = f" (the first {IN_THE_FOREST})" if len(subsets) > IN_THE_FOREST else ""
+        drawn = plots.forest(rows, "accuracy", overall)
+        caption = f"Accuracy by subset{more}, with 95% intervals; dotted: all"
+        yield plots.Plot(f"{name}-subsets", caption, drawn)
+
+
+def _groups(s: ScoredSet) -> dict[str, np.ndarray]:
+    """Rewards of better and worse responses; without pairs of good and bad ones, or of all."""
+    if len(s.better_P):
+        return {"better": s.rewards_N[s.better_P], "worse": s.rewards_N[s.worse_P]}
+    values = np.unique(s.ratings_N[~np.isnan(s.ratings_N)])[::-1]
+    if len(values) == 2:
+        return {f"rated {v:g}": s.rewards_N[s.ratings_N == v] for v in values.tolist()}
+    return {"all": s.rewards_N}
+
+
+def _accuracy(s: ScoredSet, where: np.ndarray) -> tuple[float, float, float]:
+    """Accuracy over some pairs with its interval, as `metrics.evaluate` has it."""
+    wins, weights = (s.gaps_P[where] > 0).astype(np.float64), s.weights_P[where]
+    if not weights.any():
+        return math.nan, math.nan, math.nan
+    value = float(np.average(wins, weights=weights))
+    return value, *clustered_interval(wins, s.prompts_P[where], weights=weights)
+
+
+def _by_length(s: ScoredSet) -> Iterator[tuple[str, float, float, float]]:
+    """Accuracy in bins of equal mass over the length gap; equal gaps share a bin."""
+    longer_P = s.tokens_N[s.better_P] - s.tokens_N[s.worse_P]
+    count = max(1, min(BUCKETS, len(longer_P) // IN_A_BUCKET))
+    shares = np.arange(count) / count
+    starts = np.unique(np.quantile(longer_P, shares, method="inverted_cdf"))
+    bins_P = np.searchsorted(starts, longer_P, side="right")
+    for bucket in np.unique(bins_P):
+        here = bins_P == bucket
+        low, high = longer_P[here].min(), longer_P[here].max()
+        one, other = ("0" if gap == 0 else f"{gap:+d}" for gap in (low, high))
+        label = one if low == high else f"{one}\nto {other}"
+        value, *ends = _accuracy(s, here)
+        if not math.isnan(value):
+            yield label, value, ends[0], ends[1]
+
+
+def _subsets(s: ScoredSet) -> Iterator[dict[str, Any]]:
+    for name in sorted(set(s.subsets_P)):
+        here = s.subsets_P == name
+        value, low, high = _accuracy(s, here)
+        if not math.isnan(value):
+            yield {
+                "name": name,
+                "pairs": int(here.sum()),
+                "prompts": len(np.unique(s.prompts_P[here])),
+                "value": value,
+                "low": low,
+                "high": high,
+                "margin": float(s.gaps_P[here].mean()),
+            }
+
+
+def surely_wrong(one: Shown) -> Iterator[dict[str, Any]]:
+    """The pairs whose worse response is ahead by most, the worst first, with their texts."""
+    s = one.scored
+    seen: set[int] = set()
+    starts_C = np.searchsorted(s.rows_N, np.arange(len(s.items_C)))
+    for pair in np.argsort(s.gaps_P, kind="stable").tolist():
+        better, worse, gap = int(s.better_P[pair]), int(s.worse_P[pair]), float(s.gaps_P[pair])
+        comparison = int(s.rows_N[better])
+        if gap >= 0 or len(seen) == WRONG:
+            return
+        if comparison in seen:
+            continue
+        seen.add(comparison)
+        row, start = one.rows[int(s.items_C[comparison])], int(starts_C[comparison])
+        texts = row["texts"][better - start], row["texts"][worse - start]
+        shared, *parts = _parted(*texts)
+        prompt = "\n".join(text for text in (row.get("prompt", ""), shared) if text)
+        yield {
+            "id": row["id"],
+            "subset": s.subsets_C[comparison],
+            "sure": float(sigmoid(np.array(-gap / (one.temperature or 1.0)))),
+            "better": float(s.rewards_N[better]),
+            "worse": float(s.rewards_N[worse]),
+            "longer": int(s.tokens_N[better] - s.tokens_N[worse]),
+            "prompt": _clipped(prompt),
+            "texts": [_clipped(part) for part in parts],
+        }
+
+
+def _parted(one: str, other: str) -> tuple[str, str, str]:
+    """The lines that both begin with (the prompt, as rendered), and what each goes on with."""
+    sides = zip(one.splitlines(keepends=True), other.splitlines(keepends=True), strict=False)
+    shared = "".join(line for line, _ in takewhile(lambda both: both[0] == both[1], sides))
+    return shared, one[len(shared) :], other[len(shared) :]
+
+
+def _clipped(text: str) -> str:
+    left = len(text) - MAX_TEXT_LENGTH
+    half = MAX_TEXT_LENGTH // 2
+    return text if left <= 0 else f"{text[:half]}\n[... {left:,} characters ...]\n{text[-half:]}"

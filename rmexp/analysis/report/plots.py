@@ -1,0 +1,213 @@
+"""Plots: inline SVG that takes its ink from the page, light or dark, and PNG on white."""
+
+import html
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.figure
+import numpy as np
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+PLOT_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+INK = "#59636d"
+
+
+COLOURS = ("#2f7ed8", "#e2711d", "#3a9d5d", "#8e5bb5")
+
+
+GREENS = "Greens"
+
+
+DPI = 120
+
+
+FOLDER = "plots"
+"""Of a run directory: NAME.png."""
+
+
+MIN_POINTS = 12
+"""Up to so many points a curve is drawn as it is; a longer one is smoothed over its raw values."""
+
+
+Axes = matplotlib.axes.Axes
+
+
+Figure = matplotlib.figure.Figure
+
+
+ForestRows = Sequence[tuple[str, float, float, float]]
+"""(name, value, low, high); NaN bounds are not drawn."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure, the name of its PNG, and what it shows in a few words."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """For a page: without a background, its ink is the text's."""
+        out = io.StringIO()
+        with matplotlib.rc_context(PLOT_STYLE), _glyphs():
+            self.figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+        text = out.getvalue()[out.getvalue().index("<svg") :].replace(INK, "currentColor")
+        return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.caption)}"', 1)
+
+    def save(self, folder: Path) -> None:
+        """`NAME.png`, for slides and papers."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with _glyphs():
+            self.figure.savefig(folder / f"{self.name}.png", dpi=DPI, facecolor="white")
+
+
+def published(plots: Sequence[Plot], folder: Path | None = None) -> list[dict[str, str]]:
+    """The plots as a page shows them; in `folder` each is kept as a PNG too."""
+    for plot in plots:
+        if folder is not None:
+            plot.save(folder)
+    return [{"svg": plot.svg(), "caption": plot.caption} for plot in plots]
+
+
+def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str) -> Figure:
+    """Lines of (steps, values) by name."""
+    axes = _canvas("step", label)
+    for colour, (name, (steps, values)) in zip(COLOURS, series.items(), strict=False):
+        if len(steps) <= MIN_POINTS:
+            axes.plot(steps, values, "o-", color=colour, label=_plain(name), markersize=4)
+        else:
+            axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
+            mean = _running_mean(values)
+            axes.plot(steps, mean, color=colour, label=_plain(name), linewidth=1.8)
+    return _done(axes)
+
+
+def reward_plot(groups: Mapping[str, np.ndarray]) -> Figure:
+    """Histograms of rewards by name, on the same bins."""
+    axes = _canvas("reward", "responses")
+    bins = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=30).tolist()
+    shades = COLOURS[2:0:-1] if len(groups) > 1 else COLOURS
+    for colour, (name, values) in zip(shades, groups.items(), strict=False):
+        counts = np.histogram(values, bins)[0]
+        axes.stairs(counts, bins, color=colour, alpha=0.55, fill=True, label=_plain(name))
+    return _done(axes)
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], x: str, y: str) -> Figure:
+    """Counts in bins; there is an edge more than there are bins."""
+    axes = _canvas(x, y)
+    axes.stairs(counts, edges, color=COLOURS[0], fill=True, alpha=0.7)
+    return _done(axes)
+
+
+def bars(counts: Mapping[str, int], x: str, y: str) -> Figure:
+    """A bar a name."""
+    axes = _canvas(x, y)
+    axes.bar(list(counts), list(counts.values()), color=COLOURS[0], alpha=0.7, width=0.7)
+    return _done(axes)
+
+
+def forest(rows: ForestRows, label: str, line: float) -> Figure:
+    """A line a row, the first on top; the dotted line is what to hold them against."""
+    axes = _canvas(label, "", height=1.0 + 0.28 * len(rows))
+    places = np.arange(len(rows), 0, -1)
+    names, values, lows, highs = zip(*rows, strict=True)
+    axes.axvline(line, color=INK, linewidth=0.8, linestyle=":")
+    axes.hlines(places, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
+    axes.plot(values, places, "o", color=COLOURS[0], markersize=5)
+    axes.set_yticks(places, names, parse_math=False)
+    axes.set_ylim(0.4, len(rows) + 0.6)
+    axes.locator_params(axis="x", nbins=5)  # long names leave little room for numbers
+    return _done(axes)
+
+
+def ranges(rows: ForestRows, x: str, y: str, line: float) -> Figure:
+    """A point a row from left to right with its interval, e.g. accuracy in bins of something."""
+    axes = _canvas(x, y)
+    places = np.arange(len(rows))
+    names, values, lows, highs = zip(*rows, strict=True)
+    axes.axhline(line, color=INK, linewidth=0.8, linestyle=":")
+    axes.vlines(places, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
+    axes.plot(places, values, "o-", color=COLOURS[0], markersize=5, linewidth=1)
+    axes.set_xticks(places, names, fontsize=7.5)
+    return _done(axes)
+
+
+def reliability_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Accuracy over confidence in bins, by name; the dotted line is a calibrated model's."""
+    axes = _canvas("confidence", "accuracy")
+    surest = max(0.6, *(float(confidence.max()) for confidence, _ in series.values()))
+    axes.plot([0.5, surest], [0.5, surest], ":", color=INK, linewidth=1)
+    for colour, (name, (confidence, accuracy)) in zip(COLOURS, series.items(), strict=False):
+        axes.plot(confidence, accuracy, "o-", color=colour, markersize=4, label=_plain(name))
+    return _done(axes)
+
+
+def heat(
+    cells: Sequence[Sequence[float]], across: Sequence[str], down: Sequence[str], x: str, y: str
+) -> Figure:
+    """A number a cell, greener where it is higher; NaN stays empty."""
+    axes = _canvas(x, y, height=1.0 + 0.4 * len(down))
+    values = np.array(cells, dtype=np.float64)
+    axes.imshow(values, cmap=GREENS, alpha=0.6, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            axes.text(column, row, f"{value:.4f}", ha="center", va="center", fontsize=9)
+    axes.set_xticks(range(len(across)), across, parse_math=False)
+    axes.set_yticks(range(len(down)), down, parse_math=False)
+    return _done(axes)
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of each value and those before it, up to a tenth of the curve."""
+    width = max(4, len(values) // 10)
+    return [float(np.mean(values[max(0, n - width + 1) : n + 1])) for n in range(len(values))]
+
+
+def _plain(name: str) -> str:
+    """A name in a legend: matplotlib would read formulas, and leave out what begins with _."""
+    return f"\u200b{name}".replace("$", r"\$") if name.startswith("_") else name.replace("$", r"\$")
+
+
+def _canvas(x: str, y: str, height: float = 3.0) -> Axes:
+    with matplotlib.rc_context(PLOT_STYLE):
+        axes = Figure(figsize=(5.2, height)).add_subplot()
+    axes.tick_params(colors=INK)
+    axes.set_xlabel(_plain(x), color=INK)
+    axes.set_ylabel(_plain(y), color=INK)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    return axes
+
+
+def _done(axes: Axes) -> Figure:
+    """The figure with its legend, laid out once for both formats."""
+    if axes.get_legend_handles_labels()[1]:
+        with matplotlib.rc_context(PLOT_STYLE):
+            axes.legend(frameon=False, labelcolor=INK)
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    with _glyphs():  # an engine that the figure has would lay it out again for each format
+        ConstrainedLayoutEngine().execute(figure)
+    return figure
+
+
+class _glyphs(warnings.catch_warnings):
+    """Letters that matplotlib's font lacks: the page's own font has them; a PNG shows a box."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -1,0 +1,97 @@
+"""What a run measured -> report.html, and its plots as PNG."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rmexp.analysis.report import plots
+from rmexp.analysis.report.eval_section import Shown, eval_section, format_metric
+from rmexp.analysis.report.render import link, render_page
+from rmexp.evaluation.metrics import TABLE
+from rmexp.tracking.run_directory import RunDirectory
+
+
+def write_report(
+    run: RunDirectory,
+    name: str,
+    subtitle: str,
+    shown: Sequence[Shown],
+    metrics: Mapping[str, float],
+    blocks: Mapping[str, Sequence[str]],
+) -> Path:
+    """Write report.html and the PNGs of its plots.
+
+    Args:
+        shown: the sets that were judged, each with a section of its own.
+        metrics: by full name; sets that are not shown (val) stand in the table only.
+        blocks: lines on data and template, by title.
+    """
+    logged, folder = run.metrics(), run.path / plots.FOLDER
+    sections = [eval_section(one, metrics) for one in shown]
+    for one in sections:
+        one["figures"] = plots.published(one["figures"], folder)
+        one["link"] = link(Path(one["source"]), run.path) if one["source"] else None
+    sets = _sets(metrics, shown)
+    page = render_page(
+        "page.html",
+        name=name,
+        subtitle=subtitle,
+        heads=sections[0]["heads"],
+        said=_said(run, metrics, shown),
+        warnings=[*run.result.get("fallbacks", []), *run.result.get("verdicts", [])],
+        sections=sections,
+        curves=plots.published(list(_curves(logged)), folder),
+        sets=sets,
+        table=[(m, [_cell(metrics, f"{s}/{m}") for s in sets]) for m in _names(metrics, sets)],
+        blocks=blocks,
+        config=(run.path / "config.yaml").read_text(),
+    )
+    file = run.path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def _said(run: RunDirectory, metrics: Mapping[str, float], shown: Sequence[Shown]) -> list[str]:
+    """What selected the weights, and what they were judged on."""
+    monitor = run.result.get("monitor")
+    if monitor is None:
+        return []
+    value = f" ({metrics[monitor]:.4f})" if monitor in metrics else ""
+    step = run.result["best_step"]
+    judged = ", ".join(one.name for one in shown)
+    return [f"Selected: the weights of step {step}, by {monitor}{value}. Judged: {judged}."]
+
+
+def _sets(metrics: Mapping[str, float], shown: Sequence[Shown]) -> list[str]:
+    """The judged sets, and val, which selected."""
+    names = [one.name for one in shown]
+    return [*names, "val"] if "val/reward_mean" in metrics and "val" not in names else names
+
+
+def _names(metrics: Mapping[str, float], sets: Sequence[str]) -> Iterator[str]:
+    """Metrics of any of the sets, those of the terminal's table first; ends of intervals stand
+    beside their value."""
+    found = {m.removeprefix(f"{s}/") for s in sets for m in metrics if m.startswith(f"{s}/")}
+    bounds = {f"{m}{end}" for m in found for end in ("_low", "_high")}
+    yield from (name for name in TABLE if name in found)
+    yield from sorted(found - bounds - set(TABLE))
+
+
+def _cell(metrics: Mapping[str, float], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+    return format_metric(metrics.get(name)) + span
+
+
+def _curves(logged: Sequence[Mapping[str, Any]]) -> Iterator[plots.Plot]:
+    for label in ("loss", "accuracy"):
+        series = {name: _series(logged, f"{name}/{label}") for name in ("train", "val")}
+        if series["train"][0]:
+            known = {name: points for name, points in series.items() if points[0]}
+            caption = f"{label.capitalize()} by step: {' and '.join(known)}"
+            yield plots.Plot(f"{label}-by-step", caption, plots.curves(known, label))
+
+
+def _series(logged: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    points = [(line["step"], line[name]) for line in logged if name in line]
+    return [p[0] for p in points], [p[1] for p in points]

@@ -1,0 +1,194 @@
+"""Steps: which comparisons share an optimizer step, and the loaders that hand steps out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rmexp.batching.collate import Collate, Step
+from rmexp.batching.rank_partition import RankPartition
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which comparisons share an optimizer step; the same for every layout and number of workers.
+
+    Units (comparisons, or all comparisons of a prompt) are put in an order drawn from seed and
+    epoch and dealt out: `batch_size` a step, or, with `tokens_per_batch`, as many as have about so
+    many distinct tokens. Every epoch has the same number of steps.
+
+    Args:
+        rows: rows of the data set, C of them.
+        units: (C,) the unit of each, 0 to U - 1.
+        sizes: (C,) distinct tokens of each.
+        batch_size: units of a step.
+        tokens_per_batch: no unit may have more tokens; None deals by `batch_size`.
+        seed: of the order.
+        times: (C,) how often each is drawn in an epoch, on average; mean 1. None: each once. A
+            unit of several rows has their mean. An epoch has as many draws as units either way, and
+            a unit's draws differ from its `unit_times` by less than one.
+    """
+
+    rows: np.ndarray
+    units: np.ndarray
+    sizes: np.ndarray
+    batch_size: int
+    tokens_per_batch: int | None
+    seed: int
+    sampling_rate: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        if self.tokens_per_batch is None:
+            return -(-self._count // self.batch_size)
+        # Rounded down: a step's share is then no smaller than any unit, so that none is empty.
+        return max(1, int(self.sizes.sum()) // self.tokens_per_batch)
+
+    @property
+    def _count(self) -> int:
+        return int(self.units.max()) + 1 if len(self.units) else 0
+
+    def steps(self, epoch: int) -> list[list[int]]:
+        """The rows of each step of an epoch."""
+        drawn_U = self._draw(np.random.default_rng([self.seed, epoch]))
+        by_unit_C = np.argsort(self.units, kind="stable")
+        counts_U = np.bincount(self.units, minlength=self._count)
+        starts_U = np.cumsum(counts_U) - counts_U
+        if self.tokens_per_batch is None:
+            step_U = np.arange(self._count) // self.batch_size
+        else:
+            sizes_U = np.bincount(self.units, weights=self.sizes)[drawn_U]
+            before_U = np.cumsum(sizes_U) - sizes_U
+            step_U = (before_U * len(self) // sizes_U.sum()).astype(np.int64)
+        steps: list[list[int]] = [[] for _ in range(len(self))]
+        for unit, step in zip(drawn_U.tolist(), step_U.tolist(), strict=True):
+            own = by_unit_C[starts_U[unit] : starts_U[unit] + counts_U[unit]]
+            steps[step] += self.rows[own].tolist()
+        return steps
+
+    def unit_times(self) -> np.ndarray:
+        """(U,) how often each unit is drawn in an epoch, on average; mean 1."""
+        if self.sampling_rate is None:
+            return np.ones(self._count)
+        counts_U = np.bincount(self.units, minlength=self._count)
+        times_U = np.bincount(self.units, weights=self.sampling_rate) / counts_U
+        return times_U / times_U.sum() * self._count
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """(U,) the units of an epoch in their order."""
+        order_U = np.argsort(rng.permutation(self._count))
+        if self.sampling_rate is None:
+            return order_U
+        # Systematic sampling: U even marks over the units laid end to end, each as long as `times`.
+        ends_U = np.cumsum(self.unit_times()[order_U])
+        marks_U = rng.random() + np.arange(self._count)
+        drawn_U = np.searchsorted(ends_U, marks_U, side="right").clip(max=self._count - 1)
+        return rng.permutation(order_U[drawn_U])
+
+
+class StepLoader:
+    """Yields the steps of an epoch, knows where it is, and goes on from there after a resume.
+
+    Lightning stores and restores `state_dict()`. A plain `DataLoader` would replay the epoch's
+    start. Its own generator keeps worker seeds from drawing on the global random state.
+
+    Of each step a process of several gets its `portion`, which may be none of it (None: the whole
+    step): the steps are the same for any number of processes.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        plan: BatchPlan,
+        collate: Collate,
+        workers: int,
+        portion: RankPartition | None = None,
+    ) -> None:
+        self.rows, self.plan, self.collate, self.workers = rows, plan, collate, workers
+        self.portion = portion
+        self.epoch = 0
+        self.done = 0
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, wherever the loader stands."""
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Step]:
+        if self.done >= len(self):
+            self.epoch, self.done = self.epoch + 1, 0
+        left = self.plan.steps(self.epoch)[self.done :]
+        loader: DataLoader = DataLoader(
+            IndexedRows(self.rows),
+            batch_sampler=left if self.portion is None else map(self.portion.of, left),
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for step in loader:
+            self.done += 1
+            yield step
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and steps of it that were handed out."""
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict()` was taken."""
+        self.epoch, self.done = state["epoch"], state["done"]
+
+
+class IndexedRows(Dataset):
+    """A memory-mapped data set whose rows know their number; `texts` stay on disk."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows.remove_columns("texts") if "texts" in rows.column_names else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.rows[index], "row": index}
+
+
+def evaluation_loader(
+    rows: Any,
+    indices: np.ndarray,
+    units: np.ndarray,
+    lengths: np.ndarray,
+    collate: Collate,
+    batch_size: int,
+    rank: int = 0,
+    count: int = 1,
+) -> DataLoader:
+    """Every row once, longest first, so that little is padded; rows of one prompt stay together.
+
+    Processes take the steps in turn; the last step of some may be without rows.
+
+    Args:
+        rows: the tokenised data set.
+        indices: its rows to score, C of them.
+        units: (C,) the prompt of each, 0 to U - 1.
+        lengths: (C,) tokens of the longest response of each.
+        batch_size: a step ends with the prompt that brings it to so many comparisons.
+        rank: of this process, from 0.
+        count: of processes.
+    """
+    longest_U = np.zeros(int(units.max()) + 1 if len(units) else 0)
+    np.maximum.at(longest_U, units, lengths)
+    order_C = np.lexsort((units, -longest_U[units]))
+    steps: list[list[int]] = []
+    last = -1
+    for index, unit in zip(indices[order_C].tolist(), units[order_C].tolist(), strict=True):
+        if not steps or (unit != last and len(steps[-1]) >= batch_size):
+            steps.append([])
+        steps[-1].append(index)
+        last = unit
+    steps += [[] for _ in range(-len(steps) % count)]
+    return DataLoader(
+        IndexedRows(rows),
+        batch_sampler=steps[rank::count],
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(0),
+    )

@@ -1,0 +1,178 @@
+"""The one noun: every row of every data set becomes a `Comparison` before a tokenizer sees it.
+
+Imports nothing heavy: formats, splits and checks run without torch.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LABEL_KINDS = ("pairs", "votes", "ties", "margins", "ratings", "lists")
+"""What people may say of responses: which of two is better, by how many votes, that they tie, by
+how much; how good one is by itself; the order of two or more. Formats give kinds, losses need them.
+"""
+
+
+Message = Mapping[str, Any]
+"""A chat message: `role`, `content`, and what else a chat template reads (`tool_calls`, ...)."""
+
+
+@dataclass(frozen=True)
+class PreferenceLabel:
+    """What people said of responses `i` and `j` of one comparison.
+
+    Votes are counts or shares (>= 0). One vote for `i` says that `i` is better; a vote for a tie
+    says that the two are equally good. `margin` is a strength in units of reward, or None.
+    """
+
+    i: int
+    j: int
+    votes_i: float = 1.0
+    votes_j: float = 0.0
+    votes_tie: float = 0.0
+    margin: float | None = None
+    weight: float = 1.0
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """The shares of the votes for `i`, for `j` and for a tie; they sum to 1."""
+        total = self.votes_i + self.votes_j + self.votes_tie
+        return self.votes_i / total, self.votes_j / total, self.votes_tie / total
+
+    @property
+    def verdict(self) -> int:
+        """+1 where `i` won, -1 where `j` won, 0 for a tie.
+
+        A tie is more tie votes than votes for either, or a draw.
+        """
+        if self.votes_i == self.votes_j or self.votes_tie > max(self.votes_i, self.votes_j):
+            return 0
+        return 1 if self.votes_i > self.votes_j else -1
+
+    def flipped(self) -> "PreferenceLabel":
+        """The same with `i` and `j` in each other's place."""
+        return dataclasses.replace(
+            self, i=self.j, j=self.i, votes_i=self.votes_j, votes_j=self.votes_i
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt, K >= 1 responses, and what people said of them: pairs, ratings, or both.
+
+    `ratings` has one entry a response; higher is better (a format turns error scores and ranks
+    around) and None means unrated. `weight` is the row's importance in every loss. `unfinished`
+    responses are the first steps of an answer, scored at their last token without an end of turn.
+    `tools` are what a chat template shows of them (JSON schemas). `group` is what folds go by.
+    `place` says where the row came from (`file:line`), for messages.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    responses: tuple[tuple[Message, ...], ...]
+    judgements: tuple[PreferenceLabel, ...] = ()
+    ratings: tuple[float | None, ...] | None = None
+    subset: str = "all"
+    language: str | None = None
+    split: str | None = None
+    group: str | None = None
+    weight: float = 1.0
+    unfinished: bool = False
+    tools: tuple[Mapping[str, Any], ...] = ()
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        k = len(self.responses)
+        if k == 0:
+            raise ValueError("a comparison needs at least one response")
+        if self.ratings is not None and len(self.ratings) != k:
+            raise ValueError(f"{k} responses but {len(self.ratings)} ratings")
+        for judgement in self.judgements:
+            if not (0 <= judgement.i < k and 0 <= judgement.j < k and judgement.i != judgement.j):
+                raise ValueError(
+                    f"a judgement names responses {judgement.i} and {judgement.j} of {k}"
+                )
+            votes = (judgement.votes_i, judgement.votes_j, judgement.votes_tie)
+            if min(votes) < 0 or sum(votes) == 0:
+                raise ValueError(f"a judgement has the votes {votes}")
+        if not self.weight >= 0:
+            raise ValueError(f"weight {self.weight}")
+
+    def levels(self) -> tuple[int | None, ...]:
+        """The order of the responses, 0 the worst; equal levels tie, None stands outside.
+
+        By judgements where there are any, else by ratings. Where judgements form no weak order
+        (some go in a circle or contradict each other, some pairs were not judged), all stand
+        outside.
+        """
+        if self.judgements:
+            return _levels_of(self.judgements, len(self.responses))
+        rated = [r for r in self.ratings or () if r is not None]
+        if len(rated) > 1:
+            assert self.ratings is not None
+            rank = {value: level for level, value in enumerate(sorted(set(rated)))}
+            return tuple(None if r is None else rank[r] for r in self.ratings)
+        return (None,) * len(self.responses)
+
+    @property
+    def prompt_key(self) -> str:
+        """A hash of the prompt: comparisons with equal prompts never fall into different splits."""
+        text = json.dumps(
+            [dict(message) for message in self.prompt], sort_keys=True, ensure_ascii=False
+        )
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _levels_of(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int | None, ...]:
+    """The weak order in which everybody wins against exactly those on lower levels.
+
+    Two on one level tie, or were not compared.
+    """
+    below: dict[int, set[int]] = {}
+    for judgement in judgements:
+        for one, other, won in ((judgement.i, judgement.j, 1), (judgement.j, judgement.i, -1)):
+            below.setdefault(one, set())
+            if judgement.verdict == won:
+                below[one].add(other)
+    rank = {wins: level for level, wins in enumerate(sorted({len(b) for b in below.values()}))}
+    levels = tuple(rank[len(below[k])] if k in below else None for k in range(count))
+    judged: dict[frozenset[int], PreferenceLabel] = {}
+    for judgement in judgements:
+        forward = judgement if judgement.i < judgement.j else judgement.flipped()
+        first = judged.setdefault(frozenset((forward.i, forward.j)), forward)
+        if first.verdict != forward.verdict:
+            return (None,) * count
+    for i, high in enumerate(levels):
+        for j, low in enumerate(levels[:i]):
+            if high is None or low is None:
+                continue
+            pair = judged.get(frozenset((i, j)))
+            sign = (high > low) - (high < low)
+            found = 0 if pair is None else -pair.verdict  # i is the later of the two
+            if found != sign:
+                return (None,) * count
+    return levels
+
+
+def pairs_from_ratings(comparison: Comparison, min_gap: float) -> Comparison:
+    """Judge each pair of rated responses by their ratings, where people gave no pairwise judgement.
+
+    Ratings at least `min_gap` apart make a pair; equal ratings make a tie; a smaller gap says
+    nothing.
+    """
+    if comparison.judgements or comparison.ratings is None:
+        return comparison
+    judged = []
+    for i, a in enumerate(comparison.ratings):
+        for j, b in enumerate(comparison.ratings[:i]):
+            if a is None or b is None or math.isnan(a) or math.isnan(b):
+                continue
+            if a == b:
+                judged.append(PreferenceLabel(j, i, votes_i=0.0, votes_tie=1.0))
+            elif abs(a - b) >= min_gap:
+                judged.append(PreferenceLabel(i, j) if a > b else PreferenceLabel(j, i))
+    return dataclasses.replace(comparison, judgements=tuple(judged))

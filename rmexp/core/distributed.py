@@ -1,0 +1,153 @@
+"""The processes of one run on several devices: which one this is, and what they tell each other.
+
+A launcher (rmexp's own, torchrun or srun) starts every process with its number, the rank, in the
+environment; rank 0 alone writes and speaks. In a run of one process all of this does nothing.
+"""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(hours=12)
+"""How long processes wait for each other: for rows to be tokenised, say. Launchers see to it that
+nobody waits for the dead."""
+
+
+QUIET_ENVIRONMENT = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""For processes of a run, before they import torch: DDP would complain in each of them that it
+seeks weights without a gradient, which some models have and others have not."""
+
+
+PEER_LOSS_MESSAGES = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
+"""In the errors of an exchange with a process that is gone."""
+
+
+@dataclass(frozen=True)
+class LauncherEnv:
+    """Where a launcher put this process: its rank among `size`, and among those of its machine."""
+
+    rank: int
+    local_rank: int
+    size: int
+
+
+def launcher_env() -> LauncherEnv | None:
+    """What the environment says; None: this process was started by itself."""
+    known = os.environ
+    if "TORCHELASTIC_RUN_ID" in known:  # torchrun, and what `launch` does
+        return LauncherEnv(*(int(known[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+    # SLURM sets these for a batch script too, which is one process; SLURM_STEP_ID is srun's.
+    if "SLURM_STEP_ID" in known and int(known.get("SLURM_NTASKS", 1)) > 1:
+        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+        return LauncherEnv(*(int(known[name]) for name in names))
+    return None
+
+
+def cluster_environment() -> Any:
+    """The place in Lightning's terms; None: this process was started by itself."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    if launcher_env() is None:
+        return None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False)
+
+
+def init_process_group(gpu: bool) -> None:
+    """Meet the other processes; on a GPU take the one of this process.
+
+    CPU tensors and objects go through gloo, tensors on a GPU through NCCL.
+    """
+    import torch
+
+    here, known = launcher_env(), cluster_environment()
+    assert here is not None, "no launcher started this process"
+    if torch.distributed.is_initialized():
+        return
+    if gpu:
+        torch.cuda.set_device(here.local_rank)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // _on_this_machine(here)))
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = known.main_address, str(known.main_port)
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpu else "gloo",
+        rank=here.rank,
+        world_size=here.size,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+
+
+def _on_this_machine(here: LauncherEnv) -> int:
+    names = ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")
+    return next((int(os.environ[name]) for name in names if name in os.environ), here.size)
+
+
+def world_size() -> int:
+    """How many processes work on this run."""
+    import torch
+
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if joined else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    import torch
+
+    return torch.distributed.get_rank() if world_size() > 1 else 0
+
+
+def is_rank_zero() -> bool:
+    """Is it the one that writes and speaks?"""
+    return rank() == 0
+
+
+def all_gather_object(value: Any) -> list[Any]:
+    """What each process gives, by rank; all of them must ask."""
+    import torch
+
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def broadcast_from_rank0(value: Any) -> Any:
+    """What rank 0 gives; all of them must ask."""
+    import torch
+
+    if world_size() == 1:
+        return value
+    found = [value]
+    torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
+
+
+def all_reduce_sum(tensor: Any) -> Any:
+    """The sum of a tensor over all processes; all of them must ask."""
+    import torch
+
+    if world_size() > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def is_peer_loss(error: BaseException) -> bool:
+    """Did an exchange fail because another process is gone? Only the backends' words tell."""
+    return world_size() > 1 and any(word in str(error) for word in PEER_LOSS_MESSAGES)
+
+
+@contextlib.contextmanager
+def local_rank_zero_first() -> Iterator[None]:
+    """On each machine one process does this before the others, which then find it in its caches."""
+    here = launcher_env() if world_size() > 1 else None
+    if here is not None and here.local_rank:
+        all_gather_object(None)
+    yield
+    if here is not None and not here.local_rank:
+        all_gather_object(None)

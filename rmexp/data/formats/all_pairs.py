@@ -1,0 +1,52 @@
+"""Rows with K answers, each of which was compared with each other one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, ClassVar
+
+from rmexp.comparison import Comparison, PreferenceLabel
+from rmexp.data.formats.dialogues import prompt_field
+from rmexp.data.formats.fields import common_fields, list_field
+from rmexp.data.formats.messages import response_messages
+from rmexp.data.sources import BadRow
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """`prompt`, `responses` and `preference`: 1 or 2 for the better of a pair, 0 for a tie.
+
+    The pairs go (1, 2), (1, 3), ..., (2, 3), ... People may go in a circle. Source: Wu et al. 2023,
+    arXiv:2306.01693, https://github.com/allenai/FineGrainedRLHF.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "ties", "lists")
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
+        texts = list_field(row, "responses", "answers")
+        preference = list_field(row, "preference", "judgements")
+        pairs = list(combinations(range(len(texts)), 2))
+        if len(preference) != len(pairs):
+            raise BadRow(
+                f"{len(texts)} responses make {len(pairs)} pairs, but preference has "
+                f"{len(preference)} entries"
+            )
+        return Comparison(
+            prompt=prompt_field(row),
+            responses=tuple(
+                response_messages(text, f"responses[{k}]") for k, text in enumerate(texts)
+            ),
+            judgements=tuple(
+                _judgement(i, j, verdict) for (i, j), verdict in zip(pairs, preference, strict=True)
+            ),
+            **common_fields(row),
+        )
+
+
+def _judgement(i: int, j: int, verdict: Any) -> PreferenceLabel:
+    if verdict not in (0, 1, 2):
+        raise BadRow(f"preference has the entry {verdict!r} (known: 0 tie, 1, 2)")
+    if verdict == 0:
+        return PreferenceLabel(i, j, votes_i=0.0, votes_tie=1.0)
+    return PreferenceLabel(i, j) if verdict == 1 else PreferenceLabel(j, i)

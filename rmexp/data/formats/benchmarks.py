@@ -1,0 +1,177 @@
+"""Rows as the publishers of the public suites write them.
+
+Each format takes our own rows as well (`prompt`, `chosen`, `rejected`, ...): whatever has not the
+publisher's columns is read as `auto.Auto` would. RewardBench 1 has our columns as it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar
+
+from rmexp.comparison import Comparison, PreferenceLabel
+from rmexp.data.formats.auto import Auto
+from rmexp.data.formats.dialogues import prompt_field
+from rmexp.data.formats.fields import common_fields, field, list_field, text_field, unique_texts
+from rmexp.data.formats.messages import prompt_messages, response_messages
+from rmexp.data.sources import BadRow
+
+BenchmarkRow = Mapping[str, Any]
+
+
+AREAS = {
+    "mmlu-pro": "knowledge",
+    "livebench-reasoning": "reasoning",
+    "livebench-math": "math",
+    "livecodebench": "coding",
+}
+"""How JudgeBench's sources begin, and what they test."""
+
+
+@dataclass(frozen=True)
+class ChosenRejected:
+    """`prompt`, `chosen` and `rejected` as lists: each chosen answer beats each rejected one.
+
+    RewardBench 2 (`subset`; ids of Ties say which questions belong together) and RM-Bench
+    (`domain`; three styles on either side, in one order).
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
+
+    def __call__(self, row: BenchmarkRow) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
+        if not (_is_texts(row.get("chosen")) or _is_texts(row.get("rejected"))):
+            return Auto()(_with_subset(row, "domain"))
+        good, bad = (list_field(row, name, "answers") for name in ("chosen", "rejected"))
+        labelled = _with_subset(row, "domain")
+        return _lists(prompt_field(row), good, bad, ("chosen", "rejected"), labelled)
+
+
+@dataclass(frozen=True)
+class JudgeBench:
+    """`question`, `response_A`, `response_B` and `label` ("A>B" or "B>A"); `source` is the subset.
+
+    Sources are gathered into knowledge, reasoning, math and coding.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
+
+    def __call__(self, row: BenchmarkRow) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
+        if "response_A" not in row:
+            return Auto()(row)
+        source = text_field(row, "source", "")
+        area = next((area for start, area in AREAS.items() if source.startswith(start)), source)
+        labelled = {"id": row.get("pair_id"), "subset": area or None, **row}
+        return _labelled(
+            prompt_field(row, "question"),
+            row,
+            ("response_A", "response_B"),
+            ("A>B", "B>A"),
+            labelled,
+        )
+
+
+@dataclass(frozen=True)
+class LLMBar:
+    """`input`, `output_1`, `output_2` and `label` (1 or 2: the better one).
+
+    Args:
+        subset: of rows that name none. The publishers have a file each for Natural, Neighbor,
+            GPTInst, GPTOut and Manual.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
+    subset: str = "all"
+
+    def __call__(self, row: BenchmarkRow) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
+        row = {"subset": self.subset, **row}
+        if "output_1" not in row:
+            return Auto()(row)
+        return _labelled(prompt_field(row, "input"), row, ("output_1", "output_2"), ("1", "2"), row)
+
+
+@dataclass(frozen=True)
+class RMB:
+    """`conversation_input` with `bon_best` and `loser_list`, or with `chosen` and `reject`.
+
+    Answers are objects with `answer`. `category_path` (SET/GOAL/CATEGORY/TASK) becomes the subset
+    GOAL.CATEGORY.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
+
+    def __call__(self, row: BenchmarkRow) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
+        if "conversation_input" not in row:
+            return Auto()(row)
+        names = ("bon_best", "loser_list") if "bon_best" in row else ("chosen", "reject")
+        best, losers = (field(row, name) for name in names)
+        turns = [
+            {key: turn.get(key) for key in ("role", "content")} if isinstance(turn, dict) else turn
+            for turn in list_field(row, "conversation_input", "messages")
+        ]
+        place = [part for part in text_field(row, "category_path", "").split("/") if part]
+        labelled = {
+            "id": row.get("bon_uid") or row.get("pair_uid"),
+            "subset": ".".join(place[1:3]) or None,
+            **row,
+        }
+        prompt = prompt_messages(turns, "conversation_input")
+        return _lists(prompt, _answers(best, names[0]), _answers(losers, names[1]), names, labelled)
+
+
+def _answers(given: Any, name: str) -> list[Any]:
+    given = given if isinstance(given, list) else [given]
+    if not given or not all(isinstance(one, Mapping) and "answer" in one for one in given):
+        raise BadRow(f"{name} must hold objects with an answer")
+    return [one["answer"] for one in given]
+
+
+def _lists(
+    prompt: Any, good: list[Any], bad: list[Any], names: tuple[str, str], row: BenchmarkRow
+) -> Comparison:
+    """Each good answer beats each bad one; among themselves nobody compared them."""
+    responses = tuple(
+        response_messages(text, f"{name}[{k}]")
+        for name, texts in zip(names, (good, bad), strict=True)
+        for k, text in enumerate(texts)
+    )
+    pairs = product(range(len(good)), range(len(good), len(responses)))
+    return Comparison(
+        prompt=prompt,
+        responses=responses,
+        judgements=tuple(PreferenceLabel(i, j) for i, j in pairs),
+        **common_fields(row),
+    )
+
+
+def _labelled(
+    prompt: Any,
+    row: BenchmarkRow,
+    names: tuple[str, str],
+    labels: tuple[str, str],
+    labelled: BenchmarkRow,
+) -> Comparison:
+    """Two answers in the row's order, and a label that says which is better."""
+    one, other = (field(row, name) for name in names)
+    unique_texts(one, other, " and ".join(names))
+    label = str(field(row, "label")).strip()
+    if label not in labels:
+        raise BadRow(f"label is {label!r} (known: {' or '.join(labels)})")
+    return Comparison(
+        prompt=prompt,
+        responses=(response_messages(one, names[0]), response_messages(other, names[1])),
+        judgements=(PreferenceLabel(0, 1) if label == labels[0] else PreferenceLabel(1, 0),),
+        **common_fields(labelled),
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    """A list of texts, and not one of messages."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _with_subset(row: BenchmarkRow, column: str) -> BenchmarkRow:
+    return row if row.get("subset") is not None else {**row, "subset": row.get(column)}

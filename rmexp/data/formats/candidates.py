@@ -1,0 +1,50 @@
+"""Rows with K answers to one prompt, and a rating each where people gave one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rmexp.comparison import Comparison
+from rmexp.data.formats.dialogues import prompt_field
+from rmexp.data.formats.fields import common_fields, list_field, rating_field
+from rmexp.data.formats.messages import response_messages
+from rmexp.data.sources import BadRow
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """`prompt`, `responses` (K texts or message lists), `ratings` (K numbers, booleans or null).
+
+    Rows without ratings can be scored; they teach nothing.
+
+    Args:
+        lower_is_better: ratings are errors or ranks: they are turned around.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("ratings", "lists")
+    lower_is_better: bool = False
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
+        responses = list_field(row, "responses", "answers")
+        return Comparison(
+            prompt=prompt_field(row),
+            responses=tuple(
+                response_messages(text, f"responses[{k}]") for k, text in enumerate(responses)
+            ),
+            ratings=self._ratings(row.get("ratings"), len(responses)),
+            **common_fields(row),
+        )
+
+    def _ratings(self, ratings: Any, count: int) -> tuple[float | None, ...] | None:
+        if ratings is None:
+            return None
+        if not isinstance(ratings, list):
+            raise BadRow("ratings must be a list")
+        if len(ratings) != count:
+            raise BadRow(f"{count} responses but {len(ratings)} ratings")
+        sign = -1.0 if self.lower_is_better else 1.0
+        return tuple(
+            None if value is None else sign * rating_field(value, f"ratings[{k}]")
+            for k, value in enumerate(ratings)
+        )

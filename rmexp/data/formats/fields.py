@@ -1,0 +1,105 @@
+"""Fields, labels and numbers of a row, read strictly."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rmexp.data.sources import BadRow
+
+
+def field(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a field that must be there."""
+    if row.get(name) is None:
+        have = ", ".join(map(str, row)) or "nothing"
+        raise BadRow(f"field {name!r} is missing (the row has {have})")
+    return row[name]
+
+
+def list_field(row: Mapping[str, Any], name: str, of: str) -> list[Any]:
+    """A field that must be a list with something in it."""
+    value = field(row, name)
+    if not isinstance(value, list) or not value:
+        raise BadRow(f"{name} must be a list of {of}")
+    return value
+
+
+def text_field(row: Mapping[str, Any], name: str, default: str) -> str:
+    """An optional field of labels (`id`, `subset`) as text."""
+    value = row.get(name)
+    return default if value is None or value == "" else str(value)
+
+
+def number_field(value: Any, name: str) -> float:
+    """A finite number, also where it is written as text (CSV)."""
+    try:
+        read = float(value)
+    except (TypeError, ValueError):
+        raise BadRow(f"{name} is {value!r}, not a number") from None
+    if not math.isfinite(read) or isinstance(value, bool):
+        raise BadRow(f"{name} is {value!r}, not a finite number")
+    return read
+
+
+def rating_field(value: Any, name: str) -> float:
+    """A number; good and bad (true and false, also as a CSV writes them) are 1 and 0."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return float(value.strip().lower() == "true")
+    return float(value) if isinstance(value, bool) else number_field(value, name)
+
+
+def optional_number(row: Mapping[str, Any], name: str) -> float | None:
+    """A number where the field is there; an empty CSV cell is a field that is not there."""
+    value = row.get(name)
+    return None if value is None or value == "" else number_field(value, name)
+
+
+def unique_texts(one: Any, other: Any, names: str = "chosen and rejected") -> None:
+    """Refuse a pair whose two sides are the same."""
+    if one == other:
+        raise BadRow(f"{names} are the same")
+
+
+def common_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What rows of every format may say of themselves: `id`, `subset`, `language` (or `lang`),
+    `split`, `weight` in the loss, and `tools`."""
+    weight = optional_number(row, "weight")
+    if weight is not None and weight < 0:
+        raise BadRow(f"weight is {weight}, below 0")
+    return {
+        "id": text_field(row, "id", ""),
+        "subset": text_field(row, "subset", "all"),
+        "language": text_field(row, "language", "") or text_field(row, "lang", "") or None,
+        "split": row.get("split"),
+        "weight": 1.0 if weight is None else weight,
+        "tools": _tools(row.get("tools")),
+    }
+
+
+def _tools(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """Tool schemas: a list of them, or the JSON of one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError:
+            raise BadRow("tools is text that is not JSON") from None
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+        raise BadRow("tools must be a list of JSON schemas")
+    return tuple(without_nulls(tool) for tool in value)
+
+
+def without_nulls(value: Any) -> Any:
+    """Arrow fills absent keys with None, at any depth: a template must not see them."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(part) for key, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Half a surrogate pair is no character: neither a tokenizer nor a file takes it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRow(f"{name} is not valid Unicode (at character {error.start})") from None

@@ -1,0 +1,59 @@
+"""Rows with the group by which folds are made."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmexp.comparison import Comparison
+from rmexp.config.compose import suggest
+from rmexp.core.errors import UserError
+from rmexp.data.formats.column_map import value_at
+
+FIELDS = ("subset", "language")
+"""What every comparison has, whatever its column is called."""
+
+
+@dataclass(frozen=True)
+class FoldGroup:
+    """The comparisons of a format, each with the value of a column as its group.
+
+    Args:
+        format: raw row -> Comparison.
+        by: `subset`, `language`, or any column of the rows (`a.b`: b within a).
+    """
+
+    format: Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
+    by: str
+
+    @property
+    def label_kinds(self) -> tuple[str, ...] | None:
+        """What the format's rows may say; None where only the rows tell."""
+        return getattr(self.format, "label_kinds", None)
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
+        """The comparison of a row.
+
+        Raises:
+            UserError: the row has no such column, or no text or number in it.
+        """
+        found = self.format(row)
+        if isinstance(found, Comparison):
+            return self._with_group(found, row)
+        return [self._with_group(one, row) for one in found]
+
+    def _with_group(self, one: Comparison, row: Mapping[str, Any]) -> Comparison:
+        value = getattr(one, self.by) if self.by in FIELDS else value_at(row, self.by)
+        if value is None or value == "":
+            columns = [name for name in row if name is not None]
+            hint = suggest(self.by, columns)
+            raise UserError(
+                f"data.fold_by={self.by}: the row has nothing there{hint}; "
+                f"its columns are {', '.join(columns)}."
+            )
+        if not isinstance(value, str | int | float):
+            raise UserError(
+                f"data.fold_by={self.by}: the row has a {type(value).__name__} there; "
+                "folds go by a text or a number."
+            )
+        return dataclasses.replace(one, group=str(value))

@@ -1,0 +1,121 @@
+"""Prompts and responses of a row, read strictly: messages, or text that stands for one."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from rmexp.comparison import Message
+from rmexp.data.formats.fields import check_unicode, without_nulls
+from rmexp.data.sources import BadRow
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+Messages = tuple[Message, ...]
+
+
+def prompt_messages(value: Any, name: str = "prompt") -> Messages:
+    """A string is one user message; a list is a dialogue that must not end with the assistant."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise BadRow(f"{name} is empty")
+        check_unicode(value, name)
+        return ({"role": "user", "content": value},)
+    messages = _messages(value, name)
+    if not messages:
+        raise BadRow(f"{name} is empty")
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise BadRow(
+            f"roles out of order: {name} ends with {messages[-1]['role']!r}, not with the user"
+        )
+    _check_order(messages, name)
+    return messages
+
+
+def response_messages(value: Any, name: str) -> Messages:
+    """A string is one assistant message; a list begins with the assistant."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise BadRow(f"{name} is empty")
+        check_unicode(value, name)
+        return ({"role": "assistant", "content": value},)
+    messages = _messages([value] if isinstance(value, Mapping) else value, name)
+    if not messages or all(_is_blank(message) for message in messages):
+        raise BadRow(f"{name} is empty")
+    if messages[0]["role"] != "assistant":
+        raise BadRow(
+            f"roles out of order: {name} begins with {messages[0]['role']!r}, not the assistant"
+        )
+    if messages[-1]["role"] != "assistant":
+        raise BadRow(
+            f"roles out of order: {name} ends with {messages[-1]['role']!r}, not with the assistant"
+        )
+    _check_turns([message["role"] for message in messages], name)
+    return messages
+
+
+def _messages(value: Any, name: str) -> Messages:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise BadRow(f"{name} is neither text nor a list of messages")
+    for message in value:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise BadRow(f"{name} holds something that is no message with a role: {message!r:.60}")
+        if message["role"] not in ROLES:
+            raise BadRow(
+                f"{name} has the unknown role {message['role']!r} (known: {', '.join(ROLES)})"
+            )
+        _check_content(message, name)
+    return tuple(without_nulls(message) for message in value)
+
+
+def _check_content(message: Mapping[str, Any], name: str) -> None:
+    content, thoughts = message.get("content"), message.get("reasoning_content")
+    if isinstance(content, list):
+        for part in content:
+            _check_part(part, name)
+    elif isinstance(content, str):
+        check_unicode(content, name)
+    elif content is not None:
+        raise BadRow(
+            f"{name} has content that is {content!r:.40}, neither text nor a list of parts"
+        )
+    elif not message.get("tool_calls"):
+        raise BadRow(f"{name} has a message of the {message['role']} without content")
+    if isinstance(thoughts, str):
+        check_unicode(thoughts, name)
+
+
+def _check_part(part: Any, name: str) -> None:
+    """Parts of text are the template's to join; what is not text would be scored unseen."""
+    text = part.get("text") if isinstance(part, Mapping) else None
+    if not isinstance(text, str):
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        raise BadRow(f"{name} has a part of content without text ({kind})")
+    check_unicode(text, name)
+
+
+def _is_blank(message: Message) -> bool:
+    content = message.get("content") or ""
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    return not message.get("tool_calls") and not "".join(texts).strip()
+
+
+def _check_order(messages: Messages, name: str) -> None:
+    """System messages first; then user and assistant take turns (tools answer the assistant)."""
+    talk = [message["role"] for message in messages]
+    while talk and talk[0] in ("system", "developer"):
+        talk.pop(0)
+    if not talk or talk[0] != "user":
+        raise BadRow(
+            f"roles out of order: {name} begins with {talk[0] if talk else 'nothing'!r}, "
+            "not the user"
+        )
+    _check_turns(talk, name)
+
+
+def _check_turns(roles: Sequence[str], name: str) -> None:
+    for before, after in pairwise(roles):
+        twice = before == after and before in ("user", "assistant")
+        lost = after == "tool" and before not in ("assistant", "tool")
+        if twice or lost or after in ("system", "developer"):
+            raise BadRow(f"roles out of order: {after!r} follows {before!r} in {name}")

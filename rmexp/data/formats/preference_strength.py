@@ -1,0 +1,55 @@
+"""Rows with two answers and by how much one is preferred."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from rmexp.comparison import Comparison, PreferenceLabel
+from rmexp.data.formats.fields import common_fields, field, list_field, number_field
+from rmexp.data.formats.votes import two_answers
+
+
+@dataclass(frozen=True)
+class PreferenceStrength:
+    """`prompt`, `response_a`, `response_b` and `strength`: its sign says who won, 0 is a tie.
+
+    The margin is the size of the strength. `strengths`, where the row has it, is one strength per
+    annotator (a number, or an object with `score` or `strength`): their signs are the votes.
+
+    Args:
+        positive: the answer that a strength above 0 prefers.
+        turn_mark: opens the turns of a dialogue that is one text, before `User` or `Assistant`.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "votes", "ties", "margins", "lists")
+    positive: Literal["a", "b"] = "b"
+    turn_mark: str | None = None
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        """The comparison of a row; a row that does not fit raises `BadRow`."""
+        prompt, *responses = two_answers(row, self.turn_mark)
+        sign = 1.0 if self.positive == "a" else -1.0
+        strength = sign * number_field(field(row, "strength"), "strength")
+        votes = [sign * vote for vote in _annotators(row)] or [strength]
+        judgement = PreferenceLabel(
+            0,
+            1,
+            votes_i=float(sum(vote > 0 for vote in votes)),
+            votes_j=float(sum(vote < 0 for vote in votes)),
+            votes_tie=float(sum(vote == 0 for vote in votes)),
+            margin=abs(strength),
+        )
+        return Comparison(
+            prompt=prompt, responses=tuple(responses), judgements=(judgement,), **common_fields(row)
+        )
+
+
+def _annotators(row: Mapping[str, Any]) -> list[float]:
+    if row.get("strengths") is None:
+        return []
+    found = []
+    for k, vote in enumerate(list_field(row, "strengths", "strengths")):
+        if isinstance(vote, Mapping):
+            vote = vote["score"] if "score" in vote else vote.get("strength")
+        found.append(number_field(vote, f"strengths[{k}]"))
+    return found

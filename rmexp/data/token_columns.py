@@ -1,0 +1,88 @@
+"""Tokenised rows column by column: what plans, counts and checks ask of many rows at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from rmexp.core.errors import UserError
+
+Balance = Literal["subset", "language", "label", "length"]
+
+
+COUNT_COLUMNS = {
+    "pairs": "judged",
+    "ties": "tied",
+    "votes": "voted",
+    "ratings": "rated",
+    "lists": "ranked",
+}
+"""Kind of judgement -> the column that counts it in a row; an order has two levels or more."""
+
+
+@dataclass(frozen=True)
+class TokenColumns:
+    """The columns of `rows`, a data set with `tokenised.FEATURES`."""
+
+    rows: Any
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A whole column of numbers, without making Python objects of the rows."""
+        return self.rows.data.column(name).to_numpy()
+
+    def objects(self, name: str, rows: np.ndarray) -> list[Any]:
+        """A column of some rows as Python objects."""
+        return self.rows.select_columns(name).select(rows)[name][:]
+
+    def prompts(self, rows: np.ndarray) -> np.ndarray:
+        """The prompt of each of these rows, as a number from 0."""
+        column = self.rows.data.column("prompt_key").combine_chunks().dictionary_encode()
+        return np.unique(column.indices.to_numpy()[rows], return_inverse=True)[1]
+
+    def shared(self) -> np.ndarray:
+        """Tokens that all responses of a row share, about: what its tree spares."""
+        lengths = self.rows.data.column("lengths").combine_chunks()
+        ends = lengths.offsets.to_numpy() - lengths.offsets[0].as_py()
+        before = np.concatenate([[0], np.cumsum(lengths.flatten().to_numpy())])
+        others = np.maximum(np.diff(ends) - 1, 1)
+        return (np.diff(before[ends]) - self.numbers("size")) // others
+
+    def counts(self, rows: np.ndarray) -> dict[str, int]:
+        """Kind of judgement -> how many these rows have: pairs and ties, else rows with it."""
+        found = {kind: self.numbers(name)[rows] for kind, name in COUNT_COLUMNS.items()}
+        strict = int(found["pairs"].sum())
+        without = int(self.numbers("without_margin")[rows].sum())
+        return {
+            "pairs": strict,
+            "ties": int(found["ties"].sum()),
+            "votes": int((found["votes"] > 0).sum()),
+            "margins": strict - without,
+            "ratings": int((found["ratings"] > 0).sum()),
+            "lists": int((found["lists"] > 1).sum()),
+        }
+
+    def with_any(self, kinds: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """Whether each of these rows has one of these kinds."""
+        return np.any(
+            [self.numbers(COUNT_COLUMNS[k])[rows] > (k == "lists") for k in kinds], axis=0
+        )
+
+    def groups(self, by: Balance, rows: np.ndarray) -> Sequence[Any]:
+        """The subset, language, label or longer winner of each of these rows; None: not told.
+
+        Raises:
+            UserError: the rows do not say.
+        """
+        if by == "length":
+            more = self.numbers("longer_wins")[rows] - self.numbers("shorter_wins")[rows]
+            return [{1: "longer won", -1: "shorter won"}.get(n) for n in np.sign(more).tolist()]
+        if by == "label":
+            found = [
+                next((r for r in row if r == r), None) for row in self.objects("ratings", rows)
+            ]
+        else:
+            found = self.objects(by, rows)
+        if all(value is None for value in found):
+            raise UserError(f"data.balance={by}, but no training row has a {by}.")
+        return found

@@ -1,0 +1,172 @@
+"""An evaluation set as arrays: what people said of it, and the rewards of a model."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from rmexp.core.errors import UserError
+from rmexp.data.text_style import STYLE_NAMES
+from rmexp.evaluation.bias_probes import Traits
+
+EVAL_COLUMNS = (
+    "subset",
+    "prompt_key",
+    "lengths",
+    "style",
+    "ratings",
+    "levels",
+    "pairs",
+    "weights",
+    "weight",
+)
+"""Of `tokenised.FEATURES`; the texts and tokens of a set stay on disk."""
+
+
+@dataclass(frozen=True)
+class EvalLabels:
+    """What people said. C comparisons, N responses, P strictly judged pairs, Q ties.
+
+    items_C      the data set's row of each comparison
+    subsets_C    the name of its subset
+    prompts_C    its prompt, numbered from 0
+    weights_C    its weight
+    rows_N       the comparison of each response, from 0 to C - 1; never falls
+    tokens_N     int, length as rendered
+    style_N_S    counts of `style.STYLE`
+    ratings_N    float, NaN where unrated
+    levels_N     the place in the order of its comparison, 0 the worst; -1 outside of it
+    better_P     index of the better response; worse_P the other
+    weights_P    of the judgement times that of its row
+    tied_Q_2     pairs that people tied: left out of accuracy, and counted
+    """
+
+    items_C: np.ndarray
+    subsets_C: np.ndarray
+    prompts_C: np.ndarray
+    weights_C: np.ndarray
+    rows_N: np.ndarray
+    tokens_N: np.ndarray
+    style_N_S: np.ndarray
+    ratings_N: np.ndarray
+    levels_N: np.ndarray
+    better_P: np.ndarray
+    worse_P: np.ndarray
+    weights_P: np.ndarray
+    tied_Q_2: np.ndarray
+
+    @property
+    def weights_N(self) -> np.ndarray:
+        """The weight of each response: its comparison's."""
+        return self.weights_C[self.rows_N]
+
+    @property
+    def prompts_N(self) -> np.ndarray:
+        """The prompt of each response."""
+        return self.prompts_C[self.rows_N]
+
+    @property
+    def prompts_P(self) -> np.ndarray:
+        """The prompt of each pair, the cluster of intervals."""
+        return self.prompts_N[self.better_P]
+
+    @property
+    def subsets_P(self) -> np.ndarray:
+        """The subset of each pair."""
+        return self.subsets_C[self.rows_N[self.better_P]]
+
+    @property
+    def traits(self) -> Traits:
+        """What the reward should not care for."""
+        return Traits(self.tokens_N, self.style_N_S, self.rows_N, self.better_P, self.worse_P)
+
+    def part(self, keep_C: np.ndarray) -> dict[str, Any]:
+        """The fields of a set with some of the comparisons."""
+        keep_N, number = keep_C[self.rows_N], lambda keep: np.cumsum(keep) - 1
+        keep_Q = keep_N[self.tied_Q_2].all(1)
+        axes = {"C": keep_C, "N": keep_N, "P": keep_N[self.better_P], "Q": keep_Q}
+        named = (f.name for f in dataclasses.fields(self) if "_" in f.name)
+        found = {name: getattr(self, name)[axes[name.split("_")[1]]] for name in named}
+        found["rows_N"] = number(keep_C)[found["rows_N"]]
+        for name in ("better_P", "worse_P", "tied_Q_2"):
+            found[name] = number(keep_N)[found[name]]
+        return found
+
+    def with_rewards(self, rewards: Mapping[int, Sequence[float]]) -> "ScoredSet":
+        """The set with the rewards of each row's responses.
+
+        Comparisons with a reward that is NaN or infinite are left out, and counted.
+
+        Raises:
+            UserError: none has finite rewards.
+        """
+        values = list(chain.from_iterable(rewards[item] for item in self.items_C.tolist()))
+        rewards_N = np.array(values, dtype=np.float32)
+        assert rewards_N.shape == self.rows_N.shape, "a reward for each response"
+        whole = ScoredSet(**vars(self), rewards_N=rewards_N)
+        unusable = np.bincount(self.rows_N, ~np.isfinite(rewards_N), minlength=len(self.items_C))
+        if not unusable.any():
+            return whole
+        if unusable.all():
+            raise UserError("Every comparison has a reward that is NaN or infinite.")
+        return ScoredSet(**whole.part(unusable == 0), lost=int((unusable > 0).sum()))
+
+
+@dataclass(frozen=True)
+class ScoredSet(EvalLabels):
+    """An evaluation set with its rewards.
+
+    rewards_N    float32, finite
+    lost         comparisons that are left out, as a reward of theirs is not
+    """
+
+    rewards_N: np.ndarray
+    lost: int = 0
+
+    @property
+    def gaps_P(self) -> np.ndarray:
+        """r_better - r_worse, subtracted in fp64 so that no fp32 difference is rounded to a tie."""
+        return self.rewards_N[self.better_P].astype(np.float64) - self.rewards_N[self.worse_P]
+
+    def subset(self, name: str) -> "ScoredSet":
+        """The comparisons of one subset."""
+        return ScoredSet(**self.part(self.subsets_C == name))
+
+
+def eval_labels(rows: Any, indices: np.ndarray) -> EvalLabels:
+    """The rows `indices` of a data set that has `COLUMNS`, in their order."""
+    table = rows.select_columns(list(EVAL_COLUMNS)).select(indices).with_format("arrow")[:]
+    columns = {name: table[name].combine_chunks() for name in EVAL_COLUMNS}
+
+    def flat(name: str) -> np.ndarray:
+        return columns[name].flatten().to_numpy(zero_copy_only=False)
+
+    def nested(name: str, width: int) -> np.ndarray:
+        return columns[name].flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+
+    counts_C = columns["lengths"].value_lengths().to_numpy(zero_copy_only=False)
+    starts_C = np.cumsum(counts_C) - counts_C
+    weights_C = columns["weight"].to_numpy(zero_copy_only=False)
+    home = np.repeat(
+        np.arange(len(indices)), columns["pairs"].value_lengths().to_numpy(zero_copy_only=False)
+    )
+    pairs = nested("pairs", 3).astype(np.int64)
+    sides, strict = pairs[:, :2] + starts_C[home][:, None], pairs[:, 2] != 0
+    return EvalLabels(
+        items_C=np.asarray(indices, dtype=np.int64),
+        subsets_C=np.array(columns["subset"].to_pylist(), dtype=object),
+        prompts_C=columns["prompt_key"].dictionary_encode().indices.to_numpy(),
+        weights_C=weights_C,
+        rows_N=np.repeat(np.arange(len(indices)), counts_C),
+        tokens_N=flat("lengths").astype(np.int64),
+        style_N_S=nested("style", len(STYLE_NAMES)).astype(np.int64),
+        ratings_N=flat("ratings").astype(np.float64),
+        levels_N=flat("levels").astype(np.int64),
+        better_P=sides[strict, 0],
+        worse_P=sides[strict, 1],
+        weights_P=(flat("weights") * weights_C[home])[strict],
+        tied_Q_2=sides[~strict],
+    )

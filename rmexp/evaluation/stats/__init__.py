@@ -1,0 +1,4 @@
+"""Statistics: cluster bootstrap, significance tests, variance between seeds.
+
+Imports core. Start with `bootstrap`.
+"""

@@ -1,0 +1,4 @@
+"""Use of a trained model: checkpoints, scoring, export, perturbations.
+
+Imports packages down to tracking. Start with `scorer`.
+"""

@@ -1,0 +1,180 @@
+"""A trained reward model: what its run knew, where its weights are, and how to open it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from rmexp.config.compose import build, without_hydra
+from rmexp.config.schema import SINGLE_PROCESS
+from rmexp.core.errors import UserError
+from rmexp.evaluation import calibration
+from rmexp.inference.scorer import Scorer, open_scorer
+from rmexp.training.trainer import TrainerSettings
+
+
+def saved_config(run: Path) -> DictConfig:
+    """The resolved configuration that a run was started with."""
+    config: Any = OmegaConf.load(run / "config.yaml")
+    return config
+
+
+PLACES = ("trainer", *(f"trainer.{key}" for key in SINGLE_PROCESS))
+"""What may differ where a run goes on: the devices that it is on."""
+
+
+def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of the run to go on with, on the devices that the command line names."""
+    saved = saved_config(Path(config.resume))
+    saved.resume = config.resume
+    keys = [override.split("=", 1)[0] for override in overrides]
+    for place in PLACES[1:]:
+        if place in keys or "trainer" in keys:
+            OmegaConf.update(saved, place, OmegaConf.select(config, place))
+    return saved
+
+
+def is_run(home: Path) -> bool:
+    """Is it a run directory of ours?"""
+    return (home / "config.yaml").is_file() and (home / "result.json").is_file()
+
+
+def inherit_config(
+    config: DictConfig, overrides: Sequence[str], own_rows: bool
+) -> tuple[DictConfig, dict[str, Any]]:
+    """Take what the command line leaves open from a run, and point `model` at its weights.
+
+    With `own_rows` that goes for the data as well; else only for their `max_length`.
+    The facts are the run's labels and metrics, the fingerprint of the data that it was trained on
+    (None for a directory that is no run), and whether the command line says anything about data.
+    """
+    home = Path(config.checkpoint).expanduser()
+    config = without_hydra(config)
+    keys = [override.lstrip("+~").split("=", 1)[0].split("@")[0] for override in overrides]
+    facts: dict[str, Any] = {
+        "labels": {},
+        "trained_metrics": {},
+        "trained_data": None,
+        "own_data": not any(key.split(".")[0] == "data" for key in keys),
+    }
+    if is_run(home):
+        find_weights(home, None, "auto", False)  # a run without weights has nothing to inherit
+        saved, old = saved_config(home), json.loads((home / "result.json").read_text())
+        facts |= {
+            "labels": {g: label for g, label in old["labels"].items() if g not in keys},
+            "trained_metrics": old.get("metrics", {}),
+            "trained_data": json.loads((home / "environment.json").read_text())["data_fingerprint"],
+        }
+        for group in ("loss", "trainer", "template", "model"):
+            config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
+        if "trainer" not in keys:  # what several devices trained, one can judge
+            for key, value in SINGLE_PROCESS.items():
+                OmegaConf.update(config.trainer, key, value)
+        if own_rows:
+            config.data = config.data if "data" in keys else _merged(saved, config, "data", keys)
+        elif "data.max_length" not in keys:
+            config.data.max_length = saved.data.max_length
+        if "seed" not in keys:
+            config.seed = saved.seed
+    return _point_at(config, home, keys), facts
+
+
+def _merged(saved: DictConfig, config: DictConfig, group: str, keys: Sequence[str]) -> DictConfig:
+    """A group of the saved configuration with the single keys that the command line sets."""
+    node = saved[group]
+    for key in keys:
+        if key.startswith(f"{group}."):
+            OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(config, key))
+    return node
+
+
+def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig:
+    """Let `model` load the checkpoint's weights, and `template` what they were trained with."""
+    trust = bool(config.model.get("trust_remote_code", False))
+    export = find_export(home)
+    config.model = find_weights(home, config.model, config.model.layout, trust)
+    if export is not None and (export / "rmexp.json").is_file():
+        if any(key.split(".")[0] == "template" for key in keys):
+            raise UserError(
+                f"{export} carries the template it was trained with: leave out template."
+            )
+        config.template = {"_target_": "rmexp.templates.template.Template"}
+    return config
+
+
+def find_export(home: Path) -> Path | None:
+    """The Hugging Face directory of a run, or the directory itself where it is one."""
+    places = (home / "export", home)
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def find_weights(home: Path, base: Any, layout: str, trust_remote_code: bool) -> dict[str, Any]:
+    """The `model` node that loads an export, a Hugging Face directory, or a run's best checkpoint.
+
+    Raises:
+        UserError: there is none of them.
+    """
+    export, best = find_export(home), home / "checkpoints" / "best.ckpt"
+    if export is not None:
+        return {
+            "_target_": "rmexp.models.pretrained.Pretrained",
+            "path": str(export),
+            "layout": layout,
+            "trust_remote_code": trust_remote_code,
+        }
+    if best.is_file():
+        return {
+            "_target_": "rmexp.models.pretrained.RunCheckpoint",
+            "base": base,
+            "weights": str(best),
+            "tune": saved_config(home).tune,
+            "layout": layout,
+        }
+    raise UserError(
+        f"checkpoint={home}: neither a run with an export or a checkpoint, nor a "
+        "Hugging Face directory."
+    )
+
+
+def load_scorer(
+    path: str | Path,
+    *,
+    layout: Literal["auto", "tree", "padded"] = "auto",
+    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto",
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+) -> Scorer:
+    """Open a reward model to score with.
+
+    Args:
+        path: a run directory of rmexp, or a Hugging Face directory with one reward head.
+        layout: `auto`, `tree` or `padded`, see `layout.choose_layout`.
+        precision: `auto` (bf16 where the hardware is fast at it), `bf16-mixed` or `32-true`.
+        accelerator: `auto`, `cpu` or `gpu`.
+        max_length: tokens of a prompt and a response; None takes what the run was trained with, or
+            else what the model can place.
+        trust_remote_code: run code that the model's directory brings along.
+
+    Raises:
+        UserError: there is no reward model, or its template is not the one it was trained with.
+    """
+    home = Path(path).expanduser()
+    if not home.is_dir():
+        raise UserError(f"{path}: there is no such directory.")
+    saved = saved_config(home) if is_run(home) else None
+    base = None if saved is None else OmegaConf.to_container(saved.model, resolve=True)
+    node = find_weights(home, base, layout, trust_remote_code)
+    export = find_export(home)
+    template: Any = {"_target_": "rmexp.templates.template.Template"}
+    if saved is not None and (export is None or not (export / "rmexp.json").is_file()):
+        template = saved.template
+    source = build(OmegaConf.create(node))
+    tokenizer = source.load_tokenizer()
+    build(OmegaConf.create(template)).install(tokenizer)
+    trained = None if saved is None else saved.data.max_length
+    trainer = TrainerSettings(precision=precision, accelerator=accelerator)
+    scale = calibration.load_calibration(home)
+    return open_scorer(source, tokenizer, trainer, layout, max_length or trained, calibration=scale)

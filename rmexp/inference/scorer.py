@@ -1,0 +1,183 @@
+"""A reward model at work: comparisons in, rewards out, from Python or over a file of any length."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from rmexp.batching.collate import Collate, Layout, unlabelled_row
+from rmexp.batching.prefix_tree import PrefixTreeBuilder
+from rmexp.comparison import Comparison, Message
+from rmexp.core.errors import UserError
+from rmexp.data.formats.messages import prompt_messages, response_messages
+from rmexp.data.reader import RowReport
+from rmexp.data.sources import BadRow
+from rmexp.data.token_dataset import encode
+from rmexp.evaluation.calibration import Calibration
+from rmexp.inference.export import check_fingerprint
+from rmexp.models.layout_probe import choose_layout
+from rmexp.models.reward_model import check_padding, compute_rewards, max_positions
+from rmexp.training.trainer import TrainerSettings
+
+SORT_WINDOW = 512
+"""Comparisons that are tokenised, packed and scored together, and then written."""
+
+
+Scale = Literal["reward", "normalised", "rating"]
+
+
+@dataclass
+class Scorer:
+    """A reward model with its tokenizer, ready to score.
+
+    Args:
+        model: see `model.prepare`; in the layout that `layout.choose_layout` chose.
+        tokenizer: with the template that the model was trained with.
+        layout: `mixed`, `tree` or `padded`, see `batches.Collate`.
+        precision: `bf16-mixed` or `32-true`; rewards come out in fp32 either way.
+        max_length: tokens of a prompt and a response; longer dialogues lose their oldest turns.
+        micro_batch_tokens: tokens through the model at once.
+        calibration: what val taught of the reward's scale; None: the model brings none.
+    """
+
+    model: Any
+    tokenizer: Any
+    layout: Layout
+    precision: Literal["bf16-mixed", "32-true"] = "32-true"
+    max_length: int = 1024
+    micro_batch_tokens: int = 4096
+    calibration: Calibration | None = None
+
+    def score(
+        self,
+        prompt: str | Sequence[Message],
+        responses: Sequence[str | Sequence[Message]],
+        unfinished: bool = False,
+        scale: Scale = "reward",
+    ) -> list[float]:
+        """The reward of each response to a prompt; the prompt is computed once for all of them.
+
+        Args:
+            prompt: text (one user message) or a list of messages.
+            responses: texts, or lists of messages that begin with the assistant's.
+            unfinished: they are the first steps of answers, read at their last token without an end
+                of turn, as models trained on rated steps (data=stepwise) were.
+            scale: `reward` as the model gives it; `normalised`: mean 0 and deviation 1 on val;
+                `rating`: what raters would give. Order and comparisons are those of the rewards.
+
+        Raises:
+            UserError: prompt or response cannot be used, or does not fit in `max_length`, or the
+                model does not bring the scale along.
+        """
+        convert = self._conversion(scale)
+        try:
+            comparison = Comparison(
+                id="",
+                prompt=prompt_messages(prompt),
+                responses=tuple(
+                    response_messages(response, f"responses[{k}]")
+                    for k, response in enumerate(responses)
+                ),
+                unfinished=unfinished,
+                place="the prompt",
+            )
+        except (BadRow, ValueError) as error:
+            raise UserError(f"Cannot be scored: {error}.") from None
+        report = RowReport()
+        found = self.comparisons([comparison], report)[0]
+        if found is None:
+            raise UserError(f"Cannot be scored: {'; '.join(report.places + report.lines()[1:])}.")
+        return found if convert is None else convert(np.array(found)).tolist()
+
+    def _conversion(self, scale: Scale) -> Callable[[Any], Any] | None:
+        """What turns rewards into another scale; None: nothing is to be turned."""
+        if scale == "reward":
+            return None
+        if self.calibration is None:
+            raise UserError(f"scale={scale}: the model has no calibration.json.")
+        if scale == "rating" and self.calibration.isotonic is None:
+            raise UserError("scale=rating: the model's validation rows had no ratings.")
+        return self.calibration.rating if scale == "rating" else self.calibration.normalised
+
+    @torch.inference_mode()
+    def comparisons(
+        self, comparisons: Sequence[Comparison], report: RowReport
+    ) -> list[list[float] | None]:
+        """The rewards of each comparison's responses, in order; None where it cannot be scored.
+
+        `report` counts why, and what lost a part of its prompt.
+        """
+        encoded = list(encode(comparisons, self.tokenizer, self.max_length, report))
+        rows = []
+        for comparison, _, tokens in encoded:
+            key = comparison.prompt_key  # a hash of the prompt: once, however many parts there are
+            rows += [unlabelled_row(part, key) for part in self._parts(tokens)]
+        found: list[list[float]] = [[] for _ in rows]
+        device = next(self.model.parameters()).device
+        collate = Collate(
+            self.tokenizer.pad_token_id,
+            self.micro_batch_tokens,
+            self.layout,
+            max_positions(self.model),
+        )
+        self.model.eval()
+        lower = torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed")
+        step = collate([row | {"row": n} for n, row in enumerate(rows)])
+        with lower:  # around all of them: autocast keeps the weights that it cast until its end
+            for batch in step.batches:
+                rewards_N = compute_rewards(self.model, batch.to(device)).tolist()
+                for n, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
+                    found[n].append(reward)
+        flat = chain.from_iterable(found)
+        return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
+
+    def _parts(self, tokens: list[list[int]]) -> list[list[list[int]]]:
+        """The responses that stay together: all, unless they are more than a micro-batch."""
+        if PrefixTreeBuilder().with_sequences(tokens).size > self.micro_batch_tokens:
+            return [[ids] for ids in tokens]
+        return [tokens] if tokens else []
+
+
+def open_scorer(
+    source: Any,
+    tokenizer: Any,
+    trainer: TrainerSettings,
+    layout: Literal["auto", "tree", "padded"],
+    max_length: int | None,
+    micro_batch_tokens: int = 4096,
+    calibration: Calibration | None = None,
+) -> Scorer:
+    """Load a trained reward model, check it, and choose its layout.
+
+    Args:
+        source: see `loading`.
+        tokenizer: its own, with the template installed.
+        trainer: says precision and device.
+        max_length: None takes what the model can place; more than that is never taken.
+        calibration: see `Scorer`.
+
+    Raises:
+        UserError: it has no reward head, or was trained with another template.
+    """
+    if (directory := getattr(source, "path", None)) is not None:
+        check_fingerprint(Path(directory), tokenizer)
+    model = source.load_model(tokenizer, 0)
+    if model.fresh_head:
+        raise UserError(f"{source.path} has no reward head: train it first.")
+    model.to(trainer.device())
+    check_padding(model, tokenizer.pad_token_id)
+    most = [length for length in (max_length, max_positions(model)) if length is not None]
+    return Scorer(
+        model,
+        tokenizer,
+        choose_layout(model, layout),
+        trainer.resolved_precision(),
+        min(most, default=sys.maxsize),
+        micro_batch_tokens,
+        calibration,
+    )

@@ -1,0 +1,106 @@
+"""The contract of loss and data: what the one needs, the other must have."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from rmexp.comparison import LABEL_KINDS
+from rmexp.config.compose import locate
+from rmexp.config.schema import CONF_DIR
+from rmexp.core.errors import UserError, note_fallback
+from rmexp.data.token_columns import TokenColumns
+from rmexp.losses.base import Loss
+
+
+def check_fits(loss: Loss, loss_name: str, label_kinds: Collection[str], data_name: str) -> None:
+    """Refuse a loss that the data's judgements cannot feed.
+
+    Args:
+        loss: the loss, with its settings.
+        loss_name: its option, for the sentence; `data_name` the data's.
+        has: the kinds of judgement (`comparisons.KINDS`) that the data have.
+
+    Raises:
+        UserError: names what is missing, and the losses that fit.
+    """
+    if not loss.unmet(label_kinds):
+        return
+    # A mix needs one of what its parts need: what they lack is said, not all of it.
+    both, lacking = (
+        (" and ", loss.required()) if loss.needs_labels else (" or ", loss.unmet(label_kinds))
+    )
+    needed = both.join(kind for kind in LABEL_KINDS if kind in lacking)
+    there = " and ".join(kind for kind in LABEL_KINDS if kind in label_kinds)
+    raise UserError(
+        f"loss={loss_name} needs {needed}; data={data_name} has {there or 'no judgement'}. "
+        f"Losses that fit: {', '.join(fitting_losses(label_kinds)) or 'none'}."
+    )
+
+
+def fitting_losses(label_kinds: Collection[str]) -> Iterator[str]:
+    """The options of conf/loss that data with these kinds of judgement can feed."""
+    for file in sorted((CONF_DIR / "loss").glob("*.yaml")):
+        needs_labels = locate("loss", _target_of(file)).needs_labels
+        if needs_labels and set(needs_labels) <= set(label_kinds):
+            yield file.stem
+
+
+def _target_of(file: Path) -> str:
+    """The class of an option; one without its own has that of the option that it stands on."""
+    node = OmegaConf.load(file)
+    if "_target_" in node:
+        return str(node._target_)
+    return _target_of(file.with_name(f"{node.defaults[0]}.yaml"))
+
+
+Splits = Mapping[str, np.ndarray]
+
+
+def check_loss(
+    columns: TokenColumns, splits: Splits, loss: Loss, loss_name: str, data_name: str
+) -> None:
+    """The training rows have what the loss needs, and its pairs the margins or ratings it takes.
+
+    Raises:
+        UserError: the loss finds nothing to learn from; a pair has no margin where each must.
+    """
+    label_kinds = {kind for kind, count in columns.counts(splits["train"]).items() if count}
+    check_fits(loss, loss_name, label_kinds, data_name)
+    for name, part in loss.components().items():
+        if missing := set(part.needs_labels) - label_kinds:
+            note_fallback(f"loss.losses.{name} has nothing to learn from: no {', '.join(missing)}.")
+        elif "pairs" in part.needs_labels:
+            _check_pairs(columns, splits, part.required())
+
+
+def _check_pairs(columns: TokenColumns, splits: Splits, required: Sequence[str]) -> None:
+    """Each pair has the margin, or the rating gap, that the loss asks for."""
+    for split in ("train", "val"):
+        rows = splits[split]
+        if "margins" in required and columns.numbers("without_margin")[rows].any():
+            raise UserError(
+                f"The loss takes each pair's margin, and pairs of {split} have none: give each "
+                "row a number in its margin field, or the loss a constant."
+            )
+        without = int(columns.numbers("without_ratings")[rows].sum())
+        if "ratings" in required and without:
+            raise UserError(
+                f"The loss takes the gap of each pair's ratings, but in {without} pairs of "
+                f"{split} one response has no rating, or the better one no higher rating."
+            )
+
+
+def fit_loss_to_ratings(
+    columns: TokenColumns, train: np.ndarray, times: np.ndarray | None, loss: Loss
+) -> None:
+    """Let the loss learn its scale; a rating counts as often as its row is drawn."""
+    rated = columns.numbers("rated")[train] > 0
+    if not rated.any():
+        return
+    weights_C = (columns.numbers("weight")[train] * (1.0 if times is None else times))[rated]
+    rows = columns.objects("ratings", train[rated])
+    found = [(r, w) for row, w in zip(rows, weights_C, strict=True) for r in row if r == r]
+    if found:
+        loss.fit_to_ratings(*np.array(found, dtype=np.float64).T)

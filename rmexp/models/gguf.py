@@ -1,0 +1,61 @@
+"""Conversion of GGUF checkpoints to safetensors."""
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gguf
+import torch
+import transformers
+
+from rmexp.core.disk_cache import build_once
+from rmexp.core.errors import UserError
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Let transformers parse a GGUF file's header once: it does so anew for the tokenizer, the
+    configuration and the weights, and maps names anew for every module, for twenty seconds."""
+    before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in before.items():
+        setattr(gguf, name, functools.cache(function))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(gguf, name, function)
+
+
+def convert_gguf(folder: Path, gguf_file: str, cache: Path) -> Path:
+    """A GGUF file as safetensors and a tokenizer, converted at first use."""
+    source = folder / gguf_file
+    if not source.is_file():
+        raise UserError(f"model.gguf_file={gguf_file}: not in {folder}.")
+    with open(source, "rb") as stream:
+        home = (
+            cache
+            / "models"
+            / f"{source.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
+        )
+    with build_once(home, "config.json") as aside:
+        if aside is not None:
+            print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
+            _convert(folder, gguf_file, aside)
+    return home
+
+
+def _convert(folder: Path, gguf_file: str, home: Path) -> None:
+    with warnings.catch_warnings(), _parsed_once():
+        warnings.simplefilter("ignore")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+        model = transformers.AutoModel.from_pretrained(
+            folder, gguf_file=gguf_file, dtype=torch.float32
+        )
+    # A model read from GGUF counts as quantised, which plain safetensors cannot say.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    tokenizer.save_pretrained(home)
+    model.save_pretrained(home)

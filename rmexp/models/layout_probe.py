@@ -1,0 +1,119 @@
+"""Tree or padded? A gate by what the model declares, then a probe by what it computes."""
+
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rmexp.batching.collate import Collate, Layout, unlabelled_row
+from rmexp.core.errors import UserError, note_fallback
+from rmexp.models.reward_model import (
+    DROPOUTS,
+    backbone,
+    compute_rewards,
+    head_layers,
+    head_parameters,
+)
+from rmexp.models.tree_attention import TreeRow
+
+LAYOUT_TOLERANCE = 1e-4
+"""Largest relative difference between the layouts, of rewards and of gradients, in fp32."""
+
+
+PROBED_PARAMETERS = 8
+"""Gradients are compared on the lowest of those that train: all of the backward pass ends there."""
+
+
+def choose_layout(model: Any, wanted: Literal["auto", "tree", "padded"]) -> Layout:
+    """The layout to train in: trees where they are exact for this model and save something.
+
+    Asked for trees, it is trees always.
+
+    Raises:
+        UserError: trees were asked for and are not exact.
+    """
+    if wanted == "padded":
+        return "padded"
+    reason = check_layout(model) or probe_layout(model)
+    if reason is None:
+        return "tree" if wanted == "tree" else "mixed"
+    sentence = f"token trees are not exact for {type(model).__name__}: {reason}"
+    if wanted == "tree":
+        raise UserError(f"model.layout=tree, but {sentence}; take model.layout=padded.")
+    note_fallback(f"Training in padded rows, as {sentence}.")
+    return "padded"
+
+
+def check_layout(model: Any) -> str | None:
+    """Why the model's own declarations rule trees out, or None."""
+    config = model.config.get_text_config()
+    if head_layers(model) is None:
+        return "its head does not read one token"
+    if model.reads_ahead:
+        return "it looks at later tokens"
+    if not getattr(backbone(model), "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if strange := kinds - {"full_attention", "sliding_attention"}:
+        return f"it has layers of type {', '.join(sorted(strange))}"
+    named = (name for name in sorted(DROPOUTS) if getattr(config, name, 0))
+    if (name := next(named, None)) is not None:
+        return f"it has dropout ({name}={getattr(config, name)})"
+    for name, module in backbone(model).named_modules():
+        if "lora_dropout" in name and isinstance(module, nn.Dropout):
+            return f"LoRA has dropout (tune.dropout={module.p:g})"
+    return None
+
+
+def probe_layout(model: Any) -> str | None:
+    """Why the two layouts differ on one random comparison, or None."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    shared, *rest = torch.randint(
+        vocabulary, (24,), generator=torch.Generator().manual_seed(0)
+    ).split([9, 8, 7])
+    tokens = [torch.cat([shared, branch]).tolist() for branch in rest]
+    row = unlabelled_row(tokens)
+    model.eval()
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    calls, windowed = TreeRow.calls, TreeRow.windowed
+    try:
+        for layout in ("padded", "tree"):
+            found[layout] = _rewards_and_gradients(model, row, layout)
+    except Exception as error:  # whatever a model does not like about it, padded rows it is
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"it fails in that layout ({first[:100]})"
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers
+    if TreeRow.calls - calls != layers:
+        return f"{TreeRow.calls - calls} of its {layers} layers attend through the tree"
+    if TreeRow.windowed - windowed != _sliding_layers(config):
+        return "its sliding window is not passed on to its attention"
+    for what, padded, tree in zip(("rewards", "gradients"), *found.values(), strict=True):
+        difference = float((padded - tree).norm() / padded.norm().clamp_min(1e-12))
+        if not difference <= LAYOUT_TOLERANCE:
+            return f"its {what} differ by {difference:.1e} (relative)"
+    return None
+
+
+def _sliding_layers(config: Any) -> int:
+    """How many layers should attend in a sliding window."""
+    if (kinds := getattr(config, "layer_types", None)) is not None:
+        return int(kinds.count("sliding_attention"))
+    return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0
+
+
+def _rewards_and_gradients(model: Any, row: dict[str, Any], layout: Any) -> tuple[Tensor, Tensor]:
+    batch = Collate(0, 10**9, layout)([row]).batches[0].to(next(model.parameters()).device)
+    rewards_N = compute_rewards(model, batch)
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    ordered = (*backbone(model).parameters(), *head_parameters(model))
+    trained = (p for p in ordered if p.requires_grad and id(p) not in embeddings)
+    lowest = list(islice(trained, PROBED_PARAMETERS))
+    signs = torch.tensor([1.0, -0.5], device=rewards_N.device)
+    gradients = torch.autograd.grad((rewards_N * signs).sum(), lowest, allow_unused=True)
+    flat = [g.flatten() for g in gradients if g is not None]
+    return rewards_N.detach(), torch.cat(flat) if flat else torch.zeros(1)
+
+
+RequestedLayout = Literal["auto", "tree", "padded"]

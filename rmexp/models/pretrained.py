@@ -1,0 +1,223 @@
+"""Where reward models come from: a directory, the hub, a GGUF file, a run, or a seed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import huggingface_hub
+import torch
+import transformers
+from annotated_types import Ge, Lt
+from torch import nn
+
+from rmexp.core.errors import UserError
+from rmexp.models.gguf import convert_gguf
+from rmexp.models.layout_probe import RequestedLayout
+from rmexp.models.reward_model import DROPOUTS, find_head, prepare_model, seeded_weights
+from rmexp.models.tuning import load_trained_state, merge
+from rmexp.templates.template import template_fingerprint
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model from a directory or the hub.
+
+    Args:
+        path: directory or hub id.
+        gguf_file: name of a GGUF file in it; converted once and cached as safetensors.
+        revision: hub revision (branch, tag or commit).
+        trust_remote_code: run code that the model's repository brings along.
+        attn_implementation: Hugging Face's name of an attention kernel; None takes its default.
+        dropout: probability of every dropout that the model has; 0 turns them off, None keeps its
+            own. Above 0 rows are padded: responses would share the masks of their trunk.
+        layout: see `layout.choose_layout`.
+        gradient_checkpointing: keep less of the forward pass in memory and compute it again.
+        compile: compile the layers with `torch.compile`, once for all lengths.
+        cache: directory for converted weights.
+    """
+
+    path: str
+    gguf_file: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+    dropout: Annotated[float, Ge(0), Lt(1)] | None = None
+    layout: RequestedLayout = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    cache: str = "~/.cache/rmexp"
+
+    def check(self) -> None:
+        """Refuse a path that is no directory and cannot be a hub id.
+
+        Raises:
+            UserError: names it.
+        """
+        folder = Path(self.path).expanduser()
+        if folder.is_file():
+            raise UserError(
+                f"model.path={self.path} is a file; give the directory that holds the model."
+            )
+        if not folder.exists() and (self.path[:1] in "./~" or self.path.count("/") > 1):
+            raise UserError(f"model.path={self.path}: there is no such directory.")
+
+    def load_tokenizer(self) -> Any:
+        """The tokenizer, as its authors left it.
+
+        Raises:
+            UserError: there is none, or the hub does not answer.
+        """
+        with _loading(self.path, "a tokenizer"):
+            return transformers.AutoTokenizer.from_pretrained(self._source(), **self._options())
+
+    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
+        """The reward model in fp32, embeddings grown to the tokenizer, the head kept or seeded.
+
+        Raises:
+            UserError: no sequence-classification form, several labels, or not loadable.
+        """
+        with (
+            _loading(self.path, "a model with a sequence-classification form"),
+            seeded_weights(seed),
+        ):
+            config = self._config()
+            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                self._source(),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a head of another size is refused below, in words
+                attn_implementation=self.attn_implementation,
+                **self._options(),
+            )
+        inside = model.base_model_prefix + "."
+        missing = sorted(  # encoders that were trained on masked words come without their pooler
+            key for key in info["missing_keys"] if key.startswith(inside) and ".pooler." not in key
+        )
+        if missing:
+            raise UserError(
+                f"model.path={self.path} lacks weights of the model: {', '.join(missing[:3])} ..."
+            )
+        if info["mismatched_keys"]:
+            raise UserError(
+                f"model.path={self.path} has a head with another number of outputs than one; "
+                "rmexp trains one reward: take the checkpoint that it was made from."
+            )
+        fresh = any(key.endswith("weight") for key in info["missing_keys"])
+        prepare_model(model, tokenizer, seed, fresh)
+        name, _ = find_head(model)
+        model.only_head_drawn &= all(key.startswith(f"{name}.") for key in info["missing_keys"])
+        return model
+
+    def skeleton(self) -> nn.Module:
+        """The model without its weights, to ask about its parts before it is loaded."""
+        with _loading(self.path, "a model with a sequence-classification form"):
+            config = self._config()
+            with torch.device("meta"):
+                return transformers.AutoModelForSequenceClassification.from_config(
+                    config,
+                    dtype=torch.float32,
+                    trust_remote_code=self.trust_remote_code,
+                    attn_implementation=self.attn_implementation,
+                )
+
+    def _config(self) -> Any:
+        """The model's configuration, with one label and the dropout that was asked for."""
+        config = transformers.AutoConfig.from_pretrained(
+            self._source(), num_labels=1, **self._options()
+        )
+        if self.dropout is not None:
+            for name in DROPOUTS & set(vars(config.get_text_config())):
+                setattr(config.get_text_config(), name, self.dropout)
+        return config
+
+    def _options(self) -> dict[str, Any]:
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def _source(self) -> str:
+        folder = Path(self.path).expanduser()
+        self.check()
+        if self.gguf_file is not None and not folder.is_dir():
+            wanted = [self.gguf_file, "*.json", "*.model", "*.jinja"]
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    self.path, revision=self.revision, allow_patterns=wanted
+                )
+            )
+        if self.gguf_file is not None:
+            return str(convert_gguf(folder, self.gguf_file, Path(self.cache).expanduser()))
+        return str(folder) if folder.exists() else self.path
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and cards."""
+        return Path(self.gguf_file or self.path).name.removesuffix(".gguf")
+
+
+@dataclass(frozen=True)
+class RunCheckpoint:
+    """A run's best checkpoint, for runs that have no export.
+
+    Args:
+        base: where the run's model came from.
+        weights: Lightning checkpoint of the run: what trained.
+        tune: the run's trainable part, see `tuning`.
+        layout, gradient_checkpointing, compile: see `Pretrained`.
+    """
+
+    base: Any
+    weights: str
+    tune: Any
+    layout: RequestedLayout = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+    def load_tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return self.base.load_tokenizer()
+
+    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
+        """The base with the run's weights.
+
+        Raises:
+            UserError: the tokenizer's template is not the one that it was trained with.
+        """
+        model = self.base.load_model(tokenizer, seed)
+        stored = torch.load(self.weights, map_location="cpu", weights_only=True, mmap=True)
+        if stored["fingerprints"]["template"] != template_fingerprint(tokenizer):
+            raise UserError(
+                f"{self.weights} was trained with the template "
+                f"{stored['fingerprints']['template']}, not with the one that was asked for."
+            )
+        weights = stored["state_dict"].items()
+        self.tune(model, seed)
+        load_trained_state(
+            model, {k.removeprefix("model."): v for k, v in weights if k.startswith("model.")}
+        )
+        merge(model)
+        model.requires_grad_(True)
+        model.fresh_head = False
+        return model
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and cards."""
+        return self.base.name
+
+
+class _loading:
+    """Turn what loaders raise for a wrong path into one sentence."""
+
+    def __init__(self, path: str, wanted: str) -> None:
+        self.path, self.wanted = path, wanted
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, ValueError, ImportError)):
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(
+                f"model.path={self.path} does not give {self.wanted}: {first}"
+            ) from error

@@ -1,0 +1,276 @@
+"""The reward model: a Hugging Face sequence classifier with one label, used through its own parts.
+
+Training and export share one object, `AutoModelForSequenceClassification` with `num_labels=1`, so
+what is exported is what was trained: its backbone gives hidden states, its head the reward.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmexp.batching.collate import Batch, Collate, unlabelled_row
+from rmexp.core.errors import UserError
+from rmexp.models.tree_attention import TreeRow, use_layout
+
+DROPOUTS = {
+    "attention_dropout",
+    "attn_dropout",
+    "attn_pdrop",
+    "attention_probs_dropout_prob",
+    "activation_dropout",
+    "dropout",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_pdrop",
+    "residual_dropout",
+}
+"""What model families call their dropouts."""
+
+
+BATCH_INVARIANCE_TOLERANCE = 1e-3
+"""Most that a reward may change where a sequence stands in a batch, in fp32; a bug is far above."""
+
+
+class RewardHead(nn.Linear):
+    """The last layer of the head: one reward, in fp32 whatever the backbone computes in."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., 1)."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(hidden.float(), self.weight.float(), bias)
+
+
+def prepare_model(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
+    """Fit a loaded classifier to the tokenizer and see to its head.
+
+    A fresh head's last layer is drawn by `draw_head`; an existing one is kept, and said. What is
+    found out about the model becomes attributes of it.
+
+    Raises:
+        UserError: the model has no head with one output.
+    """
+    model.only_head_drawn = not _too_few_embeddings(model, tokenizer)
+    head = fit_tokenizer(model, tokenizer, seed)
+    if fresh_head:
+        draw_head(head, seed)
+    model.fresh_head = fresh_head
+    model.whole_size = sum(p.numel() for p in model.parameters())  # adapters will not count
+    model.reads_ahead = attends_to_future(model)
+    return model
+
+
+def fit_tokenizer(model: Any, tokenizer: Any, seed: int) -> RewardHead:
+    """Fit a classifier to the tokenizer, with or without weights; returns its head's last layer.
+
+    Raises:
+        UserError: the model has no head with one output.
+    """
+    last = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == 1
+        and not name.startswith(model.base_model_prefix + ".")
+    ]
+    if len(last) != 1:
+        raise UserError(f"{type(model).__name__} has no head that gives one reward.")
+    head: Any = last[0]
+    head.__class__ = RewardHead
+    if _too_few_embeddings(model, tokenizer):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a frozen model is never stored, but must be the same again
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = False
+    fitted: RewardHead = head
+    return fitted
+
+
+def _too_few_embeddings(model: Any, tokenizer: Any) -> bool:
+    return len(tokenizer) > model.get_input_embeddings().num_embeddings
+
+
+@torch.no_grad()
+def draw_head(head: nn.Linear, seed: int) -> None:
+    """Draw a head's weights from N(0, 1/(d+1)), d its inputs, on a generator of its own.
+
+    Source: Stiennon et al. 2020, arXiv:2009.01325, appendix B.1.
+    """
+    generator, d = torch.Generator().manual_seed(seed), head.in_features
+    head.weight.copy_(torch.randn(1, d, generator=generator) / (d + 1) ** 0.5)
+    if head.bias is not None:
+        head.bias.zero_()
+
+
+def find_head(model: Any) -> tuple[str, RewardHead]:
+    """The head's last layer and its name."""
+    return next((n, m) for n, m in model.named_modules() if isinstance(m, RewardHead))
+
+
+def backbone(model: Any) -> nn.Module:
+    """The part that gives hidden states."""
+    return getattr(model, model.base_model_prefix)
+
+
+def head_parameters(model: Any) -> list[nn.Parameter]:
+    """The parameters outside the backbone."""
+    inside = {id(p) for p in backbone(model).parameters()}
+    return [p for p in model.parameters() if id(p) not in inside]
+
+
+def head_layers(model: Any) -> list[nn.Module] | None:
+    """The layers from a token's hidden state to its reward; None where the head pools otherwise."""
+    if isinstance(getattr(model, "score", None), RewardHead):
+        return [model.score]
+    if type(model).__name__ == "ModernBertDecoderForSequenceClassification":
+        return [model.head, model.drop, model.classifier]
+    return None
+
+
+def compute_rewards(model: Any, batch: Batch) -> Tensor:
+    """rewards_N in fp32, in either layout.
+
+    A decoder's head reads each response's last token. In the padded layout padding is on the right,
+    so that a causal model needs no mask: what comes later is never looked at. Other models
+    (encoders) get a mask and pool as Hugging Face has them pool.
+    """
+    layers = head_layers(model)
+    if layers is None:
+        use_layout(model, "padded")
+        logits_R = model(batch.tokens_R_T, attention_mask=_real(batch)).logits[:, 0]
+        return logits_R[batch.row_N]
+    pooled_N_D = batch.pooled_N_D
+    if pooled_N_D is None:
+        pooled_N_D = hidden_states(model, batch)[batch.row_N, batch.end_N]
+    for layer in layers:
+        pooled_N_D = layer(pooled_N_D)
+    return pooled_N_D[:, 0]
+
+
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """(R, T, D) what a decoder's backbone gives the tokens of a micro-batch, in either layout."""
+    use_layout(model, "padded" if batch.trees is None else "tree")
+    if batch.hidden_R_T_D is not None:
+        model.recalled.states = batch.hidden_R_T_D
+    if batch.trees is None:
+        more = {"attention_mask": _real(batch)} if model.reads_ahead else {}
+        return _hidden(model, batch.tokens_R_T, **more)
+    row = TreeRow(batch.trees, batch.tokens_R_T.shape[1], batch.tokens_R_T.device)
+    return _hidden(model, batch.tokens_R_T, position_ids=batch.positions_R_T, trees=row)
+
+
+def _real(batch: Batch) -> Tensor:
+    """(R, T) 1 at tokens, 0 at padding."""
+    lengths_R = torch.zeros_like(batch.tokens_R_T[:, 0]).scatter(0, batch.row_N, batch.end_N + 1)
+    return (batch.positions_R_T < lengths_R[:, None]).long()
+
+
+def _hidden(model: Any, tokens_R_T: Tensor, **layout: Any) -> Tensor:
+    return backbone(model)(input_ids=tokens_R_T, use_cache=False, **layout).last_hidden_state
+
+
+@torch.no_grad()
+def attends_to_future(model: Any) -> bool:
+    """Does a token's hidden state depend on what comes after it?"""
+    if head_layers(model) is None:
+        return True
+    model.eval()
+    tokens = torch.tensor([random_tokens(model)], device=next(model.parameters()).device)
+    alone, followed = _hidden(model, tokens[:, :8])[:, 7], _hidden(model, tokens)[:, 7]
+    return not torch.allclose(
+        alone, followed, rtol=BATCH_INVARIANCE_TOLERANCE, atol=BATCH_INVARIANCE_TOLERANCE
+    )
+
+
+@torch.no_grad()
+def check_padding(model: Any, pad_token_id: int) -> None:
+    """Refuse a model whose reward for a sequence changes when padding follows it.
+
+    Raises:
+        UserError: it does, or is no finite number, or the model cannot be run that way.
+    """
+    model.eval()
+    long, device = random_tokens(model), next(model.parameters()).device
+    short = long[:8]
+    collate = Collate(pad_token_id, sys.maxsize, "padded", max_positions(model))
+    lone, both = (collate([unlabelled_row(rows)]).batches[0] for rows in ([short], [long, short]))
+    try:
+        alone = compute_rewards(model, lone.to(device))
+        together = compute_rewards(model, both.to(device))[1:]
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{type(model).__name__} cannot score a batch of padded rows ({first[:150]}); rmexp "
+            "trains decoders and encoders with one reward for each row."
+        ) from error
+    if not alone.isfinite().all():
+        raise UserError(
+            f"{type(model).__name__} gives rewards that are NaN or infinite; are its weights whole?"
+        )
+    if not torch.allclose(
+        alone, together, rtol=BATCH_INVARIANCE_TOLERANCE, atol=BATCH_INVARIANCE_TOLERANCE
+    ):
+        raise UserError(
+            f"{type(model).__name__} gives a text another reward when padding follows it: its "
+            "rewards would depend on what else is in the batch."
+        )
+
+
+def random_tokens(model: Any) -> list[int]:
+    """Twelve, none of them among the first few, where special tokens are."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return np.random.default_rng(0).integers(min(8, vocabulary - 1), vocabulary, 12).tolist()
+
+
+def max_positions(model: Any) -> int | None:
+    """How many tokens the model can place, where it says so."""
+    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if places is None or places < 1:
+        return None
+    for module in backbone(model).modules():
+        table: Any = getattr(module, "position_embeddings", None)
+        if getattr(table, "padding_idx", None) is not None:
+            return places - table.padding_idx - 1  # RoBERTa counts from behind it
+    return places
+
+
+def length_dependent(model: Any, longest: int) -> str | None:
+    """What to say of rotary embeddings that change for the whole batch once a row is long."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    usual = rope.get("original_max_position_embeddings")
+    if rope.get("rope_type") not in ("longrope", "dynamic") or usual is None or longest <= usual:
+        return None
+    return (
+        f"The longest row has {longest} tokens: beyond {usual}, {type(model).__name__} embeds the "
+        "positions of a whole batch otherwise, so that a reward depends on what else is in the "
+        f"batch; data.max_length={usual} avoids that."
+    )
+
+
+def compile_layers(model: Any) -> None:
+    """Compile every layer by itself, once for all lengths; attention stays as it is."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    from rmexp.models.tree_attention import leave_attention_uncompiled
+
+    leave_attention_uncompiled()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """New weights are drawn by `seed`, and nobody else's random numbers change."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,1 +1,0 @@
-"""Pages of runs, comparisons and data: each one self-contained file."""

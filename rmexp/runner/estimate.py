@@ -1,0 +1,141 @@
+"""How long a sweep will take and how much disk, from one measured step of one of its jobs."""
+
+import functools
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from rmexp.config.compose import build
+from rmexp.core.console import Reporter
+from rmexp.core.errors import collect_fallbacks
+from rmexp.models.model_cache import ModelCache
+from rmexp.models.reward_model import compute_rewards
+from rmexp.runner.sweep_plan import JobSpec
+from rmexp.tracking.run_directory import RunDirectory
+from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
+from rmexp.training.lightning_module import normalise_terms
+from rmexp.training.setup import load_model, prepare_data
+from rmexp.training.trainer import TrainerSettings, required_disk_bytes
+
+FORWARD_SHARE = 1 / 3
+"""Of a step's time: a backward pass costs about two forward passes."""
+
+
+LONG_SECONDS = 5.0
+"""A first step that takes so long is measured well enough, its warming up included."""
+
+
+@dataclass(frozen=True)
+class MeasuredJob:
+    """What one job taught of the others.
+
+    step_seconds  one optimizer step; comparisons: in it, on average
+    epoch_steps   steps of an epoch; rows: comparisons that were read
+    val, test     comparisons in them
+    parameters    of the model; trainable: of those, what trains
+    kept          what to say of the frozen part's states; None: they are not kept
+    """
+
+    step_seconds: float
+    comparisons: float
+    epoch_steps: int
+    rows: int
+    val: int
+    test: int
+    parameters: int
+    trainable: int
+    kept: str | None
+
+    def seconds(self, config: DictConfig) -> float:
+        """A job's training, validations and test; loading and report are not in it."""
+        trainer: TrainerSettings = build(config.trainer)
+        share = min(1.0, _limit(config) / self.rows)
+        steps = trainer.steps(max(1, round(self.epoch_steps * share)))
+        scored = share * (trainer.validations * self.val + self.test)
+        return self.step_seconds * (steps + FORWARD_SHARE * scored / self.comparisons)
+
+    def disk(self, configs: Sequence[DictConfig]) -> int:
+        """Bytes that these jobs may need, until the sweep has exported what it exports."""
+        export, best, states = 4 * self.parameters, 4 * self.trainable, 12 * self.trainable
+        kept = 0
+        for config in configs:
+            every = config.sweep.export == "all"
+            kept += export * every
+            kept += best * (config.trainer.keep != "none" or not every)
+            kept += states * (config.trainer.keep == "resume")
+        return kept + required_disk_bytes(self.parameters, self.trainable)
+
+
+def measure(cells: Sequence[JobSpec], reporter: Reporter, opened: ModelCache) -> MeasuredJob:
+    """Time a step of the job with the most data; nothing that trains is left for the jobs to see.
+
+    Its rows are read and tokenised here, and go through what is frozen of the model, so that the
+    jobs find both in the cache.
+
+    Args:
+        opened: it will know the model, for jobs of this process.
+    """
+    cell = max(cells, key=lambda one: _limit(one.config))
+    config, silent = cell.config, Reporter(quiet=True)
+    names = ("model", "template", "data", "loss", "tune", "trainer")
+    model, template, data, loss, tune, trainer = (build(config[name]) for name in names)
+    data.workers = 0
+    check = functools.partial(
+        data.check_trainable, loss, cell.choices["loss"], cell.choices["data"]
+    )
+    with tempfile.TemporaryDirectory() as folder, collect_fallbacks(lambda _: None):
+        run = RunDirectory(Path(folder))
+        prepared = prepare_data(model, template, data, config.seed, run, silent, check)
+        device = trainer.device()
+        network = load_model(model, prepared, config.seed, run, silent, device, tune, opened)
+        network.train()
+        # What the jobs would compute first, and find in the cache now; they say what is wrong, too.
+        precision = trainer.resolved_precision()
+        kept = load_or_compute(
+            network, data, precision, tune.cache_gib, reporter.count, opened.proved
+        )
+    loss.to(device)
+    loader = data.train_dataloader()
+    with (
+        skip_frozen_layers(network, data, kept),
+        torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"),
+    ):
+        step = next(iter(data.train_dataloader()))
+        batches = [batch.to(device) for batch in step.batches]
+        seconds = _timed(network, loss, batches)
+        if seconds < LONG_SECONDS:
+            seconds = _timed(network, loss, batches)
+    parameters = list(network.parameters())
+    return MeasuredJob(
+        step_seconds=seconds,
+        comparisons=max(1.0, len(data.splits["train"]) / len(loader)),
+        epoch_steps=len(loader),
+        rows=len(data.rows),
+        val=len(data.splits["val"]),
+        test=len(data.splits["test"]),
+        parameters=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        kept=None if kept is None else kept.line(),
+    )
+
+
+def _timed(network: Any, loss: Any, batches: Sequence[Any]) -> float:
+    started = time.monotonic()
+    totals = loss.total_weights(batches)
+    for batch in batches:
+        normalise_terms(loss(compute_rewards(network, batch), batch), totals).backward()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic() - started
+
+
+def _limit(config: DictConfig) -> float:
+    """Comparisons that a job takes at most."""
+    return float(config.data.get("limit") or math.inf)

@@ -1,0 +1,222 @@
+"""What a sweep ends with: how each job ended, the comparison, the best setting and its export."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rmexp.analysis.compare.comparison_report import compare_runs
+from rmexp.analysis.report.compare_output import print_comparison
+from rmexp.config.compose import build, compose_config, resolve_task
+from rmexp.config.yaml_io import read_yaml
+from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError, collect_fallbacks
+from rmexp.evaluation import calibration
+from rmexp.evaluation.metrics import lower_is_better
+from rmexp.evaluation.scored_set import eval_labels
+from rmexp.inference.checkpoint import saved_config
+from rmexp.runner.job import Job, relative_path, run_job
+from rmexp.runner.sweep_plan import SweepPlan
+from rmexp.tracking.predictions import read_predictions
+from rmexp.tracking.run_directory import RunDirectory, first_line
+from rmexp.tracking.run_state import State
+from rmexp.training.finish import remove_checkpoints, write_run_report
+from rmexp.training.setup import prepare
+
+JUDGED_BY = ("accuracy", "spearman", "label_auc")
+"""Metrics that runs with different losses have in common; the first that all have is taken."""
+
+
+REPLICATES = ("seed", "data.fold")
+"""Keys in which runs of one setting differ."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The setting that is best on val.
+
+    name     the overrides that tell it from the others; empty where there are no others
+    metric   what says so; value: its mean over the runs, by their judged pairs
+    runs     of the setting, the best on val first
+    folds    how many folds the sweep's runs are of
+    """
+
+    name: str
+    metric: str
+    value: float
+    runs: list[State]
+    folds: int
+
+    def lines(self) -> list[str]:
+        """What to say of it."""
+        first, many = self.runs[0], len(self.runs) > 1
+        told = f"{self.metric} {self.value:.4f}" + (f", mean of {len(self.runs)} runs" * many)
+        name = [f"best    {self.name}  ({told})"] if self.name and many else []
+        if self.folds > 1:
+            return name or [f"folds   {told}"]
+        value = f"{self.metric} {first.result['metrics'][self.metric]:.4f}"
+        which = f", the best of {len(self.runs)} runs" * many
+        return [
+            *name,
+            f"{'run' if name else 'best':<8}{relative_path(first.path)}  ({value}{which})",
+        ]
+
+
+def finish_sweep(plan: SweepPlan, export: str, reporter: Reporter) -> bool:
+    """Say how the sweep ended, compare its runs, export the best setting's; are all jobs done?
+
+    Args:
+        export: `best`, `all` (the jobs did) or `none`.
+    """
+    states = plan.states()
+    reporter.say("", f"sweep {relative_path(plan.directory)}", *(_line(state) for state in states))
+    done = [state for state in states if state.status == "done"]
+    good = len(done) == len(states)
+    if not done or plan.task != "train":
+        return good
+    _compare(plan, done, reporter)
+    best = best_of(done)
+    if best is None:
+        reporter.say("no val metric is common to all runs: none is the best, none is exported")
+        return good
+    reporter.say(*best.lines())
+    first = best.runs[0].path
+    if best.folds > 1 and export == "best":
+        reporter.say(
+            "no export: each run is the model of one fold, and none that of a setting; train the "
+            "setting without data.fold (sweep.export=all exports every run)"
+        )
+    if best.folds == 1 and not (first / "report.html").is_file() and not _report(first, reporter):
+        return False
+    if best.folds == 1 and export != "none" and not _export(first, reporter):
+        return False
+    for state in done:  # their weights waited for this
+        remove_checkpoints(state.path, read_yaml(state.path / "config.yaml")["trainer"]["keep"])
+    return good
+
+
+def _line(state: State) -> str:
+    metrics = state.result.get("metrics") or {}
+    shown = next((n for n in ("test/accuracy", "test/spearman") if n in metrics), None)
+    last = f"{shown} {metrics[shown]:.4f}" if shown else state.result.get("error") or ""
+    return f"  {state.status:<12}{state.path.name}  {last.splitlines()[0] if last else ''}".rstrip()
+
+
+def _compare(plan: SweepPlan, done: Sequence[State], reporter: Reporter) -> None:
+    """The comparison of the runs that are done, in the terminal and in the sweep's directory."""
+    known = {name for state in done for name in state.result["metrics"]}
+    metric = next((name for name in JUDGED_BY if f"test/{name}" in known), "loss")
+    given = [str(plan.directory)]
+    reporter.say("")
+    try:
+        print_comparison(
+            compare_runs(given, "test", metric, "best"),
+            given,
+            plan.directory.name,
+            plan.directory,
+            reporter,
+        )
+        reporter.say("", f"report  {relative_path(plan.directory / 'report.html')}")
+    except UserError as error:
+        reporter.say(f"not compared: {error}")
+
+
+def best_of(done: Sequence[State]) -> Best | None:
+    """The setting whose runs are best on val, on the folds that all settings have; the first of
+    equals. None where no metric tells.
+
+    The metric is that by which all of them chose their weights, unless that is a loss and the
+    losses are not the same; then the first of `JUDGED_BY` that all have.
+    """
+    monitors = {str(state.result["monitor"]) for state in done}
+    losses = {json.dumps(_loss(state.path), sort_keys=True) for state in done}
+    usable = len(monitors) == 1 and (monitors != {"val/loss"} or len(losses) == 1)
+    names = [*(monitors if usable else ()), *(f"val/{name}" for name in JUDGED_BY)]
+    metric = next((n for n in names if all(n in s.result["metrics"] for s in done)), None)
+    if metric is None:
+        return None
+    words = [_overrides(state.path) for state in done]
+    settings: dict[str, dict[str | None, list[State]]] = {}
+    for state, own in zip(done, words, strict=True):
+        telling = [w for w in own if any(w not in other for other in words)]
+        name = " ".join(word for word in telling if _key(word) not in REPLICATES)
+        fold = next((word for word in own if _key(word) == "data.fold"), None)
+        settings.setdefault(name, {}).setdefault(fold, []).append(state)
+    common = set.intersection(*map(set, settings.values()))
+    count = len(set().union(*settings.values()))
+    if not common:
+        return None
+    sign = -1 if lower_is_better(metric) else 1
+
+    def value(state: State) -> float:
+        return sign * float(state.result["metrics"][metric])
+
+    found = []
+    for name, by_fold in settings.items():
+        runs = [state for fold, states in by_fold.items() if fold in common for state in states]
+        pairs = np.array([state.result["metrics"].get("val/pairs", 0) for state in runs])
+        mean = float(np.average([*map(value, runs)], weights=pairs if pairs.all() else None))
+        runs.sort(key=value, reverse=True)
+        found.append((mean, Best(name, metric, sign * mean, runs, count)))
+    return max(found, key=lambda one: one[0])[1]
+
+
+def _overrides(run: Path) -> list[str]:
+    """The words of the command line that it came of."""
+    return [str(word) for word in read_yaml(run / "overrides.yaml")]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def _loss(run: Path) -> object:
+    return read_yaml(run / "config.yaml")["loss"]
+
+
+def _report(home: Path, reporter: Reporter) -> bool:
+    """Write the page of a run that is done, of its rows in the cache and its rewards in files."""
+    silent = Reporter(quiet=True)
+    try:
+        config, run = saved_config(home), RunDirectory.reopen(home)
+        groups = ("model", "template", "data", "loss")
+        model, template, data, loss = (build(config[group]) for group in groups)
+        labels = run.result["labels"]
+        with collect_fallbacks(lambda _: None):  # the run has said it
+            prepared = prepare(model, template, data, config.seed, silent)
+            data.check_trainable(loss, labels["loss"], labels["data"])
+        known = read_predictions(home / "predictions" / "test.parquet")
+        test = data.splits["test"]
+        rows = zip(test.tolist(), data.rows.select(test), strict=True)
+        rewards = {n: [known[row["id"], k] for k in range(len(row["texts"]))] for n, row in rows}
+        scored = eval_labels(data.rows, test).with_rewards(rewards)
+        scale, metrics = calibration.load_calibration(home), run.result["metrics"]
+        write_run_report(run, run.result["name"], labels, prepared, scored, scale, metrics)
+    except Exception as error:
+        reporter.say(f"report failed: {first_line(error)}")
+        return False
+    return True
+
+
+def _export(run: Path, reporter: Reporter) -> bool:
+    """Export a run into its own directory, proved; an export that is there already stays."""
+    if not (run / "export").is_dir():
+        silent, aside = Reporter(quiet=True), run.parent / ".export"
+        config = resolve_task(compose_config(["task=export", "logger=none"]))
+        config.checkpoint, config.out = str(run), str(run / "export")
+        choices = dict.fromkeys(("loss", "data", "model"), "")
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            run_job(Job(config, [], choices, aside, None), silent)
+            result = json.loads((aside / "result.json").read_text())
+            reporter.say(*(f"note: {sentence}" for sentence in result["fallbacks"]))
+        except Exception as error:
+            reporter.say(f"export failed: {first_line(error)}")
+            return False
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    reporter.say(f"export  {relative_path(run / 'export')}  (proved by plain Hugging Face loading)")
+    return True

@@ -1,0 +1,189 @@
+"""Jobs of a sweep that train together: heads over the same frozen model, in one process."""
+
+import functools
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rmexp.config.compose import build
+from rmexp.config.schema import HEAD_TARGET
+from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
+from rmexp.models.model_cache import ModelCache
+from rmexp.runner.job import Job, attempt_job, raise_disk_full
+from rmexp.runner.sweep_plan import Cell, JobSpec, SweepPlan
+from rmexp.tasks.train import train
+from rmexp.tracking.run_directory import HEARTBEAT_SECONDS, RunDirectory, first_line
+from rmexp.tracking.run_state import read_state
+from rmexp.training.multi_head_runs import HeadRun, finish_head, fit_heads
+from rmexp.training.trainer import requested_processes
+
+RemainingWork = Callable[..., dict[str, float]]
+"""What is left to do of a job."""
+
+
+MAY_DIFFER = ("loss", "optim", "seed", "name", "logger", "sweep")
+"""Groups and keys in which heads that train together may differ."""
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Jobs of a sweep that train together; to Hydra and its launchers they are one job.
+
+    plan is the sweep's; members: what is left to do of it that can train together, in order.
+    """
+
+    plan: SweepPlan
+    members: Sequence[tuple[Cell, JobSpec]]
+
+    def run(self, reporter: Reporter, marked: bool, opened: ModelCache) -> None:
+        """Train the heads, and end the jobs one by one.
+
+        Args:
+            marked: what a job says is marked with its number.
+            opened: what this process knows of the model.
+        """
+        sweep = self.plan.directory.absolute()
+        # A launcher may give the group to a second worker, where the first was lost.
+        left = [one for one in self.members if self.plan.state(one[0]).status != "done"]
+        homes = [sweep / cell.directory for cell, _ in left]
+        fresh = [home for home in homes if not (home / "result.json").exists()]
+        with _claimed(fresh):
+            works = _fit(left, reporter, opened)
+            for home, (cell, composed), work in zip(homes, left, works, strict=True):
+                reporter.mark = f"{cell.number}| " if marked else ""
+                reporter.say("", self.plan.told(cell.number, cell.overrides))
+                job = Job(
+                    config=composed.config,
+                    overrides=cell.overrides,
+                    choices=composed.choices,
+                    directory=home,
+                    sweep=sweep.name,
+                    fingerprint=cell.fingerprint,
+                    claimed=home in fresh,
+                )
+                attempt_job(job, reporter, opened, work)
+
+
+def _fit(
+    members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter, opened: ModelCache
+) -> list[RemainingWork | None]:
+    """What is left of each job once its head is trained; None: all of it.
+
+    Where they cannot train together, each meets by itself what was wrong.
+    """
+    notes: list[str] = []
+    try:
+        with collect_fallbacks(notes.append):
+            found = fit_heads(_built(members), reporter, opened)
+    except Exception as error:  # a job by itself meets it again, and records it
+        failed = f"together with others it failed: {first_line(error)}"
+        return [_by_itself(f"Its head trains by itself: {failed}") for _ in members]
+    works: list[RemainingWork | None] = []
+    for outcome in found:
+        if isinstance(outcome, UserError):
+            works.append(functools.partial(_refuse, outcome))
+        else:
+            outcome.notes = [*notes, *outcome.notes]
+            works.append(functools.partial(finish_head, outcome))
+    return works or [None for _ in members]
+
+
+@contextmanager
+def _claimed(homes: Sequence[Path]) -> Iterator[None]:
+    """Within, these directories are runs of this process that are at work, as others see them; at
+    the end those that are not begun (Ctrl-C) are left again.
+
+    Raises:
+        DiskFull: a directory cannot be written.
+    """
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            for home in homes:
+                with suppress(OSError):
+                    os.utime(home / "result.json")
+
+    try:
+        for home in homes:
+            with raise_disk_full(home):
+                RunDirectory.claim(home)
+        threading.Thread(target=beat, daemon=True).start()
+        yield
+    finally:
+        over.set()
+        for home in homes:
+            if read_state(home).status == "dead" and not (home / "config.yaml").exists():
+                (home / "result.json").unlink()
+
+
+def head_groups(plan: SweepPlan, cells: Sequence[JobSpec]) -> dict[str, HeadGroup]:
+    """The jobs of a sweep that are left to do and can train together, by the directory of the first
+    of each group.
+
+    Args:
+        cells: its jobs, in the plan's order.
+    """
+    if not plan.cells:  # a sweeper chooses them as it goes
+        return {}
+    found: dict[str, list[tuple[Cell, JobSpec]]] = {}
+    for cell, composed, state in zip(plan.cells, cells, plan.states(), strict=True):
+        # One that can be resumed was begun by itself, and goes on so.
+        if state.status != "done" and not state.resumable and (key := _key(composed)) is not None:
+            found.setdefault(key, []).append((cell, composed))
+    several = (members for members in found.values() if len(members) > 1)
+    return {members[0][0].directory: HeadGroup(plan, members) for members in several}
+
+
+def _by_itself(reason: str) -> RemainingWork:
+    """The task of a job that could not train with the others; its run records why."""
+
+    @functools.wraps(train)  # what it is called with stands in the signature
+    def alone(**arguments: Any) -> dict[str, float]:
+        note_fallback(reason)
+        return train(**arguments)
+
+    return alone
+
+
+def _refuse(error: UserError) -> dict[str, float]:
+    raise error
+
+
+def _key(composed: JobSpec) -> str | None:
+    """Equal for jobs that can train together; None: it cannot."""
+    config = composed.config
+    if composed.choices["task"] != "train" or config.resume is not None:
+        return None
+    if config.tune["_target_"] != HEAD_TARGET or not config.tune.cache_gib:
+        return None
+    if requested_processes(config.trainer) > 1:  # these share the rows of one head, not heads
+        return None
+    content: Any = OmegaConf.to_container(config, resolve=True)
+    return json.dumps({k: v for k, v in content.items() if k not in MAY_DIFFER}, sort_keys=True)
+
+
+def _built(members: Sequence[tuple[Cell, JobSpec]]) -> list[HeadRun]:
+    """What they have in common is built once."""
+    first = members[0][1].config
+    groups = ("model", "template", "data", "tune", "trainer")
+    shared = {group: build(first[group]) for group in groups}
+    return [
+        HeadRun(
+            **shared,
+            loss=build(composed.config.loss),
+            optim=build(composed.config.optim),
+            seed=composed.config.seed,
+            labels={group: composed.choices[group] for group in ("loss", "data", "model")},
+            directory=cell.directory,
+        )
+        for cell, composed in members
+    ]

@@ -1,0 +1,34 @@
+"""A process of a run on several devices: `python -m rmexp.runner.worker JOB`; see `launch`."""
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from rmexp.config.schema import register
+from rmexp.core.console import Reporter
+from rmexp.runner.job import run_job
+from rmexp.runner.launch import end_with_parent
+
+
+def run_worker() -> None:
+    """Do this process's part of the job; what goes wrong is told to the launcher."""
+    handler = get_error_handler()
+    handler.initialize()
+    end_with_parent(os.getppid())
+    job, sys.argv, mark = pickle.loads(Path(sys.argv[1]).read_bytes())
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    register()
+    try:
+        run_job(job, Reporter(mark))
+    except BaseException as error:
+        handler.record_exception(error)
+        sys.stdout.flush()
+        os._exit(1)  # what still waits for another process would hold this one up
+
+
+if __name__ == "__main__":
+    run_worker()

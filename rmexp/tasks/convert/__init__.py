@@ -1,0 +1,4 @@
+"""Conversion of other trainers' configurations.
+
+Imports core and config. Start with `task`.
+"""

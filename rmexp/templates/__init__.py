@@ -1,0 +1,4 @@
+"""Messages to text: chat templates, rendering, and the audit of a template.
+
+Imports core, config and comparison. Start with `template`.
+"""

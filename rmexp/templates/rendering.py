@@ -1,0 +1,203 @@
+"""Messages -> text -> token ids, under the template that a tokenizer carries.
+
+The one path of training, evaluation, scoring and export. What a template would leave out or write
+as a Python list is put right here, or said.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from rmexp.comparison import Comparison, Message
+from rmexp.core.errors import UserError, note_fallback
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""The names under which messages carry their reasoning."""
+
+
+ITERATES_PARTS = re.compile(r"\bfor\s+\w+\s+in\s+[\w.\[\]'\"]*content['\"\]]*(?![\w.'\"\]])")
+"""Finds a template that reads content as a list of parts by itself."""
+
+
+_looked_at: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""What of a dialogue was seen to be shown, or said to be left out, by a tokenizer's template."""
+
+
+def render(
+    tokenizer: Any,
+    dialogues: Sequence[Sequence[Message]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    unfinished: bool = False,
+) -> list[str]:
+    """The text of each dialogue under the tokenizer's template, special tokens included.
+
+    Args:
+        tokenizer: with a template installed.
+        dialogues: lists of messages.
+        tools: JSON schemas of the tools that the assistant may call.
+        unfinished: each dialogue ends where its last message ends, without an end of turn.
+
+    Raises:
+        UserError: the template refuses a dialogue (its own sentence is passed on), a message holds
+            something that is not text, or an unfinished one does not end as it is written.
+    """
+    keeps_parts = ITERATES_PARTS.search(tokenizer.chat_template or "") is not None
+    texts = []
+    for dialogue in dialogues:
+        messages = [_prepared(message, keeps_parts) for message in dialogue]
+        texts.append(_render_one(tokenizer, messages, tools, unfinished))
+        _say_what_is_left_out(tokenizer, messages, tools, unfinished, texts[-1])
+    return texts
+
+
+def render_comparison(tokenizer: Any, comparison: Comparison) -> list[str]:
+    """The text of each response with its prompt.
+
+    Raises:
+        UserError: see `render`.
+    """
+    dialogues = [(*comparison.prompt, *response) for response in comparison.responses]
+    return render(tokenizer, dialogues, comparison.tools, comparison.unfinished)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of rendered texts; nothing is added that the template did not write."""
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+
+
+def fit(
+    tokenizer: Any, comparison: Comparison, max_length: int
+) -> tuple[list[str], list[list[int]]] | None:
+    """Texts and token ids of a comparison whose oldest prompt turns are left out until it fits.
+
+    System messages and the last user turn stay, and a response is never cut: None where the longest
+    response is over `max_length` tokens even so.
+    """
+    shorter = _without_oldest_turn(comparison.prompt)
+    while shorter is not None:
+        texts = render_comparison(tokenizer, dataclasses.replace(comparison, prompt=shorter))
+        ids = tokenize(tokenizer, texts)
+        if max(map(len, ids)) <= max_length:
+            return texts, ids
+        shorter = _without_oldest_turn(shorter)
+    return None
+
+
+def _without_oldest_turn(prompt: tuple[Message, ...]) -> tuple[Message, ...] | None:
+    """The prompt without its first user turn and the answers to it; None when one turn is left."""
+    users = [n for n, message in enumerate(prompt) if message["role"] == "user"]
+    if len(users) < 2:
+        return None
+    return prompt[: users[0]] + prompt[users[1] :]
+
+
+def _render_one(
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    unfinished: bool,
+) -> str:
+    import jinja2
+
+    last = messages[-1] if messages else {}
+    if unfinished and (last.get("role") != "assistant" or last.get("tool_calls")):
+        raise UserError("An unfinished response ends in the assistant's text, and in nothing else.")
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            tools=[dict(tool) for tool in tools] or None,
+            tokenize=False,
+            continue_final_message=unfinished,
+        )
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        if unfinished and isinstance(error, ValueError):
+            raise UserError(_NOT_AT_ITS_END) from error
+        called = any(message.get("tool_calls") for message in messages)
+        hint = " (template=chatml shows tool calls)" if called else ""
+        raise UserError(f"The chat template refuses a dialogue: {error}{hint}.") from error
+    # A template may trim what it shows, finished or not; it must end with the step all the same.
+    if unfinished and not text.rstrip().endswith(_plain_text(last["content"]).rstrip()):
+        raise UserError(_NOT_AT_ITS_END)
+    return text
+
+
+_NOT_AT_ITS_END = (
+    "The chat template does not show an unfinished response as it is written, so there is no token "
+    "to read its reward at: choose template=chatml or template=plain."
+)
+
+
+def _prepared(message: Message, keeps_parts: bool) -> dict[str, Any]:
+    """A message as templates expect it: parts joined to text, arguments of tool calls as objects.
+
+    Templates write arguments as JSON; arguments that are JSON text already would be written twice.
+    """
+    prepared = dict(message)
+    if isinstance(content := message.get("content"), list):
+        text = _plain_text(content)
+        prepared["content"] = content if keeps_parts else text
+    if message.get("tool_calls"):
+        prepared["tool_calls"] = [_with_objects(call) for call in message["tool_calls"]]
+    return prepared
+
+
+def _plain_text(content: Any) -> str:
+    """The text of a message's content; parts are joined as Hugging Face's own templates join them.
+
+    Raises:
+        UserError: a part is no text.
+    """
+    if isinstance(content, str):
+        return content
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise UserError(f"A message holds a part of type {kind!r}; only text can be scored.")
+    return "".join(part["text"] for part in content)
+
+
+def _with_objects(call: Any) -> Any:
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(call.get("function"), Mapping):
+        return dict(call) | {"function": _with_objects(call["function"])}
+    try:
+        arguments = json.loads(call["arguments"])
+    except (KeyError, TypeError, ValueError):
+        return call
+    return dict(call) | {"arguments": arguments} if isinstance(arguments, dict) else call
+
+
+def _say_what_is_left_out(
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    unfinished: bool,
+    text: str,
+) -> None:
+    """Say, once a tokenizer, that its template leaves out tools, tool calls or the last reasoning.
+
+    (Reasoning of earlier turns is left out by families that are trained so.)
+    """
+    parts = {
+        "tools": bool(tools),
+        "tool_calls": any(message.get("tool_calls") for message in messages),
+        "reasoning_content": any(messages[-1].get(name) for name in REASONING),
+    }
+    looked_at = _looked_at.setdefault(tokenizer, set())
+    for name in (name for name, there in parts.items() if there and name not in looked_at):
+        keys = REASONING if name == "reasoning_content" else (name,)
+        without = [{k: v for k, v in message.items() if k not in keys} for message in messages]
+        try:
+            bare = _render_one(tokenizer, without, () if name == "tools" else tools, unfinished)
+        except UserError:
+            bare = ""
+        looked_at.add(name)
+        if bare == text:
+            note_fallback(
+                f"The chat template does not show {name}: no reward can depend on it "
+                "(template=chatml shows all)."
+            )

@@ -1,0 +1,139 @@
+"""A saved view for a project of W&B: python -m rmexp.tracking.wandb_workspace ENTITY/PROJECT
+
+Needs the extra `workspace` (pip install 'rmexp[workspace]'), and an account: only the server keeps
+views. `view` alone needs neither account nor network.
+"""
+
+import sys
+from typing import Any
+
+from rmexp.core.errors import UserError
+from rmexp.tracking.wandb_logger import STEP
+
+LOSS, MARGIN = "labels.loss", "loss.margin"
+"""Keys of a run's configuration."""
+
+
+ACCURACY = ("test/accuracy_low", "test/accuracy", "test/accuracy_high")
+
+
+BOUNDS = ("lower bound", "accuracy", "upper bound")
+
+
+WORKSPACE_COLUMNS = (
+    "test/accuracy",
+    "test/length_controlled_accuracy",
+    "test/margin_standardised",
+    "test/auc",
+    "test/ece",
+)
+"""The last axes of the parallel coordinates, and what is pinned beside each run's name."""
+
+
+def view(entity: str, project: str) -> Any:
+    """The view: which loss at which margin is better, and how sure that is; then how it came about.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+        from wandb_workspaces import expr
+    except ImportError:
+        raise UserError(
+            "A W&B workspace needs the extra: pip install 'rmexp[workspace]'."
+        ) from None
+    axes: list[Any] = [
+        *(wr.Config(key) for key in (LOSS, MARGIN, "optim.lr", "seed")),
+        *(wr.SummaryMetric(name) for name in WORKSPACE_COLUMNS),
+    ]
+    judged = ws.Section(
+        name="Which is better",
+        is_open=True,
+        pinned=True,
+        panels=[
+            wr.BarPlot(
+                title="Test accuracy with its 95% interval",
+                metrics=list(ACCURACY),
+                line_titles=dict(zip(ACCURACY, BOUNDS, strict=True)),
+                max_runs_to_show=30,
+            ),
+            wr.ScatterPlot(
+                title="Test accuracy over margin",
+                x=wr.Config(MARGIN),
+                y=wr.SummaryMetric("test/accuracy"),
+                legend_template=f"${{config:{LOSS}}} ${{config:{MARGIN}}}",
+            ),
+            wr.BarPlot(
+                title="Test accuracy by loss, mean and standard error over its runs",
+                metrics=["test/accuracy"],
+                groupby=wr.Config(LOSS),
+                groupby_aggfunc="mean",
+                groupby_rangefunc="stderr",
+            ),
+            wr.BarPlot(
+                title="Test accuracy by margin, mean and standard error over its runs",
+                metrics=["test/accuracy"],
+                groupby=wr.Config(MARGIN),
+                groupby_aggfunc="mean",
+                groupby_rangefunc="stderr",
+            ),
+            wr.ParallelCoordinatesPlot(
+                title="Settings and what came of them",
+                columns=[wr.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes],
+            ),
+        ],
+    )
+    training = ws.Section(
+        name="How it came about",
+        is_open=True,
+        panels=[
+            wr.LinePlot(title=name, x=STEP, y=[name])
+            for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+        ],
+    )
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="rmexp: loss by margin",
+        sections=[judged, training],
+        auto_generate_panels=True,  # histograms, plots and tables below
+        runset_settings=ws.RunsetSettings(
+            order=[expr.Ordering(expr.Summary("test/accuracy"), ascending=False)],
+            pinned_columns=[
+                f"config:{LOSS}",
+                f"config:{MARGIN}",
+                *(f"summary:{name}" for name in (*ACCURACY, *WORKSPACE_COLUMNS[1:])),
+            ],
+        ),
+    )
+
+
+def write_workspace(words: list[str]) -> str:
+    """Save the view as a new one; returns its address.
+
+    Raises:
+        UserError: no ENTITY/PROJECT is given, the extra is missing, or the server refuses.
+    """
+    entity, _, project = words[0].partition("/") if len(words) == 1 else ("", "", "")
+    if not entity or not project or "/" in project:
+        raise UserError(
+            "Give one project of W&B: python -m rmexp.tracking.wandb_workspace ENTITY/PROJECT"
+        )
+    workspace = view(entity, project)
+    try:
+        return workspace.save_as_new_view().url
+    except Exception as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{entity}/{project}: W&B does not save the view ({line}); `wandb login` first, "
+            "and see that the project exists."
+        ) from error
+
+
+if __name__ == "__main__":
+    try:
+        print(write_workspace(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"rmexp: {error}")

@@ -1,0 +1,219 @@
+"""Lightning callbacks: validation schedule, resume checkpoints, progress."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rmexp.core import distributed
+from rmexp.core.console import PLAIN_SECONDS, Reporter
+
+SMOOTHING = 0.9
+
+
+class TrainingProgress(lightning.Callback):
+    """Steps, loss, accuracy, pairs a second and time left, over the whole run."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.shown: dict[str, float] = {}
+        self._last = 0.0
+        self.start, self.first_step = time.monotonic(), 0
+        self.first: dict[str, int] = {}
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Open the bar at the step where the run stands."""
+        self.total = module.steps
+        self.start, self.first_step = time.monotonic(), trainer.global_step
+        self.first = module.seen
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.reporter.console,
+            disable=not self.reporter.console.is_terminal,
+        )
+        self.task = self.bar.add_task(
+            "training", total=self.total, completed=trainer.global_step, note=""
+        )
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Move on."""
+        for name in {"loss", "accuracy"} & set(module.shown):
+            new = module.shown[name]
+            self.shown[name] = SMOOTHING * self.shown.get(name, new) + (1 - SMOOTHING) * new
+        unit = "pairs" if module.seen["pairs"] else "responses"
+        words = [f"{n} {self.shown[n]:.3f}" for n in ("loss", "accuracy") if n in self.shown]
+        note = "  ".join([*words, f"{self.per_second(module, unit):.1f} {unit}/s"])
+        self.bar.update(self.task, completed=trainer.global_step, note=note)
+        now, done = time.monotonic(), trainer.global_step >= self.total
+        if not self.reporter.console.is_terminal and (now - self._last > PLAIN_SECONDS or done):
+            self._last = now
+            each = (now - self.start) / max(1, trainer.global_step - self.first_step)
+            left = each * (self.total - trainer.global_step)
+            self.reporter.say(f"step {trainer.global_step}/{self.total}  {note}  {left:.0f} s left")
+
+    def on_validation_start(self, trainer: Any, module: Any) -> None:
+        """The bar says that it waits for a validation."""
+        if hasattr(self, "bar"):
+            self.bar.update(self.task, description="validating")
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        """Print what was found."""
+        if hasattr(self, "bar") and not trainer.sanity_checking:
+            self.bar.update(self.task, description="training")
+            values = {
+                name: float(v)
+                for name, v in trainer.callback_metrics.items()
+                if name.startswith("val/")
+            }
+            shown = (f"val/{name}" for name in ("accuracy", "spearman", "loss", "margin"))
+            words = (f"{n.removeprefix('val/')} {values[n]:.4f}" for n in shown if n in values)
+            self.reporter.say(f"val at step {trainer.global_step}: {'  '.join(words)}")
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Close the bar."""
+        self.bar.stop()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """Close the bar, so that the terminal is whole."""
+        if hasattr(self, "bar"):
+            self.bar.stop()
+
+    def per_second(self, module: Any, unit: str) -> float:
+        """Judged pairs or responses a second since the start (or the resume), with validations."""
+        done = module.seen[unit] - self.first.get(unit, 0)
+        return done / max(1e-9, time.monotonic() - self.start)
+
+
+NEVER = 10**9
+
+
+def validation_steps(steps: int, count: int) -> set[int]:
+    """The steps after which to validate: `count` of them, evenly spread, the last at the end."""
+    return {round(steps * (n + 1) / count) for n in range(count)} - {0}
+
+
+class EvenlySpacedValidation(lightning.Callback):
+    """Validate `count` times, evenly over the run, the last time after the last step.
+
+    Lightning's own interval restarts with every epoch and may miss the end of the run.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Plan the steps after which to validate."""
+        self.due = validation_steps(module.steps, self.count)
+        trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Tell Lightning whether to validate now."""
+        trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint into a file that then gets its name; Lightning makes all of it in memory
+    first, which doubles what a run needs."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """See `write_checkpoint`."""
+        write_checkpoint(checkpoint, Path(path))
+
+
+def write_checkpoint(content: Any, file: Path) -> None:
+    """Write all of it, or leave the file that was there.
+
+    Raises:
+        OSError: it cannot be written; of a full disk torch would not say so.
+    """
+    aside = file.with_name(f".writing-{file.name}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(aside, "wb") as stream:
+            torch.save(content, stream)
+        os.replace(aside, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # of the stream
+            raise error.__context__ from None
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class ResumeCheckpoint(Checkpoint):
+    """Keeps one whole checkpoint to resume from, replaced in one move.
+
+    Ctrl-C ends training once the step at work is done and saved; a second one ends it at once.
+    """
+
+    def __init__(self, file: Path, every: int) -> None:
+        self.file, self.every = file, every
+        self.stopping = self.agreed = False
+        self._handler: Any = None
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Wait for Ctrl-C, where signals can be waited for."""
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, *_: Any) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+        if distributed.is_rank_zero():
+            print("stopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Save between validations; at a validation the state after it is saved instead."""
+        # Ctrl-C may reach one process during a step and another after it.
+        self.agreed = any(distributed.all_gather_object(self.stopping))
+        due = self.agreed or trainer.global_step % self.every == 0
+        if due and trainer.val_check_batch == NEVER:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        """Save with the validation's verdict (best score, patience) in it."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.agreed = any(distributed.all_gather_object(self.stopping))
+            self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        aside = self.file.with_name(".last.ckpt")
+        trainer.save_checkpoint(aside)
+        if distributed.is_rank_zero():
+            os.replace(aside, self.file)
+        if self.agreed:
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: Any, module: Any, stage: str) -> None:
+        """Leave Ctrl-C to others again."""
+        self._leave()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        """The same; a run that fails is not torn down."""
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None

@@ -1,0 +1,43 @@
+"""When a loss has gone so far up that the rest of a run would be wasted."""
+
+from collections import deque
+from typing import Any
+
+DIVERGENCE_WINDOW = 20
+
+
+DIVERGENCE_FACTOR = 100.0
+
+
+class Divergence:
+    """A loss diverges when its mean over the last 20 steps is 100 times that over the first 20.
+
+    Of first means below 1, 1 is taken: a loss near 0 may well move. A loss that only wanders, or
+    begins anew with every epoch, stays far below that; a learning rate that is too high does not.
+    """
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.last: deque[float] = deque(maxlen=DIVERGENCE_WINDOW)
+
+    def add(self, loss: float) -> str | None:
+        """Take a step's loss; what to say where it diverges."""
+        if len(self.first) < DIVERGENCE_WINDOW:
+            self.first.append(loss)
+            return None
+        self.last.append(loss)
+        start, now = (sum(part) / DIVERGENCE_WINDOW for part in (self.first, self.last))
+        if len(self.last) < DIVERGENCE_WINDOW or now <= DIVERGENCE_FACTOR * max(1.0, start):
+            return None
+        return (
+            f"the loss diverges: {now:.4g} over the last {DIVERGENCE_WINDOW} steps, "
+            f"{start:.4g} at first"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"first": self.first, "last": list(self.last)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.first, self.last = list(state["first"]), deque(state["last"], maxlen=DIVERGENCE_WINDOW)

@@ -1,0 +1,66 @@
+"""How it trains: parameter groups, optimizer and schedule."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import transformers
+from annotated_types import Ge, Gt, Le, Lt
+from torch import nn
+
+from rmexp.models.reward_model import head_parameters
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) with warm-up and a schedule.
+
+    Args:
+        lr: peak learning rate of the backbone, or of LoRA's matrices in it.
+        head_lr: peak learning rate of the reward head; None takes `lr`.
+        loss_lr: of the loss's own parameters (cut points, a tie's width), without weight decay.
+        weight_decay: of the matrices that `lr` is for; vectors (norms, biases) have none.
+        head_weight_decay: of the reward head; None takes `weight_decay`.
+        beta1, beta2: decay of the moments.
+        warmup: share of all steps over which the rate rises from 0.
+        schedule: `cosine` or `linear` to 0, or `constant`.
+        clip: largest gradient norm over all parameters; None does not clip.
+    """
+
+    moments: ClassVar[int] = 2  # numbers kept for each weight that trains
+
+    lr: Annotated[float, Gt(0)]
+    head_lr: Annotated[float, Gt(0)] | None = None
+    loss_lr: Annotated[float, Gt(0)] = 1e-2
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    head_weight_decay: Annotated[float, Ge(0)] | None = None
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
+    warmup: Annotated[float, Ge(0), Le(1)] = 0.1
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: Annotated[float, Gt(0)] | None = 1.0
+
+    def build(self, model: Any, loss: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+        """The optimizer over all trainable parameters, and its schedule over `steps` updates."""
+        head = [p for p in head_parameters(model) if p.requires_grad]
+        names = {id(p) for p in head}
+        body = [p for p in model.parameters() if p.requires_grad and id(p) not in names]
+        head_decay = self.weight_decay if self.head_weight_decay is None else self.head_weight_decay
+        groups = [
+            {
+                "params": [p for p in body if p.ndim > 1],
+                "lr": self.lr,
+                "weight_decay": self.weight_decay,
+            },
+            {"params": [p for p in body if p.ndim <= 1], "lr": self.lr, "weight_decay": 0.0},
+            {"params": head, "lr": self.head_lr or self.lr, "weight_decay": head_decay},
+            {"params": list(loss.parameters()), "lr": self.loss_lr, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            betas=(self.beta1, self.beta2),
+            fused=True,
+        )
+        name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        warmup = round(self.warmup * steps)
+        return optimizer, transformers.get_scheduler(name, optimizer, warmup, steps)

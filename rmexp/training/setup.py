@@ -1,0 +1,277 @@
+"""What several tasks do first: tokenizer, data and model, in the order that fails cheaply."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import nn
+
+from rmexp.batching.collate import Layout
+from rmexp.config.compose import suggest
+from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError, note_fallback
+from rmexp.data.datamodule import ComparisonData
+from rmexp.evaluation.metrics import compute_metrics
+from rmexp.evaluation.scored_set import eval_labels
+from rmexp.inference.export import check_fingerprint
+from rmexp.losses import Loss
+from rmexp.models.layout_probe import choose_layout
+from rmexp.models.model_cache import ModelCache
+from rmexp.models.reward_model import check_padding, compile_layers, length_dependent, max_positions
+from rmexp.templates.template import Audit, Template, audit_template
+from rmexp.tracking.run_directory import RunDirectory, describe_environment
+from rmexp.training.trainer import TrainerSettings, required_disk_bytes
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A tokenizer that carries the template, the data rendered with it, and what to say of both."""
+
+    tokenizer: Any
+    data: ComparisonData
+    audit: Audit
+    said: str | None = None
+
+
+def prepare_data(
+    source: Any,
+    template: Template,
+    data: ComparisonData,
+    seed: int,
+    run: RunDirectory,
+    reporter: Reporter,
+    check: Callable[[], None] = lambda: None,
+    others: Sequence[ComparisonData] = (),
+) -> Prepared:
+    """`prepare`, and say it all."""
+    prepared = prepare(source, template, data, seed, reporter, check, others)
+    report_prepared(prepared, seed, run, reporter, others)
+    return prepared
+
+
+def prepare(
+    source: Any,
+    template: Template,
+    data: ComparisonData,
+    seed: int,
+    reporter: Reporter,
+    check: Callable[[], None] = lambda: None,
+    others: Sequence[ComparisonData] = (),
+) -> Prepared:
+    """Load the tokenizer, install the template, read, tokenise and check the data.
+
+    Nothing here loads a model, so that bad rows stop a run within seconds. `others` are data that
+    the same model will see.
+    """
+    everything = [data, *others]
+    for one in everything:
+        one.check_sources()
+    tokenizer = source.load_tokenizer()
+    said = template.install(tokenizer)
+    for one in everything:
+        one.prepare(tokenizer, seed, reporter.count)
+    check()
+    audit = audit_template(tokenizer, *data.example())
+    if audit.bos_count > 1:
+        raise UserError(
+            f"The template begins a text with {audit.bos_count} BOS tokens; write one at most."
+        )
+    return Prepared(tokenizer, data, audit, said)
+
+
+def report_prepared(
+    prepared: Prepared,
+    seed: int,
+    run: RunDirectory,
+    reporter: Reporter,
+    others: Sequence[ComparisonData] = (),
+) -> None:
+    """Say what the data and the template are, and keep it in `environment.json`."""
+    everything, audit, said = [prepared.data, *others], prepared.audit, prepared.said
+    lines = [line for one in everything for line in one.lines()]
+    reporter.say_once(*lines, *([said] if said else []), *audit.lines())
+    reports = [one.report.to_dict() for one in everything]
+    facts = {
+        "data": reports if others else reports[0],
+        "template": dataclasses.asdict(audit),
+        "seed": seed,
+        "data_fingerprint": "+".join(one.fingerprint for one in everything),
+    }
+    run.write_json("environment.json", describe_environment(**facts))
+    if prepared.data.held_out is not None:
+        run.update(fold=prepared.data.held_out)
+
+
+def load_model(
+    source: Any,
+    prepared: Prepared,
+    seed: int,
+    run: RunDirectory,
+    reporter: Reporter,
+    device: str,
+    tune: Any = None,
+    opened: ModelCache | None = None,
+) -> Any:
+    """`open_model`, and say what it is."""
+    model = open_model(source, prepared, seed, device, tune, opened)
+    facts = parameter_counts(model, tune)
+    run.update(**facts, layout=prepared.data.layout)
+    trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
+    parameters = f"{_millions(facts['parameters'])} parameters{trains}"
+    reporter.say_once(f"model: {source.name}, {parameters}, layout {prepared.data.layout}")
+    return model
+
+
+def open_model(
+    source: Any,
+    prepared: Prepared,
+    seed: int,
+    device: str,
+    tune: Any = None,
+    opened: ModelCache | None = None,
+) -> Any:
+    """Load the reward model, check that it fits the data, and choose the layout on its device.
+
+    Args:
+        tune: which part of it will train, see `tuning`; None where nothing will.
+        opened: what earlier runs of this process know of it.
+
+    Raises:
+        UserError: the model has fewer positions than the longest row needs, or padding would
+            change its rewards.
+    """
+    opened, tokenizer = opened or ModelCache(keeps=False), prepared.tokenizer
+    model = opened.load(source, tokenizer, seed, tune)
+    places, longest = max_positions(model), prepared.data.longest()
+    if places is not None and longest > places:
+        raise UserError(
+            f"The longest row has {longest} tokens, the model {places} positions: "
+            f"set data.max_length={places}."
+        )
+    if (known := length_dependent(model, longest)) is not None:
+        note_fallback(known)
+    model.to(device)  # the layout is proved with the kernels that will train
+
+    def probe() -> Layout:
+        check_padding(model, tokenizer.pad_token_id)
+        return choose_layout(model, source.layout)
+
+    prepared.data.layout = opened.once(probe, source, tokenizer, tune, device)
+    prepared.data.places = places
+    if source.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if source.compile:
+        compile_layers(model)
+    return model
+
+
+def parameter_counts(model: Any, tune: Any = None) -> dict[str, int]:
+    """How many parameters a loaded model has, and how many of them train."""
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"parameters": model.whole_size} | ({} if tune is None else {"trainable": trainable})
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 10**5 else f"{count:,}"
+
+
+def load_trained(
+    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter, device: str
+) -> Any:
+    """Load a model that must have been trained as a reward model already.
+
+    Raises:
+        UserError: its head is missing, or its template is not the one it was trained with.
+    """
+    if (directory := getattr(source, "path", None)) is not None:
+        check_fingerprint(Path(directory), prepared.tokenizer)
+    model = load_model(source, prepared, seed, run, reporter, device)
+    if model.fresh_head:
+        raise UserError(f"{source.path} has no reward head (score.weight): train it first.")
+    return model
+
+
+def card_facts(
+    name: str,
+    source: Any,
+    labels: Mapping[str, str],
+    prepared: Prepared,
+    loss: Loss,
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
+    """What an export says of itself in its card and in rmexp.json."""
+    settings = {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
+    shown = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "training" and k[0] != "_")
+    paths = ", ".join(Path(path).name for path in prepared.data.paths)
+    return {
+        "name": name,
+        "base": source.name,
+        "data": f"{labels['data']} ({paths}, {prepared.data.fingerprint})",
+        "loss": f"{labels['loss']} ({shown})" if shown else labels["loss"],
+        "fingerprint": prepared.audit.fingerprint,
+        "metrics": {key: value for key, value in metrics.items() if key.startswith("test/")},
+    }
+
+
+def report_warnings(verdicts: Sequence[str], run: RunDirectory, reporter: Reporter) -> None:
+    """Say what is bad about the rewards, and keep it in `result.json`."""
+    run.update(verdicts=list(verdicts))
+    reporter.say(*(f"! {sentence}" for sentence in verdicts))
+
+
+def check_disk(model: nn.Module, folder: Path) -> None:
+    """Refuse to start a run that the disk cannot hold.
+
+    Raises:
+        UserError: says how much is needed and how much is free.
+    """
+    parameters = list(model.parameters())
+    needed = required_disk_bytes(
+        sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    )
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"The run may need {needed / 2**30:.1f} GiB in {folder}, "
+            f"and {free / 2**30:.1f} GiB are free; free some, or run elsewhere."
+        )
+
+
+def seed_everything(seed: int) -> None:
+    """Every generator, and no nondeterministic kernels where there is a choice."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it
+    lightning.seed_everything(seed, verbose=False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def resolve_monitor(trainer: TrainerSettings, data: ComparisonData) -> TrainerSettings:
+    """The settings with `auto` settled: accuracy where val has pairs, else what its ratings allow.
+
+    Raises:
+        UserError: what is to be watched is not what a validation of these rows will measure.
+    """
+    val = data.splits["val"]
+    rng = np.random.default_rng(0)
+    rewards = {
+        int(row): rng.random(len(ratings)).tolist()
+        for row, ratings in zip(val, data.rows.select(val)["ratings"], strict=True)
+    }
+    tried = compute_metrics(eval_labels(data.rows, val).with_rewards(rewards))
+    known = ["loss", *(name for name, value in tried.items() if value == value)]
+    if trainer.monitor == "auto":
+        best = next(name for name in ("accuracy", "spearman", "loss") if name in known)
+        return dataclasses.replace(trainer, monitor=f"val/{best}")
+    if trainer.monitor.removeprefix("val/") not in known:
+        close = suggest(trainer.monitor, [f"val/{name}" for name in known])
+        subsets = sorted(name for name in known if "/" in name)
+        raise UserError(
+            f"trainer.monitor={trainer.monitor}: these validation rows do not have it{close}"
+            + (f"; of subsets they have {', '.join(subsets)}." if subsets else ".")
+        )
+    return trainer

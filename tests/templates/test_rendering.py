@@ -1,0 +1,197 @@
+"""Messages -> text: tools, unfinished responses, parts, what is left out, truncation."""
+
+import pytest
+
+from rmexp.comparison import Comparison, PreferenceLabel
+from rmexp.core.errors import UserError
+from rmexp.models.tiny import Tiny
+from rmexp.templates import rendering
+from rmexp.templates.template import Template
+from tests.helpers.toys import tiny_tokenizer
+
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+TOOL = {"type": "function", "function": {"name": "weather"}}
+EACH = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+
+
+def with_source(source, **settings):
+    tokenizer = Tiny().load_tokenizer()
+    Template(source, **settings).install(tokenizer)
+    return tokenizer
+
+
+def long_talk(**fields):
+    prompt = []
+    for n in range(3):
+        prompt += [
+            {"role": "user", "content": f"question {n}"},
+            {"role": "assistant", "content": f"answer {n}"},
+        ]
+    prompt = [{"role": "system", "content": "S"}, *prompt, {"role": "user", "content": "last"}]
+    return Comparison(
+        "",
+        tuple(prompt),
+        (({"role": "assistant", "content": "x" * 30},), (TALK[1],)),
+        (PreferenceLabel(0, 1),),
+        **fields,
+    )
+
+
+def test_oldest_turns_go_first_and_the_response_stays():
+    tokenizer = tiny_tokenizer()
+    texts = rendering.render_comparison(tokenizer, long_talk())
+    whole = len(rendering.tokenize(tokenizer, texts)[0])
+    texts, ids = rendering.fit(tokenizer, long_talk(), whole - 10)
+    assert "question 0" not in texts[0]
+    assert "answer 0" not in texts[0]
+    assert "question 1" in texts[0]
+    assert "system" in texts[0]
+    assert "x" * 30 in texts[0]
+    assert max(map(len, ids)) <= whole - 10
+
+
+def test_what_cannot_fit_is_none():
+    assert rendering.fit(tiny_tokenizer(), long_talk(), 40) is None
+
+
+def test_tools_reach_the_template_also_where_turns_are_cut():
+    tokenizer = with_source("{{ tools | tojson }}" + EACH)
+    comparison = long_talk(tools=(TOOL,))
+    texts = rendering.render_comparison(tokenizer, comparison)
+    assert texts[1].startswith('[{"type": "function", "function": {"name": "weather"}}][S]')
+    shorter, _ = rendering.fit(tokenizer, comparison, len(texts[0]) - 10)
+    assert shorter[0].startswith('[{"type"')
+    assert rendering.render(tokenizer, [TALK]) == ["null[Hi][Yo]"]
+
+
+def test_an_unfinished_response_has_no_end_of_turn_also_where_turns_are_cut():
+    tokenizer = tiny_tokenizer()
+    comparison = long_talk(unfinished=True)
+    texts = rendering.render_comparison(tokenizer, comparison)
+    assert texts[0].endswith("<|im_start|>assistant\n" + "x" * 30)
+    shorter, _ = rendering.fit(tokenizer, comparison, len(texts[0]) - 60)
+    assert shorter[0].endswith("x" * 30)
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "text"),
+    [
+        (EACH, "step 1\n\n", "[Hi][step 1\n\n"),
+        (
+            "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}",
+            "step 1\n\n",
+            "[Hi][step 1",
+        ),
+        (EACH, [{"type": "text", "text": "step "}, {"type": "text", "text": "1"}], "[Hi][step 1"),
+    ],
+)
+def test_an_unfinished_response_is_trimmed_where_the_template_trims(source, content, text):
+    talk = [TALK[0], {"role": "assistant", "content": content}]
+    assert rendering.render(with_source(source), [talk], unfinished=True) == [text]
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["m.content | upper", "m.content if m.content | length < 20 else '...'", "m.content | reverse"],
+)
+def test_a_template_that_changes_what_it_shows_cannot_show_unfinished_responses(shown):
+    tokenizer = with_source(EACH)
+    tokenizer.chat_template = EACH.replace("m.content", shown)
+    with pytest.raises(UserError, match="does not show an unfinished response as it is written"):
+        rendering.render(tokenizer, [TALK], unfinished=True)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [TALK[0], {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}],
+)
+def test_unfinished_responses_end_in_text(last):
+    with pytest.raises(UserError, match="ends in the assistant's text"):
+        rendering.render(with_source(EACH), [[*TALK, last]], unfinished=True)
+
+
+def test_parts_become_text_where_the_template_knows_only_text():
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
+    talk = [TALK[0], {"role": "assistant", "content": parts}]
+    assert rendering.render(with_source(EACH), [talk]) == ["[Hi][a b]"]
+
+
+@pytest.mark.parametrize(
+    "loop",
+    ["p in m['content']", 'p in m["content"]', "p in m.content", "p in m.content | list"],
+)
+def test_a_template_that_reads_parts_gets_them(loop):
+    source = (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for " + loop + " %}({{ p.text }}){% endfor %}{% endif %}{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    talk = [TALK[0], {"role": "assistant", "content": parts}]
+    assert rendering.render(with_source(source), [talk]) == ["Hi(a)(b)"]
+
+
+@pytest.mark.parametrize("loop", ["w in m.content.split(' ')", "w in m['content'].split(' ')"])
+def test_a_loop_over_words_is_no_loop_over_parts(loop):
+    source = "{% for m in messages %}{% for " + loop + " %}{{ w }} {% endfor %}{% endfor %}"
+    parts = [{"type": "text", "text": "a b"}]
+    talk = [TALK[0], {"role": "assistant", "content": parts}]
+    assert rendering.render(with_source(source), [talk]) == ["Hi a b "]
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "image_url", "image_url": {"url": "x"}}, "image_url"),
+        ({"image": "x"}, "text"),
+        ("word", "str"),
+    ],
+)
+def test_what_is_not_text_is_refused(part, kind):
+    talk = [{"role": "user", "content": [part]}, TALK[1]]
+    with pytest.raises(UserError, match=f"a part of type '{kind}'; only text can be scored"):
+        rendering.render(with_source(EACH), [talk])
+
+
+def test_arguments_that_are_json_text_are_not_written_twice():
+    source = EACH + "{{ messages[-1] | tojson }}"
+    calls = [
+        {"id": "1", "function": {"name": "f", "arguments": '{"x": 1}'}},
+        {"name": "g", "arguments": '{"y": 2}'},
+        {"name": "h", "arguments": "no JSON"},
+    ]
+    talk = [TALK[0], {"role": "assistant", "content": "", "tool_calls": calls}]
+    (text,) = rendering.render(with_source(source), [talk])
+    assert '"arguments": {"x": 1}' in text
+    assert '"arguments": {"y": 2}' in text
+    assert '"arguments": "no JSON"' in text
+    assert calls[0]["function"]["arguments"] == '{"x": 1}'
+
+
+@pytest.mark.parametrize(
+    ("more", "tools", "name"),
+    [
+        ({}, [TOOL], "tools"),
+        ({"tool_calls": [{"function": {"name": "f"}}]}, (), "tool_calls"),
+        ({"reasoning_content": "hm"}, (), "reasoning_content"),
+        ({"thinking": "hm"}, (), "reasoning_content"),
+    ],
+)
+def test_what_the_template_leaves_out_is_said_once(more, tools, name):
+    tokenizer = with_source(EACH)
+    talk = [TALK[0], TALK[1] | more]
+    with pytest.warns(UserWarning, match=f"does not show {name}: no reward can depend on it"):
+        rendering.render(tokenizer, [talk], tools)
+    rendering.render(tokenizer, [talk, talk], tools)
+    shows = with_source(EACH + "{{ tools }}{{ messages[-1] | tojson }}")
+    rendering.render(shows, [talk], tools)
+
+
+def test_reasoning_of_earlier_turns_is_the_familys_affair():
+    rendering.render(with_source(EACH), [[TALK[0], TALK[1] | {"reasoning_content": "hm"}, *TALK]])
+
+
+def test_a_refusal_over_tool_calls_names_a_template_that_shows_them():
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}
+    source = "{% for m in messages %}{{ m.content + '!' }}{% endfor %}"
+    with pytest.raises(UserError, match=r"refuses a dialogue: .*template=chatml shows tool calls"):
+        rendering.render(with_source(source), [[TALK[0], call]])
