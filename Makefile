@@ -1,11 +1,11 @@
-# make demo | test | lint | bench | soak. Each sets up what it needs in .venv first.
+# make demo | test | lint | docs | bench | soak. Each sets up what it needs in .venv first.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Tests and lint never touch the network.
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
-.PHONY: demo test lint bench soak setup clean
+.PHONY: demo test lint docs bench soak setup clean
 
 demo: setup
 	$(RUN) -m rmexp loss=contrastive loss.margin=1.0
@@ -21,6 +21,10 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
+
+# The site in site/; NO_MKDOCS_2_WARNING hides an advertisement.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 bench: $(VENV)/.dev
 	$(OFFLINE) $(RUN) -m bench
@@ -42,5 +46,9 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.run requirements/docs.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -1,26 +1,28 @@
-"""The README's own lines, typed as a newcomer would, on the tiny model."""
+"""Lines of the README and the guides, typed as a newcomer would, on the tiny model."""
 
 import re
 import shlex
 import subprocess
 from collections import Counter
 
+import pytest
+
 from tests.conftest import ROOT, result
 
-README = (ROOT / "README.md").read_text()
 QUICK = ("model=tiny", "logger=none", "trainer.validations=1")
 
 
-def section(title):
-    """The fenced blocks of a section, as (language, text)."""
-    body = README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def section(page, title):
+    """The fenced blocks of a page's section, as (language, text)."""
+    text = (ROOT / page).read_text()
+    body = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
     return re.findall(r"```(\w*)\n(.*?)```", body, re.DOTALL)
 
 
-def commands(title):
+def commands(page, title):
     """The lines of a section's bash blocks, without comments."""
-    lines = (line for kind, text in section(title) if kind == "bash" for line in text.splitlines())
-    return [re.sub(r"\s+#.*", "", line) for line in lines]
+    blocks = (text for kind, text in section(page, title) if kind == "bash")
+    return [re.sub(r"\s+#.*", "", line) for text in blocks for line in text.splitlines()]
 
 
 def type_in(rmexp, line, *more):
@@ -30,21 +32,23 @@ def type_in(rmexp, line, *more):
     return subprocess.run(line, shell=True, check=True, cwd=rmexp.folder)
 
 
-def test_your_own_data(rmexp):
-    rows = [
-        line
-        for kind, text in section("Your own data")
-        if kind == "json"
-        for line in text.splitlines()
-    ]
+@pytest.mark.parametrize(
+    ("page", "title", "kept"),
+    [("README.md", "Your data", 24), ("docs/data.md", "Your own data", 48)],
+)
+def test_your_own_data(rmexp, page, title, kept):
+    blocks = (text for kind, text in section(page, title) if kind == "json")
+    rows = [line for text in blocks for line in text.splitlines()]
     varied = [row.replace("2 + 2", f"{n} + {n}") for row in rows for n in range(12)]
     (rmexp.folder / "rows.jsonl").write_text("\n".join(varied))
-    (line,) = commands("Your own data")
-    assert "48 comparisons kept" in type_in(rmexp, line, *QUICK).stdout
+    *looks, line = commands(page, title)
+    for look in looks:
+        type_in(rmexp, look, "model=tiny")
+    assert f"{kept} comparisons kept" in type_in(rmexp, line, *QUICK).stdout
 
 
 def test_your_own_template(rmexp):
-    for line in commands("Your own template"):
+    for line in commands("docs/templates.md", "Your own template"):
         done = type_in(
             rmexp,
             line,
@@ -59,10 +63,11 @@ def test_score(rmexp, monkeypatch):
     rmexp(*QUICK, "data.limit=20")
     rmexp.runs()[0].rename(rmexp.folder / "RUN")
     (rmexp.folder / "rows.jsonl").write_text('{"prompt": "p", "response": "r"}\n')
-    (line,) = commands("Score")
+    (line,) = [line for line in commands("README.md", "Score and export") if "score" in line]
+    assert line in (ROOT / "docs/scoring.md").read_text()
     type_in(rmexp, line)
     assert (rmexp.folder / "rewards.jsonl").read_text().startswith('{"id": "row-1", "response": 0')
-    (program,) = [text for kind, text in section("Score") if kind == "python"]
+    (program,) = [text for kind, text in section("docs/scoring.md", "Python") if kind == "python"]
     monkeypatch.chdir(rmexp.folder)
     names = {}
     exec(program.replace("model.score", "rewards = model.score"), names)
@@ -70,12 +75,12 @@ def test_score(rmexp, monkeypatch):
 
 
 def test_your_own_loss(rmexp):
-    for kind, text in section("Your own loss"):
+    for kind, text in section("docs/losses.md", "Your own loss"):
         if kind == "python":
             name = re.match(r"# file: (\S+)", text)[1]
             (rmexp.folder / name).write_text(text)
             assert sum(bool(line.strip()) for line in text.splitlines()) <= 10
-    (line,) = commands("Your own loss")
+    (line,) = commands("docs/losses.md", "Your own loss")
     type_in(rmexp, line, *QUICK, "data.limit=30")
     option = rmexp.folder / "my_conf" / "loss" / "mine.yaml"
     option.parent.mkdir(parents=True)
@@ -86,16 +91,10 @@ def test_your_own_loss(rmexp):
 
 
 def test_sweep(rmexp):
-    line, _, status = commands("Sweep")
+    line, *_, status = commands("README.md", "Sweep")
     done = type_in(rmexp, line, *QUICK, "data.limit=20")
     assert done.stdout.count("  done    ") == 8
     assert "8 done" in type_in(rmexp, status).stdout
-
-
-def test_the_tree_names_every_module():
-    tree = README.split("## How it is built")[1]
-    for file in (ROOT / "rmexp").glob("*.py"):
-        assert file.name == "__init__.py" or file.name in tree
 
 
 def outline(name, other):
