@@ -186,20 +186,24 @@ def write() -> None:
          f"{line['alike']:.3f}", f"{line['correlation']:.4f}"]
         for line in found
     ]  # fmt: skip
-    columns = "what trains|steps|seed|rmexp|TRL|pairs judged alike|correlation of reward gaps"
+    columns = "what trains|steps|seed|rmexp|TRL|pairs ranked alike|correlation of reward gaps"
     means = []
     for tune in dict.fromkeys(line["tune"] for line in found):
         own = [line["accuracy"] for line in found if line["tune"] == tune]
         rmexp, trl = (np.mean([one[side][0] for one in own]) for side in SIDES)
         means.append(f"- tune={tune}, mean of {len(own)}: rmexp {rmexp:.3f}, TRL {trl:.3f}.")
     PAGE.write_text(
-        f"""# What is learnt in bf16: rmexp beside TRL
+        f"""# Accuracy beside TRL, in bf16
 
-Written by `python -m bench.accuracy`. SmolLM2-135M, HH harmless, steps of {PAIRS} pairs from the
-same weights over the same pairs in the same order, the same part of the model training (`full`;
-`last_layers`: four, and the norm; `head`), bf16, lr {LEARNING_RATE:g}; accuracy on {HELD_OUT}
-held-out pairs with its 95% interval. Rows are drawn from all others, or, where most is frozen, from
-{FROZEN_ROWS} pairs.
+```bash
+python -m bench.accuracy
+```
+
+SmolLM2-135M on HH harmless, lr {LEARNING_RATE:g}, steps of {PAIRS} pairs: rmexp and TRL train from
+the same weights on the same pairs in the same order. The same part of the model trains: `full`,
+`last_layers` (four layers and the final norm) or `head`. Accuracy is on {HELD_OUT} held-out pairs,
+with its 95% interval. Rows are drawn from all other pairs or, where most of the model is frozen,
+from {FROZEN_ROWS} pairs.
 
 {chr(10).join(table(columns, cells))}
 

@@ -1,4 +1,4 @@
-"""How often intervals hold the truth, and how often tests cry wolf: studies whose truth is known.
+"""Coverage of intervals and false alarms of tests, in simulated studies with a known truth.
 
 python -m bench.coverage        writes docs/coverage.md: 1,000 studies each, minutes on one core
 """
@@ -271,15 +271,21 @@ def main() -> None:
 def page() -> Iterator[str]:
     """docs/coverage.md, line by line."""
     error = 100 * math.sqrt(0.05 * 0.95 / STUDIES)
-    yield "# How often intervals cover and tests cry wolf"
+    yield "# Coverage of intervals and false alarms of tests"
     yield ""
-    yield f"`python -m bench.coverage`: {STUDIES:,} synthetic studies a line; their truth is known,"
-    yield f"and a share near 5 or 95% has a standard error of {error:.1f} points. `make soak` holds"
-    yield "lines to 93 to 97%, or 3.5 to 6.5%, but for those with a *: no method is exact with so"
-    yield "few prompts, or few seeds of unequal spread; Holm's correction is on the safe side."
-    yield from table("95% intervals (of `rmexp/bootstrap.py`)", "covers", intervals())
-    yield from table("Tests at 5% where nothing differs", "false alarms", [*alarms(), NAIVE])
-    yield from table("Tests at 5% where something does", "sees it", powers())
+    yield "```bash"
+    yield "python -m bench.coverage"
+    yield "```"
+    yield ""
+    yield f"Each line is {STUDIES:,} simulated studies whose true value is known; a share near 5%"
+    yield f"or 95% has a standard error of {error:.1f} points. `make soak` checks that shares are"
+    yield "within 93 to 97%, or 3.5 to 6.5%, except on lines with a *: no method is exact with so"
+    yield "few prompts, or few seeds of unequal variance. Holm's correction is conservative."
+    yield from table(
+        "95% intervals (`rmexp/evaluation/stats/bootstrap.py`)", "contain the truth", intervals()
+    )
+    yield from table("Tests at 5% without a difference", "false alarms", [*alarms(), NAIVE])
+    yield from table("Tests at 5% with a difference", "detect it", powers())
 
 
 def table(title: str, column: str, cases: Iterator[Cases] | list[Cases]) -> Iterator[str]:

@@ -126,9 +126,12 @@ def write() -> None:
     TABLE.write_text(
         f"""# Losses on real data, after a small budget
 
-Written by `python -m bench.losses`; nothing here is typed by hand. SmolLM2-135M-Instruct, {STEPS}
-steps from the same weights and seed, one seed, few rows: **what is told apart here are checkpoints,
-not losses**, and most intervals overlap. Validation rows are those that nothing was trained on; no
+```bash
+python -m bench.losses
+```
+
+SmolLM2-135M-Instruct, {STEPS} steps from the same weights, one seed, few rows. **This compares
+checkpoints, not losses**, and most intervals overlap. Val rows were not trained on, and no
 checkpoint was selected on them. "Longer wins" is the accuracy of that rule on the same pairs.
 
 {chr(10).join(table(heads, rows))}

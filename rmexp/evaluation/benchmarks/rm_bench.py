@@ -32,7 +32,7 @@ STYLES = 3
 class RMBench:
     """`DOMAIN/easy`, `/normal`, `/hard` and `/score`, and the same over the four domains.
 
-    A[i][j] = P(chosen in style i outscores rejected in style j). Hard is the mean above the
+    `A[i][j]` = P(chosen in style i outscores rejected in style j). Hard is the mean above the
     diagonal (the rejected answer has the fancier style), normal the diagonal, easy below it; a
     domain's score is the mean of the three. Source: Liu et al. 2024, arXiv:2410.16184,
     https://github.com/THU-KEG/RM-Bench.
