@@ -121,7 +121,7 @@ def _run_sweep(checked: PreflightResult, start: Callable[..., None]) -> bool:
     with plan.locked():
         plan.write()
         entry.collect()
-        announce(plan, checked.cells, reporter, checked.launcher, entry.known())
+        announce(plan, checked.cells, reporter, checked.launcher)
         entry.reporter, entry.groups = reporter, head_groups(plan, checked.cells)
         try:
             start(f"hydra.sweep.dir={plan.directory}", *checked.extra)
@@ -135,7 +135,7 @@ def _run_sweep(checked: PreflightResult, start: Callable[..., None]) -> bool:
             if not checked.trials or any(state.status == "done" for state in plan.states()):
                 raise
         finally:
-            entry.reporter, entry.groups, entry.opened = None, {}, None
+            entry.reporter, entry.groups = None, {}
         return finish_sweep(plan, checked.cells[0].config.sweep.export, reporter)
 
 

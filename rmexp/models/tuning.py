@@ -312,14 +312,9 @@ def _frozen(module: nn.Module) -> set[str]:
 
 
 def merge(model: nn.Module) -> None:
-    """Add LoRA's updates to the weights that they belong to, and leave a plain model.
-
-    The sums are new weights: the old ones may be those of other runs, too (`opened`).
-    """
+    """Add LoRA's updates to the base weights and leave a plain model."""
     adapted = [(n, m) for n, m in model.named_modules() if hasattr(m, "get_base_layer")]
     for name, module in adapted:
         adapter: Any = module
-        layer = adapter.get_base_layer()
-        layer.weight = nn.Parameter(layer.weight.detach().clone())
         adapter.merge()
-        model.set_submodule(name, layer)
+        model.set_submodule(name, adapter.get_base_layer())

@@ -9,21 +9,17 @@ from rich.table import Table
 
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
-from rmexp.models.model_cache import ModelCache
 from rmexp.runner.estimate import MeasuredJob, measure
 from rmexp.runner.job import quieten_libraries, relative_path
 from rmexp.runner.sweep_plan import THIS_HOST, JobSpec, SweepPlan
 from rmexp.tracking.run_directory import first_line
 
 
-def announce(
-    plan: SweepPlan, cells: Sequence[JobSpec], reporter: Reporter, launcher: str, opened: ModelCache
-) -> None:
+def announce(plan: SweepPlan, cells: Sequence[JobSpec], reporter: Reporter, launcher: str) -> None:
     """Print the grid and what will be done; measure a step of what there is to train.
 
     Args:
         launcher: the option of hydra/launcher; nothing is measured for jobs of other machines.
-        opened: will know the model, where this process does the jobs.
 
     Raises:
         UserError: the disk cannot hold the sweep.
@@ -48,7 +44,7 @@ def announce(
     quieten_libraries()
     alone = launcher == "basic" and all(c.config.trainer.strategy == "single" for c in open_)
     try:
-        found = measure(open_, reporter, opened if alone else ModelCache())
+        found = measure(open_, reporter)
     except Exception as error:  # the job will meet it again, and record it
         reporter.say(f"no estimate: {first_line(error)}")
         return
@@ -56,7 +52,7 @@ def announce(
         torch.cuda.empty_cache()  # other processes may train on that device; without one, nothing
     how = "on this machine, one run after the other" if alone else "of one device's work"
     how = how if plan.cells else f"a run {how}"
-    reporter.say(*_lines(found, open_, how, opened.shares))
+    reporter.say(*_lines(found, open_, how))
     _check_disk(found.disk([cell.config for cell in open_]), plan.directory, reporter)
 
 
@@ -80,13 +76,12 @@ def _count(plan: SweepPlan, states: Sequence[str]) -> str:
     return f"runs: {len(plan.cells)}" + (f" ({said})" if said else "")
 
 
-def _lines(found: MeasuredJob, cells: Sequence[JobSpec], how: str, weights: bool) -> list[str]:
+def _lines(found: MeasuredJob, cells: Sequence[JobSpec], how: str) -> list[str]:
     seconds = sum(found.seconds(cell.config) for cell in cells)
     return [
         f"time: about {duration(seconds)} {how} "
         f"({found.step_seconds:.2g} s a step, {found.epoch_steps} steps an epoch)",
         "shared: imports, tokenised rows"
-        + (", frozen weights" if weights else "")
         + (", the states under what trains" if found.kept else ""),
         *([found.kept] if found.kept else []),
     ]

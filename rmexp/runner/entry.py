@@ -21,10 +21,6 @@ reporter: Any = None
 """Says what the jobs of this process's sweep do, each line that they have in common once."""
 
 
-opened: Any = None
-"""What the jobs of this process's sweep know of their models (`opened.Opened`)."""
-
-
 failures: list[str] = []
 """What the run of this process failed with; it is said and recorded where it happened."""
 
@@ -59,7 +55,7 @@ def run(config: DictConfig) -> float | None:
     )
     if sweep:
         teller.say("", sweep.told(number, overrides))
-    if failed := attempt_job(job, teller, known() if sweep else None):
+    if failed := attempt_job(job, teller):
         failures.append(failed)
     state = read_state(home)
     return state.result.get("best_score") if state.status == "done" else None
@@ -70,12 +66,3 @@ def collect() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
-
-
-def known() -> Any:
-    """`opened`; a worker begins with nothing."""
-    from rmexp.models.model_cache import ModelCache
-
-    global opened
-    opened = opened or ModelCache()
-    return opened

@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from rmexp.config.compose import build
 from rmexp.core.console import Reporter
 from rmexp.core.errors import collect_fallbacks
-from rmexp.models.model_cache import ModelCache
 from rmexp.models.reward_model import compute_rewards
 from rmexp.runner.sweep_plan import JobSpec
 from rmexp.tracking.run_directory import RunDirectory
@@ -73,14 +72,11 @@ class MeasuredJob:
         return kept + required_disk_bytes(self.parameters, self.trainable)
 
 
-def measure(cells: Sequence[JobSpec], reporter: Reporter, opened: ModelCache) -> MeasuredJob:
+def measure(cells: Sequence[JobSpec], reporter: Reporter) -> MeasuredJob:
     """Time a step of the job with the most data; nothing that trains is left for the jobs to see.
 
     Its rows are read and tokenised here, and go through what is frozen of the model, so that the
     jobs find both in the cache.
-
-    Args:
-        opened: it will know the model, for jobs of this process.
     """
     cell = max(cells, key=lambda one: _limit(one.config))
     config, silent = cell.config, Reporter(quiet=True)
@@ -94,13 +90,11 @@ def measure(cells: Sequence[JobSpec], reporter: Reporter, opened: ModelCache) ->
         run = RunDirectory(Path(folder))
         prepared = prepare_data(model, template, data, config.seed, run, silent, check)
         device = trainer.device()
-        network = load_model(model, prepared, config.seed, run, silent, device, tune, opened)
+        network = load_model(model, prepared, config.seed, run, silent, device, tune)
         network.train()
         # What the jobs would compute first, and find in the cache now; they say what is wrong, too.
         precision = trainer.resolved_precision()
-        kept = load_or_compute(
-            network, data, precision, tune.cache_gib, reporter.count, opened.proved
-        )
+        kept = load_or_compute(network, data, precision, tune.cache_gib, reporter.count)
     loss.to(device)
     loader = data.train_dataloader()
     with (

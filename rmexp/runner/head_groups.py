@@ -16,7 +16,6 @@ from rmexp.config.compose import build
 from rmexp.config.schema import HEAD_TARGET
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
-from rmexp.models.model_cache import ModelCache
 from rmexp.runner.job import Job, attempt_job, raise_disk_full
 from rmexp.runner.sweep_plan import Cell, JobSpec, SweepPlan
 from rmexp.tasks.train import train
@@ -43,12 +42,11 @@ class HeadGroup:
     plan: SweepPlan
     members: Sequence[tuple[Cell, JobSpec]]
 
-    def run(self, reporter: Reporter, marked: bool, opened: ModelCache) -> None:
+    def run(self, reporter: Reporter, marked: bool) -> None:
         """Train the heads, and end the jobs one by one.
 
         Args:
             marked: what a job says is marked with its number.
-            opened: what this process knows of the model.
         """
         sweep = self.plan.directory.absolute()
         # A launcher may give the group to a second worker, where the first was lost.
@@ -56,7 +54,7 @@ class HeadGroup:
         homes = [sweep / cell.directory for cell, _ in left]
         fresh = [home for home in homes if not (home / "result.json").exists()]
         with _claimed(fresh):
-            works = _fit(left, reporter, opened)
+            works = _fit(left, reporter)
             for home, (cell, composed), work in zip(homes, left, works, strict=True):
                 reporter.mark = f"{cell.number}| " if marked else ""
                 reporter.say("", self.plan.told(cell.number, cell.overrides))
@@ -69,12 +67,10 @@ class HeadGroup:
                     fingerprint=cell.fingerprint,
                     claimed=home in fresh,
                 )
-                attempt_job(job, reporter, opened, work)
+                attempt_job(job, reporter, work)
 
 
-def _fit(
-    members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter, opened: ModelCache
-) -> list[RemainingWork | None]:
+def _fit(members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter) -> list[RemainingWork | None]:
     """What is left of each job once its head is trained; None: all of it.
 
     Where they cannot train together, each meets by itself what was wrong.
@@ -82,7 +78,7 @@ def _fit(
     notes: list[str] = []
     try:
         with collect_fallbacks(notes.append):
-            found = fit_heads(_built(members), reporter, opened)
+            found = fit_heads(_built(members), reporter)
     except Exception as error:  # a job by itself meets it again, and records it
         failed = f"together with others it failed: {first_line(error)}"
         return [_by_itself(f"Its head trains by itself: {failed}") for _ in members]

@@ -28,7 +28,6 @@ from rmexp.core.console import Reporter
 from rmexp.core.errors import DiskFull, PeerProcessLost, UserError, collect_fallbacks, note_fallback
 from rmexp.evaluation.metrics import TABLE
 from rmexp.inference.checkpoint import inherit_config, resumed_config
-from rmexp.models.model_cache import ModelCache
 from rmexp.runner.launch import launch_processes
 from rmexp.tracking.run_directory import Listener, NoLogger, RunDirectory, first_line
 from rmexp.tracking.run_state import known_state
@@ -92,7 +91,6 @@ def decide_resume(job: Job, reporter: Reporter) -> Job | None:
 def attempt_job(
     job: Job,
     reporter: Reporter,
-    opened: ModelCache | None = None,
     work: Callable[..., dict[str, float]] | None = None,
 ) -> str | None:
     """Do a job, of a sweep what is left of it; what it failed with is said, and returned.
@@ -100,7 +98,7 @@ def attempt_job(
     Raised on, it would reach the person as Hydra's traceback, or stop a sweep.
 
     Args:
-        opened, work: see `run_job`.
+        work: see `run_job`.
 
     Raises:
         DiskFull: nothing more can be written.
@@ -109,7 +107,7 @@ def attempt_job(
         with raise_disk_full(job.directory):
             left = job if job.sweep is None or job.claimed else decide_resume(job, reporter)
             if left is not None:
-                run_job(left, reporter, opened, work)
+                run_job(left, reporter, work)
     except Exception as error:
         trace = "" if isinstance(error, UserError) else f" (traceback: {job.directory}/error.txt)"
         # The error itself would keep the model in memory.
@@ -122,7 +120,6 @@ def attempt_job(
 def run_job(
     job: Job,
     reporter: Reporter,
-    opened: ModelCache | None = None,
     work: Callable[..., dict[str, float]] | None = None,
 ) -> dict[str, float]:
     """Build what the task's signature names, run it, and record how it ended.
@@ -131,8 +128,6 @@ def run_job(
     this process, is joined.
 
     Args:
-        opened: what earlier jobs of a sweep know of the model, in this process; None for a run by
-            itself, which keeps nothing for others.
         work: what is left of the task, where some was done together with other jobs.
 
     Raises:
@@ -205,7 +200,6 @@ def run_job(
                 "source": job.config.source,
                 "runs": job.config.runs,
                 "exports": facts["sweep"] is None or config.sweep.export == "all",
-                "opened": opened or ModelCache(keeps=False),
             }
             metrics = _call(config, offered, work)
             if mirror:

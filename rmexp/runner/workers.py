@@ -155,7 +155,7 @@ class GroupedTask:
         if group is None:
             return self.task(config)
         # Its heads have most lines in common; each says its own under its own mark.
-        group.run(entry.reporter or Reporter("group| "), entry.one_of_many, entry.known())
+        group.run(entry.reporter or Reporter("group| "), entry.one_of_many)
         return None
 
 

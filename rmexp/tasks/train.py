@@ -13,7 +13,6 @@ from rmexp.core.errors import UserError
 from rmexp.core.process_memory import trim_heap
 from rmexp.data.datamodule import ComparisonData
 from rmexp.losses import Loss
-from rmexp.models.model_cache import ModelCache
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import TrainingProgress
@@ -53,7 +52,6 @@ def train(
     labels: dict[str, str],
     resume: str | None,
     exports: bool,
-    opened: ModelCache,
 ) -> dict[str, float]:
     """Train, select, calibrate, test, export and report; returns the metrics of val and test.
 
@@ -64,7 +62,6 @@ def train(
         labels: the chosen option of each group, for tables and the card.
         resume: the run directory to go on in, or None.
         exports: write `export/`; a sweep does that for its best run alone, at its end.
-        opened: what this process knows of the model.
     """
     seed_everything(seed)
     check = functools.partial(data.check_trainable, loss, labels["loss"], labels["data"])
@@ -72,7 +69,7 @@ def train(
         prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = resolve_monitor(trainer, data)
     device = trainer.device()
-    reward_model = load_model(model, prepared, seed, run, reporter, device, tune, opened)
+    reward_model = load_model(model, prepared, seed, run, reporter, device, tune)
     if not reward_model.fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(reward_model, run.path)
@@ -88,9 +85,7 @@ def train(
         devices=trainer.resolved_devices(),
         nodes=trainer.num_nodes,
     )
-    kept = load_or_compute(
-        reward_model, data, precision, tune.cache_gib, reporter.count, opened.proved
-    )
+    kept = load_or_compute(reward_model, data, precision, tune.cache_gib, reporter.count)
     if kept is not None:
         run.update(features=kept.facts)
         reporter.say(kept.line())

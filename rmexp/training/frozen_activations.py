@@ -101,14 +101,10 @@ def load_or_compute(
     precision: str,
     limit_gib: float,
     progress: Callable[[str, int], None],
-    proved: set[Path],
 ) -> CachedActivations | None:
     """The kept states for all rows of `data`, computed now if nobody did before.
 
     Rows that no split has count too: folds, and losses that learn from other rows, share a store.
-
-    Args:
-        proved: stores that this process has found to give the model's rewards; this one joins them.
 
     Returns None, and says why, where a model's frozen part cannot be kept apart; silently where
     nothing is frozen or `limit_gib` is 0.
@@ -129,14 +125,12 @@ def load_or_compute(
         if folder is not None:
             _compute(model, data, count, pooled, precision, folder, progress)
     features = ActivationStore.open(home)
-    if home not in proved:
-        if (difference := _difference(model, data, features, count, precision)) is not None:
-            note_fallback(
-                "The frozen part of the model is computed anew in each step: kept apart, it gives "
-                f"rewards that differ by {difference:.1e} (relative)."
-            )
-            return None
-        proved.add(home)
+    if (difference := _difference(model, data, features, count, precision)) is not None:
+        note_fallback(
+            "The frozen part of the model is computed anew in each step: kept apart, it gives "
+            f"rewards that differ by {difference:.1e} (relative)."
+        )
+        return None
     size = features.states_S_D.nbytes / 2**20
     facts = {"layers": count, "pooled": pooled, "mib": round(size, 1), "from_cache": folder is None}
     return CachedActivations(

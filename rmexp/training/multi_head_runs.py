@@ -16,7 +16,6 @@ from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
 from rmexp.data.datamodule import ComparisonData
 from rmexp.evaluation.scored_set import EvalLabels
 from rmexp.losses import Loss
-from rmexp.models.model_cache import ModelCache
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import write_checkpoint
@@ -84,13 +83,8 @@ class Fitted:
     notes: list[str] = field(default_factory=list)
 
 
-def fit_heads(
-    runs: Sequence[HeadRun], reporter: Reporter, opened: ModelCache
-) -> list[Fitted | UserError]:
+def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | UserError]:
     """Train the heads of several runs that differ in loss, seed and optimizer only.
-
-    Args:
-        opened: what this process knows of the model.
 
     Returns a run's outcome each; none at all where these heads cannot be trained apart from their
     model, or have not the same one (each run then does it by itself).
@@ -100,7 +94,7 @@ def fit_heads(
     first.tune.check(first.model)
     shared = prepare(first.model, first.template, first.data, first.seed, reporter)
     device = first.trainer.device()
-    whole = open_model(first.model, shared, first.seed, device, first.tune, opened)
+    whole = open_model(first.model, shared, first.seed, device, first.tune)
     # Where a seed draws frozen weights, too, each needs a model of its own.
     one_model = whole.only_head_drawn or len({run.seed for run in runs}) == 1
     if not (one_model and stands_alone(whole)):
@@ -111,7 +105,6 @@ def fit_heads(
         first.trainer.resolved_precision(),
         first.tune.cache_gib,
         reporter.count,
-        opened.proved,
     )
     if kept is None or not kept.features.pooled:
         return []

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from rmexp.batching.collate import Layout
 from rmexp.config.compose import suggest
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
@@ -22,7 +21,6 @@ from rmexp.evaluation.scored_set import eval_labels
 from rmexp.inference.export import check_fingerprint
 from rmexp.losses import Loss
 from rmexp.models.layout_probe import choose_layout
-from rmexp.models.model_cache import ModelCache
 from rmexp.models.reward_model import check_padding, compile_layers, length_dependent, max_positions
 from rmexp.templates.template import Audit, Template, audit_template
 from rmexp.tracking.run_directory import RunDirectory, describe_environment
@@ -116,10 +114,9 @@ def load_model(
     reporter: Reporter,
     device: str,
     tune: Any = None,
-    opened: ModelCache | None = None,
 ) -> Any:
     """`open_model`, and say what it is."""
-    model = open_model(source, prepared, seed, device, tune, opened)
+    model = open_model(source, prepared, seed, device, tune)
     facts = parameter_counts(model, tune)
     run.update(**facts, layout=prepared.data.layout)
     trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
@@ -134,20 +131,19 @@ def open_model(
     seed: int,
     device: str,
     tune: Any = None,
-    opened: ModelCache | None = None,
 ) -> Any:
     """Load the reward model, check that it fits the data, and choose the layout on its device.
 
     Args:
         tune: which part of it will train, see `tuning`; None where nothing will.
-        opened: what earlier runs of this process know of it.
 
     Raises:
         UserError: the model has fewer positions than the longest row needs, or padding would
             change its rewards.
     """
-    opened, tokenizer = opened or ModelCache(keeps=False), prepared.tokenizer
-    model = opened.load(source, tokenizer, seed, tune)
+    model = source.load_model(prepared.tokenizer, seed)
+    if tune is not None:
+        tune(model, seed)
     places, longest = max_positions(model), prepared.data.longest()
     if places is not None and longest > places:
         raise UserError(
@@ -157,12 +153,8 @@ def open_model(
     if (known := length_dependent(model, longest)) is not None:
         note_fallback(known)
     model.to(device)  # the layout is proved with the kernels that will train
-
-    def probe() -> Layout:
-        check_padding(model, tokenizer.pad_token_id)
-        return choose_layout(model, source.layout)
-
-    prepared.data.layout = opened.once(probe, source, tokenizer, tune, device)
+    check_padding(model, prepared.tokenizer.pad_token_id)
+    prepared.data.layout = choose_layout(model, source.layout)
     prepared.data.places = places
     if source.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})

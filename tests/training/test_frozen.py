@@ -87,7 +87,7 @@ def test_rewards_and_gradients_are_those_of_the_whole_model(tmp_path, layout, tu
         return rewards_N.detach(), [p.grad.clone() for p in model.parameters() if p.requires_grad]
 
     plain_N, gradients = found()
-    kept = load_or_compute(model, data, "32-true", tune.cache_gib, lambda *_: None, set())
+    kept = load_or_compute(model, data, "32-true", tune.cache_gib, lambda *_: None)
     assert kept is not None
     assert kept.facts["from_cache"] is False
     assert kept.features.pooled == isinstance(tune, Head)
@@ -98,10 +98,7 @@ def test_rewards_and_gradients_are_those_of_the_whole_model(tmp_path, layout, tu
     torch.testing.assert_close(kept_N, plain_N, rtol=1e-5, atol=1e-6)
     for one, other in zip(with_kept, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert (
-        load_or_compute(model, data, "32-true", 1, lambda *_: None, set()).facts["from_cache"]
-        is True
-    )
+    assert load_or_compute(model, data, "32-true", 1, lambda *_: None).facts["from_cache"] is True
 
 
 def test_other_weights_find_no_store(tmp_path):
@@ -109,9 +106,7 @@ def test_other_weights_find_no_store(tmp_path):
     for seed in (0, 1):
         model = Tiny(layers=3, seed=seed).load_model(tiny_tokenizer(), 0)
         LastLayers(1, 1)(model, 0)
-        kept = load_or_compute(
-            model, Data(rows, "padded", tmp_path), "32-true", 1, lambda *_: None, set()
-        )
+        kept = load_or_compute(model, Data(rows, "padded", tmp_path), "32-true", 1, lambda *_: None)
         assert kept.facts["from_cache"] is False
 
 
@@ -119,9 +114,9 @@ def test_folds_share_a_store_and_a_store_that_is_there_needs_no_room(tmp_path):
     model = Tiny(layers=3).load_model(tiny_tokenizer(), 0)
     Head(1)(model, 0)
     data = Data(some_rows(), "padded", tmp_path)
-    first = load_or_compute(model, data, "32-true", 1, lambda *_: None, set())
+    first = load_or_compute(model, data, "32-true", 1, lambda *_: None)
     data.splits = {"train": np.array([2]), "val": np.array([0]), "test": np.array([5])}
-    other = load_or_compute(model, data, "32-true", 1e-9, lambda *_: None, set())
+    other = load_or_compute(model, data, "32-true", 1e-9, lambda *_: None)
     assert (first.facts["from_cache"], other.facts["from_cache"]) == (False, True)
 
 
@@ -130,7 +125,7 @@ def test_what_is_too_large_is_computed_anew_and_said(tmp_path, recwarn):
     LastLayers(1, 1)(model, 0)
     data = Data(some_rows(), "padded", tmp_path)
     with pytest.warns(UserWarning, match="would take .* GiB on disk, and tune.cache_gib=1e-09"):
-        assert load_or_compute(model, data, "32-true", 1e-9, print, set()) is None
+        assert load_or_compute(model, data, "32-true", 1e-9, print) is None
 
 
 def test_a_store_that_gives_other_rewards_is_not_used(tmp_path, monkeypatch):
@@ -138,23 +133,10 @@ def test_a_store_that_gives_other_rewards_is_not_used(tmp_path, monkeypatch):
     LastLayers(1, 1)(model, 0)
     add = ActivationWriter.add
     monkeypatch.setattr(ActivationWriter, "add", lambda self, states: add(self, states * 1.01))
-    data, proved = Data(some_rows(), "padded", tmp_path), set()
+    data = Data(some_rows(), "padded", tmp_path)
     with pytest.warns(UserWarning, match="gives rewards that differ by"):
-        found = load_or_compute(model, data, "32-true", 1, lambda *_: None, proved)
+        found = load_or_compute(model, data, "32-true", 1, lambda *_: None)
     assert found is None
-    assert not proved
-
-
-def test_a_store_is_proved_once_for_a_process(tmp_path, monkeypatch):
-    model = Tiny(layers=3).load_model(tiny_tokenizer(), 0)
-    Head(1)(model, 0)
-    data, proved, asked = Data(some_rows(), "padded", tmp_path), set(), []
-    monkeypatch.setattr("rmexp.training.frozen_activations._difference", lambda *_: asked.append(1))
-    for _ in range(2):
-        assert load_or_compute(model, data, "32-true", 1, lambda *_: None, proved) is not None
-    assert len(asked) == len(proved) == 1
-    load_or_compute(model, data, "32-true", 1, lambda *_: None, set())
-    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("tune", ["head", "last_layers"])
