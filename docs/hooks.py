@@ -16,10 +16,9 @@ OUTSIDE = {
 
 
 def packages() -> list[str]:
-    """Dotted names of the packages and top-level modules of rmexp that have a public API."""
+    """Dotted names of the packages of rmexp, and of its one module."""
     found = [file.parent.name for file in (ROOT / "rmexp").glob("*/__init__.py")]
-    modules = [file.stem for file in (ROOT / "rmexp").glob("[!_]*.py")]
-    return ["rmexp", *(f"rmexp.{name}" for name in sorted([*found, *modules]))]
+    return ["rmexp", "rmexp.comparison", *(f"rmexp.{name}" for name in sorted(found))]
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -35,8 +34,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, source in OUTSIDE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for name in packages():
-        extra = "\n    options: {show_submodules: false}\n" if name == "rmexp" else ""
-        text = f"# {name}\n\n::: {name}{extra}"
+        # A package that re-exports its public names shows those; others show their modules.
+        file = ROOT / name.replace(".", "/") / "__init__.py"
+        modules = name != "rmexp" and file.exists() and "__all__" not in file.read_text()
+        text = f"# {name}\n\n::: {name}\n    options: {{show_submodules: {str(modules).lower()}}}\n"
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
 
