@@ -66,6 +66,25 @@ def test_commands_were_found():
     assert len(every_command()) > 50
 
 
+SESSIONS = {
+    command: answer
+    for text in TEXTS.values()
+    for block in re.findall(r"```\n(\$ .*?)```", text, re.DOTALL)
+    for command, answer in re.findall(r"\$ python -m rmexp (.*)\n(rmexp: .*)", block)
+}
+
+
+@pytest.mark.parametrize("command", SESSIONS)
+def test_a_wrong_command_is_answered_as_shown(rmexp, command):
+    done = rmexp(*shlex.split(command), check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(SESSIONS[command].removesuffix("..."))
+
+
+def test_answers_were_found():
+    assert len(SESSIONS) >= 3
+
+
 def test_every_path_exists():
     missing = [
         (page, path)
