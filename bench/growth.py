@@ -54,12 +54,14 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         import transformers
+        from omegaconf import OmegaConf
 
+        from rmexp.config.compose import build, option_values
         from rmexp.core.devices import bf16_is_fast
         from rmexp.models.layout_probe import choose_layout
-        from rmexp.models.pretrained import Pretrained
 
-        source = Pretrained(str(folder / "start"))
+        values = option_values("model/hf") | {"path": str(folder / "start")}
+        source = build(OmegaConf.create(values))
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "start")
         self.model = source.load_model(tokenizer, 0)
         choose_layout(self.model, "tree")
@@ -80,13 +82,15 @@ class Bench:
 
     def _seconds(self, rows: list[dict[str, Any]], layout: Any, most: int) -> float:
         import torch
+        from omegaconf import OmegaConf
 
         from rmexp.batching.collate import Collate
-        from rmexp.losses import BradleyTerry
+        from rmexp.config.compose import build, option_values
         from rmexp.models.reward_model import compute_rewards
         from rmexp.training.lightning_module import normalise_terms
 
-        batches, loss = Collate(0, most, layout)(rows).batches, BradleyTerry()
+        batches = Collate(0, most, layout)(rows).batches
+        loss = build(OmegaConf.create(option_values("loss/bradley_terry")))
         totals = loss.total_weights(batches)
 
         def step() -> None:

@@ -35,12 +35,12 @@ def start(folder: Path) -> Any:
     """SmolLM2 with a fresh head, saved once for all sides and works; returns its tokenizer."""
     from rmexp.config.compose import build, compose_config
     from rmexp.config.schema import register
-    from rmexp.templates.template import Template
 
     register()
-    source = build(compose_config([]).model)
+    config = compose_config([])
+    source = build(config.model)
     tokenizer = source.load_tokenizer()
-    Template().install(tokenizer)
+    build(config.template).install(tokenizer)
     if not (folder / "start").is_dir():
         model = source.load_model(tokenizer, 0)
         model.save_pretrained(folder / "start")

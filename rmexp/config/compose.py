@@ -18,7 +18,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rmexp.config.schema import CONF_DIR, EVALUATE, EVALUATE_REWARDS
+from rmexp.config.schema import CONF_DIR, EVALUATE, EVALUATE_REWARDS, register
 from rmexp.core.errors import UserError
 
 
@@ -153,6 +153,14 @@ def suggest(wrong: str, known: Sequence[str]) -> str:
         last = wrong.rsplit(".", 1)[-1]
         close = [name for name in known if name.rsplit(".", 1)[-1] == last][:1]
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def option_values(name: str) -> dict[str, Any]:
+    """The keys and values of the option GROUP/NAME of conf/, where its defaults stand."""
+    register()
+    group, _, choice = name.partition("/")
+    values: Any = OmegaConf.to_container(compose_config([f"{group}={choice}"])[group], resolve=True)
+    return values
 
 
 def build(node: DictConfig) -> Any:

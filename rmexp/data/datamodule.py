@@ -189,7 +189,7 @@ class ComparisonData(lightning.LightningDataModule):
         if self.template is not None:
             self.template.install(tokenizer)
         if self.system is not None:
-            Template(source=tokenizer.chat_template, system=self.system).install(tokenizer)
+            Template(tokenizer.chat_template, None, self.system, None, None, {}).install(tokenizer)
         return tokenizer
 
     @property

@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from rmexp.config.compose import build, without_hydra
+from rmexp.config.compose import build, option_values, without_hydra
 from rmexp.config.schema import SINGLE_PROCESS
 from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
 from rmexp.inference.scorer import Scorer, open_scorer
-from rmexp.training.trainer import TrainerSettings
 
 
 def saved_config(run: Path) -> DictConfig:
@@ -100,7 +99,7 @@ def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig
             raise UserError(
                 f"{export} carries the template it was trained with: leave out template."
             )
-        config.template = {"_target_": "rmexp.templates.template.Template"}
+        config.template = option_values("template/tokenizer")
     return config
 
 
@@ -118,8 +117,7 @@ def find_weights(home: Path, base: Any, layout: str, trust_remote_code: bool) ->
     """
     export, best = find_export(home), home / "checkpoints" / "best.ckpt"
     if export is not None:
-        return {
-            "_target_": "rmexp.models.pretrained.Pretrained",
+        return option_values("model/hf") | {
             "path": str(export),
             "layout": layout,
             "trust_remote_code": trust_remote_code,
@@ -168,13 +166,14 @@ def load_scorer(
     base = None if saved is None else OmegaConf.to_container(saved.model, resolve=True)
     node = find_weights(home, base, layout, trust_remote_code)
     export = find_export(home)
-    template: Any = {"_target_": "rmexp.templates.template.Template"}
+    template: Any = option_values("template/tokenizer")
     if saved is not None and (export is None or not (export / "rmexp.json").is_file()):
         template = saved.template
     source = build(OmegaConf.create(node))
     tokenizer = source.load_tokenizer()
     build(OmegaConf.create(template)).install(tokenizer)
     trained = None if saved is None else saved.data.max_length
-    trainer = TrainerSettings(precision=precision, accelerator=accelerator)
+    chosen = {"precision": precision, "accelerator": accelerator}
+    trainer = build(OmegaConf.create(option_values("trainer/default") | chosen))
     scale = calibration.load_calibration(home)
     return open_scorer(source, tokenizer, trainer, layout, max_length or trained, calibration=scale)

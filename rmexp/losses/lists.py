@@ -23,7 +23,7 @@ class PlackettLuce(Loss):
 
     needs_labels = ("lists",)
 
-    def __init__(self, at_least: Annotated[int, Ge(2)] = 2) -> None:
+    def __init__(self, at_least: Annotated[int, Ge(2)]) -> None:
         super().__init__()
         self.at_least = at_least
 
@@ -55,7 +55,7 @@ class InfoNCE(Loss):
     needs_labels = ("lists",)
 
     def __init__(
-        self, temperature: Annotated[float, Gt(0)] = 1.0, at_least: Annotated[int, Ge(2)] = 2
+        self, temperature: Annotated[float, Gt(0)], at_least: Annotated[int, Ge(2)]
     ) -> None:
         super().__init__()
         self.temperature, self.at_least = temperature, at_least

@@ -38,11 +38,11 @@ class BradleyTerry(Loss):
 
     def __init__(
         self,
-        margin: Margin = 0.0,
-        label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0,
-        scale: Literal["data", "ratings"] | None = None,
-        centring: Annotated[float, Ge(0)] = 0.0,
-        average: Literal["pairs", "lists"] = "pairs",
+        margin: Margin,
+        label_smoothing: Annotated[float, Ge(0), Lt(0.5)],
+        scale: Literal["data", "ratings"] | None,
+        centring: Annotated[float, Ge(0)],
+        average: Literal["pairs", "lists"],
     ) -> None:
         super().__init__()
         self.margin, self.label_smoothing, self.scale = margin, label_smoothing, scale
@@ -79,7 +79,7 @@ class Contrastive(Loss):
 
     needs_labels = ("pairs",)
 
-    def __init__(self, margin: Margin = 1.0, squared: bool = False) -> None:
+    def __init__(self, margin: Margin, squared: bool) -> None:
         super().__init__()
         self.margin, self.squared = margin, squared
         if margin == 0:
@@ -106,7 +106,7 @@ class Focal(Loss):
 
     needs_labels = ("pairs",)
 
-    def __init__(self, gamma: Annotated[float, Ge(0)] = 2.0) -> None:
+    def __init__(self, gamma: Annotated[float, Ge(0)]) -> None:
         super().__init__()
         self.gamma = gamma
 
@@ -155,8 +155,8 @@ class Ties(Loss):
 
     def __init__(
         self,
-        model: Literal["rao_kupper", "davidson"] = "rao_kupper",
-        tie_width: Annotated[float, Gt(0)] = 0.5,
+        model: Literal["rao_kupper", "davidson"],
+        tie_width: Annotated[float, Gt(0)],
     ) -> None:
         super().__init__()
         self.model = model
@@ -195,7 +195,7 @@ class SquaredMargin(Loss):
 
     needs_labels = ("pairs",)
 
-    def __init__(self, margin: Margin = 1.0) -> None:
+    def __init__(self, margin: Margin) -> None:
         super().__init__()
         self.margin = margin
 

@@ -33,8 +33,8 @@ class Regression(Loss):
 
     def __init__(
         self,
-        distance: Literal["mse", "huber"] = "mse",
-        delta: Annotated[float, Gt(0)] = 1.0,
+        distance: Literal["mse", "huber"],
+        delta: Annotated[float, Gt(0)],
     ) -> None:
         super().__init__()
         self.distance, self.delta = distance, delta
@@ -136,7 +136,7 @@ class Binary(Loss):
 
     needs_labels = ("ratings",)
 
-    def __init__(self, threshold: float = 0.5, balance: bool = True) -> None:
+    def __init__(self, threshold: float, balance: bool) -> None:
         super().__init__()
         self.threshold, self.balance = threshold, balance
         self.register_buffer("class_weights", torch.ones(2))

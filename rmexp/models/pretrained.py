@@ -37,15 +37,15 @@ class Pretrained:
     """
 
     path: str
-    gguf_file: str | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
-    attn_implementation: str | None = None
-    dropout: Annotated[float, Ge(0), Lt(1)] | None = None
-    layout: RequestedLayout = "auto"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    cache: str = "~/.cache/rmexp"
+    gguf_file: str | None
+    revision: str | None
+    trust_remote_code: bool
+    attn_implementation: str | None
+    dropout: Annotated[float, Ge(0), Lt(1)] | None
+    layout: RequestedLayout
+    gradient_checkpointing: bool
+    compile: bool
+    cache: str
 
     def check(self) -> None:
         """Refuse a path that is no directory and cannot be a hub id.

@@ -25,13 +25,13 @@ class Tiny:
         seed: of the random weights (the head is seeded by the run).
     """
 
-    hidden: Annotated[int, Gt(0), MultipleOf(8)] = 32
-    layers: Annotated[int, Gt(0)] = 2
-    dropout: Annotated[float, Ge(0), Le(1)] = 0.0
-    layout: RequestedLayout = "auto"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    seed: int = 0
+    hidden: Annotated[int, Gt(0), MultipleOf(8)]
+    layers: Annotated[int, Gt(0)]
+    dropout: Annotated[float, Ge(0), Le(1)]
+    layout: RequestedLayout
+    gradient_checkpointing: bool
+    compile: bool
+    seed: int
 
     def check(self) -> None:
         """Nothing can be missing."""

@@ -13,9 +13,9 @@ def compare(
     run: RunDirectory,
     reporter: Reporter,
     name: str,
-    set: str = "test",
-    metric: str = "accuracy",
-    pairs: Literal["best", "neighbours", "all"] = "best",
+    set: str,
+    metric: str,
+    pairs: Literal["best", "neighbours", "all"],
 ) -> dict[str, float]:
     """Print the table and the verdicts, write `report.html` and `comparison.csv`.
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,12 @@ class Template:
         arguments: values that the template reads, e.g. `enable_thinking: false`.
     """
 
-    source: str | None = None
-    path: str | None = None
-    system: str | None = None
-    response_prefix: str | None = None
-    response_suffix: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None
+    path: str | None
+    system: str | None
+    response_prefix: str | None
+    response_suffix: str | None
+    arguments: Mapping[str, Any]
 
     def check(self) -> None:
         """Refuse a template file that is not there.

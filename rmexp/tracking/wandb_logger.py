@@ -47,11 +47,11 @@ class WandB:
             wrongly judged first; 0 sends no text (and no report) anywhere.
     """
 
-    project: str = "rmexp"
-    entity: str | None = None
-    mode: Literal["auto", "online", "offline"] = "auto"
-    tags: Sequence[str] = ()
-    table_rows: Annotated[int, Ge(0)] = 200
+    project: str
+    entity: str | None
+    mode: Literal["auto", "online", "offline"]
+    tags: Sequence[str]
+    table_rows: Annotated[int, Ge(0)]
 
     def start(
         self,

@@ -30,15 +30,15 @@ class AdamW:
     moments: ClassVar[int] = 2  # numbers kept for each weight that trains
 
     lr: Annotated[float, Gt(0)]
-    head_lr: Annotated[float, Gt(0)] | None = None
-    loss_lr: Annotated[float, Gt(0)] = 1e-2
-    weight_decay: Annotated[float, Ge(0)] = 0.0
-    head_weight_decay: Annotated[float, Ge(0)] | None = None
-    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
-    beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
-    warmup: Annotated[float, Ge(0), Le(1)] = 0.1
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    clip: Annotated[float, Gt(0)] | None = 1.0
+    head_lr: Annotated[float, Gt(0)] | None
+    loss_lr: Annotated[float, Gt(0)]
+    weight_decay: Annotated[float, Ge(0)]
+    head_weight_decay: Annotated[float, Ge(0)] | None
+    beta1: Annotated[float, Ge(0), Lt(1)]
+    beta2: Annotated[float, Ge(0), Lt(1)]
+    warmup: Annotated[float, Ge(0), Le(1)]
+    schedule: Literal["cosine", "linear", "constant"]
+    clip: Annotated[float, Gt(0)] | None
 
     def build(self, model: Any, loss: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, Any]:
         """The optimizer over all trainable parameters, and its schedule over `steps` updates."""

@@ -54,18 +54,18 @@ class TrainerSettings:
             weights, `none` nothing (the export holds the best weights).
     """
 
-    max_epochs: Annotated[int, Gt(0)] = 1
-    max_steps: Annotated[int, Gt(0)] | None = None
-    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    strategy: Literal["single", "ddp", "fsdp"] = "single"
-    devices: Annotated[int, Gt(0)] | Literal["auto"] = 1
-    num_nodes: Annotated[int, Gt(0)] = 1
-    validations: Annotated[int, Gt(0)] = 2
-    monitor: str = "auto"
-    patience: Annotated[int, Ge(1)] | None = None
-    checkpoint_every: Annotated[int, Gt(0)] = 200
-    keep: Literal["resume", "weights", "none"] = "weights"
+    max_epochs: Annotated[int, Gt(0)]
+    max_steps: Annotated[int, Gt(0)] | None
+    precision: Literal["auto", "bf16-mixed", "32-true"]
+    accelerator: Literal["auto", "cpu", "gpu"]
+    strategy: Literal["single", "ddp", "fsdp"]
+    devices: Annotated[int, Gt(0)] | Literal["auto"]
+    num_nodes: Annotated[int, Gt(0)]
+    validations: Annotated[int, Gt(0)]
+    monitor: str
+    patience: Annotated[int, Ge(1)] | None
+    checkpoint_every: Annotated[int, Gt(0)]
+    keep: Literal["resume", "weights", "none"]
 
     def __post_init__(self) -> None:
         """Refuse a monitor that no validation will log, and several devices without a strategy."""

@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from rmexp.batching.collate import Collate, unlabelled_row
 from rmexp.models.pretrained import Pretrained
 from rmexp.models.reward_model import compute_rewards, fit_tokenizer
-from rmexp.models.tiny import Tiny
 from rmexp.models.tuning import Full, LastLayers
 from rmexp.training.planning import memory
 from rmexp.training.planning.live import MAPPED, Live
@@ -21,6 +20,7 @@ from rmexp.training.planning.memory import Peak, Shape, step_peak, without_conte
 from rmexp.training.planning.needs import Devices, Sizes, _parts
 from rmexp.training.planning.work import Work, flops, work_of
 from tests.conftest import ROOT, result
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
 LLAMA_8B = {
@@ -165,7 +165,7 @@ def test_tokens_of_a_tree_and_of_padded_rows():
 
 
 def test_flops_are_those_that_torch_counts():
-    model = Tiny(hidden=64, layers=3).load_model(tiny_tokenizer(), 0)
+    model = from_conf("model/tiny", hidden=64, layers=3).load_model(tiny_tokenizer(), 0)
     LastLayers(2, 0)(model, 0)
     batch = Collate(0, 99, "padded")([unlabelled_row([list(range(9, 41))])]).batches[0]
     with FlopCounterMode(display=False) as counter:
@@ -234,17 +234,23 @@ def trees(count=3, shared=40, own=30):
     [(Full(), "32-true", False), (Full(), "bf16-mixed", True), (LastLayers(3, 0), "32-true", True)],
 )
 def test_two_layers_of_a_kind_stand_for_all(tune, precision, several, monkeypatch):
-    few = step_peak(shape(tune, precision, Tiny(layers=5)), trees(), several)
+    few = step_peak(shape(tune, precision, from_conf("model/tiny", layers=5)), trees(), several)
     monkeypatch.setattr(
         memory, "_representatives", lambda every, types: dict.fromkeys(range(len(every)), 1)
     )
-    assert few == step_peak(shape(tune, precision, Tiny(layers=5)), trees(), several)
+    assert few == step_peak(
+        shape(tune, precision, from_conf("model/tiny", layers=5)), trees(), several
+    )
 
 
 def test_a_checkpointed_layer_keeps_its_input_alone():
     batch = trees()
     found = [
-        step_peak(shape(Full(), "32-true", Tiny(hidden=64, layers=n), True), batch, True)
+        step_peak(
+            shape(Full(), "32-true", from_conf("model/tiny", hidden=64, layers=n), True),
+            batch,
+            True,
+        )
         for n in (10, 30)
     ]
     kept = batch.tokens_R_T.numel() * 64 * 4
@@ -252,7 +258,11 @@ def test_a_checkpointed_layer_keeps_its_input_alone():
 
 
 def test_parted_gradients_leave_the_peak_to_the_activations():
-    parts = shape(Full(), "32-true", Tiny(hidden=64, layers=4)), trees(1, 8, 8), False
+    parts = (
+        shape(Full(), "32-true", from_conf("model/tiny", hidden=64, layers=4)),
+        trees(1, 8, 8),
+        False,
+    )
     whole, eighth = step_peak(*parts), step_peak(*parts, share=1 / 8)
     assert whole.activations < eighth.activations
     assert whole.gradients / 8 >= eighth.gradients
@@ -260,7 +270,7 @@ def test_parted_gradients_leave_the_peak_to_the_activations():
 
 
 def test_fused_attention_keeps_no_scores():
-    one = Tiny(hidden=64, layers=2)
+    one = from_conf("model/tiny", hidden=64, layers=2)
     cpu, gpu = (step_peak(shape(Full(), "32-true", one, gpu=g), trees(), False) for g in (0, 1))
     assert gpu.activations < cpu.activations
 

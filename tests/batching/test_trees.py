@@ -15,8 +15,8 @@ from rmexp.batching.prefix_tree import PrefixTreeBuilder, Tree
 from rmexp.core.errors import UserError
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compile_layers
-from rmexp.models.tiny import Tiny
 from rmexp.models.tree_attention import NAME, TreeRow, tree_attention, use_layout
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
 from tests.models.test_families import assert_same, losses_and_gradients
 
@@ -70,7 +70,7 @@ def test_a_tree_gives_back_its_sequences(group):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return Tiny().load_model(TOKENIZER, seed=0)
+    return from_conf("model/tiny").load_model(TOKENIZER, seed=0)
 
 
 @given(
@@ -86,7 +86,7 @@ def test_random_trees_equal_padded_rows(tiny, groups):
 
 
 def test_attention_dropout_goes_padded_and_says_so():
-    model = Tiny(dropout=0.1).load_model(TOKENIZER, seed=0)
+    model = from_conf("model/tiny", dropout=0.1).load_model(TOKENIZER, seed=0)
     with pytest.warns(UserWarning, match="Training in padded rows, .* it has dropout"):
         assert choose_layout(model, "auto") == "padded"
     with pytest.raises(UserError, match=r"take model\.layout=padded"):
@@ -267,7 +267,7 @@ def test_the_layout_is_not_saved_with_the_model(tiny, tmp_path):
 @pytest.mark.parametrize("kernel", ["blocks", "flex", "sdpa"])
 def test_trees_are_exact_on_cuda(kernel, monkeypatch):
     monkeypatch.setattr("rmexp.models.tree_attention.best_kernel", lambda device: kernel)
-    model = Tiny(hidden=64).load_model(TOKENIZER, seed=0).cuda().eval()
+    model = from_conf("model/tiny", hidden=64).load_model(TOKENIZER, seed=0).cuda().eval()
     rng = np.random.default_rng(0)
     trunk = rng.integers(3, 200, 150).tolist()
     rows = [toy_row([trunk + rng.integers(3, 200, n).tolist() for n in (40, 90, 7)])]
@@ -280,7 +280,9 @@ def test_compiled_layers_give_the_same():
     """model.compile: a fused layer rounds otherwise, no more than that."""
     rng = np.random.default_rng(0)
     rows = [toy_row([rng.integers(3, 200, n).tolist() for n in (9, 20)])]
-    plain, compiled = (Tiny(layers=1).load_model(TOKENIZER, seed=0).eval() for _ in range(2))
+    plain, compiled = (
+        from_conf("model/tiny", layers=1).load_model(TOKENIZER, seed=0).eval() for _ in range(2)
+    )
     compile_layers(compiled)
     for length in (3, 30):
         rows.append(toy_row([[5] * length, [6] * length], row=length))

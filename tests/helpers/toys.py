@@ -3,8 +3,7 @@
 import math
 
 from rmexp.batching.collate import Collate, unlabelled_row
-from rmexp.models.tiny import Tiny
-from rmexp.templates.template import Template
+from tests.helpers.options import from_conf
 
 
 def toy_batch(*rows):
@@ -36,6 +35,6 @@ def toy_row(tokens, pairs=((0, 1, 1),), row=0, weights=None, margins=None, votes
 
 def tiny_tokenizer():
     """The byte-level tokenizer with its template installed."""
-    tokenizer = Tiny().load_tokenizer()
-    Template().install(tokenizer)
+    tokenizer = from_conf("model/tiny").load_tokenizer()
+    from_conf("template/tokenizer").install(tokenizer)
     return tokenizer

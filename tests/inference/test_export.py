@@ -9,10 +9,9 @@ import transformers
 from rmexp.batching.collate import Collate
 from rmexp.core.errors import UserError
 from rmexp.inference.export import export
-from rmexp.models.pretrained import Pretrained
 from rmexp.models.reward_model import compute_rewards, prepare_model
-from rmexp.models.tiny import Tiny
 from tests.conftest import result
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
 
 FACTS = {"name": "m", "base": "b", "data": "d", "loss": "l", "fingerprint": "f", "metrics": {}}
@@ -25,7 +24,7 @@ TEXTS = [
 @pytest.fixture
 def scored():
     tokenizer = tiny_tokenizer()
-    model = Tiny().load_model(tokenizer, seed=0).eval()
+    model = from_conf("model/tiny").load_model(tokenizer, seed=0).eval()
     ids = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         values = compute_rewards(
@@ -63,14 +62,14 @@ def test_a_head_with_several_outputs_is_refused(scored, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="another number of outputs than one"):
-        Pretrained(str(tmp_path)).load_model(tokenizer, 0)
+        from_conf("model/hf", path=str(tmp_path)).load_model(tokenizer, 0)
 
 
 def test_a_causal_model_gets_a_seeded_head(scored, tmp_path):
     model, tokenizer, _ = scored
     model.model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    source = Pretrained(str(tmp_path))
+    source = from_conf("model/hf", path=str(tmp_path))
     heads = [source.load_model(tokenizer, seed).score.weight for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -80,7 +79,7 @@ def test_a_causal_model_gets_a_seeded_head(scored, tmp_path):
 
 def test_embeddings_grow_with_an_added_pad_token(scored):
     _, tokenizer, _ = scored
-    model = Tiny().load_model(tokenizer, 0)
+    model = from_conf("model/tiny").load_model(tokenizer, 0)
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     grown = prepare_model(model, tokenizer, 0, fresh_head=True)
     assert grown.get_input_embeddings().num_embeddings == len(tokenizer)

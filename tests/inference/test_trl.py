@@ -9,10 +9,8 @@ from rmexp.data.datamodule import ComparisonData
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.hh import HH as HHFormat
 from rmexp.data.sources import BadRow, read_rows
-from rmexp.models.pretrained import Pretrained
-from rmexp.models.tiny import Tiny
-from rmexp.templates.template import Template
 from tests.conftest import HH, needs
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
 trl = pytest.importorskip("trl", reason="the extra `bench` (trl) is not installed")
@@ -45,7 +43,9 @@ def test_step_losses_agree_with_trl(layout, rmexp, write_rows, tmp_path):
     rows = list(short_pairs(240))
     file, start = write_rows(rows), tmp_path / "start"
     tokenizer = tiny_tokenizer()
-    Tiny(hidden=64, layers=3).load_model(tokenizer, seed=7).save_pretrained(start)
+    from_conf("model/tiny", hidden=64, layers=3).load_model(tokenizer, seed=7).save_pretrained(
+        start
+    )
     tokenizer.save_pretrained(start)
 
     rmexp(
@@ -69,8 +69,8 @@ def test_step_losses_agree_with_trl(layout, rmexp, write_rows, tmp_path):
     ours = [line["train/loss"] for line in lines if "train/loss" in line]
 
     data = ComparisonData(Auto(), file, cache=rmexp.environment["RMEXP_CACHE"])
-    own = Pretrained(str(start)).load_tokenizer()
-    Template().install(own)
+    own = from_conf("model/hf", path=str(start)).load_tokenizer()
+    from_conf("template/tokenizer").install(own)
     data.prepare(own, 0, lambda *_: None)
     assert data.from_cache
     order = [data.rows[i]["id"] for step in data.plan().steps(0) for i in step]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from rmexp.core.errors import UserError
 from rmexp.losses import (
     Binary,
-    BradleyTerry,
     Centring,
     Contrastive,
     Exponential,
@@ -28,6 +27,7 @@ from rmexp.losses import (
     Ties,
 )
 from rmexp.training.lightning_module import normalise_terms
+from tests.helpers.options import from_conf
 from tests.helpers.toys import toy_batch, toy_comparison
 
 NAN = math.nan
@@ -51,19 +51,28 @@ def log_sigmoid(x):
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
-        (BradleyTerry(), [-log_sigmoid(1.5), -log_sigmoid(-1.0)]),
-        (BradleyTerry(margin=0.5), [-log_sigmoid(1.0), -log_sigmoid(-1.5)]),
+        (from_conf("loss/bradley_terry"), [-log_sigmoid(1.5), -log_sigmoid(-1.0)]),
+        (from_conf("loss/bradley_terry", margin=0.5), [-log_sigmoid(1.0), -log_sigmoid(-1.5)]),
         (
-            BradleyTerry(label_smoothing=0.1),
+            from_conf("loss/bradley_terry", label_smoothing=0.1),
             [-0.9 * log_sigmoid(g) - 0.1 * log_sigmoid(-g) for g in (1.5, -1.0)],
         ),
-        (BradleyTerry(margin="data"), [-log_sigmoid(-0.5), -log_sigmoid(-1.0)]),
-        (BradleyTerry(scale="data"), [-2 * log_sigmoid(1.5), 0.0]),
-        (BradleyTerry(margin="ratings"), [-log_sigmoid(1.5 - 3), -log_sigmoid(-1.0 - 1)]),
-        (BradleyTerry(scale="ratings"), [-3 * log_sigmoid(1.5), -1 * log_sigmoid(-1.0)]),
-        (Contrastive(margin=1.0), [0.0, 2.0]),
+        (
+            from_conf("loss/bradley_terry", margin="data"),
+            [-log_sigmoid(-0.5), -log_sigmoid(-1.0)],
+        ),
+        (from_conf("loss/bradley_terry", scale="data"), [-2 * log_sigmoid(1.5), 0.0]),
+        (
+            from_conf("loss/bradley_terry", margin="ratings"),
+            [-log_sigmoid(1.5 - 3), -log_sigmoid(-1.0 - 1)],
+        ),
+        (
+            from_conf("loss/bradley_terry", scale="ratings"),
+            [-3 * log_sigmoid(1.5), -1 * log_sigmoid(-1.0)],
+        ),
+        (from_conf("loss/contrastive", margin=1.0), [0.0, 2.0]),
         (Contrastive(margin=1.0, squared=True), [0.0, 4.0]),
-        (Contrastive(margin="data"), [0.5, 1.0]),
+        (from_conf("loss/contrastive", margin="data"), [0.5, 1.0]),
         (Focal(gamma=0.0), [-log_sigmoid(1.5), -log_sigmoid(-1.0)]),
         (
             Focal(gamma=2.0),
@@ -85,7 +94,7 @@ def test_pairs_by_hand(loss, expected):
 
 
 def test_centring_is_a_term_of_its_own():
-    terms = BradleyTerry(centring=0.1)(REWARDS, pairs())
+    terms = from_conf("loss/bradley_terry", centring=0.1)(REWARDS, pairs())
     assert terms["centring"][0].tolist() == pytest.approx([0.1 * 2.5**2, 0.1 * 3.0**2])
     assert set(terms) == {"pairs", "centring"}
 
@@ -93,7 +102,9 @@ def test_centring_is_a_term_of_its_own():
 def test_k_wise_weighs_every_list_the_same():
     three = toy_comparison(3, pairs=[(0, 1, 1), (0, 2, 1), (1, 2, 1)])
     two = toy_comparison(2, row=1, weight=2.0)
-    weights = BradleyTerry(average="lists")(torch.zeros(5), toy_batch(three, two))["pairs"][1]
+    weights = from_conf("loss/bradley_terry", average="lists")(
+        torch.zeros(5), toy_batch(three, two)
+    )["pairs"][1]
     assert sorted(weights.tolist()) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 2.0])
 
 
@@ -134,8 +145,10 @@ def test_ties_by_hand(model):
 
 
 def test_without_ties_a_narrow_tie_is_bradley_terry():
-    loss = Ties(tie_width=1e-6)
-    assert values(loss, pairs()) == pytest.approx(values(BradleyTerry(), pairs()), rel=1e-4)
+    loss = from_conf("loss/ties", tie_width=1e-6)
+    assert values(loss, pairs()) == pytest.approx(
+        values(from_conf("loss/bradley_terry"), pairs()), rel=1e-4
+    )
 
 
 # ---------------------------------------------------------------------- lists
@@ -154,34 +167,38 @@ def listed(levels, **more):
 
 def test_plackett_luce_by_hand():
     rewards = [0.3, -1.0, 2.0, 0.5]
-    (value,) = values(PlackettLuce(), listed([2, 0, 3, 1]), "lists", torch.tensor(rewards))
+    (value,) = values(
+        from_conf("loss/plackett_luce"), listed([2, 0, 3, 1]), "lists", torch.tensor(rewards)
+    )
     assert value == pytest.approx(-math.log(likelihood(rewards, [2, 0, 3, 1])))
 
 
 def test_a_partial_ranking_is_the_sum_over_all_that_agree_with_it():
     rewards = [0.3, -1.0, 2.0, 0.5]
-    (value,) = values(PlackettLuce(), listed([1, 0, 2, 0]), "lists", torch.tensor(rewards))
+    (value,) = values(
+        from_conf("loss/plackett_luce"), listed([1, 0, 2, 0]), "lists", torch.tensor(rewards)
+    )
     agreeing = [[2, 0, *rest] for rest in itertools.permutations([1, 3])]
     assert value == pytest.approx(-math.log(sum(likelihood(rewards, o) for o in agreeing)))
 
 
 def test_ties_at_the_top_by_efron():
     r = [0.3, -1.0, 2.0]
-    (value,) = values(PlackettLuce(), listed([1, 0, 1]), "lists", torch.tensor(r))
+    (value,) = values(from_conf("loss/plackett_luce"), listed([1, 0, 1]), "lists", torch.tensor(r))
     tied, rest = math.exp(r[0]) + math.exp(r[2]), math.exp(r[1])
     assert value == pytest.approx(math.log(tied + rest) + math.log(tied / 2 + rest) - r[0] - r[2])
 
 
 def test_what_stands_outside_of_the_order_is_not_seen():
     rewards = torch.tensor([0.3, -1.0, 2.0])
-    for loss in (PlackettLuce(), InfoNCE()):
+    for loss in (from_conf("loss/plackett_luce"), from_conf("loss/infonce")):
         whole = values(loss, listed([1, 0]), "lists", rewards[:2])
         assert values(loss, listed([1, 0, -1]), "lists", rewards) == pytest.approx(whole)
 
 
 def test_a_list_of_two_is_bradley_terry():
     rewards = torch.tensor([0.3, -1.0])
-    for loss in (PlackettLuce(), InfoNCE()):
+    for loss in (from_conf("loss/plackett_luce"), from_conf("loss/infonce")):
         assert values(loss, listed([1, 0]), "lists", rewards) == pytest.approx([-log_sigmoid(1.3)])
 
 
@@ -200,7 +217,12 @@ def test_short_lists_can_be_left_to_another_loss():
 def test_infonce_by_hand():
     r, tau = [0.3, -1.0, 2.0, 1.0], 0.5
     e = [math.exp(x / tau) for x in r]
-    (value,) = values(InfoNCE(tau), listed([2, 0, 2, 1]), "lists", torch.tensor(r))
+    (value,) = values(
+        from_conf("loss/infonce", temperature=tau),
+        listed([2, 0, 2, 1]),
+        "lists",
+        torch.tensor(r),
+    )
     each = [-math.log(e[k] / (e[k] + e[1] + e[3])) for k in (0, 2)]
     assert value == pytest.approx(sum(each) / 2)
 
@@ -212,7 +234,7 @@ def test_lists_of_a_micro_batch_do_not_mix():
     )
     none = toy_comparison(2, row=2, pairs=[], levels=[-1, -1])
     rewards = torch.tensor([0.1, 0.7, -0.4, 2.0, 1.0, 5.0, 6.0])
-    for loss in (PlackettLuce(), InfoNCE()):
+    for loss in (from_conf("loss/plackett_luce"), from_conf("loss/infonce")):
         found, weights = loss(rewards, toy_batch(one, none | {"row": 2}, two))["lists"]
         alone = [
             *values(loss, toy_batch(one), "lists", rewards[:3]),
@@ -228,7 +250,7 @@ def rated(ratings, **more):
 
 
 def test_regression_on_the_scale_of_the_training_rows():
-    loss, batch = Regression(), rated([1.0, NAN, 5.0], weight=2.0)
+    loss, batch = from_conf("loss/regression"), rated([1.0, NAN, 5.0], weight=2.0)
     learn(loss, [1.0, 5.0])  # mean 3, deviation 2: targets -1 and 1
     found, weights = loss(torch.tensor([0.5, 9.0, 0.0]), batch)["ratings"]
     assert found.tolist() == [2.25, 1.0]
@@ -253,7 +275,7 @@ def test_ordinal_by_hand_and_starts_at_the_frequencies():
 
 
 def test_binary_weighs_both_classes_the_same():
-    loss = Binary()
+    loss = from_conf("loss/binary")
     learn(loss, [1.0, 0.0, 0.0, 0.0])
     found, weights = loss(torch.tensor([2.0, 2.0]), rated([1.0, 0.0], weight=3.0))["ratings"]
     expected = [2 * -log_sigmoid(2.0), 2 / 3 * -log_sigmoid(-2.0)]
@@ -262,10 +284,10 @@ def test_binary_weighs_both_classes_the_same():
 
 
 def test_what_is_drawn_more_often_counts_more_in_what_is_learnt():
-    loss = Binary()
+    loss = from_conf("loss/binary")
     learn(loss, [1.0, 0.0, 0.0, 0.0], weights=[3.0, 1.0, 1.0, 1.0])  # balanced by the draws
     assert loss.class_weights.tolist() == [1.0, 1.0]
-    loss = Regression()
+    loss = from_conf("loss/regression")
     learn(loss, [0.0, 4.0], weights=[3.0, 1.0])
     assert (float(loss.mean), float(loss.deviation)) == pytest.approx((1.0, 3**0.5))
 
@@ -279,11 +301,15 @@ def learn(loss, ratings, weights=None):
 @pytest.mark.parametrize(
     ("loss", "ratings", "sentence"),
     [
-        (Regression(), [4.2] * 10, "All training rows have the rating 4.2"),
+        (from_conf("loss/regression"), [4.2] * 10, "All training rows have the rating 4.2"),
         (Ordinal(), np.arange(30.0), "needs 2 to 20 different ratings, and the training rows have"),
         (Ordinal(), [2.0], "have 1"),
-        (Binary(), [1.0, 1.0], "all training rows are rated above loss.threshold=0.5"),
-        (Binary(threshold=3), [1.0, 2.0], "rated at most loss.threshold=3"),
+        (
+            from_conf("loss/binary"),
+            [1.0, 1.0],
+            "all training rows are rated above loss.threshold=0.5",
+        ),
+        (from_conf("loss/binary", threshold=3), [1.0, 2.0], "rated at most loss.threshold=3"),
     ],
 )
 def test_ratings_that_teach_nothing_are_refused(loss, ratings, sentence):
@@ -294,7 +320,12 @@ def test_ratings_that_teach_nothing_are_refused(loss, ratings, sentence):
 # ------------------------------------------------------------------------ all
 def mixture():
     loss = Mix(
-        {"pairs": BradleyTerry(), "ratings": Regression(), "lists": PlackettLuce(), "none": None},
+        {
+            "pairs": from_conf("loss/bradley_terry"),
+            "ratings": from_conf("loss/regression"),
+            "lists": from_conf("loss/plackett_luce"),
+            "none": None,
+        },
         {"ratings": 0.5},
     )
     learn(loss, [1.0, 2.0, 4.0])
@@ -307,23 +338,23 @@ def learnt(loss):
 
 
 LOSSES = [
-    BradleyTerry(margin=0.7, label_smoothing=0.1, centring=0.1, average="lists"),
-    BradleyTerry(margin="data", scale="ratings"),
-    Contrastive(1.3),
+    from_conf("loss/bradley_terry", margin=0.7, label_smoothing=0.1, centring=0.1, average="lists"),
+    from_conf("loss/bradley_terry", margin="data", scale="ratings"),
+    from_conf("loss/contrastive", margin=1.3),
     Contrastive(1.3, squared=True),
-    Focal(),
+    from_conf("loss/focal"),
     Focal(0.5),
     SoftBradleyTerry(),
-    Ties(),
-    Ties("davidson"),
-    SquaredMargin(),
+    from_conf("loss/ties"),
+    from_conf("loss/ties", model="davidson"),
+    from_conf("loss/squared_margin"),
     Exponential(),
-    PlackettLuce(),
-    InfoNCE(0.5),
-    learnt(Regression()),
+    from_conf("loss/plackett_luce"),
+    from_conf("loss/infonce", temperature=0.5),
+    learnt(from_conf("loss/regression")),
     learnt(Regression("huber", 0.3)),
     learnt(Ordinal()),
-    Binary(threshold=1.5),
+    from_conf("loss/binary", threshold=1.5),
     mixture(),
     Centring(),
     RewardL2(),
@@ -396,7 +427,14 @@ def test_losses_over_differences_do_not_see_a_shift(rewards, shift):
             levels=list(range(count)),
         )
     )
-    for loss in (BradleyTerry(), Contrastive(), Focal(), Ties(), PlackettLuce(), InfoNCE()):
+    for loss in (
+        from_conf("loss/bradley_terry"),
+        from_conf("loss/contrastive"),
+        from_conf("loss/focal"),
+        from_conf("loss/ties"),
+        from_conf("loss/plackett_luce"),
+        from_conf("loss/infonce"),
+    ):
         for one, other in zip(
             loss(rewards, batch).values(), loss(rewards + shift, batch).values(), strict=True
         ):
@@ -414,8 +452,11 @@ def test_a_mix_normalises_each_loss_by_its_own_units():
     loss, batch = mixture(), everything()
     rewards = torch.tensor([2.0, 0.5, 1.0, -0.3, 0.4])
     totals = loss.total_weights([batch])
-    parts = {"pairs": (BradleyTerry(), 1.0), "ratings": (learnt(Regression()), 0.5)}
-    parts["lists"] = (PlackettLuce(), 1.0)
+    parts = {
+        "pairs": (from_conf("loss/bradley_terry"), 1.0),
+        "ratings": (learnt(from_conf("loss/regression")), 0.5),
+    }
+    parts["lists"] = (from_conf("loss/plackett_luce"), 1.0)
     alone = sum(
         weight * normalise_terms(part(rewards, batch), part.total_weights([batch]))
         for part, weight in parts.values()
@@ -426,30 +467,37 @@ def test_a_mix_normalises_each_loss_by_its_own_units():
 
 def test_a_mix_checks_its_names():
     with pytest.raises(UserError, match=r"loss.weights names pears; loss.losses has pairs"):
-        Mix({"pairs": BradleyTerry()}, {"pears": 1.0})
+        Mix({"pairs": from_conf("loss/bradley_terry")}, {"pears": 1.0})
     with pytest.raises(UserError, match="one of them is above 0"):
-        Mix({"pairs": BradleyTerry()}, {"pairs": 0.0})
+        Mix({"pairs": from_conf("loss/bradley_terry")}, {"pairs": 0.0})
     with pytest.raises(UserError, match="has no loss"):
         Mix({"pairs": None})
 
 
 def test_needs():
-    assert BradleyTerry(margin="data").required() == ("pairs", "margins")
-    assert BradleyTerry(scale="ratings").required() == ("pairs", "ratings")
-    assert BradleyTerry(margin=0.5).unmet({"pairs"}) == ()
-    assert Ties().unmet({"pairs", "lists"}) == ("ties",)
+    assert from_conf("loss/bradley_terry", margin="data").required() == ("pairs", "margins")
+    assert from_conf("loss/bradley_terry", scale="ratings").required() == ("pairs", "ratings")
+    assert from_conf("loss/bradley_terry", margin=0.5).unmet({"pairs"}) == ()
+    assert from_conf("loss/ties").unmet({"pairs", "lists"}) == ("ties",)
     assert mixture().unmet({"ratings"}) == ()
-    greedy = Mix({"pairs": BradleyTerry(margin="ratings"), "lists": PlackettLuce()})
+    greedy = Mix(
+        {
+            "pairs": from_conf("loss/bradley_terry", margin="ratings"),
+            "lists": from_conf("loss/plackett_luce"),
+        }
+    )
     assert greedy.unmet({"pairs", "lists"}) == ("ratings",)
     assert set(mixture().unmet({"ties"})) == {"pairs", "ratings", "lists"}
 
 
 def test_a_margin_of_zero_warns():
     with pytest.warns(UserWarning, match="constant rewards minimise it"):
-        Contrastive(margin=0.0)
+        from_conf("loss/contrastive", margin=0.0)
 
 
-@pytest.mark.parametrize("loss", [Ties(tie_width=0.3), learnt(Ordinal()), mixture()], ids=str)
+@pytest.mark.parametrize(
+    "loss", [from_conf("loss/ties", tie_width=0.3), learnt(Ordinal()), mixture()], ids=str
+)
 def test_what_a_loss_learnt_is_kept_as_numbers(loss):
     fresh = {Ties: Ties, Ordinal: Ordinal, Mix: mixture}[type(loss)]()
     fresh.take_state(loss.state())

@@ -11,7 +11,6 @@ from transformers.modeling_layers import GenericForSequenceClassification
 
 from rmexp.batching.collate import Collate
 from rmexp.core.errors import UserError
-from rmexp.losses import BradleyTerry
 from rmexp.models.layout_probe import check_layout, choose_layout, probe_layout
 from rmexp.models.reward_model import (
     check_padding,
@@ -21,6 +20,7 @@ from rmexp.models.reward_model import (
     prepare_model,
 )
 from rmexp.training.lightning_module import normalise_terms
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
 
 TOKENIZER = tiny_tokenizer()
@@ -168,7 +168,7 @@ def losses_and_gradients(model, rows, layout, tokens=10**9):
     """Rewards by row, and the gradient of a step."""
     model.zero_grad()
     step = Collate(0, tokens, layout)(rows)
-    loss, found = BradleyTerry(), {}
+    loss, found = from_conf("loss/bradley_terry"), {}
     totals = loss.total_weights(step.batches)
     for batch in step.batches:
         rewards_N = compute_rewards(model, batch)

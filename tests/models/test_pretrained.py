@@ -2,6 +2,7 @@
 
 import transformers
 
+from tests.helpers.options import from_conf
 from rmexp.models.pretrained import Pretrained
 from rmexp.models.tiny import Tiny
 from tests.helpers.toys import tiny_tokenizer
@@ -14,16 +15,16 @@ def test_a_pooler_or_new_embeddings_are_drawn_by_the_seed_too(tmp_path):
         intermediate_size=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
-    Tiny().load_model(tiny_tokenizer(), 0).model.save_pretrained(tmp_path / "llama")
+    from_conf("model/tiny").load_model(tiny_tokenizer(), 0).model.save_pretrained(tmp_path / "llama")
     grown = tiny_tokenizer()
     grown.add_tokens(["<new>"])
     for path, tokenizer in (("bert", TOKENIZER), ("llama", grown)):
-        model = Pretrained(str(tmp_path / path)).load_model(tokenizer, 0)
+        model = from_conf("model/hf", path=str(tmp_path / path)).load_model(tokenizer, 0)
         assert not model.only_head_drawn
 
 
 def test_a_checkpoint_without_a_head_draws_the_head_alone(tmp_path):
-    model = Tiny().load_model(tiny_tokenizer(), 0)
+    model = from_conf("model/tiny").load_model(tiny_tokenizer(), 0)
     model.model.save_pretrained(tmp_path)
-    loaded = Pretrained(str(tmp_path)).load_model(tiny_tokenizer(), 0)
+    loaded = from_conf("model/hf", path=str(tmp_path)).load_model(tiny_tokenizer(), 0)
     assert (loaded.fresh_head, loaded.only_head_drawn) == (True, True)

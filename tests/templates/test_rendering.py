@@ -4,9 +4,8 @@ import pytest
 
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.core.errors import UserError
-from rmexp.models.tiny import Tiny
 from rmexp.templates import rendering
-from rmexp.templates.template import Template
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
@@ -15,8 +14,8 @@ EACH = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
 
 
 def with_source(source, **settings):
-    tokenizer = Tiny().load_tokenizer()
-    Template(source, **settings).install(tokenizer)
+    tokenizer = from_conf("model/tiny").load_tokenizer()
+    from_conf("template/tokenizer", source=source, **settings).install(tokenizer)
     return tokenizer
 
 

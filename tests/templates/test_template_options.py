@@ -8,10 +8,9 @@ import transformers
 from omegaconf import OmegaConf
 from tokenizers import processors
 
-from rmexp.models.tiny import Tiny
 from rmexp.templates import rendering
-from rmexp.templates.template import Template
 from tests.conftest import ROOT
+from tests.helpers.options import from_conf
 
 TALK = [
     {"role": "system", "content": "Be kind."},
@@ -137,7 +136,7 @@ WITH_TOOLS = {
 
 def tokenizer_of(*tags):
     """Bytes and some tags; like Llama's it puts <s> before every text by itself; eos = </s>."""
-    inner = Tiny().load_tokenizer().backend_tokenizer
+    inner = from_conf("model/tiny").load_tokenizer().backend_tokenizer
     inner.add_special_tokens(["<s>", "</s>", *tags])
     inner.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", inner.token_to_id("<s>"))]
@@ -153,9 +152,12 @@ def installed(name, **settings):
     tokenizer = tokenizer_of()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Template(options["source"], arguments=options.get("arguments", {}), **settings).install(
-            tokenizer
-        )
+        from_conf(
+            "template/tokenizer",
+            source=options["source"],
+            arguments=options.get("arguments", {}),
+            **settings,
+        ).install(tokenizer)
     return tokenizer
 
 

@@ -7,15 +7,14 @@ import transformers
 from omegaconf import OmegaConf
 
 from rmexp.core.errors import UserError
-from rmexp.models.tiny import Tiny
 from rmexp.templates import rendering
 from rmexp.templates.template import (
-    Template,
     audit_template,
     choose_pad_token,
     template_fingerprint,
 )
 from tests.conftest import ROOT
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 from tests.templates.test_template_options import tokenizer_of
 
@@ -25,25 +24,31 @@ CHATML = OmegaConf.load(ROOT / "conf/template/chatml.yaml").source
 
 
 def render(template, tokenizer=None, talk=TALK):
-    tokenizer = tokenizer or Tiny().load_tokenizer()
+    tokenizer = tokenizer or from_conf("model/tiny").load_tokenizer()
     template.install(tokenizer)
     return rendering.render(tokenizer, [talk])[0]
 
 
 def test_named_templates():
     assert (
-        render(Template(source=CHATML))
+        render(from_conf("template/tokenizer", source=CHATML))
         == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
     )
-    assert render(Template(source=PLAIN)) == "User: Hi\n\nAssistant: Yo<|im_end|>"
+    assert (
+        render(from_conf("template/tokenizer", source=PLAIN))
+        == "User: Hi\n\nAssistant: Yo<|im_end|>"
+    )
 
 
 def test_a_system_prompt_and_arguments_are_baked_into_the_source():
     source = "{{ mood }}|" + CHATML
-    template = Template(
-        source=source, system='Say "你好"\n', arguments={"mood": "calm", "on": True, "off": None}
+    template = from_conf(
+        "template/tokenizer",
+        source=source,
+        system='Say "你好"\n',
+        arguments={"mood": "calm", "on": True, "off": None},
     )
-    tokenizer = Tiny().load_tokenizer()
+    tokenizer = from_conf("model/tiny").load_tokenizer()
     text = render(template, tokenizer)
     assert text.startswith('calm|<|im_start|>system\nSay "你好"\n<|im_end|>')
     own = [{"role": "system", "content": "Mine"}, *TALK]
@@ -52,26 +57,26 @@ def test_a_system_prompt_and_arguments_are_baked_into_the_source():
 
 def test_a_template_file(tmp_path):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
-    assert render(Template(path=str(tmp_path / "t.jinja"))) == "[Hi][Yo]"
+    assert render(from_conf("template/tokenizer", path=str(tmp_path / "t.jinja"))) == "[Hi][Yo]"
     with pytest.raises(UserError, match="there is no such file"):
-        render(Template(path=str(tmp_path / "no.jinja")))
+        render(from_conf("template/tokenizer", path=str(tmp_path / "no.jinja")))
 
 
 def test_templates_that_teach_nothing_or_break_are_refused():
     with pytest.raises(UserError, match="does not render the assistant's answer"):
-        render(Template(source="{{ messages[0].content }}"))
+        render(from_conf("template/tokenizer", source="{{ messages[0].content }}"))
     with pytest.raises(UserError, match="refuses a dialogue"):
-        render(Template(source="{{ raise_exception('no') }}"))
-    tokenizer = Tiny().load_tokenizer()
+        render(from_conf("template/tokenizer", source="{{ raise_exception('no') }}"))
+    tokenizer = from_conf("model/tiny").load_tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="choose template=chatml"):
-        Template().install(tokenizer)
+        from_conf("template/tokenizer").install(tokenizer)
 
 
 @pytest.mark.parametrize("source", [PLAIN, "{{ bos_token }}" + CHATML])
 def test_bos_comes_once_from_the_template_alone(source):
     tokenizer = tokenizer_of()
-    Template(source=source).install(tokenizer)
+    from_conf("template/tokenizer", source=source).install(tokenizer)
     ids = rendering.tokenize(tokenizer, rendering.render(tokenizer, [TALK]))[0]
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
@@ -103,8 +108,8 @@ def test_a_pad_token_is_added_where_none_fits():
 def test_fingerprint_sees_what_changes_tokens_and_nothing_else():
     one = template_fingerprint(tiny_tokenizer())
     assert template_fingerprint(tiny_tokenizer()) == one
-    other = Tiny().load_tokenizer()
-    Template(system="Be kind.").install(other)
+    other = from_conf("model/tiny").load_tokenizer()
+    from_conf("template/tokenizer", system="Be kind.").install(other)
     assert template_fingerprint(other) != one
 
 
@@ -122,26 +127,28 @@ def test_audit():
 
 
 def test_an_exported_template_is_not_baked_twice(tmp_path):
-    tokenizer = Tiny().load_tokenizer()
-    Template(source=PLAIN, system="Be kind.").install(tokenizer)
+    tokenizer = from_conf("model/tiny").load_tokenizer()
+    from_conf("template/tokenizer", source=PLAIN, system="Be kind.").install(tokenizer)
     tokenizer.save_pretrained(tmp_path)
     again = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    Template().install(again)
+    from_conf("template/tokenizer").install(again)
     assert again.chat_template == tokenizer.chat_template
     assert template_fingerprint(again) == template_fingerprint(tokenizer)
 
 
 def test_the_date_of_the_day_is_pinned():
-    tokenizer = Tiny().load_tokenizer()
-    template = Template(source="{{ strftime_now('%d %b %Y') }}|" + CHATML)
+    tokenizer = from_conf("model/tiny").load_tokenizer()
+    template = from_conf("template/tokenizer", source="{{ strftime_now('%d %b %Y') }}|" + CHATML)
     with pytest.warns(UserWarning, match="pinned to 01 Jan 2025"):
         template.install(tokenizer)
     assert rendering.render(tokenizer, [TALK])[0].startswith("01 Jan 2025|")
 
 
 def test_text_around_the_judged_answer_is_baked(tmp_path):
-    template = Template(CHATML, response_prefix='Answer: "', response_suffix='"\n')
-    tokenizer = Tiny().load_tokenizer()
+    template = from_conf(
+        "template/tokenizer", source=CHATML, response_prefix='Answer: "', response_suffix='"\n'
+    )
+    tokenizer = from_conf("model/tiny").load_tokenizer()
     again = [*TALK, *TALK]
     assert render(template, tokenizer, again) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
@@ -150,7 +157,7 @@ def test_text_around_the_judged_answer_is_baked(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     exported = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert exported.apply_chat_template(again, tokenize=False) == render(
-        Template(), exported, again
+        from_conf("template/tokenizer"), exported, again
     )
     assert 'Answer: "Yo"' in rendering.render(exported, [again])[0]
     prompt = tokenizer.apply_chat_template(again[:-1], tokenize=False, add_generation_prompt=True)
@@ -158,8 +165,10 @@ def test_text_around_the_judged_answer_is_baked(tmp_path):
 
 
 def test_text_goes_around_parts_and_not_around_what_has_no_content():
-    tokenizer = Tiny().load_tokenizer()
-    Template(CHATML, response_prefix="<", response_suffix=">").install(tokenizer)
+    tokenizer = from_conf("model/tiny").load_tokenizer()
+    from_conf(
+        "template/tokenizer", source=CHATML, response_prefix="<", response_suffix=">"
+    ).install(tokenizer)
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert "<ab>" in rendering.render(tokenizer, [[TALK[0], TALK[1] | {"content": parts}]])[0]
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
@@ -169,8 +178,8 @@ def test_text_goes_around_parts_and_not_around_what_has_no_content():
 
 
 def test_the_fingerprint_sees_text_around_the_answer():
-    other = Tiny().load_tokenizer()
-    Template(response_suffix=" ").install(other)
+    other = from_conf("model/tiny").load_tokenizer()
+    from_conf("template/tokenizer", response_suffix=" ").install(other)
     assert template_fingerprint(other) != template_fingerprint(tiny_tokenizer())
 
 
@@ -184,21 +193,25 @@ def test_the_fingerprint_sees_text_around_the_answer():
     ],
 )
 def test_tags_that_are_no_tokens_are_named(option, names):
-    template = Template(OmegaConf.load(ROOT / f"conf/template/{option}.yaml").source)
+    template = from_conf(
+        "template/tokenizer", source=OmegaConf.load(ROOT / f"conf/template/{option}.yaml").source
+    )
     with pytest.warns(UserWarning, match=re.escape(f"The template writes {names}: the tokenizer")):
         template.install(tokenizer_of())
     template.install(tokenizer_of(*names.split(", ")))  # and no warning
 
 
 def test_tags_of_the_tokenizers_own_template_are_its_authors_affair():
-    tokenizer = Tiny().load_tokenizer()
+    tokenizer = from_conf("model/tiny").load_tokenizer()
     tokenizer.chat_template = CHATML.replace("im_end", "im_over")
-    Template().install(tokenizer)
+    from_conf("template/tokenizer").install(tokenizer)
 
 
 def test_the_rubric_of_a_judge():
     judge = OmegaConf.load(ROOT / "conf/template/judge.yaml")
-    text = render(Template(judge.source, arguments={"rubric": "Short."}))
+    text = render(
+        from_conf("template/tokenizer", source=judge.source, arguments={"rubric": "Short."})
+    )
     assert text == (
         "# What makes an answer good\nShort.\n\n# Dialogue\nUser: Hi\n\n# Answer\nYo<|im_end|>"
     )

@@ -9,10 +9,10 @@ from rmexp.batching.activation_store import ActivationStore, ActivationWriter, u
 from rmexp.batching.collate import Collate, unlabelled_row
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compute_rewards
-from rmexp.models.tiny import Tiny
 from rmexp.models.tuning import Head, LastLayers
 from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
 from tests.conftest import result
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
 
@@ -71,7 +71,7 @@ def some_rows():
 @pytest.mark.parametrize("layout", ["mixed", "tree", "padded"])
 @pytest.mark.parametrize("tune", [Head(1), LastLayers(1, 1), LastLayers(2, 1)], ids=repr)
 def test_rewards_and_gradients_are_those_of_the_whole_model(tmp_path, layout, tune):
-    model = Tiny(layers=3).load_model(tiny_tokenizer(), 0)
+    model = from_conf("model/tiny", layers=3).load_model(tiny_tokenizer(), 0)
     tune(model, 0)
     choose_layout(model, layout if layout != "mixed" else "auto")
     rows = some_rows()
@@ -104,14 +104,14 @@ def test_rewards_and_gradients_are_those_of_the_whole_model(tmp_path, layout, tu
 def test_other_weights_find_no_store(tmp_path):
     rows = some_rows()
     for seed in (0, 1):
-        model = Tiny(layers=3, seed=seed).load_model(tiny_tokenizer(), 0)
+        model = from_conf("model/tiny", layers=3, seed=seed).load_model(tiny_tokenizer(), 0)
         LastLayers(1, 1)(model, 0)
         kept = load_or_compute(model, Data(rows, "padded", tmp_path), "32-true", 1, lambda *_: None)
         assert kept.facts["from_cache"] is False
 
 
 def test_folds_share_a_store_and_a_store_that_is_there_needs_no_room(tmp_path):
-    model = Tiny(layers=3).load_model(tiny_tokenizer(), 0)
+    model = from_conf("model/tiny", layers=3).load_model(tiny_tokenizer(), 0)
     Head(1)(model, 0)
     data = Data(some_rows(), "padded", tmp_path)
     first = load_or_compute(model, data, "32-true", 1, lambda *_: None)
@@ -121,7 +121,7 @@ def test_folds_share_a_store_and_a_store_that_is_there_needs_no_room(tmp_path):
 
 
 def test_what_is_too_large_is_computed_anew_and_said(tmp_path, recwarn):
-    model = Tiny(layers=3).load_model(tiny_tokenizer(), 0)
+    model = from_conf("model/tiny", layers=3).load_model(tiny_tokenizer(), 0)
     LastLayers(1, 1)(model, 0)
     data = Data(some_rows(), "padded", tmp_path)
     with pytest.warns(UserWarning, match="would take .* GiB on disk, and tune.cache_gib=1e-09"):
@@ -129,7 +129,7 @@ def test_what_is_too_large_is_computed_anew_and_said(tmp_path, recwarn):
 
 
 def test_a_store_that_gives_other_rewards_is_not_used(tmp_path, monkeypatch):
-    model = Tiny(layers=3).load_model(tiny_tokenizer(), 0)
+    model = from_conf("model/tiny", layers=3).load_model(tiny_tokenizer(), 0)
     LastLayers(1, 1)(model, 0)
     add = ActivationWriter.add
     monkeypatch.setattr(ActivationWriter, "add", lambda self, states: add(self, states * 1.01))

@@ -7,15 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmexp.losses import BradleyTerry
 from rmexp.models.tiny import Tiny
 from rmexp.runner import head_groups
 from rmexp.runner.sweep_plan import Cell
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.tracking.run_state import State
 from rmexp.training.multi_head import HeadModule, HeadOnly
-from rmexp.training.optim import AdamW
 from tests.conftest import result
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
 WORDS = (
@@ -158,11 +157,14 @@ def test_seeds_that_draw_more_than_the_head_do_not_share_a_model(rmexp, monkeypa
 
 def test_a_head_is_where_its_rows_are():
     """`meta` stands for a GPU."""
-    head = HeadOnly(Tiny().load_model(tiny_tokenizer(), 0), 0)
+    head = HeadOnly(from_conf("model/tiny").load_model(tiny_tokenizer(), 0), 0)
     rows = SimpleNamespace(plan=lambda: [[0]])
     settings = SimpleNamespace(steps=lambda epoch: epoch, validations=1)
-    optim, batches = AdamW(lr=1e-3, head_lr=None), SimpleNamespace(device="meta")
-    module = HeadModule(head, BradleyTerry(), rows, optim, settings, batches, {})
+    optim, batches = (
+        from_conf("optim/adamw", lr=1e-3, head_lr=None),
+        SimpleNamespace(device="meta"),
+    )
+    module = HeadModule(head, from_conf("loss/bradley_terry"), rows, optim, settings, batches, {})
     assert {weight.device.type for weight in module.weights} == {"meta"}
 
 

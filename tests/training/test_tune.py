@@ -8,7 +8,6 @@ import torch
 import transformers
 
 from rmexp.core.errors import UserError
-from rmexp.losses import Contrastive
 from rmexp.models.layout_probe import check_layout, probe_layout
 from rmexp.models.reward_model import backbone, head_parameters
 from rmexp.models.tiny import Tiny
@@ -24,9 +23,9 @@ from rmexp.models.tuning import (
     trained_state,
 )
 from rmexp.training.callbacks import ResumeCheckpoint
-from rmexp.training.optim import AdamW
 from rmexp.training.trainer import required_disk_bytes
 from tests.conftest import result
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 from tests.models.test_families import (
     EXACT,
@@ -201,8 +200,8 @@ def test_merged_the_rewards_stay(family, tmp_path):
 @pytest.mark.parametrize("tune", TUNES, ids=["full", "head", "last_layers", "lora"])
 def test_the_optimizer_holds_what_trains(tune):
     model = stirred(tuned(tune))
-    adamw = AdamW(lr=1e-3, head_lr=1e-2, weight_decay=0.1)
-    optimizer, _ = adamw.build(model, Contrastive(margin=1.0), 10)
+    adamw = from_conf("optim/adamw", lr=1e-3, head_lr=1e-2, weight_decay=0.1)
+    optimizer, _ = adamw.build(model, from_conf("loss/contrastive", margin=1.0), 10)
     losses_and_gradients(model, comparisons(), "tree")
     optimizer.step()
     trains = [p for p in model.parameters() if p.requires_grad]
@@ -316,7 +315,7 @@ def whole(tmp_path_factory, cache):
 @pytest.mark.parametrize("part", PARTS)
 def test_a_run_says_stores_and_exports_what_it_trained(part, whole):
     done, run = whole(part)
-    model = Tiny().load_model(tiny_tokenizer(), 0)
+    model = from_conf("model/tiny").load_model(tiny_tokenizer(), 0)
     every = sum(p.numel() for p in model.parameters())
     {"lora": LoRA(4, None, 0.1, "all-linear"), "last_layers": LastLayers(1, 0), "head": Head(0)}[
         part
@@ -330,7 +329,7 @@ def test_a_run_says_stores_and_exports_what_it_trained(part, whole):
         stored = {k.removeprefix("model.") for k in checkpoint(run, name)["state_dict"]}
         assert stored == trained_names(model)
     exported = transformers.AutoModelForSequenceClassification.from_pretrained(run / "export")
-    start = Tiny().load_model(tiny_tokenizer(), 0).state_dict()
+    start = from_conf("model/tiny").load_model(tiny_tokenizer(), 0).state_dict()
     assert exported.state_dict().keys() == start.keys()
     changed = {k for k, v in exported.state_dict().items() if not torch.equal(v, start[k])}
     if part == "lora":
