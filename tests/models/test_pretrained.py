@@ -3,8 +3,6 @@
 import transformers
 
 from tests.helpers.options import from_conf
-from rmexp.models.pretrained import Pretrained
-from rmexp.models.tiny import Tiny
 from tests.helpers.toys import tiny_tokenizer
 from tests.models.test_families import TOKENIZER
 
@@ -15,7 +13,9 @@ def test_a_pooler_or_new_embeddings_are_drawn_by_the_seed_too(tmp_path):
         intermediate_size=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
-    from_conf("model/tiny").load_model(tiny_tokenizer(), 0).model.save_pretrained(tmp_path / "llama")
+    from_conf("model/tiny").load_model(tiny_tokenizer(), 0).model.save_pretrained(
+        tmp_path / "llama"
+    )
     grown = tiny_tokenizer()
     grown.add_tokens(["<new>"])
     for path, tokenizer in (("bert", TOKENIZER), ("llama", grown)):
