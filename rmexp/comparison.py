@@ -1,6 +1,6 @@
-"""The one noun: every row of every data set becomes a `Comparison` before a tokenizer sees it.
+"""`Comparison`, the common form of all rows before tokenization.
 
-Imports nothing heavy: formats, splits and checks run without torch.
+Imports nothing heavy, so formats, splits and checks run without torch.
 """
 
 import dataclasses
@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 LABEL_KINDS = ("pairs", "votes", "ties", "margins", "ratings", "lists")
-"""What people may say of responses: which of two is better, by how many votes, that they tie, by
-how much; how good one is by itself; the order of two or more. Formats give kinds, losses need them.
-"""
+"""Kinds of labels: which of two responses is better, votes, ties and margins of pairs, ratings of
+single responses, and rankings of two or more. Formats provide kinds, losses need them."""
 
 
 Message = Mapping[str, Any]
-"""A chat message: `role`, `content`, and what else a chat template reads (`tool_calls`, ...)."""
+"""A chat message: `role`, `content` and other keys of the chat template, e.g. `tool_calls`."""
 
 
 @dataclass(frozen=True)
 class PreferenceLabel:
-    """What people said of responses `i` and `j` of one comparison.
+    """Preference between the responses `i` and `j` of a comparison.
 
-    Votes are counts or shares (>= 0). One vote for `i` says that `i` is better; a vote for a tie
-    says that the two are equally good. `margin` is a strength in units of reward, or None.
+    Votes are counts or shares (>= 0) for `i`, for `j` and for a tie. `margin` is the strength of
+    the preference in units of reward, or None.
     """
 
     i: int
@@ -39,22 +38,22 @@ class PreferenceLabel:
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """The shares of the votes for `i`, for `j` and for a tie; they sum to 1."""
+        """Shares of the votes for `i`, for `j` and for a tie; they sum to 1."""
         total = self.votes_i + self.votes_j + self.votes_tie
         return self.votes_i / total, self.votes_j / total, self.votes_tie / total
 
     @property
     def verdict(self) -> int:
-        """+1 where `i` won, -1 where `j` won, 0 for a tie.
+        """+1 if `i` is better, -1 if `j` is better, 0 for a tie.
 
-        A tie is more tie votes than votes for either, or a draw.
+        It is a tie if `i` and `j` have equal votes, or if tie votes outnumber both.
         """
         if self.votes_i == self.votes_j or self.votes_tie > max(self.votes_i, self.votes_j):
             return 0
         return 1 if self.votes_i > self.votes_j else -1
 
     def flipped(self) -> "PreferenceLabel":
-        """The same with `i` and `j` in each other's place."""
+        """The same preference with `i` and `j` exchanged."""
         return dataclasses.replace(
             self, i=self.j, j=self.i, votes_i=self.votes_j, votes_j=self.votes_i
         )
@@ -62,13 +61,13 @@ class PreferenceLabel:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A prompt, K >= 1 responses, and what people said of them: pairs, ratings, or both.
+    """A prompt, K >= 1 responses, and labels: pairwise preferences, ratings, or both.
 
-    `ratings` has one entry a response; higher is better (a format turns error scores and ranks
-    around) and None means unrated. `weight` is the row's importance in every loss. `unfinished`
-    responses are the first steps of an answer, scored at their last token without an end of turn.
-    `tools` are what a chat template shows of them (JSON schemas). `group` is what folds go by.
-    `place` says where the row came from (`file:line`), for messages.
+    `ratings` has one entry per response; higher is better (formats negate error scores and ranks)
+    and None means unrated. `weight` is the row's weight in every loss. `unfinished` responses are
+    the first steps of an answer, scored at their last token without an end of turn. `tools` are
+    JSON schemas for the chat template. `group` is the row's group in cross-validation. `place` is
+    the origin of the row (`file:line`), for messages.
     """
 
     id: str
@@ -103,11 +102,10 @@ class Comparison:
             raise ValueError(f"weight {self.weight}")
 
     def levels(self) -> tuple[int | None, ...]:
-        """The order of the responses, 0 the worst; equal levels tie, None stands outside.
+        """Rank level of each response, 0 the worst; equal levels tie, None is unranked.
 
-        By judgements where there are any, else by ratings. Where judgements form no weak order
-        (some go in a circle or contradict each other, some pairs were not judged), all stand
-        outside.
+        From the pairwise labels where there are any, else from ratings. All responses are unranked
+        where the labels form no weak order (cycles, contradictions, or pairs without a label).
         """
         if self.judgements:
             return _levels_of(self.judgements, len(self.responses))
@@ -120,7 +118,7 @@ class Comparison:
 
     @property
     def prompt_key(self) -> str:
-        """A hash of the prompt: comparisons with equal prompts never fall into different splits."""
+        """Hash of the prompt. Comparisons with equal prompts belong to the same split."""
         text = json.dumps(
             [dict(message) for message in self.prompt], sort_keys=True, ensure_ascii=False
         )
@@ -128,9 +126,9 @@ class Comparison:
 
 
 def _levels_of(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int | None, ...]:
-    """The weak order in which everybody wins against exactly those on lower levels.
+    """The weak order in which each response is preferred to exactly those on lower levels.
 
-    Two on one level tie, or were not compared.
+    Responses on the same level tie or were not compared.
     """
     below: dict[int, set[int]] = {}
     for judgement in judgements:
@@ -159,10 +157,9 @@ def _levels_of(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int |
 
 
 def pairs_from_ratings(comparison: Comparison, min_gap: float) -> Comparison:
-    """Judge each pair of rated responses by their ratings, where people gave no pairwise judgement.
+    """Derive pairwise labels from ratings, unless the comparison has pairwise labels.
 
-    Ratings at least `min_gap` apart make a pair; equal ratings make a tie; a smaller gap says
-    nothing.
+    Ratings that differ by `min_gap` or more give a pair, equal ratings a tie, others no label.
     """
     if comparison.judgements or comparison.ratings is None:
         return comparison

@@ -1,4 +1,4 @@
-"""Directories of the cache: made once, whole or not at all, whoever wants them at once."""
+"""Directories of the cache, built atomically and once, also by concurrent processes."""
 
 import shutil
 import tempfile
@@ -11,13 +11,13 @@ from filelock import FileLock
 
 @contextmanager
 def build_once(home: Path, part: str) -> Iterator[Path | None]:
-    """Gives a folder to write into, which becomes `home` at the end; None where `home` is there.
+    """Yield a folder that is renamed to `home` at the end, or None if `home` exists.
 
-    Of processes that come at once one writes, and the others wait for it. What an error or a kill
-    left half-written is never `home`.
+    One of several concurrent processes writes and the others wait. After an error or a kill no
+    partial `home` remains.
 
     Args:
-        part: a file that tells that `home` is there.
+        part: name of a file whose presence means that `home` is complete.
     """
     if (home / part).is_file():
         yield None

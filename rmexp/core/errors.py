@@ -1,4 +1,4 @@
-"""How rmexp says that something is not right: stop, or go on and say so."""
+"""Errors of users, and recorded fallbacks."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -6,27 +6,27 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake that the person can mend: one sentence naming the thing, the place and the mend.
+    """A mistake of the user: one sentence that names the thing, the place and the fix.
 
-    `python -m rmexp` prints the sentence without a traceback and exits with 1.
+    `python -m rmexp` prints it without a traceback and exits with 1.
     """
 
 
 class PeerProcessLost(UserError):
-    """Another process of the run is gone; what it said itself is the reason."""
+    """Another process of the run ended; its own message has the reason."""
 
 
 class DiskFull(BaseException):
-    """The disk is full: nothing further can be written, so that a sweep ends here as well."""
+    """The disk is full. Not an `Exception`, because it ends a sweep too."""
 
 
 _recorders: list[Callable[[str], None]] = []
 
 
 def note_fallback(sentence: str) -> None:
-    """Say that rmexp goes on in another way than asked for, or than is best.
+    """Report that rmexp uses a fallback in place of the requested or best method.
 
-    Inside a run the sentence is printed and recorded in `result.json`; elsewhere it is a warning.
+    In a run the sentence is printed and recorded in `result.json`; elsewhere it is a warning.
     """
     if _recorders:
         _recorders[-1](sentence)
@@ -36,7 +36,7 @@ def note_fallback(sentence: str) -> None:
 
 @contextmanager
 def collect_fallbacks(record: Callable[[str], None]) -> Iterator[None]:
-    """Hand every `fallback` sentence to `record`, and not to `warnings`."""
+    """Pass the sentences of `note_fallback` to `record` instead of `warnings`."""
     _recorders.append(record)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What every loss is: an `nn.Module` that gives values and weights for each judged unit."""
+"""Base class of losses: an `nn.Module` that returns values and weights per labelled unit."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,53 +14,53 @@ Terms = dict[str, tuple[Tensor, Tensor]]
 
 
 Margin = Annotated[float, Ge(0)] | Literal["data", "ratings"]
-"""A margin for every pair in units of reward; or each pair's own: `data`, the margin of its row, or
-`ratings`, by how much its ratings differ."""
+"""A margin for all pairs in units of reward; or one per pair: `data`, the margin of its row, or
+`ratings`, the difference of its ratings."""
 
 
 class Loss(nn.Module):
     """Maps rewards_N of a micro-batch to `{term: (values_U, weights_U)}`.
 
-    U are the units that the term judges: pairs, rated responses or lists. A step's loss is, summed
-    over terms, sum(values x weights) / (total weight of the term over the whole step). Weights must
-    not depend on the rewards.
+    U is the number of labelled units of the term: pairs, rated responses or lists. The loss of a
+    step is the sum over terms of sum(values x weights) / (total weight of the term in the step).
+    Weights must not depend on the rewards.
     """
 
     needs_labels: ClassVar[tuple[str, ...]]
-    """The kinds of judgement (`comparisons.KINDS`) that it learns from."""
+    """The label kinds (`comparison.LABEL_KINDS`) that it needs."""
 
     def required(self) -> tuple[str, ...]:
-        """The kinds without which it cannot train; `needs`, and what its settings ask for."""
+        """`needs_labels` and the label kinds that its settings ask for."""
         own = {getattr(self, name, None) for name in ("margin", "scale")}
         margins = ("margins",) if "data" in own else ()
         return (*self.needs_labels, *margins, *(("ratings",) if "ratings" in own else ()))
 
     def unmet(self, label_kinds: Collection[str]) -> tuple[str, ...]:
-        """The required kinds that are not among those that the data have."""
+        """The required label kinds that the data lacks."""
         return tuple(kind for kind in self.required() if kind not in label_kinds)
 
     def trains_on(self) -> tuple[str, ...]:
-        """The kinds of which a training row must have one."""
+        """The label kinds of which a training row must have at least one."""
         return self.needs_labels
 
     def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
-        """See the ratings of the training rows before training; most losses need not.
+        """Fit scales to the ratings of the training rows before training. No-op for most losses.
 
         Args:
-            ratings: (U,) of all rated responses, one at least.
-            weights: (U,) how much each will count: its row's weight, times its draws an epoch.
+            ratings: (U,) ratings of all rated responses, U >= 1.
+            weights: (U,) row weight times the expected number of samples per epoch.
         """
 
     def components(self) -> "dict[str, Loss]":
-        """The losses that it is made of, by name: itself alone."""
+        """The losses that it consists of, by name; itself by default."""
         return {"": self}
 
     def state(self) -> dict[str, Any]:
-        """What it learnt, as plain numbers by name: cut points, a tie's width, a scale."""
+        """Learned and fitted values as plain numbers by name: cut points, tie width, scale."""
         return {name: value.tolist() for name, value in self.state_dict().items()}
 
     def take_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Restore the values of `state`."""
         for name, value in state.items():
             *path, last = name.split(".")
             owner: Any = self.get_submodule(".".join(path))
@@ -73,7 +73,7 @@ class Loss(nn.Module):
 
     @torch.no_grad()
     def total_weights(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """The weight of each term over a step's micro-batches, known before any forward pass."""
+        """Total weight of each term over the micro-batches of a step, before any forward pass."""
         totals: dict[str, float] = {}
         for batch in batches:
             for term, (_, weights_U) in self(torch.zeros_like(batch.ratings_N), batch).items():
@@ -82,12 +82,12 @@ class Loss(nn.Module):
 
 
 def pair_gaps(rewards_N: Tensor, batch: Batch) -> Tensor:
-    """(P,) reward of the better response minus that of the worse."""
+    """(P,) reward of the better response minus reward of the worse one."""
     return rewards_N[batch.better_P] - rewards_N[batch.worse_P]
 
 
 def pair_margins(margin: Margin, batch: Batch) -> Tensor | float:
-    """The margin of each judged pair: the constant, its row's, or the gap of its ratings."""
+    """Margin of each pair: a constant, or (P,) from its row or from its ratings."""
     if margin == "data":
         return batch.margins_P
     if margin == "ratings":

@@ -1,4 +1,4 @@
-"""Losses over the order of a comparison's responses: partial orders, with ties."""
+"""Losses over rankings of a comparison's responses, including partial rankings and ties."""
 
 from typing import Annotated
 
@@ -11,14 +11,15 @@ from rmexp.losses.base import Loss, Terms
 
 
 class PlackettLuce(Loss):
-    """-log P(order): the best is drawn first, then the best of the rest, each as exp(r).
+    """-log P(ranking), where responses are drawn without replacement with weights exp(r).
 
-    Plackett 1975, Luce 1959; as ListMLE: Xia et al. 2008. The lowest level says nothing among
-    itself, so that a ranking of the best few out of K is a partial ranking. Ties above it are
-    taken as Efron 1977 takes tied deaths (Cox regression). With two responses it is Bradley-Terry.
+    Plackett 1975, Luce 1959; as ListMLE: Xia et al. 2008. Responses on the lowest level are not
+    ordered among themselves, so a ranking of the best few out of K is a partial ranking. Ties above
+    it use Efron's approximation (Efron 1977, Cox regression). With two responses it equals
+    Bradley-Terry.
 
     Args:
-        at_least: ranked responses that a list must have to count; 3 leaves pairs to another loss.
+        at_least: minimum number of ranked responses of a list; 3 leaves pairs to another loss.
     """
 
     needs_labels = ("lists",)
@@ -28,11 +29,11 @@ class PlackettLuce(Loss):
         self.at_least = at_least
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a comparison: the sum over its draws."""
+        """One value per comparison: the sum over its draws."""
         drawn_S, same_S_N = _above_bottom(batch, self.at_least)
         tied_S_N = same_S_N & (batch.levels_N == batch.levels_N[drawn_S, None])
         lower_S_N = same_S_N & (batch.levels_N < batch.levels_N[drawn_S, None])
-        # Of m tied responses the one drawn as number l leaves l / m of their weight behind it.
+        # Efron: the draw number l of m tied responses removes l / m of their total weight.
         before_S = (tied_S_N & (_order(batch) < drawn_S[:, None])).sum(1)
         left_S = torch.log1p(-before_S / tied_S_N.sum(1))
         pool_S = torch.logaddexp(
@@ -42,14 +43,14 @@ class PlackettLuce(Loss):
 
 
 class InfoNCE(Loss):
-    """-log of the best response's share of sum exp(r / temperature), over it and all worse ones.
+    """-log softmax of the best response among itself and all worse ones, at a temperature.
 
-    van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4, with the prompt's own worse
-    responses as negatives; where several are best, the mean over them.
+    van den Oord, Li and Vinyals 2018, arXiv:1807.03748, eq. 4, with the worse responses to the same
+    prompt as negatives; the mean over the best responses where several tie.
 
     Args:
-        temperature: in units of reward; a small one looks at the hardest negatives alone.
-        at_least: ranked responses that a list must have to count; 3 leaves pairs to another loss.
+        temperature: in units of reward; small values concentrate on the hardest negatives.
+        at_least: minimum number of ranked responses of a list; 3 leaves pairs to another loss.
     """
 
     needs_labels = ("lists",)
@@ -61,7 +62,7 @@ class InfoNCE(Loss):
         self.temperature, self.at_least = temperature, at_least
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a comparison."""
+        """One value per comparison."""
         drawn_S, same_S_N = _above_bottom(batch, self.at_least)
         higher_S_N = same_S_N & (batch.levels_N > batch.levels_N[drawn_S, None])
         best = ~higher_S_N.any(1)
@@ -77,10 +78,8 @@ def _order(batch: Batch) -> Tensor:
 
 
 def _above_bottom(batch: Batch, at_least: int) -> tuple[Tensor, Tensor]:
-    """The responses that win against some other, S of them, and (S, N) who is in their order.
-
-    Of lists with `at_least` ranked responses.
-    """
+    """(S,) indices of responses ranked above another one, in lists of `at_least` ranked responses,
+    and (S, N) masks of the ranked responses of the same list."""
     drawn_S = torch.nonzero(batch.levels_N > 0)[:, 0]
     same_S_N = (batch.list_N == batch.list_N[drawn_S, None]) & (batch.levels_N >= 0)
     enough = same_S_N.sum(1) >= at_least
@@ -88,14 +87,14 @@ def _above_bottom(batch: Batch, at_least: int) -> tuple[Tensor, Tensor]:
 
 
 def _log_sum(rewards_N: Tensor, of_S_N: Tensor) -> Tensor:
-    """(S,) log of the sum of exp(r) over the chosen responses, at least one for each."""
+    """(S,) log-sum-exp over the masked responses; each row has at least one."""
     return torch.logsumexp(torch.where(of_S_N, rewards_N, float("-inf")), 1)
 
 
 def _by_list(values_S: Tensor, drawn_S: Tensor, batch: Batch, mean: bool) -> tuple[Tensor, Tensor]:
-    """Values and weights of the comparisons with an order: sums (or means) over their draws."""
+    """Values and weights of the ranked comparisons: sums (or means) over their draws."""
     lists_L, home_S = torch.unique(batch.list_N[drawn_S], return_inverse=True)
     sums_L = values_S.new_zeros(len(lists_L)).index_add(0, home_S, values_S)
     counts_L = torch.bincount(home_S, minlength=len(lists_L))
-    first_L = torch.searchsorted(batch.list_N, lists_L)  # list_N never falls
+    first_L = torch.searchsorted(batch.list_N, lists_L)  # list_N is sorted
     return sums_L / counts_L if mean else sums_L, batch.weights_N[first_L]

@@ -1,4 +1,4 @@
-"""A weighted sum of losses, each over the judgements that it can use."""
+"""A weighted sum of losses, each over the labels that it can use."""
 
 from collections.abc import Collection, Mapping
 
@@ -11,17 +11,17 @@ from rmexp.losses.base import Loss, Terms
 
 
 class Mix(Loss):
-    """sum of weight x loss, each loss normalised by its own judged units over the step.
+    """Sum of weight x loss, each loss normalised by its own units over the step.
 
-    So a data set of pairs, ratings and lists trains together, whatever their numbers: a step with
-    one list and fifty ratings gives the list's loss its whole weight.
+    A dataset of pairs, ratings and lists trains together whatever their numbers: in a step with one
+    list and fifty ratings, the list's loss has its full weight.
 
     Args:
-        losses: name -> loss; null leaves one out.
-        weights: name -> its weight; a loss that is not named has 1.
+        losses: name -> loss, or None to leave it out.
+        weights: name -> weight; 1 for losses that are not named.
 
     Raises:
-        UserError: there is no loss, or a weight names none.
+        UserError: there is no loss, or a weight names an unknown one.
     """
 
     needs_labels = ()
@@ -46,30 +46,30 @@ class Mix(Loss):
         self.losses = nn.ModuleDict({n: loss for n, loss in chosen.items() if self.weights[n] > 0})
 
     def components(self) -> dict[str, Loss]:
-        """The losses that count, by name."""
+        """The losses with a weight above 0, by name."""
         return dict(self.losses.items())  # type: ignore[arg-type]
 
     def unmet(self, label_kinds: Collection[str]) -> tuple[str, ...]:
-        """What all of them lack, where none can learn from the data; regularisers do not count.
+        """The missing label kinds of components that could train, or of all if none can.
 
-        And what the settings of one that could learn ask for in vain.
+        Regularisers need no labels and do not count.
         """
         components = [loss for loss in self.components().values() if loss.needs_labels]
         fed = [loss for loss in components if set(loss.needs_labels) <= set(label_kinds)]
         return tuple({kind for loss in fed or components for kind in loss.unmet(label_kinds)})
 
     def trains_on(self) -> tuple[str, ...]:
-        """Whatever one of them learns from."""
+        """The label kinds of all components."""
         return tuple({kind for loss in self.components().values() for kind in loss.trains_on()})
 
     def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
-        """Let those over ratings see them."""
+        """Fit the components that use ratings."""
         for loss in self.components().values():
             if "ratings" in loss.needs_labels:
                 loss.fit_to_ratings(ratings, weights)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """The terms of all of them, as `NAME.TERM`."""
+        """The terms of all components, as `NAME.TERM`."""
         terms: Terms = {}
         for name, loss in self.components().items():
             for term, (values_U, weights_U) in loss(rewards_N, batch).items():

@@ -1,4 +1,4 @@
-"""Losses over pairs of responses of which one is better, or which tie."""
+"""Losses over pairs of responses, of which one is better or which tie."""
 
 import math
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ from rmexp.core.errors import note_fallback
 from rmexp.losses.base import Loss, Margin, Terms, pair_gaps, pair_margins
 
 TANGENT = 10.0
-"""Where the exponential loss goes on as its tangent: a pair further behind keeps it finite."""
+"""Negative gap beyond which the exponential loss is replaced by its tangent."""
 
 
 class BradleyTerry(Loss):
@@ -23,15 +23,15 @@ class BradleyTerry(Loss):
     arXiv:2203.02155, eq. 1; with a margin: Touvron et al. 2023 (Llama 2), arXiv:2307.09288, eq. 2.
 
     Args:
-        margin: by how much the better reward must lead before the loss falls under log 2.
-        label_smoothing: the chance that a verdict is wrong: that much of the loss is the other
-            way's (Mitchell 2023, "A note on DPO with noisy preferences").
-        scale: times the pair's margin (`data`) or rating gap (`ratings`), the scaled loss of Wang
-            et al. 2024 (HelpSteer2-Preference), arXiv:2410.01257, section 3.2; None does not.
-        centring: times (r_better + r_worse)^2 is added, which keeps rewards around 0 (Eisenstein et
+        margin: lead of the better reward at which the loss is log 2.
+        label_smoothing: probability that a label is wrong; this share of the loss is that of the
+            flipped pair (Mitchell 2023, "A note on DPO with noisy preferences").
+        scale: multiply by the pair's margin (`data`) or rating difference (`ratings`), the scaled
+            loss of Wang et al. 2024 (HelpSteer2-Preference), arXiv:2410.01257, section 3.2.
+        centring: coefficient of (r_better + r_worse)^2, which keeps rewards around 0 (Eisenstein et
             al. 2023, arXiv:2312.09244, eq. 3); 0.01 is usual.
-        average: `pairs`, or `lists`: the pairs of a comparison share one weight, as InstructGPT has
-            all pairs of a prompt's K answers count 1 / (K choose 2) each.
+        average: `pairs`, or `lists`: the pairs of a comparison share one weight, 1 / (K choose 2)
+            each, as in InstructGPT.
     """
 
     needs_labels = ("pairs",)
@@ -49,7 +49,7 @@ class BradleyTerry(Loss):
         self.centring, self.average = centring, average
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a judged pair; another one in the term `centring`."""
+        """One value per pair, and one in the term `centring`."""
         leads_P = pair_gaps(rewards_N, batch) - pair_margins(self.margin, batch)
         values_P = -F.logsigmoid(leads_P)
         if self.label_smoothing:
@@ -73,8 +73,8 @@ class Contrastive(Loss):
     Herbrich, Graepel and Obermayer 1999, "Support vector learning for ordinal regression".
 
     Args:
-        margin: the lead at which a pair costs nothing; with 0, constant rewards are a minimum.
-        squared: the square of it: no kink, and far-off pairs weigh more (the L2 loss of SVMs).
+        margin: lead at which a pair has zero loss; with 0, constant rewards are a minimum.
+        squared: squared hinge (the L2 loss of SVMs): smooth, with more weight on large violations.
     """
 
     needs_labels = ("pairs",)
@@ -85,11 +85,11 @@ class Contrastive(Loss):
         if margin == 0:
             note_fallback(
                 "loss.margin=0 with the contrastive loss: constant rewards minimise it, so nothing "
-                "need be learnt; take a margin above 0."
+                "need be learned; set a margin above 0."
             )
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a judged pair."""
+        """One value per pair."""
         values_P = F.relu(pair_margins(self.margin, batch) - pair_gaps(rewards_N, batch))
         return {"pairs": (values_P.square() if self.squared else values_P, batch.weights_P)}
 
@@ -97,11 +97,11 @@ class Contrastive(Loss):
 class Focal(Loss):
     """-(1 - 2 max(0, p - 1/2))^gamma log p, p = sigmoid(r_better - r_worse).
 
-    Pairs that are told apart already hardly count. Cai et al. 2024 (InternLM2), arXiv:2403.17297,
-    section 4.2.1, without their penalty; after Lin et al. 2017, arXiv:1708.02002.
+    Down-weights pairs that are already ranked correctly. Cai et al. 2024 (InternLM2),
+    arXiv:2403.17297, section 4.2.1, without their penalty; after Lin et al. 2017, arXiv:1708.02002.
 
     Args:
-        gamma: how fast an easy pair's weight falls; 0 is Bradley-Terry.
+        gamma: exponent of the weight of easy pairs; 0 is Bradley-Terry.
     """
 
     needs_labels = ("pairs",)
@@ -111,9 +111,9 @@ class Focal(Loss):
         self.gamma = gamma
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a judged pair."""
+        """One value per pair."""
         gaps_P = pair_gaps(rewards_N, batch)
-        # 1 - 2 max(0, p - 1/2) = min(1, 2 (1 - p)), which keeps its digits where p is near 1.
+        # 1 - 2 max(0, p - 1/2) = min(1, 2 (1 - p)), which avoids cancellation where p is near 1.
         faded_P = torch.clamp(math.log(2) + F.logsigmoid(-gaps_P), max=0)
         values_P = -torch.exp(self.gamma * faded_P) * F.logsigmoid(gaps_P)
         return {"pairs": (values_P, batch.weights_P)}
@@ -122,18 +122,18 @@ class Focal(Loss):
 class SoftBradleyTerry(Loss):
     """-p log sigmoid(d) - (1 - p) log sigmoid(-d), d = r_i - r_j, p the share of votes for i.
 
-    A vote for a tie counts half for either. Cross-entropy with soft targets; pairs that people
-    tied are learnt from as well.
+    Cross-entropy with soft targets. A vote for a tie counts half for each response; tied pairs
+    train as well.
     """
 
     needs_labels = ("votes",)
 
     def trains_on(self) -> tuple[str, ...]:
-        """Any judged pair."""
+        """Pairs and ties."""
         return ("pairs", "ties")
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a judged pair, ties included."""
+        """One value per pair, ties included."""
         gaps_J, votes_J_3, weights_J = all_pairs(rewards_N, batch)
         share_J = votes_J_3[:, 0] + votes_J_3[:, 2] / 2
         values_J = -share_J * F.logsigmoid(gaps_J) - (1 - share_J) * F.logsigmoid(-gaps_J)
@@ -141,14 +141,14 @@ class SoftBradleyTerry(Loss):
 
 
 class Ties(Loss):
-    """-log P(verdict), the verdict one of i, j and a tie; with votes, their mean over the votes.
+    """-log P(label), where the label is i, j or a tie; the mean over votes where there are votes.
 
-    d = r_i - r_j. Rao and Kupper 1967: P(i) = sigmoid(d - width), P(j) = sigmoid(-d - width), a tie
-    the rest. Davidson 1970: P(i), P(j) and P(tie) are as exp(d/2), exp(-d/2) and width.
+    With d = r_i - r_j: Rao and Kupper 1967: P(i) = sigmoid(d - width), P(j) = sigmoid(-d - width),
+    P(tie) the rest. Davidson 1970: P(i), P(j), P(tie) proportional to exp(d/2), exp(-d/2), width.
 
     Args:
         model: `rao_kupper` or `davidson`.
-        tie_width: where the width starts; it is learnt (`optim.loss_lr`).
+        tie_width: initial width; it is learned (`optim.loss_lr`).
     """
 
     needs_labels = ("pairs", "ties")
@@ -160,15 +160,15 @@ class Ties(Loss):
     ) -> None:
         super().__init__()
         self.model = model
-        # Rao and Kupper's width is above 0, Davidson's too: the logarithm is free.
+        # Both widths are positive, so their logarithm is unconstrained.
         self.log_width = nn.Parameter(torch.tensor(math.log(tie_width)))
 
     def trains_on(self) -> tuple[str, ...]:
-        """Any judged pair."""
+        """Pairs and ties."""
         return ("pairs", "ties")
 
     def log_chances(self, gaps_J: Tensor) -> Tensor:
-        """(J, 3) log P of i, of j, of a tie."""
+        """(J, 3) log probabilities of i, j and a tie."""
         if self.model == "davidson":
             logits = (gaps_J / 2, -gaps_J / 2, self.log_width.expand_as(gaps_J))
             return torch.log_softmax(torch.stack(logits, -1), -1)
@@ -179,18 +179,18 @@ class Ties(Loss):
         return torch.stack([i, j, tie], -1)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a judged pair, ties included."""
+        """One value per pair, ties included."""
         gaps_J, votes_J_3, weights_J = all_pairs(rewards_N, batch)
         return {"pairs": (-(votes_J_3 * self.log_chances(gaps_J)).sum(-1), weights_J)}
 
 
 class SquaredMargin(Loss):
-    """(r_better - r_worse - margin)^2: pairs are not driven further apart than the margin.
+    """(r_better - r_worse - margin)^2, which does not push pairs beyond the margin.
 
     The form of IPO, whose margin is 1 / (2 tau): Azar et al. 2023, arXiv:2310.12036, eq. 17.
 
     Args:
-        margin: the lead that a pair should have.
+        margin: target difference of the rewards.
     """
 
     needs_labels = ("pairs",)
@@ -200,7 +200,7 @@ class SquaredMargin(Loss):
         self.margin = margin
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a judged pair."""
+        """One value per pair."""
         leads_P = pair_gaps(rewards_N, batch) - pair_margins(self.margin, batch)
         return {"pairs": (leads_P.square(), batch.weights_P)}
 
@@ -208,14 +208,14 @@ class SquaredMargin(Loss):
 class Exponential(Loss):
     """exp(-(r_better - r_worse)), the loss of RankBoost.
 
-    Freund et al. 2003, "An efficient boosting algorithm for combining preferences". A pair that is
-    more than 10 behind goes on along the tangent, so that the loss stays finite.
+    Freund et al. 2003, "An efficient boosting algorithm for combining preferences". Below a gap of
+    -10 the loss is replaced by its tangent, so that it stays finite.
     """
 
     needs_labels = ("pairs",)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a judged pair."""
+        """One value per pair."""
         behind_P = -pair_gaps(rewards_N, batch)
         curved_P = torch.exp(behind_P.clamp(max=TANGENT))
         values_P = curved_P + math.exp(TANGENT) * F.relu(behind_P - TANGENT)
@@ -223,7 +223,7 @@ class Exponential(Loss):
 
 
 class Centring(Loss):
-    """(r_better + r_worse)^2: a regulariser that keeps rewards around 0, for `Mix`.
+    """(r_better + r_worse)^2, a regulariser for `Mix` that keeps rewards around 0.
 
     Eisenstein et al. 2023, arXiv:2312.09244, eq. 3.
     """
@@ -231,13 +231,13 @@ class Centring(Loss):
     needs_labels = ("pairs",)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a judged pair."""
+        """One value per pair."""
         sums_P = rewards_N[batch.better_P] + rewards_N[batch.worse_P]
         return {"pairs": (sums_P.square(), batch.weights_P)}
 
 
 def all_pairs(rewards_N: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """(J,) gaps, (J, 3) shares of votes and (J,) weights of all judged pairs, J = P + Q."""
+    """(J,) gaps, (J, 3) vote shares and (J,) weights of all pairs and ties, J = P + Q."""
     ties_Q = rewards_N[batch.tied_Q_2[:, 0]] - rewards_N[batch.tied_Q_2[:, 1]]
     return (
         torch.cat([pair_gaps(rewards_N, batch), ties_Q]),

@@ -1,4 +1,4 @@
-"""Losses over the ratings of single responses; what a scale needs is learnt from the train rows."""
+"""Losses over ratings of single responses. Scales are fitted to the training rows."""
 
 import math
 from typing import Annotated, Literal
@@ -14,19 +14,20 @@ from rmexp.core.errors import UserError
 from rmexp.losses.base import Loss, Terms
 
 MOST_GRADES = 20
-"""Different ratings that `Ordinal` takes for grades; more are a measurement, for `Regression`."""
+"""Maximum number of distinct ratings for `Ordinal`; use `Regression` for more."""
 
 
 class Regression(Loss):
-    """The distance of the reward from the rating, squared or Huber's.
+    """Squared error or Huber loss between reward and standardised rating.
 
-    Ratings are standardised by the mean and deviation of the training rows, so that rewards start
-    on their scale: rating = mean + deviation x reward. As a reward-model loss: Wang et al. 2023
-    (SteerLM, HelpSteer), arXiv:2311.09528.
+    Ratings are standardised with the mean and standard deviation of the training rows: rating =
+    mean + std x reward. As a reward-model loss: Wang et al. 2023 (SteerLM, HelpSteer),
+    arXiv:2311.09528.
 
     Args:
-        distance: `mse`, or `huber`: linear beyond `delta` (Huber 1964), for ratings with outliers.
-        delta: where Huber's distance turns linear, in deviations of the ratings.
+        distance: `mse`, or `huber` (Huber 1964), which is linear beyond `delta`, for ratings with
+            outliers.
+        delta: threshold of the Huber loss, in standard deviations of the ratings.
     """
 
     needs_labels = ("ratings",)
@@ -39,13 +40,13 @@ class Regression(Loss):
         super().__init__()
         self.distance, self.delta = distance, delta
         self.register_buffer("mean", torch.tensor(0.0))
-        self.register_buffer("deviation", torch.tensor(1.0))
+        self.register_buffer("std", torch.tensor(1.0))
 
     def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
-        """The scale of the ratings.
+        """Fit mean and standard deviation of the ratings.
 
         Raises:
-            UserError: they are all the same.
+            UserError: all ratings are equal.
         """
         if ratings.min() == ratings.max():
             raise UserError(
@@ -53,22 +54,22 @@ class Regression(Loss):
             )
         mean = np.average(ratings, weights=weights)
         spread = np.sqrt(np.average((ratings - mean) ** 2, weights=weights))
-        self.mean, self.deviation = (torch.tensor(x, dtype=torch.float32) for x in (mean, spread))
+        self.mean, self.std = (torch.tensor(x, dtype=torch.float32) for x in (mean, spread))
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a rated response."""
+        """One value per rated response."""
         rated = ~batch.ratings_N.isnan()
-        targets_U = (batch.ratings_N[rated] - self.mean) / self.deviation
+        targets_U = (batch.ratings_N[rated] - self.mean) / self.std
         delta = self.delta if self.distance == "huber" else math.inf
         values_U = _huber(rewards_N[rated] - targets_U, delta)
         return {"ratings": (values_U, batch.weights_N[rated])}
 
 
 class Ordinal(Loss):
-    """-log P(grade), the grades cut out of the reward's line by points c that are learnt.
+    """-log P(grade) of a proportional-odds model with learned cut points c.
 
-    P(grade <= k) = sigmoid(c_k - r), the proportional-odds model: McCullagh 1980, "Regression
-    models for ordinal data". Only the order of the grades counts, not how far they are apart.
+    P(grade <= k) = sigmoid(c_k - r): McCullagh 1980, "Regression models for ordinal data". Only the
+    order of the grades matters, not their distance.
     """
 
     needs_labels = ("ratings",)
@@ -80,10 +81,11 @@ class Ordinal(Loss):
         self.log_steps = nn.Parameter(torch.zeros(0))
 
     def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
-        """The grades, and cut points at which constant rewards would give their frequencies.
+        """Find the grades, and initialise the cut points so that constant rewards match their
+        frequencies.
 
         Raises:
-            UserError: there are fewer than two grades, or too many to be grades.
+            UserError: there are fewer than two distinct ratings, or more than `MOST_GRADES`.
         """
         grades, member = np.unique(ratings, return_inverse=True)
         if not 2 <= len(grades) <= MOST_GRADES:
@@ -100,22 +102,22 @@ class Ordinal(Loss):
         self.log_steps = nn.Parameter(steps)
 
     def cuts(self) -> Tensor:
-        """The rising cut points, one fewer than grades."""
+        """(grades - 1,) increasing cut points."""
         steps = torch.cumsum(self.log_steps.exp(), 0)
         return torch.cat([self.first[None], self.first + steps])
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a rated response."""
+        """One value per rated response."""
         rated = ~batch.ratings_N.isnan()
         rewards_U, ratings_U = rewards_N[rated], batch.ratings_N[rated]
-        # A rating that no training row has counts as the nearest that one had.
+        # Ratings that do not occur in training are mapped to the nearest grade.
         grade_U = (ratings_U[:, None] - self.grades).abs().argmin(1)
         cuts = self.cuts().to(rewards_N.dtype)
         above_U = cuts[grade_U.clamp(max=len(cuts) - 1)] - rewards_U
         below_U = cuts[(grade_U - 1).clamp(min=0)] - rewards_U
         lowest, highest = grade_U == 0, grade_U == len(cuts)
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which keeps its digits;
-        # the outer grades have no second cut, and 1 in place of the width of their step.
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) avoids cancellation. The
+        # outer grades have one cut point only; their width is set to 1.
         steps = torch.cat([self.log_steps.exp(), self.log_steps.new_ones(2)])
         width_U = -steps[torch.where(lowest | highest, len(steps) - 1, grade_U - 1)]
         log_U = (
@@ -131,7 +133,7 @@ class Binary(Loss):
 
     Args:
         threshold: ratings above it are good.
-        balance: weigh both classes so that they count the same in the training rows as a whole.
+        balance: give both classes the same total weight in the training rows.
     """
 
     needs_labels = ("ratings",)
@@ -142,10 +144,10 @@ class Binary(Loss):
         self.register_buffer("class_weights", torch.ones(2))
 
     def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
-        """The share of good rows.
+        """Fit the class weights to the share of good rows.
 
         Raises:
-            UserError: all of them are good, or all bad.
+            UserError: all rows are good, or all are bad.
         """
         good = float(np.average(ratings > self.threshold, weights=weights))
         if good in (0.0, 1.0):
@@ -157,27 +159,27 @@ class Binary(Loss):
             self.class_weights = torch.tensor([0.5 / (1 - good), 0.5 / good])
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a rated response."""
+        """One value per rated response."""
         rated = ~batch.ratings_N.isnan()
         good_U = (batch.ratings_N[rated] > self.threshold).long()
         values_U = -F.logsigmoid(rewards_N[rated] * (2 * good_U - 1))
-        # In the values: in the weights, each step would divide them out again.
+        # On the values: on the weights, the normalisation of each step would cancel them.
         values_U = values_U * self.class_weights[good_U]
         return {"ratings": (values_U, batch.weights_N[rated])}
 
 
 class RewardL2(Loss):
-    """r^2 of every response: a regulariser that keeps rewards small, for `Mix`."""
+    """r^2 of every response, a regulariser for `Mix`."""
 
     needs_labels = ()
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value a response."""
+        """One value per response."""
         return {"responses": (rewards_N.square(), batch.weights_N)}
 
 
 def _huber(error_U: Tensor, delta: float) -> Tensor:
-    """error^2 up to `delta`, and on along the tangent."""
+    """error^2 up to `delta`, then its tangent."""
     if delta == math.inf:
         return error_U.square()
     size_U = error_U.abs()

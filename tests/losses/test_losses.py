@@ -16,10 +16,8 @@ from rmexp.losses import (
     Contrastive,
     Exponential,
     Focal,
-    InfoNCE,
     Mix,
     Ordinal,
-    PlackettLuce,
     Regression,
     RewardL2,
     SoftBradleyTerry,
@@ -208,10 +206,10 @@ def test_short_lists_can_be_left_to_another_loss():
         toy_comparison(3, row=1, pairs=[], levels=[2, 1, 0]),
     )
     rewards = torch.tensor([0.3, -1.0, 2.0, 0.5, 0.1])
-    for kind in (PlackettLuce, InfoNCE):
-        found = values(kind(at_least=3), toy_batch(pair, three), "lists", rewards)
+    for name in ("loss/plackett_luce", "loss/infonce"):
+        found = values(from_conf(name, at_least=3), toy_batch(pair, three), "lists", rewards)
         assert len(found) == 1
-        assert len(values(kind(), toy_batch(pair, three), "lists", rewards)) == 2
+        assert len(values(from_conf(name), toy_batch(pair, three), "lists", rewards)) == 2
 
 
 def test_infonce_by_hand():
@@ -251,7 +249,7 @@ def rated(ratings, **more):
 
 def test_regression_on_the_scale_of_the_training_rows():
     loss, batch = from_conf("loss/regression"), rated([1.0, NAN, 5.0], weight=2.0)
-    learn(loss, [1.0, 5.0])  # mean 3, deviation 2: targets -1 and 1
+    learn(loss, [1.0, 5.0])  # mean 3, standard deviation 2: targets -1 and 1
     found, weights = loss(torch.tensor([0.5, 9.0, 0.0]), batch)["ratings"]
     assert found.tolist() == [2.25, 1.0]
     assert weights.tolist() == [2.0, 2.0]
@@ -289,7 +287,7 @@ def test_what_is_drawn_more_often_counts_more_in_what_is_learnt():
     assert loss.class_weights.tolist() == [1.0, 1.0]
     loss = from_conf("loss/regression")
     learn(loss, [0.0, 4.0], weights=[3.0, 1.0])
-    assert (float(loss.mean), float(loss.deviation)) == pytest.approx((1.0, 3**0.5))
+    assert (float(loss.mean), float(loss.std)) == pytest.approx((1.0, 3**0.5))
 
 
 def learn(loss, ratings, weights=None):
@@ -499,7 +497,7 @@ def test_a_margin_of_zero_warns():
     "loss", [from_conf("loss/ties", tie_width=0.3), learnt(Ordinal()), mixture()], ids=str
 )
 def test_what_a_loss_learnt_is_kept_as_numbers(loss):
-    fresh = {Ties: Ties, Ordinal: Ordinal, Mix: mixture}[type(loss)]()
+    fresh = {Ties: lambda: from_conf("loss/ties"), Ordinal: Ordinal, Mix: mixture}[type(loss)]()
     fresh.take_state(loss.state())
     batch, rewards = everything(), torch.tensor([2.0, 0.5, 1.0, -0.3, 0.4])
     for term, (values_U, _) in loss(rewards, batch).items():
