@@ -68,7 +68,8 @@ GROUPS = (
 )
 
 
-EVALUATE, EVALUATE_REWARDS = (f"rmexp.tasks.evaluate.{name}" for name in ("evaluate", "judge"))
+EVALUATE = "rmexp.tasks.evaluate.evaluate"
+EVALUATE_REWARDS = "rmexp.tasks.evaluate.evaluate_rewards"
 """task=evaluate, with a model, and of rewards that are in files."""
 
 
