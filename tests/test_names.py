@@ -5,8 +5,6 @@ from collections import defaultdict
 
 from tests.conftest import ROOT
 
-CONVERSION = {"METRICS", "DIALECT", "MODEL", "LORA", "REASONS"}
-
 
 def defined(node):
     if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -23,8 +21,7 @@ def test_no_public_name_is_defined_in_two_modules():
                 if not name.startswith("_"):
                     modules[name].append(str(file.relative_to(ROOT)))
     assert len(modules) > 500
-    several = {name: files for name, files in modules.items() if len(files) > 1}
-    assert {n: f for n, f in several.items() if n not in CONVERSION} == {}
+    assert {name: files for name, files in modules.items() if len(files) > 1} == {}
 
 
 def test_the_first_level_has_at_most_twenty_names():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -10,8 +11,8 @@ from rmexp.config.compose import compose_config, without_hydra
 from rmexp.config.schema import register
 from rmexp.config.validate import check_config
 from rmexp.core.errors import UserError
-from rmexp.tasks.convert import axolotl, training, trl
-from rmexp.tasks.convert.yaml_text import convert_text
+from rmexp.tasks.convert.experiment import convert_settings, experiment_text
+from rmexp.tasks.convert.settings import KEYS
 from tests.conftest import ROOT
 
 register()
@@ -22,14 +23,16 @@ TRL = "model_name_or_path: Qwen/Qwen3-0.6B\ndataset_name: trl-lib/ultrafeedback_
 AXOLOTL = "base_model: google/gemma-2-2b\nreward_model: true\nlearning_rate: 1e-5\n"
 
 
+class Converted(NamedTuple):
+    text: str
+    left: dict
+    notes: list
+
+
 def converted(source, name="x"):
-    return convert_text(
-        source, f"{name}.yaml", f"python -m rmexp --config-dir . +experiment={name}"
-    )
-
-
-def settings(source):
-    return yaml.safe_load(converted(source).text)
+    settings = convert_settings(source, f"{name}.yaml")
+    command = f"python -m rmexp --config-dir . +experiment={name}"
+    return Converted(experiment_text(settings, command), settings.left, settings.notes)
 
 
 def composed(source, folder):
@@ -58,12 +61,8 @@ def test_what_comes_out_binds(name):
 
 def test_the_seeds_settings_are_the_experiment_of_that_name():
     text = (ROOT / "conf/experiment/axolotl_pairwise.yaml").read_text()
-    (quoted,) = re.findall(r"^#   (reward_model: .*)$", text, re.MULTILINE)
-    assert quoted == SEED
-    assert (
-        convert_text(SEED, "axolotl.yaml", "python -m rmexp +experiment=axolotl_pairwise").text
-        == text
-    )
+    command = "python -m rmexp +experiment=axolotl_pairwise data=jsonl data.path=FILE"
+    assert experiment_text(convert_settings(SEED, "axolotl.yaml"), command) == text
     config = compose_config(["+experiment=axolotl_pairwise"])
     assert (config.loss["_target_"], config.loss.margin) == ("rmexp.losses.Contrastive", 1.0)
 
@@ -107,24 +106,16 @@ def test_axolotls_defaults_are_stated(tmp_path):
 
 
 def test_the_defaults_are_those_of_the_trl_that_is_installed():
-    reward_config = pytest.importorskip("trl").RewardConfig
-    theirs = {field.name: field.default for field in dataclasses.fields(reward_config)}
-    ours = {row.key: row.default for row in (*trl.MODEL, *trl.DATA, *training.ROWS)}
-    peft = {
-        field.name: field.default
-        for field in dataclasses.fields(pytest.importorskip("trl").ModelConfig)
-    }
-    assert {row.key: row.default for row in trl.LORA} == {
-        row.key: peft[row.key] for row in trl.LORA
-    }
-    assert peft["lora_target_modules"] is None
-    ours = {key: value for key, value in ours.items() if value is not None}
-    d = trl.DIALECT
-    ours |= {d.batch: d.batch_default, d.epochs: d.epochs_default, d.warmup: d.warmup_default}
-    ours |= {"learning_rate": d.rate_default, "max_grad_norm": 1.0, "bf16": None}
-    ours |= {d.schedule: d.schedule_default, "gradient_accumulation_steps": 1}
+    trl = pytest.importorskip("trl")
+    fields = (*dataclasses.fields(trl.RewardConfig), *dataclasses.fields(trl.ModelConfig))
+    theirs = {field.name: field.default for field in fields}
+    ours = {key: row["trl"] for key, row in KEYS.items() if "trl" in row}
+    assert theirs["bf16"] is None, "true unless fp16 is"
+    assert theirs["lora_target_modules"] is None
+    assert theirs["optim"] in KEYS["optim"]["values"]
+    for key in ("bf16", "optim"):
+        del ours[key]
     assert {key: theirs[key] for key in ours} == ours
-    assert theirs[d.optimizer] in training.SAME_ADAMW
 
 
 @pytest.mark.parametrize(
@@ -139,6 +130,9 @@ def test_the_defaults_are_those_of_the_trl_that_is_installed():
         ("max_steps: -1", "trainer.max_epochs", 3),
         ("bf16: false", "trainer.precision", "32-true"),
         ("fp16: true", "trainer.precision", "auto"),
+        ("deepspeed: zero2.json", "trainer.strategy", "fsdp"),
+        ("fsdp: full_shard auto_wrap", "trainer.strategy", "fsdp"),
+        ("deepspeed: null", "trainer.strategy", "single"),
         ("eval_strategy: epoch", "trainer.validations", 3),
         ("{eval_strategy: steps, eval_steps: 0.1}", "trainer.validations", 10),
         ("eval_strategy: no", "trainer.validations", 1),
@@ -194,7 +188,9 @@ def _joined(source, lines):
         (AXOLOTL + "adapter: qlora", "adapter", "weights that are kept in fp32"),
         (AXOLOTL + "adapter: lora", "lora_r", "Axolotl no default: give tune.rank"),
         (AXOLOTL + "adapter: lora", "lora_target_modules", "all-linear is taken"),
-        (TRL + "deepspeed: zero2.json", "deepspeed", "one device"),
+        (TRL + "parallelism_config: {tp_size: 2}", "parallelism_config", "trainer=ddp"),
+        (TRL + "num_processes: 4", "num_processes", "trainer.devices"),
+        (TRL + "fsdp: full_shard\ntorch_compile: true", "torch_compile", "trainer=fsdp"),
         (TRL + "fp16: true", "fp16", "bf16-mixed"),
         (TRL + "max_length: null", "max_length", "data.max_length"),
         (TRL + "optim: adafactor", "optim", "AdamW takes the place of adafactor"),
@@ -243,10 +239,10 @@ def test_lora_is_taken_over(source, wanted, tmp_path):
 
 def test_what_lora_does_otherwise_is_said():
     notes = converted(TRL + "use_peft: true").notes
-    assert any("with 0 prompts are computed once" in note for note in notes)
-    assert any("TRL leaves the head as it was drawn" in note for note in notes)
+    assert any("with 0 shared prompts are computed once" in note for note in notes)
+    assert any("TRL does not train the new head" in note for note in notes)
     trained = TRL + "use_peft: true\nlora_task_type: SEQ_CLS\nlora_dropout: 0"
-    assert not any("drawn" in note or "tune." in note for note in converted(trained).notes)
+    assert not any("new head" in note or "tune." in note for note in converted(trained).notes)
 
 
 def test_several_data_sets_are_a_mixture(tmp_path):
@@ -268,7 +264,7 @@ def test_a_jinja_template_of_axolotl_is_carried_over(tmp_path):
 
 def test_every_template_that_is_named_is_there():
     options = {file.stem for file in (ROOT / "conf/template").glob("*.yaml")}
-    assert set(axolotl.TEMPLATES.values()) <= options
+    assert set(KEYS["chat_template"]["values"].values()) <= options
 
 
 @pytest.mark.parametrize(
@@ -277,9 +273,9 @@ def test_every_template_that_is_named_is_there():
         ("a: [1", "source=x.yaml, line 1: cannot be read as YAML"),
         ("- a\n- b", "source=x.yaml: expected a mapping of settings"),
         ("", "source=x.yaml: expected a mapping of settings"),
-        ("lr: 1", "source=x.yaml: whose settings are these? Known are Axolotl's"),
+        ("lr: 1", "source=x.yaml: settings of an unknown framework; known are settings of Axolotl"),
         ("base_model: x\nrl: dpo", "source=x.yaml: Axolotl without reward_model"),
-        (TRL + "stage: rm", "source=x.yaml: stage says LLaMA-Factory"),
+        (TRL + "stage: rm", "source=x.yaml: stage is a key of LLaMA-Factory"),
         (TRL + "learning_rate: abc", "x.yaml, learning_rate: abc should be a number above 0."),
         (TRL + "num_train_epochs: -1", "x.yaml, num_train_epochs: -1 should be a number above 0."),
         (TRL + "seed: true", "x.yaml, seed: True should be a whole number of 0 or more."),
@@ -300,13 +296,13 @@ def test_what_cannot_be_converted_gets_one_sentence(source, sentence):
 
 
 def test_the_command_writes_lists_and_says_how_to_run(rmexp):
-    (rmexp.folder / "trl.yaml").write_text(TRL + "deepspeed: zero2.json\n")
+    (rmexp.folder / "trl.yaml").write_text(TRL + "neftune_noise_alpha: 5\n")
     done = rmexp("task=convert", "source=trl.yaml", "out=experiment/mine.yaml")
     written = (rmexp.folder / "experiment" / "mine.yaml").read_text()
     assert written.startswith(
         "# @package _global_\n# python -m rmexp --config-dir . +experiment=mine"
     )
-    assert "deepspeed: a run trains on one device" in done.stdout
+    assert "neftune_noise_alpha: there is no noise on embeddings" in done.stdout
     assert "run it:  python -m rmexp --config-dir . +experiment=mine" in done.stdout
     words = ("--config-dir", ".", "+experiment=mine", "--cfg", "job")
     assert "path: Qwen/Qwen3-0.6B" in rmexp(*words).stdout

@@ -1,157 +1,117 @@
-"""A peer's settings while they are converted: what became of each key.
+"""A configuration of TRL or Axolotl while it is converted, and what became of each key."""
 
-Every key of the source ends in one of three places: `lines` (ours, with the source key in the
-comment), `left` (no counterpart, with a reason or a hint), or `off` (null or false, and of no
-meaning here).
-"""
-
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import yaml
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from rmexp.config.compose import suggest
 from rmexp.config.validate import describe_type
 from rmexp.core.errors import UserError
 
-Positive = Annotated[float, Gt(0)]
-
-
-NotNegative = Annotated[float, Ge(0)]
-
-
-Decay = Annotated[float, Ge(0), Lt(1)]
-
-
-Count = Annotated[int, Gt(0)]
-
-
-Whole = Annotated[int, Ge(0)]
-
-
-Share = Annotated[float, Ge(0), Le(1)]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A key whose value is taken over as it is.
-
-    Args:
-        key: the peer's name.
-        ours: where the value goes, e.g. `optim.lr`.
-        kind: what it must be: an annotation.
-        default: what the peer does where the key is absent, if it matters to the weights; stated,
-            so that the converted file trains the same. None states nothing.
-    """
-
-    key: str
-    ours: str
-    kind: Any
-    default: Any = None
+TABLES = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text(encoding="utf-8"))
+KEYS: dict[str, dict[str, Any]] = TABLES["single"] | TABLES["joint"]
+KEYS |= {name: {"kind": kind} for kind, names in TABLES["kinds"].items() for name in names.split()}
+KINDS = {
+    "any": Any,
+    "text": str,
+    "flag": bool,
+    "list": list,
+    "names": Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)],
+    "true": Literal[True],
+    "pairwise": Literal["pairwise"],
+    "loss": Literal["contrastive", "bradley_terry"],
+    "bf16": bool | Literal["auto", "full"],
+    "offload": bool | Literal["offload", "offload_disk"],
+    "integer": int,
+    "whole": Annotated[int, Ge(0)],
+    "count": Annotated[int, Gt(0)],
+    "positive": Annotated[float, Gt(0)],
+    "not_negative": Annotated[float, Ge(0)],
+    "decay": Annotated[float, Ge(0), Lt(1)],
+    "share": Annotated[float, Ge(0), Le(1)],
+}
 
 
 @dataclass
-class Settings:
-    """The source, and what it became so far.
+class PeerSettings:
+    """The source and its conversion so far. Methods take TRL's names of the keys."""
 
-    Attributes:
-        peer: whose settings these are, as it is written: TRL, Axolotl.
-        file: what messages call the source.
-        values: the source's keys and values.
-        whole: is it a whole configuration, so that the peer's defaults count too?
-        options: group -> option and comment, for the defaults list.
-        lines: our key -> value and comment.
-        left: source key -> why it has no counterpart.
-        notes: what else is different here.
-    """
+    peer: str  # the framework: TRL or Axolotl
+    file: str  # name of the source in messages
+    values: dict[str, Any]
+    whole: bool = True  # whether the framework's defaults count: not in a mere fragment
+    lines: dict[str, tuple[Any, str]] = field(default_factory=dict)  # rmexp's: value and comment
+    left: dict[str, str] = field(default_factory=dict)  # source key -> why it is not converted
+    notes: list[str] = field(default_factory=list)  # differences that no key shows
 
-    peer: str
-    file: str
-    values: Mapping[str, Any]
-    whole: bool = True
-    options: dict[str, tuple[str, str]] = field(default_factory=dict)
-    lines: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
+    def called(self, name: str) -> str:
+        """The framework's name of a key."""
+        return KEYS.get(name, {}).get("called", name) if self.peer == "Axolotl" else name
 
-    def has(self, key: str) -> bool:
-        """Is the key given, and not null?"""
-        return self.values.get(key) is not None
+    def get(self, name: str) -> Any:
+        """The value as the source has it, or None."""
+        return self.values.get(self.called(name))
 
-    def take(self, key: str, kind: Any, default: Any = None) -> Any:
-        """The value of a key, which counts as dealt with; `default` where it is absent or null.
+    def given(self, *names: str) -> list[str]:
+        """Those of the keys that the source has."""
+        return [name for name in names if self.get(name) is not None]
 
-        Raises:
-            UserError: it is not what it must be.
-        """
-        self.seen.add(key)
-        return self.read(key, self.values[key], kind) if self.has(key) else default
+    def take(self, name: str) -> Any:
+        """The checked value, else the framework's default, else None."""
+        if not self.given(name):
+            return KEYS[name].get(self.peer.lower())
+        return self.check(self.called(name), self.get(name), KINDS[KEYS[name]["kind"]])
 
-    def read(self, name: str, value: Any, kind: Any) -> Any:
-        """A value as `kind`; "1e-5" is a number, as YAML takes it for text and the peers do not.
-
-        Raises:
-            UserError: it is something else.
-        """
-        from pydantic import TypeAdapter, ValidationError
-
+    def check(self, key: str, value: Any, kind: Any) -> Any:
+        """A value of a type, or a UserError; "1e-5" is a number, though YAML 1.1 wants a dot."""
         try:
             if isinstance(value, bool) and "number" in describe_type(kind):
-                raise ValueError("true is no number")
+                raise ValueError("pydantic takes true for 1")
             return TypeAdapter(kind, config={"allow_inf_nan": False}).validate_python(value)
         except (ValidationError, ValueError):
-            raise self.wrong(name, value, f"should be {describe_type(kind)}") from None
+            text = f"{key}: {' '.join(str(value).split()):.80} should be {describe_type(kind)}."
+            raise UserError(f"source={self.file}, {text}") from None
 
-    def wrong(self, name: str, value: Any, why: str) -> UserError:
-        """What to say of a value that cannot be."""
-        given = " ".join(str(value).split())
-        return UserError(f"source={self.file}, {name}: {given:.80} {why}.")
+    def value(self, ours: str) -> Any:
+        """The value that a key of rmexp has so far, or None."""
+        return self.lines.get(ours, (None, ""))[0]
 
-    def put(self, ours: str, value: Any, comment: str) -> None:
-        """State a value of ours."""
-        self.lines[ours] = (value, comment)
+    def put(self, ours: str, value: Any, *names: str, note: str = "") -> None:
+        """Set a key of rmexp; the comment has the source's keys and the note."""
+        given, default = self.given(*names), f", {self.peer}'s default"
+        if self.whole or given or not names:
+            keys = [self.called(name) + ("" if name in given else default) for name in names]
+            self.lines[ours] = (value, "; ".join([*keys, note] if note else keys))
 
-    def choose(self, group: str, option: str, comment: str) -> None:
-        """Choose an option of a group."""
-        self.options[group] = (option, comment)
+    def convert(self, *names: str) -> None:
+        """Convert keys one by one by their rows of the tables."""
+        for name in names:
+            row, value = KEYS[name], self.take(name)
+            if value is None and "missing" in row and self.whole:
+                default = f"the source has none, and {self.peer} no default"
+                self.leave(name, f"{default}: {row['missing']}")
+            elif value is not None and "others" in row and value not in row["values"]:
+                self.leave(name, row["others"].format(value))
+            elif value is not None and "ours" in row:
+                value = row["values"].get(value, value) if "values" in row else value
+                self.put(row["ours"], value, name)
 
-    def take_rows(self, rows: Iterable[Row]) -> None:
-        """Convert every key of a table; state the peer's defaults of those that are absent."""
-        for row in rows:
-            value = self.take(row.key, row.kind, row.default)
-            if value is not None:
-                self.state(row.ours, value, row.key)
+    def leave(self, name: str, reason: str) -> None:
+        """Report a key as not converted."""
+        self.left[self.called(name)] = reason
 
-    def state(self, ours: str, value: Any, key: str) -> None:
-        """State what a key became, or what the peer's default for it becomes."""
-        if self.has(key):
-            self.put(ours, value, key)
-        elif self.whole:
-            self.put(ours, value, self.by_default(key))
-
-    def by_default(self, key: str) -> str:
-        """The comment on what the source does not say."""
-        return f"{key}, {self.peer}'s default"
-
-    def leave(self, key: str, reason: str) -> None:
-        """A key without a counterpart."""
-        self.seen.add(key)
-        self.left[key] = reason
-
-    def leave_rest(self, reasons: Iterable[tuple[str, str]]) -> list[str]:
-        """Give every key that nothing took its reason; returns the keys that were off.
-
-        Args:
-            reasons: patterns of keys, apart by blanks, and what to say of them.
-        """
-        rest = {key: value for key, value in self.values.items() if key not in self.seen}
-        null = [key for key, v in self.values.items() if v is None and key not in self.left]
-        off = [*null, *(key for key, v in rest.items() if v in (False, "", [], {}))]
-        for key in (key for key in rest if key not in off):
-            unknown = f"not known{suggest(key, sorted(self.seen))}"
-            found = (why for names, why in reasons if any(fnmatch(key, n) for n in names.split()))
-            self.left[key] = next(found, unknown)
-        return off
+    def leave_rest(self) -> None:
+        """Report the keys that no row knows, and those that are off."""
+        known = [self.called(name) for name in KEYS]
+        patterns = TABLES["not_needed"] | TABLES["unsupported"]
+        for key, value in self.values.items():
+            if value is None or (not value and key not in known):
+                self.left.setdefault(key, "off in the source")
+            elif key not in known:
+                reasons = (r for r in patterns if any(fnmatch(key, p) for p in patterns[r].split()))
+                self.left[key] = next(reasons, f"not known{suggest(key, known)}")
