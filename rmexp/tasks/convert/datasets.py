@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmexp.tasks.convert.settings import KINDS, PeerSettings
+from rmexp.tasks.convert.settings import VALUE_TYPES, PeerSettings
 
 BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # in place of a path, with data_files
 REASONS = {
@@ -66,7 +66,7 @@ def _read(s: PeerSettings, name: str, entries: list[Any]) -> Iterator[tuple[str,
         key = f"{name}[{number}]"
         more = {k: v for k, v in s.check(key, entry, Mapping[str, Any]).items() if v is not None}
         path = s.check(f"{key}.path", more.pop("path", None), str)
-        files = s.check(f"{key}.data_files", more.get("data_files", []), KINDS["names"])
+        files = s.check(f"{key}.data_files", more.get("data_files", []), VALUE_TYPES["names"])
         more.pop("ds_type", None)
         if more.get("split") == "train":
             del more["split"]

@@ -11,12 +11,11 @@ import yaml
 from rmexp.config.schema import GROUPS
 from rmexp.core.errors import UserError
 from rmexp.tasks.convert.peers import convert_axolotl, convert_trl
-from rmexp.tasks.convert.settings import TABLES, PeerSettings
+from rmexp.tasks.convert.settings import KEYS, TABLES, PeerSettings
 
 FOREIGN = {"stage": "LLaMA-Factory", "rlhf_type": "ms-swift", "process_reward_model": "a PRM"}
 KNOWN = "known are settings of Axolotl (with reward_model) and of `trl reward`"
-TRL_ONLY = {"model_name_or_path", "dataset_name", "per_device_train_batch_size"}
-TRL_ONLY |= {"num_train_epochs", "lr_scheduler_type", "center_rewards_coefficient"}
+TRL_ONLY = ("dataset_name", "center_rewards_coefficient")
 
 
 def convert_settings(text: str, file: str) -> PeerSettings:
@@ -41,7 +40,7 @@ def convert_settings(text: str, file: str) -> PeerSettings:
             del values["reward_model"]
             values |= {f"reward_model.{key}": value for key, value in loss.items()}
         settings = PeerSettings("Axolotl", file, values, whole="base_model" in values)
-    elif values.keys() & TRL_ONLY:
+    elif any(key in TRL_ONLY or "called" in KEYS.get(key, {}) for key in values):
         settings = PeerSettings("TRL", file, values)
     elif "base_model" in values:
         raise UserError(f"source={file}: Axolotl without reward_model trains no reward model.")

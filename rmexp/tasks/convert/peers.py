@@ -47,12 +47,12 @@ def convert_axolotl(s: PeerSettings) -> None:
     elif share:
         s.leave("val_set_size", "a number of rows: data.val_share is a share of the prompts")
     own = datasets[0].get("chat_template") if len(datasets) == 1 else None
-    if own or s.get("chat_template") not in (None, "jinja"):
-        s.values |= {"chat_template": own or s.get("chat_template")}
+    s.values |= {"chat_template": own} if own else {}
+    if s.given("chat_template_jinja") and s.get("chat_template") in (None, "jinja"):
+        _template(s, "chat_template_jinja")
+    else:
         s.put("template", "tokenizer", "chat_template")
         s.convert("chat_template")
-    else:
-        _template(s, "chat_template_jinja")
     if s.get("adapter") == "qlora":
         s.leave("adapter", "qlora: LoRA, but on weights that are kept in fp32")
     rows, off = s.given("test_datasets") or share, s.get("eval_strategy") in ("no", False)

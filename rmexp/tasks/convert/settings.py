@@ -14,9 +14,9 @@ from rmexp.config.validate import describe_type
 from rmexp.core.errors import UserError
 
 TABLES = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text(encoding="utf-8"))
-KEYS: dict[str, dict[str, Any]] = TABLES["single"] | TABLES["joint"]
-KEYS |= {name: {"kind": kind} for kind, names in TABLES["kinds"].items() for name in names.split()}
-KINDS = {
+READ = {name: {"kind": kind} for kind, names in TABLES["kinds"].items() for name in names.split()}
+KEYS: dict[str, dict[str, Any]] = TABLES["single"] | TABLES["joint"] | READ
+VALUE_TYPES = {
     "any": Any,
     "text": str,
     "flag": bool,
@@ -65,7 +65,7 @@ class PeerSettings:
         """The checked value, else the framework's default, else None."""
         if not self.given(name):
             return KEYS[name].get(self.peer.lower())
-        return self.check(self.called(name), self.get(name), KINDS[KEYS[name]["kind"]])
+        return self.check(self.called(name), self.get(name), VALUE_TYPES[KEYS[name]["kind"]])
 
     def check(self, key: str, value: Any, kind: Any) -> Any:
         """A value of a type, or a UserError; "1e-5" is a number, though YAML 1.1 wants a dot."""
