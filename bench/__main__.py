@@ -3,10 +3,10 @@
 Whole sweeps (sweeps-full, sweeps-last-layers, sweeps-head, sweeps-heads200) are measured once; the
 first two take an hour each, and less with --runs 4 --trl-steps 6.
 
-In a round of a work its sides run in turn, each in a process of its own, in reverse order every
-other round. A round that is done is a line of rounds.jsonl; bench/RESULTS.md and speed.png are
-written anew after each. The rounds of the same steps, warm-up and machine that are there already
-count towards --rounds: a bench that was stopped goes on. To measure again, delete their lines.
+In each round of a work all sides run in turn, each in its own process, in reverse order every other
+round. A finished round is a line of rounds.jsonl; bench/RESULTS.md and speed.png are rewritten after
+each. Existing rounds with the same steps, warm-up and machine count towards --rounds, so an
+interrupted bench resumes. To measure again, delete their lines.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def whole_sweeps(names: list[str], folder: Path, chosen: argparse.Namespace) -> 
 
 
 def heading(name: str) -> dict[str, Any]:
-    """What a line says of itself."""
+    """The facts recorded with each line."""
     return {
         "work": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -111,7 +111,7 @@ def heading(name: str) -> dict[str, Any]:
 def take_turns(
     name: str, number: int, folder: Path, chosen: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
-    """One round of a work: what each side found."""
+    """One round of a work: the measurements of each side."""
     work = WORKS[name]
     if work.needs_labels is not None and not work.needs_labels.is_file():
         sys.exit(f"bench: {work.needs} is not there")
@@ -152,7 +152,7 @@ def process(module: str, *words: Any) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Machine and versions that figures depend on."""
     cpu, flags = platform.processor() or platform.machine(), ""
     with contextlib.suppress(OSError):  # Linux
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -168,7 +168,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that is measured; with a + where rmexp/ or conf/ has changes."""
+    """The measured commit, with a + if rmexp/ or conf/ has uncommitted changes."""
 
     def ask(*words: str) -> str:
         return subprocess.run(

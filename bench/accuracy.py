@@ -1,9 +1,9 @@
-"""python -m bench.accuracy [--tune full] [--seeds 3] [--steps 24]: it learns what TRL does.
+"""python -m bench.accuracy [--tune full] [--seeds 3] [--steps 24]: accuracy beside TRL.
 
 Both train the same part of SmolLM2-135M from the same weights on the same HH pairs in the same
 order, PAIRS pairs a step; both are judged by `task=evaluate` on the same held-out pairs. A seed is
 an order of the rows. Each that is done is a line of accuracy.jsonl; docs/accuracy.md is written
-anew after it.
+after it.
 """
 
 import argparse
@@ -31,14 +31,14 @@ HELD_OUT, VAL = 300, 16
 SIDES = ("rmexp", "trl")
 LEARNING_RATE = 3 * RATE
 FROZEN_ROWS = 128
-"""Pairs to train on where most is frozen: what that makes of them is computed for all of them."""
+"""Training pairs where most layers are frozen, since activations of all pairs are computed."""
 
 TRAINS = {"full": None, "last_layers": 4, "head": 0}
-"""What trains -> layers from the top in TRL; None: all."""
+"""tune -> number of top layers that train in TRL; None: all."""
 
 
 def main() -> None:
-    """Train and judge both sides for the seeds that are missing."""
+    """Train and evaluate both sides for missing seeds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tune", default="full", choices=TRAINS)
     parser.add_argument("--seeds", type=int, default=3)
@@ -89,7 +89,7 @@ def words(home: Path, tune: str, seed: int, steps: int) -> list[str]:
 
 
 def both(home: Path, tune: str, seed: int, steps: int) -> dict[str, Any]:
-    """The test accuracy of each side, and how often the two judge a pair alike."""
+    """The test accuracy of each side, and how often both prefer the same response."""
     ran = command(home, *words(home, tune, seed, steps))
     peer = home / f"trl-{tune}-{seed}"
     asked = [str(home), tune, str(seed), str(steps), str(peer)]
@@ -128,7 +128,7 @@ def metric(run: Path) -> list[float]:
 
 
 def judged_set(run: Path) -> str:
-    """What the held-out pairs are called there."""
+    """The ids of the held-out pairs."""
     (name,) = {file.stem for file in (run / "predictions").glob("*.parquet")} - {"val"}
     return name
 
@@ -172,7 +172,7 @@ def train_trl(home: Path, tune: str, seed: int, steps: int, out: Path) -> None:
 
 
 def lines() -> list[dict[str, Any]]:
-    """What was measured so far."""
+    """Measurements so far."""
     return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
 
 

@@ -29,13 +29,13 @@ from rmexp.evaluation.stats.significance import (
 STUDIES = 1000
 FILE = Path(__file__).parent.parent / "docs" / "coverage.md"
 COVERED, ALARMED = (0.93, 0.97), (0.035, 0.065)
-"""What 1,000 studies must show of a 95% interval, and of a test at 5%."""
+"""Accepted coverage of a 95% interval and false-alarm rate of a 5% test over 1,000 studies."""
 
 Rng = np.random.Generator
 
 
 def band(chance: float, studies: int) -> tuple[float, float]:
-    """Where the share of so many studies lies 998 times in 1,000, if each has that chance."""
+    """The central 99.8% interval of the share of `studies` with success probability `chance`."""
     low, high = binom.interval(0.998, studies, chance)
     return low / studies, high / studies
 
@@ -45,9 +45,8 @@ class Cases:
     """A kind of study.
 
     what      the statistic and its data, in words
-    draw      one study: does the interval hold the truth; or does the test see a difference
-    few       no method is exact with so few prompts or seeds, or it may be on the safe side: it is
-              held to a wider band
+    draw      one study: whether the interval contains the truth, or the test finds a difference
+    few       few prompts or seeds, where no method is exact: a wider band is accepted
     """
 
     what: str
@@ -56,19 +55,19 @@ class Cases:
 
 
 def share(cases: Cases, studies: int, seed: int = 0) -> float:
-    """Of so many studies, those of which `draw` says yes."""
+    """The share of studies for which `draw` is true."""
     rng = np.random.default_rng(seed)
     return sum(cases.draw(rng) for _ in range(studies)) / studies
 
 
 def holds(found: Estimate, truth: float) -> bool:
-    """Is the truth in the interval?"""
+    """Whether the interval contains the truth."""
     return found.low <= truth <= found.high
 
 
 # ------------------------------------------------------------------ accuracies
 def ukp_sizes(rng: Rng, prompts: int) -> np.ndarray:
-    """UKPConvArg1: 32 debates with 360 pairs each, give or take."""
+    """UKPConvArg1: 32 debates with 360 pairs each, approximately."""
     return rng.integers(200, 520, prompts)
 
 
@@ -78,7 +77,7 @@ def accuracy(
     chance: tuple[float, float],
     weighted: bool = False,
 ) -> Callable[[Rng], bool]:
-    """Pair accuracy, where each prompt has a chance of its own, Beta distributed."""
+    """Pair accuracy, where each prompt has its own Beta-distributed accuracy."""
 
     def draw(rng: Rng) -> bool:
         of = np.repeat(np.arange(prompts), sizes(rng, prompts))
@@ -102,7 +101,7 @@ def six_each(rng: Rng, prompts: int) -> np.ndarray:
 
 # ----------------------------------------------------------------- rated lists
 def lists(rng: Rng, prompts: int, size: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rewards, ratings 1 to 5, prompts; prompts differ in level and in how well they are judged."""
+    """Rewards, ratings 1 to 5, prompts; prompts differ in level and in accuracy."""
     of = np.repeat(np.arange(prompts), size)
     level, noise = rng.normal(size=prompts)[of], rng.gamma(2, 0.5, prompts)[of]
     quality = 0.7 * level + rng.normal(size=len(of))
@@ -132,7 +131,7 @@ Ranked = Callable[[np.ndarray, np.ndarray, np.ndarray], Estimate]
 
 
 def ranked(statistic: Ranked, prompts: int, size: int = 4) -> Callable[[Rng], bool]:
-    """A statistic of rated lists; its truth is that of many."""
+    """A statistic of rated lists; its true value is that of a large sample."""
 
     @functools.cache
     def truth() -> float:
@@ -165,7 +164,7 @@ def intervals() -> Iterator[Cases]:
 def ukp_like(
     rng: Rng, prompts: int = 30, pairs: int = 300, lift: float = 0.0, apart: float = 0.2
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two models, equally good but for `lift` (log-odds), each better on some prompts."""
+    """Two models, equal except for `lift` (log-odds), each better on some prompts."""
     ease = rng.normal(0.9, 0.5, (prompts, 1))
     sides = (ease + up + rng.normal(0, apart, (prompts, 1)) for up in (lift, 0.0))
     a, b = (rng.random((prompts, pairs)) < 1 / (1 + np.exp(-side)) for side in sides)
@@ -173,20 +172,20 @@ def ukp_like(
 
 
 def hh_like(rng: Rng, pairs: int = 400, lift: float = 0.0) -> tuple[np.ndarray, ...]:
-    """Two models with errors in common, on independent pairs."""
+    """Two models with correlated errors, on independent pairs."""
     ease = rng.normal(0.9, 1.0, pairs)
     a, b = (rng.random(pairs) < 1 / (1 + np.exp(-ease - up)) for up in (lift, 0.0))
     return a.astype(float), b.astype(float), np.arange(pairs)
 
 
 def difference(rng: Rng) -> bool:
-    """Of two models that are equally good."""
+    """The same for two equal models."""
     a, b, prompts = ukp_like(rng, 32, 360)
     return holds(clustered_mean(a - b, prompts), 0.0)
 
 
 def seen(study: Callable[[Rng], tuple[np.ndarray, ...]]) -> Callable[[Rng], bool]:
-    """Does `task=compare` see a difference between two checkpoints?"""
+    """Whether `task=compare` finds a difference between two checkpoints."""
     return lambda rng: paired_difference(*study(rng), draws=999).p <= ALPHA
 
 
@@ -197,7 +196,7 @@ def weighted_pairs(rng: Rng) -> tuple[np.ndarray, ...]:
 
 
 def plain_mcnemar(rng: Rng) -> bool:
-    """The test that takes all pairs for independent."""
+    """A test that assumes independent pairs."""
     a, b, _ = ukp_like(rng)
     return mcnemar_midp(int((a > b).sum()), int((a < b).sum())) <= ALPHA
 
@@ -219,7 +218,7 @@ def seeded(
 def over_seeds(
     between: tuple[float, float], seeds: int = 3, lift: float = 0.0
 ) -> Callable[[Rng], bool]:
-    """Does it see a difference between two settings, with seeds as replicates?"""
+    """Whether a difference between two settings is found, with seeds as replicates."""
 
     def draw(rng: Rng) -> bool:
         (a, b), prompts = seeded(rng, seeds, between)
@@ -229,7 +228,7 @@ def over_seeds(
 
 
 def family(rng: Rng) -> bool:
-    """Does Holm let any of six pairs of four equal models through?"""
+    """Whether Holm's correction passes any of six pairs of four equal models."""
     ease = rng.normal(0.9, 0.5, (30, 1))
     sums = [rng.binomial(20, 1 / (1 + np.exp(-ease - rng.normal(0, 0.3, (30, 1))))) for _ in "abcd"]
     pairs = [(i, j) for i in range(4) for j in range(i)]
@@ -238,7 +237,7 @@ def family(rng: Rng) -> bool:
 
 
 def alarms() -> Iterator[Cases]:
-    """The studies of tests where nothing is there to be found."""
+    """Studies of tests under the null hypothesis."""
     yield Cases("mid-p McNemar, 400 prompts of one pair (HH)", seen(hh_like))
     yield Cases("sign flips, 30 prompts of 300 pairs (UKP)", seen(ukp_like))
     yield Cases("sign flips, 60 prompts of 4 weighted pairs", seen(weighted_pairs))
@@ -249,7 +248,7 @@ def alarms() -> Iterator[Cases]:
 
 
 def powers() -> Iterator[Cases]:
-    """The studies of tests where a difference is there."""
+    """Studies of tests where there is a difference."""
     yield Cases("mid-p McNemar, 400 pairs, 10 points", seen(lambda r: hh_like(r, lift=0.65)))
     yield Cases("sign flips, 30 prompts, 5 points", seen(lambda r: ukp_like(r, lift=0.27)))
     yield Cases(
@@ -289,7 +288,7 @@ def page() -> Iterator[str]:
 
 
 def table(title: str, column: str, cases: Iterator[Cases] | list[Cases]) -> Iterator[str]:
-    """One table; what it says is printed too."""
+    """One table, which is printed too."""
     yield from ("", f"## {title}", "", f"| of | {column} |", "|---|---|")
     for one in cases:
         line = f"| {one.what}{' *' if one.few else ''} | {100 * share(one, STUDIES):.1f}% |"

@@ -1,4 +1,4 @@
-"""How cost grows: with length, candidates, rows, steps; and with what is shared and padded.
+"""Growth of cost with length, candidates, rows and steps, and with sharing and padding.
 
 python -m bench.growth start|length|candidates|shared|padding|memory FOLDER
 python -m bench.growth cold|warm FOLDER ROWS WORDS
@@ -28,7 +28,7 @@ ROWS = ((1_000, 100), (10_000, 100), (100_000, 100), (10_000, 800))
 """Synthetic rows, and words in each."""
 
 SECONDS = 3.0
-"""A point is repeated until so much is spent; the first time counts only where it is the only."""
+"""Seconds spent on repeats of a point; the first repeat counts only if it is the only one."""
 
 STEPS, SAMPLED = 500, 50
 
@@ -134,7 +134,7 @@ def candidates(folder: Path) -> list[dict[str, float]]:
 
 
 def shared(folder: Path) -> list[dict[str, float]]:
-    """Pairs a second against the share of 256 tokens that two responses have in common."""
+    """Pairs a second against the share of 256 tokens shared by two responses."""
     bench, found = Bench(folder), []
     for share in SHARES:
         trunk = int(256 * share)

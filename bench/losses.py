@@ -1,7 +1,7 @@
 """python -m bench.losses [SET ...]: each loss on the real data that fits it, after a small budget.
 
 Every cell is a run of the real command line from the same weights: STEPS steps of a few thousand
-tokens. A cell that is done is a line of losses.jsonl; docs/losses-table.md is written anew after
+tokens. A finished cell is a line of losses.jsonl; docs/losses-table.md is rewritten after
 each. To measure a cell again, delete its line.
 """
 

@@ -1,8 +1,8 @@
-"""python -m bench.memory: what task=plan says a run needs, beside what the same run took.
+"""python -m bench.memory: estimates of task=plan beside the memory of real runs.
 
 Each setting is planned and then run by the real command line, to its end with its export; what it
 took is the peak of its process's resident memory. SmolLM2-135M on the demo data, on a CPU. Each
-that is done is a line of memory.jsonl; docs/plan.md is written anew after it.
+that is done is a line of memory.jsonl; docs/plan.md is rewritten after it.
 """
 
 import json

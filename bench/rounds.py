@@ -1,4 +1,4 @@
-"""rounds.jsonl, a line a round, and how figures of several rounds are said."""
+"""rounds.jsonl, one line per round, and the format of figures over several rounds."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Round = dict[str, Any]
 
 
 def append(line: Round, file: Path = ROUNDS) -> None:
-    """Keep a round."""
+    """Append a round."""
     with open(file, "a") as stream:
         stream.write(json.dumps(line) + "\n")
 
@@ -27,7 +27,7 @@ def read(name: str) -> list[Round]:
 
 
 def newest(name: str) -> list[Round]:
-    """The rounds of a work that its figures rest on: those like the last."""
+    """The rounds that figures of a work are based on: those with the settings of the last one."""
     found = read(name)
     keys = ("machine", "steps", "warmup")
     return [r for r in found if all(r[key] == found[-1][key] for key in keys)]

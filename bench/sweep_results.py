@@ -64,7 +64,7 @@ def _row(name: str, line: Line) -> list[str]:
 
 
 def _notes(name: str, line: Line) -> Iterator[str]:
-    """What one must know to read the row, and what else was found."""
+    """Notes on a row of the table."""
     ours, theirs = line["rmexp"], line.get("trl")
     title, machine = WORKS[name].title, line["machine"]
     if theirs is None:
@@ -79,22 +79,22 @@ def _notes(name: str, line: Line) -> Iterator[str]:
         if ours["measured_runs"] < RUNS:
             yield (
                 f"{title}: {ours['measured_runs']} of the {RUNS} runs were measured "
-                f"({ours['measured_seconds']:.0f} s), the others are reckoned to take what these "
-                "took without the first one"
+                f"({ours['measured_seconds']:.0f} s), the others are assumed to take as long as "
+                "these without the first one"
             )
         if theirs["timed_steps"] < theirs["steps"]:
             yield (
                 f"{title}: of TRL's {theirs['steps']} steps {theirs['timed_steps']} were timed "
-                f"after {WARMUP} to warm up; the others are reckoned by the tokens that it pushes, "
-                "padding included"
+                f"after {WARMUP} to warm up; the others are extrapolated by processed "
+                "tokens, padding included"
             )
         if ours["features_seconds"]:
             yield (
-                f"{title}: computing what is frozen took {ours['features_seconds']:.0f} s of the "
+                f"{title}: computing cached activations took {ours['features_seconds']:.0f} s of the "
                 "sweep, once"
             )
         yield (
-            f"{title}: a run of TRL's takes {theirs['seconds']:,.0f} s, {theirs['trainable']:,} "
+            f"{title}: a TRL run takes {theirs['seconds']:,.0f} s, {theirs['trainable']:,} "
             f"parameters train; its first step ends after {theirs['until_first_step_ends']:.0f} s"
         )
     if "accuracy" in line:

@@ -28,7 +28,7 @@ ROWS, HELD_OUT = 400, 300
 
 RUNS = 12
 WARMUP = 2
-"""Steps of TRL's before those that a whole run is reckoned from."""
+"""TRL warm-up steps, not used to extrapolate a whole run."""
 
 LOSSES, MARGINS, SEEDS = ("bradley_terry", "contrastive"), ("0.5", "1.0", "2.0"), ("0", "1")
 GRIDS = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 1, 2), 6: (2, 3, 1), RUNS: (2, 3, 2)}
@@ -115,7 +115,7 @@ def words(folder: Path, name: str) -> list[str]:
 
 
 def command(folder: Path, home: Path, name: str, *more: str) -> tuple[float, str]:
-    """Run `python -m rmexp -m` in `home`, which has a cache of its own; seconds, and what it said.
+    """Run `python -m rmexp -m` in `home`, with its own cache; seconds and output.
 
     From the start of its process to its end, whatever it does.
     """
@@ -220,7 +220,7 @@ def prepare(folder: Path, rows: int) -> None:
 def trl(name: str, folder: Path, timed: int, began: float, save: bool) -> dict[str, Any]:
     """A run of TRL's with its defaults, since the start of this process's parent's clock.
 
-    With `timed` steps only these are done after the warm-up; the rest is reckoned by the tokens
+    With `timed`, only these steps run after the warm-up; the rest is extrapolated by the tokens
     that TRL pushes, as its steps vary threefold with their padding.
     """
     from transformers import TrainerCallback

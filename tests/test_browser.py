@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import CommandLine, result
-from tests.helpers.comparing import margin, write_run
+from tests.helpers.run_directories import margin, write_run
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -24,7 +24,7 @@ from rmexp.tracking.predictions import (
     write_set,
 )
 from tests.conftest import ROOT, result
-from tests.helpers.comparing import margin, write_parquet, write_run
+from tests.helpers.run_directories import margin, write_parquet, write_run
 
 BETTER, WORSE = [1] * 18 + [0] * 2, [1] * 8 + [0] * 12
 TWO_A_PROMPT = [n // 2 for n in range(20)]

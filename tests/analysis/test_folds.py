@@ -19,7 +19,7 @@ from rmexp.data.splits import Fold, SplitPolicy
 from rmexp.tracking.predictions import JUDGEMENTS, PREDICTIONS
 from tests.conftest import SHARED, needs, result
 from tests.data.test_data_options import named
-from tests.helpers.comparing import margin, write_parquet, write_run
+from tests.helpers.run_directories import margin, write_parquet, write_run
 
 register()
 UKP = SHARED / "ukp_convarg1" / "pairs.jsonl.gz"

@@ -1,4 +1,4 @@
-"""Toy objects for tests: batches without meaning, rows without text, a tiny model."""
+"""Toy objects for tests: batches, rows and a tiny model."""
 
 import math
 
@@ -7,18 +7,18 @@ from tests.helpers.options import from_conf
 
 
 def toy_batch(*rows):
-    """The micro-batch of some toy rows, as losses see it."""
+    """The micro-batch of some toy rows."""
     return Collate(0, 10**9, "padded")(list(rows)).batches[0]
 
 
 def toy_comparison(responses, row=0, **judgements):
-    """A row of so many one-token responses; see `toy_row`."""
+    """A row of one-token responses; see `toy_row`."""
     # The padded layout puts longer rows first: equal lengths keep the order.
     return toy_row([[10 * row + k] for k in range(responses)], row=row, **judgements)
 
 
 def toy_row(tokens, pairs=((0, 1, 1),), row=0, weights=None, margins=None, votes=None, **more):
-    """A row of the tokenised data set; `votes` are shares for i, for j, and for a tie."""
+    """A row of the tokenized dataset; `votes` are shares for i, for j, and for a tie."""
     usual = {1: (1.0, 0.0, 0.0), 0: (0.0, 0.0, 1.0)}
     return (
         unlabelled_row(tokens, str(row))

@@ -1,4 +1,4 @@
-"""Run directories written by hand: what a comparison reads, without a training."""
+"""Run directories written by hand, for comparisons without training."""
 
 import json
 
@@ -32,7 +32,7 @@ def write_run(
     metrics=None,
     **result,
 ):
-    """A run that is done: on pair n the better response has the higher reward where wins[n].
+    """A finished run in which the better response of pair n has the higher reward if wins[n].
 
     `wins` may be numbers: the gap r_better - r_worse.
     """
