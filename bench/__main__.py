@@ -3,10 +3,10 @@
 Whole sweeps (sweeps-full, sweeps-last-layers, sweeps-head, sweeps-heads200) are measured once; the
 first two take an hour each, and less with --runs 4 --trl-steps 6.
 
-In each round of a work all sides run in turn, each in its own process, in reverse order every other
-round. A finished round is a line of rounds.jsonl; bench/RESULTS.md and speed.png are rewritten after
-each. Existing rounds with the same steps, warm-up and machine count towards --rounds, so an
-interrupted bench resumes. To measure again, delete their lines.
+In each round of a work all sides run in turn, each in its own process, in reverse order every
+other round. A finished round is a line of rounds.jsonl; bench/RESULTS.md and speed.png are
+rewritten after each. Existing rounds with the same steps, warm-up and machine count towards
+--rounds, so an interrupted bench resumes. To measure again, delete their lines.
 """
 
 import argparse

@@ -90,8 +90,8 @@ def _notes(name: str, line: Line) -> Iterator[str]:
             )
         if ours["features_seconds"]:
             yield (
-                f"{title}: computing cached activations took {ours['features_seconds']:.0f} s of the "
-                "sweep, once"
+                f"{title}: caching activations took {ours['features_seconds']:.0f} s of the sweep, "
+                "once"
             )
         yield (
             f"{title}: a TRL run takes {theirs['seconds']:,.0f} s, {theirs['trainable']:,} "
