@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp.config.compose import build, option_values, without_hydra
 from rmexp.config.schema import SINGLE_PROCESS
+from rmexp.core.devices import device_name, resolve_accelerator, resolve_precision
 from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
 from rmexp.inference.scorer import Scorer, open_scorer
@@ -173,7 +174,14 @@ def load_scorer(
     tokenizer = source.load_tokenizer()
     build(OmegaConf.create(template)).install(tokenizer)
     trained = None if saved is None else saved.data.max_length
-    chosen = {"precision": precision, "accelerator": accelerator}
-    trainer = build(OmegaConf.create(option_values("trainer/default") | chosen))
+    hardware = resolve_accelerator(accelerator)
     scale = calibration.load_calibration(home)
-    return open_scorer(source, tokenizer, trainer, layout, max_length or trained, calibration=scale)
+    return open_scorer(
+        source,
+        tokenizer,
+        device_name(hardware),
+        resolve_precision(precision, hardware),
+        layout,
+        max_length or trained,
+        calibration=scale,
+    )

@@ -13,6 +13,7 @@ import torch
 from rmexp.batching.collate import Collate, Layout, unlabelled_row
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.comparison import Comparison, Message
+from rmexp.core.devices import Precision
 from rmexp.core.errors import UserError
 from rmexp.data.formats.messages import prompt_messages, response_messages
 from rmexp.data.reader import RowReport
@@ -22,7 +23,6 @@ from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import check_padding, compute_rewards, max_positions
-from rmexp.training.trainer import TrainerSettings
 
 SORT_WINDOW = 512
 """Comparisons that are tokenised, packed and scored together, and then written."""
@@ -48,7 +48,7 @@ class Scorer:
     model: Any
     tokenizer: Any
     layout: Layout
-    precision: Literal["bf16-mixed", "32-true"] = "32-true"
+    precision: Precision = "32-true"
     max_length: int = 1024
     micro_batch_tokens: int = 4096
     calibration: Calibration | None = None
@@ -146,7 +146,8 @@ class Scorer:
 def open_scorer(
     source: Any,
     tokenizer: Any,
-    trainer: TrainerSettings,
+    device: str,
+    precision: Precision,
     layout: Literal["auto", "tree", "padded"],
     max_length: int | None,
     micro_batch_tokens: int = 4096,
@@ -157,7 +158,8 @@ def open_scorer(
     Args:
         source: see `loading`.
         tokenizer: its own, with the template installed.
-        trainer: says precision and device.
+        device: torch's name of the device that scores.
+        precision: see `Scorer`.
         max_length: None takes what the model can place; more than that is never taken.
         calibration: see `Scorer`.
 
@@ -169,14 +171,14 @@ def open_scorer(
     model = source.load_model(tokenizer, 0)
     if model.fresh_head:
         raise UserError(f"{source.path} has no reward head: train it first.")
-    model.to(trainer.device())
+    model.to(device)
     check_padding(model, tokenizer.pad_token_id)
     most = [length for length in (max_length, max_positions(model)) if length is not None]
     return Scorer(
         model,
         tokenizer,
         choose_layout(model, layout),
-        trainer.resolved_precision(),
+        precision,
         min(most, default=sys.maxsize),
         micro_batch_tokens,
         calibration,

@@ -12,13 +12,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rmexp.config.compose import build
+from rmexp.config.compose import build, locate
 from rmexp.config.schema import HEAD_TARGET
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
 from rmexp.runner.job import Job, attempt_job, raise_disk_full
 from rmexp.runner.sweep_plan import Cell, JobSpec, SweepPlan
-from rmexp.tasks.train import train
 from rmexp.tracking.run_directory import HEARTBEAT_SECONDS, RunDirectory, first_line
 from rmexp.tracking.run_state import read_state
 from rmexp.training.multi_head_runs import HeadRun, finish_head, fit_heads
@@ -81,7 +80,9 @@ def _fit(members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter) -> list[Re
             found = fit_heads(_built(members), reporter)
     except Exception as error:  # a job by itself meets it again, and records it
         failed = f"together with others it failed: {first_line(error)}"
-        return [_by_itself(f"Its head trains by itself: {failed}") for _ in members]
+        return [
+            _by_itself(composed, f"Its head trains by itself: {failed}") for _, composed in members
+        ]
     works: list[RemainingWork | None] = []
     for outcome in found:
         if isinstance(outcome, UserError):
@@ -139,8 +140,9 @@ def head_groups(plan: SweepPlan, cells: Sequence[JobSpec]) -> dict[str, HeadGrou
     return {members[0][0].directory: HeadGroup(plan, members) for members in several}
 
 
-def _by_itself(reason: str) -> RemainingWork:
+def _by_itself(composed: JobSpec, reason: str) -> RemainingWork:
     """The task of a job that could not train with the others; its run records why."""
+    train = locate("task", composed.config.task["_target_"])
 
     @functools.wraps(train)  # what it is called with stands in the signature
     def alone(**arguments: Any) -> dict[str, float]:

@@ -60,7 +60,13 @@ def score(
     scores = ScoreFile(file, key)
     run.write_json("environment.json", describe_environment(template=fingerprint, seed=seed))
     scorer = open_scorer(
-        model, tokenizer, trainer, model.layout, recipe.max_length, data.micro_batch_tokens
+        model,
+        tokenizer,
+        trainer.device(),
+        precision,
+        model.layout,
+        recipe.max_length,
+        data.micro_batch_tokens,
     )
     scorer.tokenizer = own  # once the run's own template was found to be the trained one
     reporter.say(

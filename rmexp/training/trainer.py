@@ -14,7 +14,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from rmexp.config.compose import build, suggest
 from rmexp.config.schema import SINGLE_PROCESS
 from rmexp.core import distributed
-from rmexp.core.devices import bf16_is_fast
+from rmexp.core.devices import (
+    Accelerator,
+    Precision,
+    device_name,
+    resolve_accelerator,
+    resolve_precision,
+)
 from rmexp.core.errors import UserError
 from rmexp.evaluation.metrics import METRICS, lower_is_better
 from rmexp.tracking.run_directory import RunDirectory
@@ -183,21 +189,17 @@ class TrainerSettings:
         steps = self.max_epochs * steps_an_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
-    def resolved_accelerator(self) -> Literal["cpu", "gpu"]:
-        """The device that `auto` means here: a CUDA device where there is one."""
-        if self.accelerator != "auto":
-            return self.accelerator
-        return "gpu" if torch.cuda.is_available() else "cpu"
+    def resolved_accelerator(self) -> Accelerator:
+        """The accelerator that `auto` means on this machine."""
+        return resolve_accelerator(self.accelerator)
 
     def device(self) -> str:
-        """Its name in torch; of several GPUs the one of this process."""
-        return "cuda" if self.resolved_accelerator() == "gpu" else "cpu"
+        """The accelerator's name in torch."""
+        return device_name(self.resolved_accelerator())
 
-    def resolved_precision(self) -> Literal["bf16-mixed", "32-true"]:
-        """The precision that `auto` means here."""
-        if self.precision != "auto":
-            return self.precision
-        return "bf16-mixed" if bf16_is_fast(self.resolved_accelerator()) else "32-true"
+    def resolved_precision(self) -> Precision:
+        """The precision that `auto` means on this machine."""
+        return resolve_precision(self.precision, self.resolved_accelerator())
 
 
 def required_disk_bytes(parameters: int, trainable: int) -> int:
