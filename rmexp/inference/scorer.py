@@ -22,7 +22,7 @@ from rmexp.data.token_dataset import encode
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
 from rmexp.models.layout_probe import choose_layout
-from rmexp.models.reward_model import check_padding, compute_rewards, max_positions
+from rmexp.models.reward_model import check_padding, compute_rewards, max_positions, model_facts
 
 SORT_WINDOW = 512
 """Comparisons that are tokenised, packed and scored together, and then written."""
@@ -169,7 +169,7 @@ def open_scorer(
     if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), tokenizer)
     model = source.load_model(tokenizer, 0)
-    if model.fresh_head:
+    if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head: train it first.")
     model.to(device)
     check_padding(model, tokenizer.pad_token_id)

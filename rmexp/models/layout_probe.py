@@ -14,6 +14,7 @@ from rmexp.models.reward_model import (
     compute_rewards,
     head_layers,
     head_parameters,
+    model_facts,
 )
 from rmexp.models.tree_attention import TreeRow
 
@@ -50,7 +51,7 @@ def check_layout(model: Any) -> str | None:
     config = model.config.get_text_config()
     if head_layers(model) is None:
         return "its head does not read one token"
-    if model.reads_ahead:
+    if model_facts(model).attends_to_future:
         return "it looks at later tokens"
     if not getattr(backbone(model), "_supports_attention_backend", False):
         return "its attention cannot be replaced"

@@ -13,7 +13,13 @@ from torch import nn
 from rmexp.core.errors import UserError
 from rmexp.models.gguf import convert_gguf
 from rmexp.models.layout_probe import RequestedLayout
-from rmexp.models.reward_model import DROPOUTS, find_head, prepare_model, seeded_weights
+from rmexp.models.reward_model import (
+    DROPOUTS,
+    find_head,
+    prepare_model,
+    seeded_weights,
+    update_facts,
+)
 from rmexp.models.tuning import load_trained_state, merge
 from rmexp.templates.template import template_fingerprint
 
@@ -107,7 +113,8 @@ class Pretrained:
         fresh = any(key.endswith("weight") for key in info["missing_keys"])
         prepare_model(model, tokenizer, seed, fresh)
         name, _ = find_head(model)
-        model.only_head_drawn &= all(key.startswith(f"{name}.") for key in info["missing_keys"])
+        if not all(key.startswith(f"{name}.") for key in info["missing_keys"]):
+            update_facts(model, only_head_drawn=False)
         return model
 
     def skeleton(self) -> nn.Module:
@@ -197,7 +204,7 @@ class RunCheckpoint:
         )
         merge(model)
         model.requires_grad_(True)
-        model.fresh_head = False
+        update_facts(model, fresh_head=False)
         return model
 
     @property

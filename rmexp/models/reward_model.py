@@ -4,9 +4,11 @@ Training and export share one object, `AutoModelForSequenceClassification` with 
 what is exported is what was trained: its backbone gives hidden states, its head the reward.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 
 from rmexp.batching.collate import Batch, Collate, unlabelled_row
 from rmexp.core.errors import UserError
-from rmexp.models.tree_attention import TreeRow, use_layout
+from rmexp.models.frozen_layers import ReplayLayer
+from rmexp.models.tree_attention import TREE_ATTENTION, TreeRow
 
 DROPOUTS = {
     "attention_dropout",
@@ -39,8 +42,34 @@ BATCH_INVARIANCE_TOLERANCE = 1e-3
 """Most that a reward may change where a sequence stands in a batch, in fp32; a bug is far above."""
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """What loading found out about a model.
+
+    Attributes:
+        fresh_head: the head's weights were drawn, not loaded.
+        only_head_drawn: no weights but the head's were drawn, so that models of other seeds have
+            the same backbone.
+        size: number of parameters, without LoRA's.
+        attends_to_future: a token's hidden state depends on later tokens.
+        padded_attention: the attention implementation for padded rows.
+    """
+
+    fresh_head: bool
+    only_head_drawn: bool
+    size: int
+    attends_to_future: bool
+    padded_attention: str
+
+
 class RewardHead(nn.Linear):
-    """The last layer of the head: one reward, in fp32 whatever the backbone computes in."""
+    """The last layer of the head, which computes the reward in fp32.
+
+    Attributes:
+        facts: of the model that the head belongs to.
+    """
+
+    facts: ModelFacts
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., 1)."""
@@ -50,22 +79,49 @@ class RewardHead(nn.Linear):
 
 
 def prepare_model(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
-    """Fit a loaded classifier to the tokenizer and see to its head.
+    """Fit a loaded classifier to the tokenizer, draw a fresh head, and record the model's facts.
 
-    A fresh head's last layer is drawn by `draw_head`; an existing one is kept, and said. What is
-    found out about the model becomes attributes of it.
+    Args:
+        seed: draws a fresh head and the rows of new embeddings.
+        fresh_head: the checkpoint had no weights for the head.
 
     Raises:
         UserError: the model has no head with one output.
     """
-    model.only_head_drawn = not _too_few_embeddings(model, tokenizer)
+    grown = _too_few_embeddings(model, tokenizer)
     head = fit_tokenizer(model, tokenizer, seed)
     if fresh_head:
         draw_head(head, seed)
-    model.fresh_head = fresh_head
-    model.whole_size = sum(p.numel() for p in model.parameters())  # adapters will not count
-    model.reads_ahead = attends_to_future(model)
+    record_facts(model, fresh_head, not grown, attends_to_future(model))
     return model
+
+
+def record_facts(
+    model: Any, fresh_head: bool, only_head_drawn: bool, attends_to_future: bool
+) -> None:
+    """Record a model's facts, see `ModelFacts`; before LoRA adds parameters."""
+    _, head = find_head(model)
+    head.facts = ModelFacts(
+        fresh_head,
+        only_head_drawn,
+        sum(p.numel() for p in model.parameters()),
+        attends_to_future,
+        model.config._attn_implementation,
+    )
+
+
+def model_facts(model: Any) -> ModelFacts:
+    """What loading found out about the model."""
+    layers = head_layers(model)
+    head: Any = layers[-1] if layers else find_head(model)[1]
+    facts: ModelFacts = head.facts
+    return facts
+
+
+def update_facts(model: Any, **changes: Any) -> None:
+    """Replace some of the model's facts."""
+    _, head = find_head(model)
+    head.facts = dataclasses.replace(head.facts, **changes)
 
 
 def fit_tokenizer(model: Any, tokenizer: Any, seed: int) -> RewardHead:
@@ -145,7 +201,7 @@ def compute_rewards(model: Any, batch: Batch) -> Tensor:
     """
     layers = head_layers(model)
     if layers is None:
-        use_layout(model, "padded")
+        model.config._attn_implementation = model_facts(model).padded_attention
         logits_R = model(batch.tokens_R_T, attention_mask=_real(batch)).logits[:, 0]
         return logits_R[batch.row_N]
     pooled_N_D = batch.pooled_N_D
@@ -157,12 +213,19 @@ def compute_rewards(model: Any, batch: Batch) -> Tensor:
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """(R, T, D) what a decoder's backbone gives the tokens of a micro-batch, in either layout."""
-    use_layout(model, "padded" if batch.trees is None else "tree")
+    """(R, T, D) hidden states of a decoder's backbone for a micro-batch, in either layout.
+
+    The attention implementation stays set until the next micro-batch: gradient checkpointing calls
+    the layers again in the backward pass.
+    """
+    facts = model_facts(model)
+    padded = batch.trees is None
+    model.config._attn_implementation = facts.padded_attention if padded else TREE_ATTENTION
     if batch.hidden_R_T_D is not None:
-        model.recalled.states = batch.hidden_R_T_D
+        replay = next(m for m in backbone(model).modules() if isinstance(m, ReplayLayer))
+        replay.states = batch.hidden_R_T_D
     if batch.trees is None:
-        more = {"attention_mask": _real(batch)} if model.reads_ahead else {}
+        more = {"attention_mask": _real(batch)} if facts.attends_to_future else {}
         return _hidden(model, batch.tokens_R_T, **more)
     row = TreeRow(batch.trees, batch.tokens_R_T.shape[1], batch.tokens_R_T.device)
     return _hidden(model, batch.tokens_R_T, position_ids=batch.positions_R_T, trees=row)

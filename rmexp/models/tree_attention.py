@@ -21,8 +21,8 @@ from transformers import AttentionInterface
 
 from rmexp.batching.prefix_tree import Block, Tree, attention_blocks
 
-NAME = "rmexp_tree"
-
+TREE_ATTENTION = "rmexp_tree"
+"""Name of the attention implementation."""
 
 Kernel = Literal["blocks", "flex", "sdpa"]
 
@@ -137,7 +137,9 @@ def tree_attention(
     attention sinks, a score of no key for each head (gpt-oss).
     """
     if trees is None:
-        raise RuntimeError(f"attention implementation {NAME!r} was called without its trees")
+        raise RuntimeError(
+            f"attention implementation {TREE_ATTENTION!r} was called without its trees"
+        )
     if dropout:
         raise RuntimeError("tree attention has no dropout")
     TreeRow.calls += 1
@@ -159,7 +161,7 @@ def tree_attention(
     return out.transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, tree_attention)
+AttentionInterface.register(TREE_ATTENTION, tree_attention)
 
 
 @functools.cache
@@ -298,15 +300,4 @@ def leave_attention_uncompiled() -> None:
 
     Not done at once, as that imports the compiler.
     """
-    AttentionInterface.register(NAME, torch.compiler.disable(tree_attention))
-
-
-def use_layout(model: Any, layout: Literal["tree", "padded"]) -> None:
-    """Let the model attend in trees, or again in the implementation that it was loaded with.
-
-    It stays so until the next micro-batch: gradient checkpointing calls the layers again in the
-    backward pass.
-    """
-    before = getattr(model, "_padded_attention", model.config._attn_implementation)
-    model._padded_attention = before
-    model.config._attn_implementation = NAME if layout == "tree" else before
+    AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))

@@ -13,6 +13,7 @@ from rmexp.core.errors import UserError
 from rmexp.core.process_memory import trim_heap
 from rmexp.data.datamodule import ComparisonData
 from rmexp.losses import Loss
+from rmexp.models.reward_model import model_facts
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import TrainingProgress
@@ -70,7 +71,7 @@ def train(
     trainer = resolve_monitor(trainer, data)
     device = trainer.device()
     reward_model = load_model(model, prepared, seed, run, reporter, device, tune)
-    if not reward_model.fresh_head:
+    if not model_facts(reward_model).fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(reward_model, run.path)
     run.update(kinds=data.counts("train"), sampled=data.sampled())

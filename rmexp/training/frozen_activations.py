@@ -30,12 +30,14 @@ from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.core.disk_cache import build_once
 from rmexp.core.errors import note_fallback
 from rmexp.data.datamodule import ComparisonData
+from rmexp.models.frozen_layers import ReplayLayer, SkippedLayer
 from rmexp.models.reward_model import (
     DROPOUTS,
     backbone,
     compute_rewards,
     head_layers,
     hidden_states,
+    model_facts,
 )
 from rmexp.models.tuning import frozen_layers, layers
 
@@ -49,29 +51,6 @@ TOGETHER = 32
 
 TOLERANCES = {"32-true": 1e-4, "bf16-mixed": 3e-2}
 """Largest relative difference of rewards with and without the store, by precision."""
-
-
-class SkippedLayer(nn.Module):
-    """Stands where a frozen layer was, and does nothing."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.attention_type = getattr(layer, "attention_type", None)  # some backbones read it
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The same."""
-        return hidden
-
-
-class ReplayLayer(SkippedLayer):
-    """Stands where the last frozen layer was, and gives what it gave."""
-
-    states: Tensor | None = None
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(R, T, D) the kept states of this micro-batch."""
-        assert self.states is not None, "this micro-batch brings no kept states"
-        return self.states
 
 
 @dataclass(frozen=True)
@@ -155,16 +134,13 @@ def skip_frozen_layers(
         for name, layer in places.items():
             model.set_submodule(name, SkippedLayer(layer))
         *_, last = places
-        model.recalled = ReplayLayer(places[last])
-        model.set_submodule(last, model.recalled)
+        model.set_submodule(last, ReplayLayer(places[last]))
     try:
         yield
     finally:
         data.features = None
         for name, layer in places.items():
             model.set_submodule(name, layer)
-        if places:
-            del model.recalled
 
 
 def reason_not_cached(
@@ -177,7 +153,7 @@ def reason_not_cached(
 def _unfit(model: Any) -> str | None:
     """Why the frozen part cannot be kept apart, or None."""
     config = model.config.get_text_config()
-    if head_layers(model) is None or model.reads_ahead:
+    if head_layers(model) is None or model_facts(model).attends_to_future:
         return "it does not read one token after the other"
     if any(getattr(config, name, 0) for name in DROPOUTS):
         return "it has dropout"

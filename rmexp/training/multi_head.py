@@ -47,7 +47,7 @@ class HeadOnly(nn.Module):
         self.below = nn.Identity()
         inputs, biased = model.score.in_features, model.score.bias is not None
         self.score = RewardHead(inputs, 1, bias=biased)
-        if model.fresh_head:
+        if model.score.facts.fresh_head:
             draw_head(self.score, seed)
         else:
             self.score.load_state_dict(model.score.state_dict())

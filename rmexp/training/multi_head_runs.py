@@ -16,6 +16,7 @@ from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
 from rmexp.data.datamodule import ComparisonData
 from rmexp.evaluation.scored_set import EvalLabels
 from rmexp.losses import Loss
+from rmexp.models.reward_model import model_facts
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import write_checkpoint
@@ -96,7 +97,7 @@ def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | User
     device = first.trainer.device()
     whole = open_model(first.model, shared, first.seed, device, first.tune)
     # Where a seed draws frozen weights, too, each needs a model of its own.
-    one_model = whole.only_head_drawn or len({run.seed for run in runs}) == 1
+    one_model = model_facts(whole).only_head_drawn or len({run.seed for run in runs}) == 1
     if not (one_model and stands_alone(whole)):
         return []
     kept = load_or_compute(

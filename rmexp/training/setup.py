@@ -21,7 +21,13 @@ from rmexp.evaluation.scored_set import eval_labels
 from rmexp.inference.export import check_fingerprint
 from rmexp.losses import Loss
 from rmexp.models.layout_probe import choose_layout
-from rmexp.models.reward_model import check_padding, compile_layers, length_dependent, max_positions
+from rmexp.models.reward_model import (
+    check_padding,
+    compile_layers,
+    length_dependent,
+    max_positions,
+    model_facts,
+)
 from rmexp.templates.template import Audit, Template, audit_template
 from rmexp.tracking.run_directory import RunDirectory, describe_environment
 from rmexp.training.trainer import TrainerSettings, required_disk_bytes
@@ -166,7 +172,9 @@ def open_model(
 def parameter_counts(model: Any, tune: Any = None) -> dict[str, int]:
     """How many parameters a loaded model has, and how many of them train."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"parameters": model.whole_size} | ({} if tune is None else {"trainable": trainable})
+    return {"parameters": model_facts(model).size} | (
+        {} if tune is None else {"trainable": trainable}
+    )
 
 
 def _millions(count: int) -> str:
@@ -184,7 +192,7 @@ def load_trained(
     if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), prepared.tokenizer)
     model = load_model(source, prepared, seed, run, reporter, device)
-    if model.fresh_head:
+    if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head (score.weight): train it first.")
     return model
 

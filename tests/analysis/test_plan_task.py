@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rmexp.batching.collate import Collate, unlabelled_row
 from rmexp.models.pretrained import Pretrained
-from rmexp.models.reward_model import compute_rewards, fit_tokenizer
+from rmexp.models.reward_model import compute_rewards, fit_tokenizer, record_facts
 from rmexp.models.tuning import Full, LastLayers
 from rmexp.training.planning import memory
 from rmexp.training.planning.live import MAPPED, Live
@@ -212,7 +212,7 @@ def test_the_heap_loses_a_share_of_the_blocks_that_are_not_mapped():
 def shape(tune, precision, source, again=False, gpu=False):
     model = source.skeleton()
     fit_tokenizer(model, tiny_tokenizer(), 0)
-    model.reads_ahead = False
+    record_facts(model, True, False, attends_to_future=False)
     mode = without_content(model)
     with mode:
         tune(model, 0)

@@ -15,7 +15,7 @@ from rmexp.batching.prefix_tree import PrefixTreeBuilder, Tree
 from rmexp.core.errors import UserError
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compile_layers
-from rmexp.models.tree_attention import NAME, TreeRow, tree_attention, use_layout
+from rmexp.models.tree_attention import TREE_ATTENTION, TreeRow, tree_attention
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
 from tests.models.test_families import assert_same, losses_and_gradients
@@ -258,9 +258,10 @@ def test_weights_that_are_not_kept_are_made_again(monkeypatch, tiny):
 
 
 def test_the_layout_is_not_saved_with_the_model(tiny, tmp_path):
-    use_layout(tiny, "tree")
+    losses_and_gradients(tiny, [toy_row([[1, 2, 3], [1, 2, 4]])], "tree")
+    assert tiny.config._attn_implementation == TREE_ATTENTION
     tiny.save_pretrained(tmp_path)
-    assert NAME not in (tmp_path / "config.json").read_text()
+    assert TREE_ATTENTION not in (tmp_path / "config.json").read_text()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -9,7 +9,7 @@ import transformers
 from rmexp.batching.collate import Collate
 from rmexp.core.errors import UserError
 from rmexp.inference.export import export
-from rmexp.models.reward_model import compute_rewards, prepare_model
+from rmexp.models.reward_model import compute_rewards, model_facts, prepare_model
 from tests.conftest import result
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
@@ -73,7 +73,7 @@ def test_a_causal_model_gets_a_seeded_head(scored, tmp_path):
     heads = [source.load_model(tokenizer, seed).score.weight for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-    assert source.load_model(tokenizer, 0).fresh_head
+    assert model_facts(source.load_model(tokenizer, 0)).fresh_head
     assert heads[0].std().item() == pytest.approx((32 + 1) ** -0.5, rel=0.5)
 
 

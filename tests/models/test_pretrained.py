@@ -2,6 +2,7 @@
 
 import transformers
 
+from rmexp.models.reward_model import model_facts
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 from tests.models.test_families import TOKENIZER
@@ -20,11 +21,12 @@ def test_a_pooler_or_new_embeddings_are_drawn_by_the_seed_too(tmp_path):
     grown.add_tokens(["<new>"])
     for path, tokenizer in (("bert", TOKENIZER), ("llama", grown)):
         model = from_conf("model/hf", path=str(tmp_path / path)).load_model(tokenizer, 0)
-        assert not model.only_head_drawn
+        assert not model_facts(model).only_head_drawn
 
 
 def test_a_checkpoint_without_a_head_draws_the_head_alone(tmp_path):
     model = from_conf("model/tiny").load_model(tiny_tokenizer(), 0)
     model.model.save_pretrained(tmp_path)
     loaded = from_conf("model/hf", path=str(tmp_path)).load_model(tiny_tokenizer(), 0)
-    assert (loaded.fresh_head, loaded.only_head_drawn) == (True, True)
+    assert model_facts(loaded).fresh_head
+    assert model_facts(loaded).only_head_drawn

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rmexp.models.reward_model import update_facts
 from rmexp.models.tiny import Tiny
 from rmexp.runner import head_groups
 from rmexp.runner.sweep_plan import Cell
@@ -144,7 +145,7 @@ def test_seeds_that_draw_more_than_the_head_do_not_share_a_model(rmexp, monkeypa
 
     def grown(self, tokenizer, seed):
         model = load(self, tokenizer, seed)
-        model.only_head_drawn = False
+        update_facts(model, only_head_drawn=False)
         return model
 
     monkeypatch.setattr(Tiny, "load_model", grown)

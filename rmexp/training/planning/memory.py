@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 
 from rmexp.batching.collate import Batch
 from rmexp.core.errors import UserError
-from rmexp.models.reward_model import compute_rewards, hidden_states
+from rmexp.models.reward_model import compute_rewards, hidden_states, update_facts
 from rmexp.models.tuning import layers
 from rmexp.training.frozen_activations import CachedActivations, skip_frozen_layers
 from rmexp.training.planning.live import GAPS, Live, repeated
@@ -133,8 +133,8 @@ def _traced(shape: Shape, work: Callable[..., None], kept: bool, share: float = 
             )
         if shape.gpu:
             before = model.config._attn_implementation
-            model._padded_attention = FUSED
-            stack.callback(setattr, model, "_padded_attention", before)
+            update_facts(model, padded_attention=FUSED)
+            stack.callback(update_facts, model, padded_attention=before)
         parameters = list(model.parameters())
         live = Live([*parameters, *model.buffers()], 0.0 if shape.gpu else GAPS)
         for parameter in (p for p in parameters if p.requires_grad):

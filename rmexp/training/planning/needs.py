@@ -8,7 +8,13 @@ from torch import nn
 
 from rmexp.data.datamodule import ComparisonData
 from rmexp.models.layout_probe import check_layout
-from rmexp.models.reward_model import backbone, fit_tokenizer, head_layers, head_parameters
+from rmexp.models.reward_model import (
+    backbone,
+    fit_tokenizer,
+    head_layers,
+    head_parameters,
+    record_facts,
+)
 from rmexp.models.tuning import LoRA, frozen_layers, layers
 from rmexp.training.frozen_activations import reason_not_cached
 from rmexp.training.optim import AdamW
@@ -150,7 +156,7 @@ def sized(
     """
     model: Any = source.skeleton()
     fit_tokenizer(model, tokenizer, 0)
-    model.reads_ahead = head_layers(model) is None
+    record_facts(model, True, False, attends_to_future=head_layers(model) is None)
     adapters = isinstance(tune, LoRA)
     whole = {name: p.numel() for name, p in model.named_parameters()}
     if adapters:
