@@ -143,6 +143,5 @@ def suite_metrics(
     result = evaluation.suite(lists)
     metrics: dict[str, float] = {}
     for name, estimate in result.scores.items():
-        ends = {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
-        metrics |= {f"{evaluation.name}/{name}{end}": value for end, value in ends.items()}
+        metrics |= estimate.named(f"{evaluation.name}/{name}")
     return {k: v for k, v in metrics.items() if v == v}, result.notes

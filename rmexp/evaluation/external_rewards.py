@@ -17,7 +17,7 @@ from rmexp.data.sources import BadRow, read_rows
 from rmexp.data.text_style import spoken
 from rmexp.data.token_dataset import TOKEN_SCHEMA
 from rmexp.evaluation.eval_sets import EvaluationSet, labels_of_row, scored_lists, suite_metrics
-from rmexp.evaluation.metrics import compute_metrics, slow_metrics
+from rmexp.evaluation.metric_values import compute_metrics, slow_metrics
 from rmexp.evaluation.scored_set import EVAL_COLUMNS, ScoredSet, eval_labels
 
 REWARD_COLUMNS = ("id", "response", "reward")

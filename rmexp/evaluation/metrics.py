@@ -1,217 +1,275 @@
-"""Metrics of one scored evaluation set: plain functions of arrays, in fp64 over fp32 rewards."""
+"""The registry of metrics: to add one, add an entry to `METRICS`; everything else reads it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from rmexp.evaluation.best_of_n import best_of_k
-from rmexp.evaluation.bias_probes import probe_biases
-from rmexp.evaluation.calibration import Calibration
-from rmexp.evaluation.rank_correlation import area, kendall, label_auc, spearman, within_means
-from rmexp.evaluation.reliability import pair_scores
-from rmexp.evaluation.scored_set import ScoredSet
-from rmexp.evaluation.stats.bootstrap import Estimate, clustered_mean
+from rmexp.data.text_style import MARKS
+from rmexp.evaluation.reliability import sigmoid
+from rmexp.evaluation.set_statistics import SetStatistics
+from rmexp.evaluation.stats.bootstrap import Estimate
+
+Place = Literal["table", "card", "compare", "wandb"]
+
+
+Itemwise = Callable[[np.ndarray, float | np.ndarray], np.ndarray]
+"""(gaps_P, reward_std) -> (P,) the value of each pair."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of a scored set.
+
+    Args:
+        name: without the set's name: `accuracy` is logged as `test/accuracy`.
+        label: what it measures, in a few words.
+        compute: its value, with an interval if it is an `Estimate`; None where it is undefined. No
+            function: computed elsewhere (a loss by training, a benchmark's score by its suite).
+        direction: whether its highest or lowest value is best; None: neither.
+        shown: where it is shown. table: terminal, model card, and first in the report's table;
+            card: top of the report; compare: beside the metric that runs are compared by; wandb:
+            columns of the saved view.
+        monitor: whether `trainer.monitor` accepts it; auto: `trainer.monitor=auto` may choose it,
+            in the order of the registry.
+        per_subset: when it is computed for each subset too. evaluate: with the slow ones; always:
+            without an interval at each validation too (itemwise metrics only).
+        slow: too slow for a validation; task=evaluate computes it.
+        itemwise: the values of pairs whose mean it is, for paired tests of runs.
+        count: a number of something: whole, and added up over folds.
+    """
+
+    name: str
+    label: str
+    compute: Callable[[SetStatistics], float | Estimate | None] | None
+    direction: Literal["max", "min"] | None = "max"
+    shown: tuple[Place, ...] = ()
+    monitor: Literal["no", "yes", "auto"] = "no"
+    per_subset: Literal["never", "evaluate", "always"] = "never"
+    slow: bool = False
+    itemwise: Itemwise | None = None
+    count: bool = False
+
+
+def _bias(name: str, label: str, **more: Any) -> Metric:
+    return Metric(name, label, lambda s: s.biases.get(name), **{"direction": None, **more})
+
+
+def _pair_score(name: str, label: str, **more: Any) -> Metric:
+    return Metric(name, label, lambda s: s.pair_scores.get(name), "min", **more)
+
+
+def _within(name: str, label: str, **more: Any) -> Metric:
+    return Metric(name, label, lambda s: s.within_prompts.get(name), per_subset="evaluate", **more)
+
+
+def _standardised(gaps_P: np.ndarray, reward_std: float | np.ndarray) -> np.ndarray:
+    std = np.broadcast_to(reward_std, gaps_P.shape)
+    return np.divide(gaps_P, std, out=np.zeros_like(gaps_P), where=std > 0)
+
 
 METRICS = (
-    "accuracy",
-    "gap_2plus/accuracy",
-    "best_of_k",
-    "spearman",
-    "kendall_within",
-    "spearman_within",
-    "length_baseline",
-    "length_controlled_accuracy",
-    "loss",
-    "margin",
-    "margin_standardised",
-    "auc",
-    "nll",
-    "brier",
-    "ece",
-    "tie_rate",
-    "reward_mean",
-    "reward_std",
+    Metric("score", "the suite's score", None, shown=("table", "card")),
+    Metric(
+        "accuracy",
+        "pair accuracy",  # equal rewards are not wins
+        lambda s: s.accuracy,
+        shown=("table", "card", "compare", "wandb"),
+        monitor="auto",
+        per_subset="always",
+        itemwise=lambda gaps_P, _: (gaps_P > 0).astype(np.float64),
+    ),
+    Metric(
+        "gap_2plus/accuracy",
+        "accuracy where ratings are two or more apart",
+        lambda s: s.accuracy_from_gap(2),
+        shown=("table",),
+        monitor="yes",
+        per_subset="evaluate",
+    ),
+    Metric(
+        "best_of_k",
+        "best of K",  # P(the highest reward is a best response), lists of three or more
+        lambda s: s.best_of_k[0],
+        shown=("table", "card"),
+        monitor="yes",
+        per_subset="evaluate",
+    ),
+    Metric(
+        "spearman",
+        "Spearman, with ratings",
+        lambda s: s.spearman,
+        shown=("table", "card"),
+        monitor="auto",
+        per_subset="evaluate",
+    ),
+    Metric(
+        "kendall",
+        "Kendall's tau-b, with ratings",
+        lambda s: s.kendall,
+        shown=("table",),
+        per_subset="evaluate",
+        slow=True,
+    ),
+    _within("kendall_within", "Kendall within prompts", shown=("table",), monitor="yes"),
+    _within(
+        "spearman_within", "Spearman within prompts", shown=("table", "compare"), monitor="yes"
+    ),
+    Metric(
+        "label_auc",
+        "AUC, good over bad",  # where ratings have two values
+        lambda s: s.label_auc,
+        shown=("table", "card"),
+        per_subset="evaluate",
+        slow=True,
+    ),
+    _bias(
+        "length_baseline",
+        "length baseline",  # accuracy of "the longer one is better"
+        shown=("table", "card", "compare"),
+        monitor="yes",
+    ),
+    _bias(
+        "length_controlled_accuracy",
+        "accuracy at equal length",
+        direction="max",
+        shown=("table", "card", "compare", "wandb"),
+        monitor="yes",
+    ),
+    Metric("loss", "loss", None, "min", shown=("table",), monitor="auto"),
+    Metric(
+        "margin",
+        "mean reward gap",
+        lambda s: s.pair_mean(s.gaps_P),
+        shown=("table",),
+        monitor="yes",
+    ),
+    Metric(
+        "margin_standardised",
+        "standardised margin",
+        lambda s: s.margin_standardised,
+        shown=("table", "card", "compare", "wandb"),
+        monitor="yes",
+        itemwise=_standardised,
+    ),
+    Metric(
+        "auc",
+        "AUC, better over worse of any prompt",
+        lambda s: s.auc,
+        shown=("table", "wandb"),
+        monitor="yes",
+    ),
+    _pair_score(
+        "nll",
+        "negative log-likelihood",
+        shown=("table", "compare"),
+        monitor="yes",
+        itemwise=lambda gaps_P, _: np.logaddexp(0, -gaps_P),
+    ),
+    _pair_score(
+        "brier",
+        "Brier score",
+        shown=("table",),
+        monitor="yes",
+        itemwise=lambda gaps_P, _: np.square(1 - sigmoid(gaps_P)),
+    ),
+    _pair_score(
+        "ece", "calibration error", shown=("table", "card", "compare", "wandb"), monitor="yes"
+    ),
+    _pair_score("ece_calibrated", "calibration error, calibrated on val", shown=("table",)),
+    _pair_score("nll_calibrated", "negative log-likelihood, calibrated on val"),
+    _pair_score("brier_calibrated", "Brier score, calibrated on val"),
+    Metric(
+        "rating_rmse",
+        "RMSE of ratings, linear map",
+        lambda s: s.rating_rmse("linear"),
+        "min",
+        shown=("table",),
+    ),
+    Metric(
+        "rating_rmse_isotonic",
+        "RMSE of ratings, isotonic map",
+        lambda s: s.rating_rmse("isotonic"),
+        "min",
+    ),
+    Metric(
+        "tie_rate",
+        "share of pairs with equal rewards",
+        lambda s: s.pair_mean(s.gaps_P == 0),
+        "min",
+        shown=("table",),
+        monitor="yes",
+        per_subset="evaluate",
+    ),
+    Metric(
+        "reward_mean",
+        "mean reward",
+        lambda s: float(s.scored.rewards_N.mean(dtype=np.float64)),
+        None,
+        shown=("table",),
+        monitor="yes",
+    ),
+    Metric(
+        "reward_std",
+        "standard deviation of rewards",
+        lambda s: s.reward_std,
+        None,
+        shown=("table",),
+        monitor="yes",
+    ),
+    Metric(
+        "best_of_k_chance",
+        "best of K, of a random pick",
+        lambda s: s.best_of_k[1],
+        None,
+        per_subset="evaluate",
+    ),
+    _bias("longer_preferred", "model prefers the longer response"),
+    _bias("length_r2", "reward variance that length explains"),
+    _bias("position_correlation", "correlation with the position of the pooled token"),
+    _bias("verbosity_correlation", "correlation with log characters"),
+    *(_bias(f"{mark}_correlation", f"correlation with {mark}") for mark in MARKS),
+    _bias("formatting_baseline", "accuracy of: the more formatted one is better"),
+    _bias("formatting_preferred", "model prefers the more formatted response"),
+    _bias("formatted_pairs", "pairs that differ in formatting", count=True),
+    Metric("pairs", "labelled pairs", lambda s: len(s.scored.better_P), None, count=True),
+    Metric(
+        "human_ties", "tied pairs, left out", lambda s: len(s.scored.tied_Q_2), None, count=True
+    ),
+    Metric("responses", "responses", lambda s: len(s.scored.rewards_N), None, count=True),
+    Metric(
+        "not_finite",
+        "comparisons with NaN or infinite rewards, left out",
+        lambda s: s.scored.lost or None,
+        "min",
+        count=True,
+    ),
 )
-"""The metrics of a validation by which a checkpoint may be selected, without its subsets'."""
 
 
-LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "tie_rate", "rating_rmse")
-"""Beginnings of the names of metrics whose lowest value is the best."""
-
-
-TABLE = (
-    "score",
-    *METRICS[:4],
-    "kendall",
-    *METRICS[4:6],
-    "label_auc",
-    *METRICS[6:-3],
-    "ece_calibrated",
-    "rating_rmse",
-    *METRICS[-3:],
-)
-"""What the terminal shows of a set, in this order; the others are in result.json."""
+def find_metric(name: str) -> Metric | None:
+    """The entry of a metric of a set or subset: `test/accuracy`, `test/chat/accuracy`."""
+    found = [metric for metric in METRICS if f"/{name}".endswith(f"/{metric.name}")]
+    return max(found, key=lambda metric: len(metric.name), default=None)
 
 
 def lower_is_better(name: str) -> bool:
-    """Is the metric (`SET/NAME`, or without the set) an error, so that its lowest value is best?"""
-    return name.rsplit("/", 1)[-1].startswith(LOWER_IS_BETTER)
+    """Whether the lowest value of a metric is best; unregistered ones (of suites) count as max."""
+    metric = find_metric(name)
+    return metric is not None and metric.direction == "min"
 
 
-def compute_metrics(s: ScoredSet, calibration: Calibration | None = None) -> dict[str, float]:
-    """Every metric that the set allows, under its name without the set's prefix.
-
-    accuracy      share of strictly judged pairs with r_better > r_worse; equal rewards are not wins
-    accuracy_low, accuracy_high   its 95% interval, bootstrapped over prompts
-    tie_rate      share of those pairs with equal rewards
-    human_ties    number of pairs that people tied (left out)
-    not_finite    comparisons that are left out, as a reward is NaN or infinite
-    margin        mean of r_better - r_worse, in units of reward
-    margin_standardised   margin / reward_std: comparable between runs
-    auc           probability that a better response outscores a worse one of any prompt; _low,
-                  _high
-    nll, brier, ece       of P(better wins) = sigmoid(r_better - r_worse)
-    best_of_k     chance that the highest reward of a list is one of the best, where lists have
-                  three responses or more; _low, _high; best_of_k_chance: of a blind pick
-    reward_mean, reward_std
-    spearman      rank correlation of rewards and ratings, over all rated responses; _low, _high
-    kendall_within, spearman_within   the mean over prompts of the correlation within the prompt;
-                  _low, _high
-    SUBSET/accuracy       where there is more than one subset
-    gap_2plus/accuracy    over pairs whose ratings lie two or more apart, where there are such
-    and those of `probes.probe`, and with a calibration those of `calibrated`.
-
-    Rows and judgements weigh by their weights in all of them, but for the counts and what tells of
-    the rewards alone (reward_mean, reward_std) or of a bias (`probes`).
-    """
-    out = {
-        "pairs": float(len(s.better_P)),
-        "human_ties": float(len(s.tied_Q_2)),
-        "responses": float(len(s.rewards_N)),
-        "reward_mean": float(s.rewards_N.mean(dtype=np.float64)),
-        "reward_std": float(s.rewards_N.std(dtype=np.float64)),
-    }
-    if s.lost:
-        out["not_finite"] = float(s.lost)
-    out |= _accuracy(s) | _best(s) | _correlated(s) | probe_biases(s.traits, s.rewards_N)
-    if s.weights_P.any():
-        gaps_P, spread = s.gaps_P, out["reward_std"]
-        margin = float(np.average(gaps_P, weights=s.weights_P))
-        sides = (s.rewards_N[side] for side in (s.better_P, s.worse_P))
-        above = area(*((rewards, s.prompts_P, s.weights_P) for rewards in sides))
-        out |= {
-            "margin": margin,
-            "margin_standardised": margin / spread if spread else 0.0,
-            **named_metrics("auc", above),
-            **pair_scores(gaps_P, s.weights_P),
-        }
-    return out if calibration is None else out | calibrated(s, calibration)
+def monitored_metrics() -> list[Metric]:
+    """The metrics of a validation that `trainer.monitor` accepts."""
+    return [metric for metric in METRICS if metric.monitor != "no"]
 
 
-def calibrated(s: ScoredSet, calibration: Calibration) -> dict[str, float]:
-    """What val's calibration makes of the set.
-
-    nll_calibrated, brier_calibrated, ece_calibrated   with its temperature
-    rating_rmse, rating_rmse_isotonic   root mean square error of its maps to the raters' scale
-    """
-    out = {}
-    if calibration.temperature is not None and s.weights_P.any():
-        scores = pair_scores(s.gaps_P / calibration.temperature, s.weights_P)
-        out = {f"{name}_calibrated": value for name, value in scores.items()}
-    rated_N = ~np.isnan(s.ratings_N)
-    if calibration.isotonic is not None and s.weights_N[rated_N].any():
-        rewards, ratings = s.rewards_N[rated_N], s.ratings_N[rated_N]
-        weights = s.weights_N[rated_N]
-        for name, said in (
-            ("rating_rmse", calibration.linear_rating(rewards)),
-            ("rating_rmse_isotonic", calibration.rating(rewards)),
-        ):
-            out[name] = float(np.sqrt(np.average(np.square(said - ratings), weights=weights)))
-    return out
+def itemwise_metrics() -> dict[str, Itemwise]:
+    """Metrics that are means over pairs: name -> value of each pair."""
+    return {metric.name: metric.itemwise for metric in METRICS if metric.itemwise is not None}
 
 
-def slow_metrics(s: ScoredSet) -> dict[str, float]:
-    """What takes too long for a validation, of the set and of each of its subsets.
-
-    kendall       tau-b of rewards and ratings, over all rated responses
-    label_auc     chance that a good response outscores a bad one, where ratings have two values
-    and their 95% intervals; of subsets also accuracy, best_of_k and the correlations with theirs.
-    """
-    out = _agreement(s)
-    names = sorted(set(s.subsets_C))
-    for name in names if len(names) > 1 else ():
-        part = s.subset(name)
-        found = _accuracy(part) | _best(part) | _correlated(part) | _agreement(part)
-        out |= {f"{name}/{metric}": value for metric, value in found.items()}
-    return {name: value for name, value in out.items() if value == value}
-
-
-def _accuracy(s: ScoredSet) -> dict[str, float]:
-    """Accuracy and ties, of subsets as well."""
-    if not s.weights_P.any():
-        return {}
-    gaps_P = s.gaps_P
-    wins_P, ties_P = (gaps_P > 0).astype(np.float64), (gaps_P == 0).astype(np.float64)
-
-    def share(of_P: np.ndarray, where: np.ndarray) -> float:
-        weights = s.weights_P[where]
-        return float(np.average(of_P[where], weights=weights)) if weights.any() else float("nan")
-
-    out = named_metrics("accuracy", clustered_mean(wins_P, s.prompts_P, s.weights_P))
-    out["tie_rate"] = share(ties_P, np.ones(len(gaps_P), dtype=bool))
-    subsets_P = s.subsets_P
-    names = sorted(set(subsets_P))
-    if len(names) > 1:
-        out |= {f"{name}/accuracy": share(wins_P, subsets_P == name) for name in names}
-    apart = s.ratings_N[s.better_P] - s.ratings_N[s.worse_P] >= 2
-    if apart.any():
-        out["gap_2plus/accuracy"] = share(wins_P, apart)
-    return out
-
-
-def _best(s: ScoredSet) -> dict[str, float]:
-    """Best of K; lists of two alone would repeat accuracy."""
-    if np.bincount(s.rows_N[s.levels_N >= 0]).max(initial=0) < 3:
-        return {}
-    rows_R, values_R, chances_R = best_of_k(s.rewards_N, s.levels_N, s.rows_N)
-    weights_R = s.weights_C[rows_R]
-    if not weights_R.any():
-        return {}
-    found = clustered_mean(values_R, s.prompts_C[rows_R], weights_R)
-    chance = float(np.average(chances_R, weights=weights_R))
-    return named_metrics("best_of_k", found) | {"best_of_k_chance": chance}
-
-
-def _correlated(s: ScoredSet) -> dict[str, float]:
-    """Rank correlations with ratings that are quick to tell."""
-    if (rated := _rated(s)) is None:
-        return {}
-    out = named_metrics("spearman", spearman(*rated))
-    for name, found in within_means(*rated).items():
-        out |= named_metrics(name, found)
-    return out
-
-
-def _agreement(s: ScoredSet) -> dict[str, float]:
-    """Rank correlations and areas that take longer."""
-    if (rated := _rated(s)) is None:
-        return {}
-    out = named_metrics("kendall", kendall(*rated))
-    if len(np.unique(rated[1])) == 2:
-        out |= named_metrics("label_auc", label_auc(*rated))
-    return out
-
-
-Rated = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def _rated(s: ScoredSet) -> Rated | None:
-    """Rewards, ratings, prompts and weights of rated responses; None where ratings do not vary."""
-    here = ~np.isnan(s.ratings_N) & (s.weights_N > 0)
-    ratings = s.ratings_N[here]
-    if len(set(ratings)) < 2:
-        return None
-    return s.rewards_N[here].astype(np.float64), ratings, s.prompts_N[here], s.weights_N[here]
-
-
-def named_metrics(name: str, found: Estimate) -> dict[str, float]:
-    """`name`, `name_low` and `name_high`."""
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+def shown_in(place: Place) -> list[Metric]:
+    """The metrics shown in a place, in the order of the registry."""
+    return [metric for metric in METRICS if place in metric.shown]

@@ -14,7 +14,8 @@ from rmexp import __version__
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.evaluation.calibration import CALIBRATION_FILE as CALIBRATION
 from rmexp.evaluation.calibration import Calibration
-from rmexp.evaluation.metrics import TABLE
+from rmexp.evaluation.metric_values import format_metric
+from rmexp.evaluation.metrics import shown_in
 from rmexp.models.reward_model import head_layers
 from rmexp.models.tuning import merge
 from rmexp.templates.template import template_fingerprint
@@ -195,8 +196,8 @@ def check_fingerprint(home: Path, tokenizer: Any) -> None:
 
 def _card(facts: Mapping[str, Any], calibration: Calibration | None) -> str:
     metrics = facts["metrics"]
-    shown = (f"test/{name}" for name in TABLE if f"test/{name}" in metrics)
-    rows = "\n".join(f"| {name} | {_with_interval(metrics, name)} |" for name in shown)
+    shown = [name for m in shown_in("table") if (name := f"test/{m.name}") in metrics]
+    rows = "\n".join(f"| {name} | {format_metric(metrics, name)} |" for name in shown)
     found = {
         "version": __version__,
         "rows": rows,
@@ -204,12 +205,6 @@ def _card(facts: Mapping[str, Any], calibration: Calibration | None) -> str:
         "scale": "" if calibration is None else _scale(calibration),
     }
     return CARD.format(**facts, **found)
-
-
-def _with_interval(metrics: Mapping[str, float], name: str) -> str:
-    ends = [metrics[name + end] for end in ("_low", "_high") if name + end in metrics]
-    span = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if len(ends) == 2 else ""
-    return f"{metrics[name]:.4f}{span}"
 
 
 def _scale(calibration: Calibration) -> str:

@@ -26,7 +26,8 @@ from rmexp.config.validate import makes_run
 from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.errors import DiskFull, PeerProcessLost, UserError, collect_fallbacks, note_fallback
-from rmexp.evaluation.metrics import TABLE
+from rmexp.evaluation.metric_values import format_metric
+from rmexp.evaluation.metrics import shown_in
 from rmexp.inference.checkpoint import inherit_config, resumed_config
 from rmexp.runner.launch import launch_processes
 from rmexp.tracking.run_directory import Listener, NoLogger, RunDirectory, first_line
@@ -342,11 +343,12 @@ def relative_path(path: Path) -> str:
 
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:
-    """The first metric of `TABLE` that each set has, with its 95% interval where it has one."""
+    """The first metric of the table that each set has, with its 95% interval."""
     found = []
     for home in _sets(metrics):
-        if name := next((f"{home}/{n}" for n in TABLE if f"{home}/{n}" in metrics), None):
-            found.append(f"{name} {_number(metrics, name)}")
+        names = (f"{home}/{metric.name}" for metric in shown_in("table"))
+        if name := next((name for name in names if name in metrics), None):
+            found.append(f"{name} {format_metric(metrics, name)}")
     return found
 
 
@@ -355,8 +357,9 @@ def closing_table(metrics: Mapping[str, float]) -> Table:
     sets = _sets(metrics)
     scores = sorted({n.split("/", 1)[1] for n in metrics if re.fullmatch(r"[^/]+/.+/score", n)})
     table = Table("metric", *sets, box=None, padding=(0, 2, 0, 0))
-    for metric in (TABLE[0], *scores, *TABLE[1:]):
-        cells = [_number(metrics, f"{name}/{metric}") for name in sets]
+    first, *others = (metric.name for metric in shown_in("table"))
+    for metric in (first, *scores, *others):
+        cells = [format_metric(metrics, f"{name}/{metric}") for name in sets]
         if any(cells):
             table.add_row(metric, *cells)
     return table
@@ -364,13 +367,6 @@ def closing_table(metrics: Mapping[str, float]) -> Table:
 
 def _sets(metrics: Mapping[str, float]) -> list[str]:
     return [name.split("/")[0] for name in metrics if re.fullmatch(r"[^/]+/reward_mean", name)]
-
-
-def _number(metrics: Mapping[str, float], name: str) -> str:
-    """A metric with its interval; nothing where it was not measured."""
-    value, low, high = (metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
-    span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-    return "" if value is None else f"{value:.4f}{span}"
 
 
 @contextmanager

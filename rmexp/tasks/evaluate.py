@@ -26,7 +26,7 @@ from rmexp.evaluation.external_rewards import (
     benchmark_rewards,
     read_external_rewards,
 )
-from rmexp.evaluation.metrics import slow_metrics
+from rmexp.evaluation.metric_values import slow_metrics
 from rmexp.inference.perturbation_sensitivity import chosen, probe_rewrites
 from rmexp.inference.scorer import Scorer
 from rmexp.losses import Loss

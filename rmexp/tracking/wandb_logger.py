@@ -15,7 +15,7 @@ from annotated_types import Ge
 from lightning.pytorch.loggers import Logger
 
 from rmexp.core.errors import note_fallback
-from rmexp.evaluation.metrics import METRICS, lower_is_better
+from rmexp.evaluation.metrics import find_metric
 from rmexp.tracking.run_directory import RunDirectory, first_line
 from rmexp.tracking.wandb_media import log_run_media
 
@@ -25,10 +25,6 @@ STEP = "trainer/global_step"
 
 PATIENCE_SECONDS = 60, 300
 """How long the server may take to begin a run, and to take in what is left at its end."""
-
-
-NO_DIRECTION = ("length_baseline", "reward_mean", "reward_std")
-"""Metrics of which neither the highest nor the lowest value is the best."""
 
 
 Mode = Literal["online", "offline", "disabled"]
@@ -197,12 +193,9 @@ class Mirror(Logger):
 
 
 def summary_of(name: str) -> Literal["max", "min"] | None:
-    """How W&B sums up the validations of a metric; None is by its last value."""
-    metric = name.rsplit("/", 1)[-1]
-    directed = metric in METRICS and metric not in NO_DIRECTION
-    if not (name.startswith("val/") and directed):
-        return None
-    return "min" if lower_is_better(metric) else "max"
+    """How W&B summarises the validations of a metric; None: by its last value."""
+    metric = find_metric(name) if name.startswith("val/") else None
+    return metric.direction if metric is not None and metric.monitor != "no" else None
 
 
 def _begin(mode: Mode, about: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from rmexp.core.errors import UserError
+from rmexp.evaluation.metrics import shown_in
 from rmexp.tracking.wandb_logger import STEP
 
 LOSS, MARGIN = "labels.loss", "loss.margin"
@@ -18,16 +19,6 @@ ACCURACY = ("test/accuracy_low", "test/accuracy", "test/accuracy_high")
 
 
 BOUNDS = ("lower bound", "accuracy", "upper bound")
-
-
-WORKSPACE_COLUMNS = (
-    "test/accuracy",
-    "test/length_controlled_accuracy",
-    "test/margin_standardised",
-    "test/auc",
-    "test/ece",
-)
-"""The last axes of the parallel coordinates, and what is pinned beside each run's name."""
 
 
 def view(entity: str, project: str) -> Any:
@@ -44,9 +35,10 @@ def view(entity: str, project: str) -> Any:
         raise UserError(
             "A W&B workspace needs the extra: pip install 'rmexp[workspace]'."
         ) from None
+    shown = [f"test/{metric.name}" for metric in shown_in("wandb")]
     axes: list[Any] = [
         *(wr.Config(key) for key in (LOSS, MARGIN, "optim.lr", "seed")),
-        *(wr.SummaryMetric(name) for name in WORKSPACE_COLUMNS),
+        *(wr.SummaryMetric(name) for name in shown),
     ]
     judged = ws.Section(
         name="Which is better",
@@ -104,7 +96,7 @@ def view(entity: str, project: str) -> Any:
             pinned_columns=[
                 f"config:{LOSS}",
                 f"config:{MARGIN}",
-                *(f"summary:{name}" for name in (*ACCURACY, *WORKSPACE_COLUMNS[1:])),
+                *(f"summary:{name}" for name in dict.fromkeys([*ACCURACY, *shown])),
             ],
         ),
     )

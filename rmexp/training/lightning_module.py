@@ -17,7 +17,7 @@ from rmexp.batching.collate import Batch, Step
 from rmexp.core import distributed
 from rmexp.data.datamodule import ComparisonData
 from rmexp.evaluation.calibration import Calibration
-from rmexp.evaluation.metrics import compute_metrics
+from rmexp.evaluation.metric_values import compute_metrics
 from rmexp.evaluation.scored_set import EvalLabels, ScoredSet, eval_labels
 from rmexp.losses.base import Loss
 from rmexp.models.reward_model import compute_rewards

@@ -16,7 +16,8 @@ from rmexp.config.compose import suggest
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.datamodule import ComparisonData
-from rmexp.evaluation.metrics import compute_metrics
+from rmexp.evaluation.metric_values import compute_metrics
+from rmexp.evaluation.metrics import monitored_metrics
 from rmexp.evaluation.scored_set import eval_labels
 from rmexp.inference.export import check_fingerprint
 from rmexp.losses import Loss
@@ -262,10 +263,10 @@ def resolve_monitor(trainer: TrainerSettings, data: ComparisonData) -> TrainerSe
         int(row): rng.random(len(ratings)).tolist()
         for row, ratings in zip(val, data.rows.select(val)["ratings"], strict=True)
     }
-    tried = compute_metrics(eval_labels(data.rows, val).with_rewards(rewards))
-    known = ["loss", *(name for name, value in tried.items() if value == value)]
+    scored = eval_labels(data.rows, val).with_rewards(rewards)
+    known = ["loss", *compute_metrics(scored, intervals=False)]
     if trainer.monitor == "auto":
-        best = next(name for name in ("accuracy", "spearman", "loss") if name in known)
+        best = next(m.name for m in monitored_metrics() if m.monitor == "auto" and m.name in known)
         return dataclasses.replace(trainer, monitor=f"val/{best}")
     if trainer.monitor.removeprefix("val/") not in known:
         close = suggest(trainer.monitor, [f"val/{name}" for name in known])

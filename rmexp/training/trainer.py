@@ -22,7 +22,7 @@ from rmexp.core.devices import (
     resolve_precision,
 )
 from rmexp.core.errors import UserError
-from rmexp.evaluation.metrics import METRICS, lower_is_better
+from rmexp.evaluation.metrics import lower_is_better, monitored_metrics
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.callbacks import AtomicCheckpointIO, EvenlySpacedValidation, ResumeCheckpoint
 from rmexp.training.fsdp import FSDPStrategy
@@ -75,9 +75,13 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         """Refuse a monitor that no validation will log, and several devices without a strategy."""
-        known = rf"auto|val/({'|'.join(METRICS)}|.+/accuracy)"
-        if not re.fullmatch(known, self.monitor):
-            close = suggest(self.monitor, [f"val/{name}" for name in METRICS])
+        known = [f"val/{m.name}" for m in monitored_metrics()]
+        per_subset = [m.name for m in monitored_metrics() if m.per_subset == "always"]
+        if not (
+            self.monitor in ("auto", *known)
+            or re.fullmatch(rf"val/.+/({'|'.join(per_subset)})", self.monitor)
+        ):
+            close = suggest(self.monitor, known)
             raise UserError(f"trainer.monitor={self.monitor}: no such metric{close}.")
         if self.strategy == "single" and self.processes > 1:
             raise UserError(

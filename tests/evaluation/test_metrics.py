@@ -11,10 +11,11 @@ from scipy import stats
 
 from rmexp.core.errors import UserError
 from rmexp.evaluation.calibration import fit_calibration
-from rmexp.evaluation.metrics import compute_metrics, slow_metrics
+from rmexp.evaluation.metric_values import compute_metrics, slow_metrics
 from rmexp.evaluation.rank_correlation import area, spearman
 from rmexp.evaluation.scored_set import EvalLabels, eval_labels
-from rmexp.evaluation.stats.bootstrap import clustered_interval
+from rmexp.evaluation.stats import bootstrap
+from rmexp.evaluation.stats.bootstrap import clustered_mean
 
 
 def people(n, pairs, *, rows=None, subsets=None, prompts=None, weights=None, **more):
@@ -99,7 +100,7 @@ def test_weights_of_rows_by_hand():
     )
     found = slow_metrics(weighed) | compute_metrics(weighed)
     assert (found["accuracy"], found["a/accuracy"]) == (0.75, 0.75)
-    assert np.isnan(found["b/accuracy"])  # nobody wants to know
+    assert "b/accuracy" not in found  # its rows have no weight
     assert found["kendall_within"] == pytest.approx((3 * 1 + 1 * -1) / 4)
     three = [rewards[0], rewards[1]] * 3 + rewards[2:4]
     copied = scored(
@@ -275,4 +276,23 @@ def test_no_pairs_gives_only_what_needs_none():
 
 
 def test_interval_of_one_cluster_is_unknown():
-    assert np.isnan(clustered_interval(np.ones(3), np.zeros(3))).all()
+    assert np.isnan(clustered_mean(np.ones(3), np.zeros(3)).interval).all()
+
+
+def test_without_intervals_nothing_is_resampled_and_values_are_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    rewards, rows = rng.normal(size=90), np.arange(90) // 3
+    s = scored(
+        rewards,
+        [(3 * row, 3 * row + k) for row in range(30) for k in (1, 2)],
+        rows=rows,
+        ratings_N=rng.integers(5, size=90).astype(float),
+        levels_N=np.tile([1, 0, 0], 30),
+        subsets=["a", "b"] * 15,
+    )
+    full = compute_metrics(s)
+    monkeypatch.setattr(bootstrap, "_resampled", None)
+    quick = compute_metrics(s, intervals=False)
+    bounds = {f"{name}_{end}" for name in quick for end in ("low", "high")}
+    assert quick == {name: value for name, value in full.items() if name not in bounds}
+    assert {"accuracy_low", "best_of_k_low", "spearman_within_low", "auc_low"} <= bounds & set(full)

@@ -16,6 +16,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from rmexp.analysis.compare.runs import places
 from rmexp.core.errors import UserError, collect_fallbacks
+from rmexp.evaluation.metrics import shown_in
 from rmexp.evaluation.reliability import reliability
 from rmexp.runner.preflight import preflight
 from rmexp.tracking import wandb_workspace
@@ -365,7 +366,7 @@ def test_the_saved_view_shows_what_a_run_logs(mirrored):
         "Run History Line Plot",
     } <= set(kinds)
     text = json.dumps(spec)
-    for metric in (*wandb_workspace.ACCURACY, *wandb_workspace.WORKSPACE_COLUMNS):
+    for metric in (*wandb_workspace.ACCURACY, *(f"test/{m.name}" for m in shown_in("wandb"))):
         assert metric in summary
         assert metric in text
     for key in (wandb_workspace.LOSS, wandb_workspace.MARGIN):

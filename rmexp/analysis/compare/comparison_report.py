@@ -8,27 +8,16 @@ import numpy as np
 
 from rmexp.analysis.compare import cross_validation
 from rmexp.analysis.compare.main_effects import Effect, confounded, main_effects
-from rmexp.analysis.compare.paired_runs import ITEMWISE, ScoredRun, pair_runs, selected_on_same
+from rmexp.analysis.compare.paired_runs import ScoredRun, pair_runs, selected_on_same
 from rmexp.analysis.compare.pairwise_tests import PairVerdict, RunPairs, test_pairs
 from rmexp.analysis.compare.run_groups import RunGroup, group_runs
 from rmexp.analysis.compare.runs import COST, SkippedRun, find_runs
 from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
-from rmexp.evaluation.metrics import lower_is_better
-from rmexp.evaluation.stats.bootstrap import clustered_interval
+from rmexp.evaluation.metrics import itemwise_metrics, lower_is_better, shown_in
+from rmexp.evaluation.stats.bootstrap import clustered_mean
 from rmexp.evaluation.stats.seed_replicates import contrast
 from rmexp.tracking.predictions import Judgements
-
-BESIDES = (
-    "accuracy",
-    "length_baseline",
-    "length_controlled_accuracy",
-    "spearman_within",
-    "margin_standardised",
-    "nll",
-    "ece",
-)
-"""Metrics in the table beside the chosen one, where runs have them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ def compare_runs(given: Sequence[str], name: str, metric: str, pairs: RunPairs) 
     left += twice
     _check_metric(settings, name, metric)
     ranked = sorted(settings, key=lambda s: _rank(s.metric(metric), metric))
-    tested = metric if metric in ITEMWISE else "accuracy"
+    tested = metric if metric in itemwise_metrics() else "accuracy"
     judged = len(shared.ids_P) > 0
     verdicts = test_pairs(ranked, shared, tested, pairs) if judged else []
     effects = main_effects(settings, keys, shared, tested) if judged and len(keys) > 1 else []
@@ -142,7 +131,7 @@ def _row(
         value=setting.metric(metric),
         low=low,
         high=high,
-        besides={name: setting.metric(name) for name in BESIDES if name != metric},
+        besides={m.name: setting.metric(m.name) for m in shown_in("compare") if m.name != metric},
         cost={name: setting.cost(name) for name in COST},
         verdict=next(against, None) if setting is not best else None,
     )
@@ -154,13 +143,14 @@ def metric_interval(setting: RunGroup, metric: str, shared: Judgements) -> tuple
     A single run's is the one that it reported itself.
     """
     of_P = (shared.prompts_P, shared.weights_P)
+    itemwise = metric in itemwise_metrics() and len(shared.ids_P)
     if len(setting.entries) == 1:
         own = setting.entries[0].metrics
         if f"{metric}_low" in own:
             return own[f"{metric}_low"], own[f"{metric}_high"]
-        if metric in ITEMWISE and len(shared.ids_P):
-            return clustered_interval(setting.items(metric)[0], *of_P)
-    elif metric in ITEMWISE and len(shared.ids_P):
+        if itemwise:
+            return clustered_mean(setting.items(metric)[0], *of_P).interval
+    elif itemwise:
         found = contrast([setting.items(metric)], [1], *of_P)
         share = metric == "accuracy"  # which Student's t does not know
         return (max(0.0, found.low), min(1.0, found.high)) if share else (found.low, found.high)

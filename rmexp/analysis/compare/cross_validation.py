@@ -12,8 +12,9 @@ import numpy as np
 
 from rmexp.analysis.compare.runs import Run, SkippedRun
 from rmexp.evaluation.bias_probes import length_controlled_accuracy
+from rmexp.evaluation.metrics import find_metric
 from rmexp.evaluation.rank_correlation import within_prompts
-from rmexp.evaluation.stats.bootstrap import clustered_interval
+from rmexp.evaluation.stats.bootstrap import clustered_mean
 from rmexp.evaluation.stats.significance import MIN_CLUSTERS
 from rmexp.tracking.predictions import Judgements, read_responses
 
@@ -25,10 +26,6 @@ OpenedFolds = tuple[Run, Judgements, Rewards]
 
 
 FOLD_KEYS = ("data.fold", "data.fold_by", "data.fold_until")
-
-
-COUNTED = ("pairs", "human_ties", "responses", "not_finite", "formatted_pairs")
-"""Metrics that are numbers of something: they add up."""
 
 
 def pool_folds(
@@ -143,12 +140,12 @@ def _means(runs: Sequence[Run]) -> dict[str, float]:
     known = set.intersection(*(set(run.metrics) for run in runs))
     found = {}
     for key in sorted(known):
-        home, _, metric = key.partition("/")
+        home, metric = key.split("/", 1)[0], find_metric(key)
         values = np.array([run.metrics[key] for run in runs], dtype=np.float64)
         weights = np.array([run.metrics.get(f"{home}/pairs", 0.0) for run in runs])
-        if metric in COUNTED:
+        if metric is not None and metric.count:
             found[key] = float(values.sum())
-        elif not metric.endswith(("_low", "_high")):
+        elif not key.endswith(("_low", "_high")):
             found[key] = float(np.average(values, weights=weights if weights.all() else None))
     return found
 
@@ -182,8 +179,7 @@ def _anew(members: Sequence[OpenedFolds], name: str) -> dict[str, float]:
         out["length_controlled_accuracy"] = length_controlled_accuracy(np.array(right), longer_P)
     for metric, values_G in (("kendall_within", kendall), ("spearman_within", spearman)):
         if values_G:
-            low, high = clustered_interval(np.array(values_G), np.array(clusters))
-            out |= {metric: float(np.mean(values_G)), f"{metric}_low": low, f"{metric}_high": high}
+            out |= clustered_mean(np.array(values_G), np.array(clusters)).named(metric)
     return {f"{name}/{metric}": value for metric, value in out.items() if value == value}
 
 

@@ -18,11 +18,9 @@ from rmexp.analysis.compare.cross_validation import (
 from rmexp.analysis.compare.runs import Run, SkippedRun
 from rmexp.core.errors import UserError
 from rmexp.evaluation.external_rewards import read_rewards
-from rmexp.evaluation.reliability import pair_scores, sigmoid
+from rmexp.evaluation.metrics import itemwise_metrics
+from rmexp.evaluation.reliability import expected_calibration_error
 from rmexp.tracking.predictions import Judgements, read_judgements, read_predictions
-
-ITEMWISE = ("accuracy", "margin_standardised", "nll", "brier")
-"""Metrics that are means over judged pairs, so that two runs can be tested pair by pair."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,8 @@ class ScoredRun:
     metrics: Mapping[str, float]
 
     def items(self, metric: str) -> np.ndarray:
-        """(P,) what each pair adds to one of the `ITEMWISE` metrics."""
-        if metric == "accuracy":
-            return (self.gaps_P > 0).astype(np.float64)
-        if metric == "margin_standardised":
-            return _standardised(self.gaps_P, self.reward_std)
-        if metric == "nll":
-            return np.logaddexp(0, -self.gaps_P)
-        return np.square(1 - sigmoid(self.gaps_P))
+        """(P,) the value of each pair, of an itemwise metric."""
+        return itemwise_metrics()[metric](self.gaps_P, self.reward_std)
 
 
 def pair_runs(
@@ -147,26 +139,16 @@ def _add(
     entries.append(ScoredRun(run, gaps_P, std, own | anew if run.parts else anew | own))
 
 
-def _standardised(gaps_P: np.ndarray, std: float | np.ndarray) -> np.ndarray:
-    """In units of the deviation; 0 where all rewards are equal."""
-    spread = np.broadcast_to(std, gaps_P.shape)
-    return np.divide(gaps_P, spread, out=np.zeros_like(gaps_P), where=spread > 0)
-
-
 def _metrics(
     gaps_P: np.ndarray, weights_P: np.ndarray, std: float | np.ndarray
 ) -> dict[str, float]:
-    """Of rewards that somebody else computed."""
+    """Metrics of pairs that need nothing but their gaps."""
     if not len(gaps_P):
         return {}
-    margin = float(np.average(gaps_P, weights=weights_P))
-    return {
-        "accuracy": float(np.average(gaps_P > 0, weights=weights_P)),
-        "margin": margin,
-        "margin_standardised": float(np.average(_standardised(gaps_P, std), weights=weights_P)),
-        "tie_rate": float(np.average(gaps_P == 0, weights=weights_P)),
-        **pair_scores(gaps_P, weights_P),
-    }
+    values = {name: items(gaps_P, std) for name, items in itemwise_metrics().items()}
+    values |= {"margin": gaps_P, "tie_rate": gaps_P == 0}
+    means = {name: float(np.average(x, weights=weights_P)) for name, x in values.items()}
+    return means | {"ece": expected_calibration_error(gaps_P, weights_P)}
 
 
 def _other_rows(run: Run, own: Judgements, first: Run, shared: Judgements, name: str) -> str:

@@ -1,7 +1,6 @@
 """A comparison as a table in the terminal, and as comparison.csv."""
 
 import csv
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rmexp.analysis.compare.comparison_report import ComparisonRow, RunCompariso
 from rmexp.analysis.compare.cross_validation import metrics_by_fold
 from rmexp.analysis.compare.pairwise_tests import p_value
 from rmexp.analysis.compare.run_groups import ABSENT, shorten
+from rmexp.evaluation.metric_values import format_interval
 
 GAP = 2
 """Blanks between columns."""
@@ -43,12 +43,16 @@ def table_columns(found: RunComparison) -> dict[str, list[str]]:
     rows = found.rows
     files = [row for row in rows if not any(value_of(row, key) for key in found.keys)]
     first = {"run": [row.setting.name for row in rows]} if files else {}
-    besides = {name: [format_number(row.besides[name]) for row in rows] for name in rows[0].besides}
+    besides = {
+        name: [format_interval(row.besides[name]) for row in rows] for name in rows[0].besides
+    }
     prices = zip(("seconds", "pairs/s", "GiB"), zip(*map(costs, rows), strict=True), strict=True)
     return {
         **first,
         **{key: [value_of(row, key) for row in rows] for key in found.keys},
-        f"{found.set}/{found.metric}": [span(row.value, row.low, row.high) for row in rows],
+        f"{found.set}/{found.metric}": [
+            format_interval(row.value, row.low, row.high) for row in rows
+        ],
         "against the best": [against(row) for row in rows],
         "seeds": [str(len(row.setting.entries)) for row in rows],
         **{name: cells for name, cells in besides.items() if any(cells)},
@@ -60,18 +64,6 @@ def value_of(row: ComparisonRow, key: str) -> str:
     """What a setting has at a key, in few signs; nothing where it does not have it."""
     value = row.setting.values[key]
     return "" if value is ABSENT else shorten(value)
-
-
-def span(value: float | None, low: float, high: float) -> str:
-    """A number with its interval."""
-    if value is None:
-        return ""
-    return f"{value:.4f}" + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
-
-
-def format_number(value: float | None) -> str:
-    """Four digits, or nothing."""
-    return "" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def against(row: ComparisonRow) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rmexp.analysis.inspect.rows import RowFacts
 from rmexp.evaluation.rank_correlation import spearman
-from rmexp.evaluation.stats.bootstrap import clustered_interval
+from rmexp.evaluation.stats.bootstrap import clustered_mean
 
 SUMMARY_QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
 
@@ -114,7 +114,7 @@ def _histogram(values: np.ndarray) -> dict[str, list[float]]:
 def _estimate(
     name: str, value: float, values: np.ndarray, prompts: Sequence[str]
 ) -> dict[str, float | None]:
-    low, high = clustered_interval(values, np.array(prompts))
+    low, high = clustered_mean(values, np.array(prompts)).interval
     return {name: value, f"{name}_low": _finite(low), f"{name}_high": _finite(high)}
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from rmexp.analysis.compare.comparison_report import RunComparison
 from rmexp.analysis.compare.run_groups import ABSENT, RunGroup, shorten
-from rmexp.analysis.compare.tables import format_number, table_columns, value_of
+from rmexp.analysis.compare.tables import table_columns, value_of
 from rmexp.analysis.report import plots
 from rmexp.analysis.report.render import link, render_page
+from rmexp.evaluation.metric_values import format_interval
 from rmexp.evaluation.reliability import RELIABILITY_BINS, reliability
 from rmexp.tracking.predictions import read_log
 
@@ -62,11 +63,11 @@ def _heads(found: RunComparison) -> Iterator[dict[str, str]]:
     best = found.rows[0]
     real = sum(verdict.real for verdict in found.verdicts)
     prompts = len(set(found.judgements.prompts_P))
-    doubt = "" if math.isnan(best.low) else f"95%: {best.low:.3f} to {best.high:.3f}"
+    value, _, interval = format_interval(best.value, best.low, best.high).partition(" ")
     yield {
         "label": f"best {found.set}/{found.metric}",
-        "value": format_number(best.value),
-        "note": doubt,
+        "value": value,
+        "note": f"95%: {interval}" if interval else "",
     }
     yield {
         "label": "real differences",
@@ -214,7 +215,7 @@ def _cell(
     shades: Mapping[tuple[str, str], float],
 ) -> dict[str, str]:
     return {
-        "text": format_number(means.get(place)),
+        "text": format_interval(means.get(place)),
         "share": f"{60 * shades.get(place, 0.0):.0f}%",
     }
 

@@ -9,22 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from rmexp.analysis.report import plots
+from rmexp.evaluation.metric_values import format_metric
+from rmexp.evaluation.metrics import shown_in
 from rmexp.evaluation.reliability import reliability, sigmoid
 from rmexp.evaluation.scored_set import ScoredSet
-from rmexp.evaluation.stats.bootstrap import clustered_interval
-
-HEADLINES = {
-    "score": "the suite's score",
-    "accuracy": "pair accuracy",
-    "spearman": "Spearman, with ratings",
-    "label_auc": "AUC, good over bad",
-    "best_of_k": "best of K",
-    "length_baseline": "length baseline",
-    "length_controlled_accuracy": "accuracy at equal length",
-    "margin_standardised": "standardised margin",
-    "ece": "calibration error",
-}
-
+from rmexp.evaluation.stats.bootstrap import clustered_mean
 
 WRONG = 20
 """Comparisons with their text; one a row of the data."""
@@ -78,26 +67,16 @@ def eval_section(one: Shown, metrics: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def format_metric(value: float | None) -> str:
-    """Four digits; counts as they are."""
-    if value is None:
-        return ""
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) >= 2 else f"{value:.4f}"
-
-
 def _heads(name: str, metrics: Mapping[str, float]) -> Iterator[dict[str, str]]:
-    for metric, label in HEADLINES.items():
-        value, low, high, after = (
-            metrics.get(f"{name}/{metric}{end}") for end in ("", "_low", "_high", "_calibrated")
-        )
-        if value is None:
+    for metric in shown_in("card"):
+        key = f"{name}/{metric.name}"
+        if key not in metrics:
             continue
-        note = f"on {name}"
-        if low is not None and high is not None:
-            note = f"95%: {low:.3f} to {high:.3f}"
-        elif after is not None:
-            note = f"{format_metric(after)} with the temperature"
-        yield {"label": label, "value": format_metric(value), "note": note}
+        value, _, interval = format_metric(metrics, key).partition(" ")
+        note = f"95%: {interval}" if interval else f"on {name}"
+        if calibrated := format_metric(metrics, f"{key}_calibrated"):
+            note = f"{calibrated} with the temperature"
+        yield {"label": metric.label, "value": value, "note": note}
 
 
 def _figures(one: Shown, subsets: Sequence[Mapping[str, Any]]) -> Iterator[plots.Plot]:
@@ -148,7 +127,7 @@ def _accuracy(s: ScoredSet, where: np.ndarray) -> tuple[float, float, float]:
     if not weights.any():
         return math.nan, math.nan, math.nan
     value = float(np.average(wins, weights=weights))
-    return value, *clustered_interval(wins, s.prompts_P[where], weights=weights)
+    return value, *clustered_mean(wins, s.prompts_P[where], weights).interval
 
 
 def _by_length(s: ScoredSet) -> Iterator[tuple[str, float, float, float]]:

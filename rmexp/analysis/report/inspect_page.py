@@ -7,6 +7,7 @@ from rich.table import Table
 
 from rmexp.analysis.report import plots
 from rmexp.analysis.report.render import render_page
+from rmexp.evaluation.metric_values import format_interval
 
 TABLE_HEADS = (
     "comparisons",
@@ -103,24 +104,24 @@ def _of_lengths(lengths: Mapping[str, Any], over: float) -> Iterator[tuple[str, 
 def _of_labels(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     bias, first, agreed = facts["length_bias"], facts["position"], facts["agreement"]
     if "longer_wins" in bias:
-        yield "the longer wins", format_interval(bias, "longer_wins"), f"of {bias['pairs']} pairs"
+        yield "the longer wins", _figure(bias, "longer_wins"), f"of {bias['pairs']} pairs"
     if "spearman" in bias:
         rated = f"rank correlation, {bias['rated']} rated"
-        yield "rating and length", format_interval(bias, "spearman"), rated
+        yield "rating and length", _figure(bias, "spearman"), rated
     if first is not None:
-        yield "the first one wins", format_interval(first, "first_wins"), "as the rows have them"
+        yield "the first one wins", _figure(first, "first_wins"), "as the rows have them"
     if agreed is not None:
         raters = f"Fleiss' kappa, {agreed['judgements']} by {agreed['raters']} people"
-        yield "agreement of people", format_interval(agreed, "kappa", "low", "high"), raters
+        yield "agreement of people", _figure(agreed, "kappa", "low", "high"), raters
         yield "judged unanimously", f"{agreed['unanimous']:.1%}", "of those"
 
 
-def format_interval(found: Mapping[str, Any], name: str, low: str = "", high: str = "") -> str:
+def _figure(found: Mapping[str, Any], name: str, low: str = "", high: str = "") -> str:
     """`0.772 [0.741, 0.803]`; without an interval where there is none."""
     low, high = found[low or f"{name}_low"], found[high or f"{name}_high"]
     if found[name] is None:
         return "undefined"
-    return f"{found[name]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
+    return format_interval(found[name], low, high, digits=3)
 
 
 def _file(home: str) -> str:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.analysis.report import plots
-from rmexp.analysis.report.eval_section import Shown, eval_section, format_metric
+from rmexp.analysis.report.eval_section import Shown, eval_section
 from rmexp.analysis.report.render import link, render_page
-from rmexp.evaluation.metrics import TABLE
+from rmexp.evaluation.metric_values import format_metric
+from rmexp.evaluation.metrics import shown_in
 from rmexp.tracking.run_directory import RunDirectory
 
 
@@ -42,7 +43,9 @@ def write_report(
         sections=sections,
         curves=plots.published(list(_curves(logged)), folder),
         sets=sets,
-        table=[(m, [_cell(metrics, f"{s}/{m}") for s in sets]) for m in _names(metrics, sets)],
+        table=[
+            (m, [format_metric(metrics, f"{s}/{m}") for s in sets]) for m in _names(metrics, sets)
+        ],
         blocks=blocks,
         config=(run.path / "config.yaml").read_text(),
     )
@@ -68,19 +71,12 @@ def _sets(metrics: Mapping[str, float], shown: Sequence[Shown]) -> list[str]:
     return [*names, "val"] if "val/reward_mean" in metrics and "val" not in names else names
 
 
-def _names(metrics: Mapping[str, float], sets: Sequence[str]) -> Iterator[str]:
-    """Metrics of any of the sets, those of the terminal's table first; ends of intervals stand
-    beside their value."""
+def _names(metrics: Mapping[str, float], sets: Sequence[str]) -> list[str]:
+    """Metrics of any of the sets, those of the terminal's table first, without the bounds."""
     found = {m.removeprefix(f"{s}/") for s in sets for m in metrics if m.startswith(f"{s}/")}
     bounds = {f"{m}{end}" for m in found for end in ("_low", "_high")}
-    yield from (name for name in TABLE if name in found)
-    yield from sorted(found - bounds - set(TABLE))
-
-
-def _cell(metrics: Mapping[str, float], name: str) -> str:
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    span = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-    return format_metric(metrics.get(name)) + span
+    first = [metric.name for metric in shown_in("table") if metric.name in found]
+    return [*first, *sorted(found - bounds - set(first))]
 
 
 def _curves(logged: Sequence[Mapping[str, Any]]) -> Iterator[plots.Plot]:

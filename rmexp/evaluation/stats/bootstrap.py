@@ -1,17 +1,18 @@
-"""Doubt by resampling: whole clusters are drawn anew, and what is made of their sums computed anew.
+"""Cluster bootstrap: whole clusters are resampled, and statistics recomputed from their sums.
 
-Pairs of one prompt are not independent, so that prompts are drawn and never pairs. Of n clusters
-n - 1 are drawn, which makes the resampled variance that of the sample, whatever n (McCarthy and
-Snowden 1985, "The Bootstrap and Finite Population Sampling"; Rao and Wu 1988, "Resampling inference
-with complex survey data", JASA 83). Intervals are percentiles, so that they stay within a metric's
-range and lean as it does; the percentiles lie as far out as Student's t with n - 1 degrees of
-freedom has it (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American
-Statistician 69, section 4.3: the expanded percentile interval). How often they cover: `python -m
-bench.coverage`.
+Pairs of one prompt are not independent, so prompts are the clusters. Of n clusters, n - 1 are drawn
+with replacement, which makes the bootstrap variance equal to the sample variance for any n
+(McCarthy and Snowden 1985, "The Bootstrap and Finite Population Sampling"; Rao and Wu 1988,
+"Resampling inference with complex survey data", JASA 83). Intervals are expanded percentile
+intervals: percentiles keep to a metric's range and follow its skew, and are widened to match
+Student's t with n - 1 degrees of freedom (Hesterberg 2015, "What Teachers Should Know About the
+Bootstrap", The American Statistician 69, section 4.3). `python -m bench.coverage` measures their
+coverage.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -23,15 +24,47 @@ LEVEL = 0.95
 
 
 RESAMPLES_PER_CHUNK = 100_000
-"""Clusters drawn at once: as many as stay in a processor's cache."""
+"""Clusters drawn at once, so that a chunk fits the processor's cache."""
 
 
-class Estimate(NamedTuple):
-    """A number with its 95% interval; NaN bounds where there is too little to tell."""
+class Estimate(Sequence[float]):
+    """A value with its 95% interval, as the sequence (value, low, high).
 
-    value: float
-    low: float
-    high: float
+    The bootstrap runs when the interval is first read; whoever needs the value alone does not pay
+    for it. Bounds are NaN where there are too few clusters.
+    """
+
+    def __init__(self, value: float, interval: Callable[[], tuple[float, float]]) -> None:
+        self.value = value
+        self._interval = interval
+
+    @functools.cached_property
+    def interval(self) -> tuple[float, float]:
+        """The bounds of the 95% interval."""
+        return self._interval()
+
+    @property
+    def low(self) -> float:
+        """Lower bound of the interval."""
+        return self.interval[0]
+
+    @property
+    def high(self) -> float:
+        """Upper bound of the interval."""
+        return self.interval[1]
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.value, *self.interval)[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def named(self, name: str) -> dict[str, float]:
+        """The metrics `name`, `name_low` and `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 Means = Mapping[str, np.ndarray]
@@ -45,28 +78,31 @@ def clustered(
     degree: int = 1,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of C sums over units, with its interval.
+    """Estimate a statistic of C sums over units.
 
-    Sums over pairs or triples of units (as in rank statistics) are given by what each unit adds to
-    them: the derivative by the unit's weight, times the weight. They are taken to be linear in how
-    often a cluster is drawn. That is the first term of Hoeffding's decomposition (van der Vaart
-    1998, "Asymptotic Statistics", chapters 11, 12 and 23), and never compares a cluster that is
-    drawn twice with itself.
+    For sums over pairs or triples of units (as in rank statistics), a unit's contribution is the
+    derivative of the sum by the unit's weight, times the weight. The bootstrap is linear in how
+    often a cluster is drawn: the first term of Hoeffding's decomposition (van der Vaart 1998,
+    "Asymptotic Statistics", chapters 11, 12 and 23), which never compares a cluster with its own
+    copy.
 
     Args:
-        columns_U_C: what each unit adds to each sum.
-        clusters_U: the cluster of each unit, e.g. its prompt.
-        statistic: sums (..., C) -> its value (...); NaN where it has none.
+        columns_U_C: (U, C) contribution of each unit to each sum.
+        clusters_U: (U,) the cluster of each unit, e.g. its prompt.
+        statistic: sums (..., C) -> value (...); NaN where undefined.
         degree: 1 for plain sums, 2 for sums over pairs of units, 3 over triples.
     """
     sums = _cluster_sums(columns_U_C, clusters_U)
     whole = sums.sum(0)
-    value = float(statistic(whole / degree))
-    if len(sums) < 2:
-        return Estimate(value, float("nan"), float("nan"))
-    moved = (degree - 1) / degree * whole
-    draws = statistic(_resampled(sums, np.random.default_rng(seed)) - moved)
-    return _with_interval(value, draws, len(sums) - 1)
+
+    def interval() -> tuple[float, float]:
+        if len(sums) < 2:
+            return float("nan"), float("nan")
+        moved = (degree - 1) / degree * whole
+        draws = statistic(_resampled(sums, np.random.default_rng(seed)) - moved)
+        return _percentiles(draws, len(sums) - 1)
+
+    return Estimate(float(statistic(whole / degree)), interval)
 
 
 def stratified(
@@ -77,41 +113,52 @@ def stratified(
     weights_U: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Scores made of the means of strata, with their intervals.
+    """Estimate scores that combine the means of strata.
 
-    Clusters are drawn within each stratum (a subset of a suite, whose size its publishers fixed):
-    Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.2. Degrees of
-    freedom are Satterthwaite's (1946), over the strata that a score is made of.
+    Clusters are drawn within each stratum (a benchmark's subset, whose size is fixed): Davison and
+    Hinkley 1997, "Bootstrap Methods and their Application", section 3.2. Degrees of freedom are
+    Satterthwaite's (1946), over the strata that enter a score.
 
     Args:
-        values_U_C: C numbers a unit; NaN is left out of its column's mean.
-        strata_U: the stratum of each unit.
-        clusters_U: the cluster of each unit, e.g. its prompt.
-        combine: means -> named scores; it is given (C,) and (B, C) arrays and must take both.
-        weights_U: of each unit in its stratum's means; None: all 1.
+        values_U_C: (U, C) numbers of each unit; a NaN is left out of its column's mean.
+        strata_U: (U,) the stratum of each unit.
+        clusters_U: (U,) the cluster of each unit, e.g. its prompt.
+        combine: means -> named scores; must accept (C,) and (B, C) arrays.
+        weights_U: (U,) weight of each unit in its stratum's means; None: all 1.
     """
     values_U_C = np.asarray(values_U_C, dtype=np.float64)
     weights_U = np.ones(len(values_U_C)) if weights_U is None else weights_U
     weights_U_C = weights_U[:, None] * ~np.isnan(values_U_C)
     columns = np.concatenate([weights_U_C * np.nan_to_num(values_U_C), weights_U_C], axis=1)
-    rng = np.random.default_rng(seed)
-    point, drawn, counts = {}, {}, {}
-    for stratum in sorted(set(strata_U)):
-        here = strata_U == stratum
-        sums = _cluster_sums(columns[here], clusters_U[here])
-        point[stratum] = _means(sums.sum(0))
-        counts[stratum] = len(sums)
-        if len(sums) > 1:
-            drawn[stratum] = _means(_resampled(sums, rng))
-        else:  # one cluster says nothing of others
-            drawn[stratum] = np.full((RESAMPLES, values_U_C.shape[1]), np.nan)
-    found, spread = combine(point), combine(drawn)
-    freedom = _freedom(point, drawn, counts, combine)
-    return {n: _with_interval(float(v), spread[n], freedom[n]) for n, v in found.items()}
+    sums = {
+        stratum: _cluster_sums(columns[strata_U == stratum], clusters_U[strata_U == stratum])
+        for stratum in sorted(set(strata_U))
+    }
+    point = {stratum: _means(found.sum(0)) for stratum, found in sums.items()}
+
+    @functools.cache
+    def resampled() -> tuple[Mapping[str, np.ndarray], Mapping[str, float]]:
+        rng = np.random.default_rng(seed)
+        undefined = np.full((RESAMPLES, values_U_C.shape[1]), np.nan)  # a single cluster
+        drawn = {
+            stratum: _means(_resampled(found, rng)) if len(found) > 1 else undefined
+            for stratum, found in sums.items()
+        }
+        counts = {stratum: len(found) for stratum, found in sums.items()}
+        return combine(drawn), _freedom(point, drawn, counts, combine)
+
+    def interval(name: str) -> tuple[float, float]:
+        draws, freedom = resampled()
+        return _percentiles(draws[name], freedom[name])
+
+    return {
+        name: Estimate(float(value), functools.partial(interval, name))
+        for name, value in combine(point).items()
+    }
 
 
 def _means(totals: np.ndarray) -> np.ndarray:
-    """The means of columns, of totals with the columns' sums and then their weights."""
+    """Weighted means, from totals (..., 2C) of the columns and then of their weights."""
     sums, sizes = np.split(totals, 2, axis=-1)
     return ratio(sums, sizes)
 
@@ -148,7 +195,7 @@ def _cluster_sums(columns_U_C: np.ndarray, clusters_U: np.ndarray) -> np.ndarray
 
 
 def _resampled(sums_G_C: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(B, C) totals of G - 1 clusters drawn with replacement, on the scale of all G."""
+    """(B, C) totals of G - 1 clusters drawn with replacement, scaled to G clusters."""
     count = len(sums_G_C)
     rows = max(1, RESAMPLES_PER_CHUNK // count)
     parts = []
@@ -161,20 +208,20 @@ def _resampled(sums_G_C: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(parts) * (count / (count - 1))
 
 
-def _with_interval(value: float, draws_B: np.ndarray, freedom: float) -> Estimate:
-    """The expanded percentile interval of resampled values; none where there are too few."""
+def _percentiles(draws_B: np.ndarray, freedom: float) -> tuple[float, float]:
+    """The expanded percentile interval of resampled values; NaN where there are too few."""
     draws_B = draws_B[np.isfinite(draws_B)]
     if len(draws_B) < 2:
-        return Estimate(value, float("nan"), float("nan"))
+        return float("nan"), float("nan")
     share = float(ndtr(stdtrit(freedom, (1 - LEVEL) / 2)))
     low, high = np.quantile(draws_B, [share, 1 - share])
-    return Estimate(value, float(low), float(high))
+    return float(low), float(high)
 
 
 def clustered_mean(
     values: np.ndarray, clusters: np.ndarray, weights: np.ndarray | None = None
 ) -> Estimate:
-    """The weighted mean and its 95% interval, see `bootstrap`; NaN where nothing weighs.
+    """Estimate a weighted mean; NaN where all weights are 0.
 
     Args:
         values: (U,) one number a unit.
@@ -187,17 +234,10 @@ def clustered_mean(
     return clustered(columns, clusters, lambda sums: ratio(sums[..., 0], sums[..., 1]))
 
 
-def clustered_interval(
-    values: np.ndarray, clusters: np.ndarray, weights: np.ndarray | None = None
-) -> tuple[float, float]:
-    """The bounds of `clustered_mean`; NaN, NaN where there are fewer than two clusters."""
-    return clustered_mean(values, clusters, weights)[1:]
-
-
 def clustered_variance(
     values: np.ndarray, clusters: np.ndarray, weights: np.ndarray | None = None
 ) -> float:
-    """The variance of the weighted mean where units of one cluster are not independent.
+    """Variance of a weighted mean of clustered units.
 
     The linearised (sandwich) variance of a ratio of cluster sums; Cochran 1977, "Sampling
     Techniques", section 9A.
