@@ -60,7 +60,7 @@ class Estimate(Sequence[float]):
         return (self.value, *self.interval)[index]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
 
     def named(self, name: str) -> dict[str, float]:
         """The metrics `name`, `name_low` and `name_high`."""
