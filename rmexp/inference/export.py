@@ -17,7 +17,7 @@ from rmexp.evaluation.calibration import Calibration
 from rmexp.evaluation.metric_values import format_metric
 from rmexp.evaluation.metrics import shown_in
 from rmexp.models.reward_model import head_layers
-from rmexp.models.tuning import merge
+from rmexp.models.trained_state import merge
 from rmexp.templates.template import template_fingerprint
 
 EXPORT_TOLERANCE = 1e-4

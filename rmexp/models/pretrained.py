@@ -20,7 +20,7 @@ from rmexp.models.reward_model import (
     seeded_weights,
     update_facts,
 )
-from rmexp.models.tuning import load_trained_state, merge
+from rmexp.models.trained_state import load_trained_state, merge
 from rmexp.templates.template import template_fingerprint
 
 

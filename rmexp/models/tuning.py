@@ -1,7 +1,7 @@
-"""Which part of a reward model trains: all of it, LoRA, its last layers, or the head alone."""
+"""Which part of a reward model trains: all of it, LoRA matrices, the last layers, or the head."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,12 +18,12 @@ from rmexp.models.reward_model import backbone, compute_rewards, head_parameters
 
 @dataclass(frozen=True)
 class Full:
-    """tune=full: every weight of the model trains."""
+    """tune=full: every weight trains."""
 
-    cache_gib: ClassVar[float] = 0.0  # nothing stays as it is
+    cache_gib: ClassVar[float] = 0.0  # nothing is frozen
 
     def check(self, source: Any) -> None:
-        """Nothing can be wrong."""
+        """Every model can be trained."""
 
     def __call__(self, model: nn.Module, seed: int) -> None:
         """Set which parameters need gradients."""
@@ -32,11 +32,11 @@ class Full:
 
 @dataclass(frozen=True)
 class Head:
-    """tune=head: the reward head alone; an encoder's pooler counts as a part of it.
+    """tune=head: only the reward head trains, with the pooler of an encoder.
 
     Args:
-        cache_gib: most that the states under the head may take on disk, GiB; 0 computes them anew
-            in each step.
+        cache_gib: maximum size on disk of the head's cached inputs, GiB; 0 computes them in each
+            step.
     """
 
     cache_gib: Annotated[float, Ge(0)]
@@ -46,17 +46,17 @@ class Head:
 
     def __call__(self, model: nn.Module, seed: int) -> None:
         """Set which parameters need gradients."""
-        _only(model, _head(model))
+        _train_only(model, _head_and_pooler(model))
 
 
 @dataclass(frozen=True)
 class LastLayers:
-    """tune=last_layers: the last layers, and what stands above them (final norm, head).
+    """tune=last_layers: the last layers, the final norm and the head train.
 
     Args:
-        n: how many layers.
-        cache_gib: most that the states under them may take on disk, GiB; 0 computes them anew in
-            each step.
+        n: number of layers.
+        cache_gib: maximum size on disk of the cached activations below them, GiB; 0 computes them
+            in each step.
     """
 
     n: Annotated[int, Gt(0)]
@@ -66,7 +66,7 @@ class LastLayers:
         """Refuse a model with fewer layers, before its weights are loaded.
 
         Args:
-            source: where the model comes from; its `skeleton()` has the parts without weights.
+            source: of the model; its `skeleton()` has no weights.
 
         Raises:
             UserError: says how many there are.
@@ -80,7 +80,8 @@ class LastLayers:
             UserError: the model has fewer layers.
         """
         last = self._layers(model)
-        _only(model, [*_above(model, last[-1]), *(p for one in last for p in one.parameters())])
+        above = _parameters_above(model, last[-1])
+        _train_only(model, [*above, *(p for layer in last for p in layer.parameters())])
 
     def _layers(self, model: nn.Module) -> list[nn.Module]:
         found = layers(model)
@@ -94,19 +95,19 @@ class LastLayers:
 class LoRA:
     """tune=lora: low-rank updates of linear layers (Hu et al. 2021, arXiv:2106.09685), by peft.
 
-    A weight W becomes W + (alpha / rank) B A, with B at zero at first; the head (and an encoder's
-    pooler) trains fully. `merge` adds the updates up before a model is exported.
+    A weight W becomes W + (alpha / rank) B A, where B starts at zero; the head (and the pooler of
+    an encoder) trains fully. `trained_state.merge` adds the updates before a model is exported.
 
     Args:
         rank: of B A.
-        alpha: numerator of the scale; None takes twice the rank, so that the scale is 2.
-        dropout: probability that an input of A is dropped. Above 0 rows are padded, as with any
-            other dropout: responses would share the masks of their trunk.
-        target_modules: `all-linear`, all linear layers below the head; names of linear layers, or
-            ends of names (`q_proj`); None takes peft's choice for the model's family.
+        alpha: numerator of the scale; None takes twice the rank.
+        dropout: dropout probability of A's input. Above 0 the padded layout is used: in a tree,
+            responses would share the dropout masks of their prefix.
+        target_modules: `all-linear` for all linear layers below the head; names of linear layers
+            or ends of names (`q_proj`); None takes peft's default for the model's family.
     """
 
-    cache_gib: ClassVar[float] = 0.0  # adapters stand in all layers
+    cache_gib: ClassVar[float] = 0.0  # every layer may have an adapter
 
     rank: Annotated[int, Gt(0)]
     alpha: Annotated[int, Gt(0)] | None
@@ -114,26 +115,23 @@ class LoRA:
     target_modules: Literal["all-linear"] | list[str] | None
 
     def check(self, source: Any) -> None:
-        """Try it on the model's parts, before its weights are loaded.
-
-        Args:
-            source: where the model comes from; its `skeleton()` has the parts without weights.
+        """Try it on the model's skeleton, before its weights are loaded.
 
         Raises:
-            UserError: there is no such module, or its weights are read past LoRA.
+            UserError: a target module does not exist or does not support LoRA.
         """
         self(source.skeleton(), 0)
 
     def __call__(self, model: nn.Module, seed: int) -> None:
-        """Put the adapters in place, drawn by `seed`, and set which parameters need gradients.
+        """Insert the adapters, drawn by `seed`, and set which parameters need gradients.
 
         Raises:
-            UserError: there is no such module, or its weights are read past LoRA.
+            UserError: a target module does not exist or does not support LoRA.
         """
-        import peft  # two seconds that other runs need not wait
+        import peft  # takes two seconds
 
-        # Where it sees a configuration of transformers, peft takes targets of its own choice for
-        # some mixtures of experts: in a plain module it adapts what it is told to.
+        # peft overrides the targets of some mixture-of-experts models if it sees their
+        # configuration; in a plain module it adapts the targets that it is given.
         plain = nn.Module()
         plain.model = model
         config = peft.LoraConfig(
@@ -144,10 +142,10 @@ class LoRA:
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
-            # It finds out by itself, layer by layer, that GPT-2 has its weights transposed.
+            # peft detects by itself that GPT-2's weights are transposed.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
             peft.inject_adapter_in_model(config, plain)
-        for parameter in _head(model):
+        for parameter in _head_and_pooler(model):
             parameter.requires_grad_(True)
 
     def _targets(self, model: Any) -> list[str]:
@@ -156,14 +154,14 @@ class LoRA:
         names = [
             name
             for name, module in model.named_modules()
-            if type(module) in (nn.Linear, Conv1D)  # some routers inherit, and give a tuple
+            if type(module) in (nn.Linear, Conv1D)  # some routers are subclasses returning tuples
             and name.startswith(start)
             and not _in_pooler(name)
         ]
         chosen = self._chosen(model, names)
         for name in chosen:
             mixer, _, end = name.rpartition(".")
-            # As peft does: Mamba's kernels take the weight of this one, and never call the layer.
+            # Like peft: Mamba's kernels read this weight without calling the layer.
             if end == "out_proj" and {"A_log", "D"} <= set(model.get_submodule(mixer)._parameters):
                 raise UserError(
                     f"tune.target_modules: {type(model).__name__} reads the weights of {end} past "
@@ -179,7 +177,9 @@ class LoRA:
             return names
         wanted = list(self.target_modules or ())
         if self.target_modules is None:
-            family = _familys(model.config.get_text_config().model_type)
+            from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as FAMILIES
+
+            family = FAMILIES.get(model.config.get_text_config().model_type, ())
             wanted = [end for end in family if _ending(names, end)]
             if not wanted:
                 raise UserError(
@@ -197,12 +197,6 @@ class LoRA:
         return [name for name in names if name in chosen]
 
 
-def _familys(model_type: str) -> Iterable[str]:
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as FAMILIES
-
-    return FAMILIES.get(model_type, ())
-
-
 def _ending(names: Iterable[str], end: str) -> list[str]:
     return [name for name in names if f".{name}".endswith(f".{end}")]
 
@@ -211,27 +205,27 @@ def _in_pooler(name: str) -> bool:
     return ".pooler." in f".{name}"
 
 
-def _only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-    """Let these train, and nothing else."""
+def _train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
     chosen = list(parameters)
     model.requires_grad_(False)
     for parameter in chosen:
         parameter.requires_grad_(True)
 
 
-def _head(model: nn.Module) -> list[nn.Parameter]:
-    """The head, and the pooler of encoders, which may be as new as the head is."""
+def _head_and_pooler(model: nn.Module) -> list[nn.Parameter]:
+    """The head, and the pooler of encoders, whose weights may be new as well."""
     pooler = (p for name, p in backbone(model).named_parameters() if _in_pooler(name))
     return [*head_parameters(model), *pooler]
 
 
-def _above(model: Any, layer: nn.Module) -> list[nn.Parameter]:
-    """What the reward needs beyond a layer's output: the final norm, the head.
+def _parameters_above(model: Any, layer: nn.Module) -> list[nn.Parameter]:
+    """The parameters that the reward needs beyond a layer's output: final norm and head.
 
-    Found by cutting the graph at that output, since families neither name nor order them alike.
+    Families neither name nor order them alike, so that they are found by their gradients with the
+    layer's output detached.
     """
 
-    def cut(module: nn.Module, given: Any, output: Any) -> Any:
+    def detach(module: nn.Module, inputs: Any, output: Any) -> Any:
         if isinstance(output, Tensor):
             return output.detach()
         return tuple(part.detach() if isinstance(part, Tensor) else part for part in output)
@@ -239,7 +233,7 @@ def _above(model: Any, layer: nn.Module) -> list[nn.Parameter]:
     model.requires_grad_(True)
     below = {id(p) for p in model.get_input_embeddings().parameters()}
     parameters = [p for p in model.parameters() if id(p) not in below]
-    handle = layer.register_forward_hook(cut)
+    handle = layer.register_forward_hook(detach)
     try:
         gradients = torch.autograd.grad(_reward(model), parameters, allow_unused=True)
     finally:
@@ -249,7 +243,7 @@ def _above(model: Any, layer: nn.Module) -> list[nn.Parameter]:
 
 @torch.enable_grad()
 def _reward(model: Any) -> Tensor:
-    """Of a dozen tokens."""
+    """The reward of a dozen random tokens."""
     model.eval()
     tokens = random_tokens(model)
     batch = Collate(0, len(tokens), "padded")([unlabelled_row([tokens])]).batches[0]
@@ -257,20 +251,20 @@ def _reward(model: Any) -> Tensor:
 
 
 def layers(model: Any) -> list[nn.Module]:
-    """The layers of the backbone, lowest first; none where it has no list of them."""
+    """The layers of the backbone, lowest first; empty if it has no list of them."""
     count = model.config.get_text_config().num_hidden_layers
     lists = (m for m in backbone(model).modules() if isinstance(m, nn.ModuleList))
     return list(next((one for one in lists if len(one) == count), []))
 
 
 def frozen_layers(model: nn.Module) -> int:
-    """How many of the lowest layers are frozen, with all that lies below them (embeddings).
+    """Number of the lowest layers that are frozen together with everything below them.
 
-    What the highest of them gives for a text is the same all through training.
+    The output of the highest of them for a given text stays the same during training.
     """
     needed: list[bool] = []
 
-    def note(module: nn.Module, given: Any, output: Any) -> None:
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
         hidden = output if isinstance(output, Tensor) else output[0]
         needed.append(hidden.requires_grad)
 
@@ -281,40 +275,3 @@ def frozen_layers(model: nn.Module) -> int:
         for handle in handles:
             handle.remove()
     return [*needed, True].index(True)
-
-
-def trained_state(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A module's state without its frozen parameters, which are the base's."""
-    frozen = _frozen(module)
-    return {name: value for name, value in state.items() if name not in frozen}
-
-
-def load_trained_state(module: nn.Module, state: Mapping[str, Any], strict: bool = True) -> Any:
-    """The inverse of `trained_state`: frozen parameters stay as they are.
-
-    Raises:
-        RuntimeError: another name is missing, or there is one too many.
-    """
-    load = nn.Module.load_state_dict
-    found = load(module, state, strict=False)
-    missing = sorted(set(found.missing_keys) - _frozen(module))
-    if strict and (missing or found.unexpected_keys):
-        raise RuntimeError(
-            f"The weights are of another model: missing {missing[:3]}, "
-            f"not known {found.unexpected_keys[:3]}."
-        )
-    return found
-
-
-def _frozen(module: nn.Module) -> set[str]:
-    named = module.named_parameters(remove_duplicate=False)
-    return {name for name, parameter in named if not parameter.requires_grad}
-
-
-def merge(model: nn.Module) -> None:
-    """Add LoRA's updates to the base weights and leave a plain model."""
-    adapted = [(n, m) for n, m in model.named_modules() if hasattr(m, "get_base_layer")]
-    for name, module in adapted:
-        adapter: Any = module
-        adapter.merge()
-        model.set_submodule(name, adapter.get_base_layer())

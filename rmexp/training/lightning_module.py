@@ -21,7 +21,7 @@ from rmexp.evaluation.metric_values import compute_metrics
 from rmexp.evaluation.scored_set import EvalLabels, ScoredSet, eval_labels
 from rmexp.losses.base import Loss
 from rmexp.models.reward_model import compute_rewards
-from rmexp.models.tuning import load_trained_state, trained_state
+from rmexp.models.trained_state import load_trained_state, trained_state
 from rmexp.training.divergence import Divergence
 from rmexp.training.fsdp import average_gradients, clip_gradients, shard_model, sharded_state
 from rmexp.training.optim import AdamW

@@ -11,6 +11,7 @@ from rmexp.core.errors import UserError
 from rmexp.models.layout_probe import check_layout, probe_layout
 from rmexp.models.reward_model import backbone, head_parameters
 from rmexp.models.tiny import Tiny
+from rmexp.models.trained_state import load_trained_state, merge, trained_state
 from rmexp.models.tuning import (
     Full,
     Head,
@@ -18,9 +19,6 @@ from rmexp.models.tuning import (
     LoRA,
     frozen_layers,
     layers,
-    load_trained_state,
-    merge,
-    trained_state,
 )
 from rmexp.training.callbacks import ResumeCheckpoint
 from rmexp.training.trainer import required_disk_bytes
