@@ -1,7 +1,6 @@
 """What a sweep ends with: how each job ended, the comparison, the best setting and its export."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,15 @@ import numpy as np
 
 from rmexp.analysis.compare.comparison_report import compare_runs
 from rmexp.analysis.report.compare_output import print_comparison
-from rmexp.config.compose import build, compose_config, resolve_task
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, collect_fallbacks
-from rmexp.evaluation import calibration
 from rmexp.evaluation.metrics import lower_is_better
-from rmexp.evaluation.scored_set import eval_labels
-from rmexp.inference.checkpoint import saved_config
-from rmexp.runner.job import Job, relative_path, run_job
+from rmexp.runner.job import relative_path
 from rmexp.runner.sweep_plan import SweepPlan
-from rmexp.tracking.predictions import read_predictions
-from rmexp.tracking.run_directory import RunDirectory, first_line
+from rmexp.tracking.run_directory import first_line
 from rmexp.tracking.run_state import State
-from rmexp.training.finish import remove_checkpoints, write_run_report
-from rmexp.training.setup import prepare
+from rmexp.training.finish import export_saved_run, remove_checkpoints, report_saved_run
 
 JUDGED_BY = ("accuracy", "spearman", "label_auc")
 """Metrics that runs with different losses have in common; the first that all have is taken."""
@@ -177,24 +170,11 @@ def _loss(run: Path) -> object:
     return read_yaml(run / "config.yaml")["loss"]
 
 
-def _report(home: Path, reporter: Reporter) -> bool:
-    """Write the page of a run that is done, of its rows in the cache and its rewards in files."""
-    silent = Reporter(quiet=True)
+def _report(run: Path, reporter: Reporter) -> bool:
+    """Write the report of a run that is done."""
     try:
-        config, run = saved_config(home), RunDirectory.reopen(home)
-        groups = ("model", "template", "data", "loss")
-        model, template, data, loss = (build(config[group]) for group in groups)
-        labels = run.result["labels"]
-        with collect_fallbacks(lambda _: None):  # the run has said it
-            prepared = prepare(model, template, data, config.seed, silent)
-            data.check_trainable(loss, labels["loss"], labels["data"])
-        known = read_predictions(home / "predictions" / "test.parquet")
-        test = data.splits["test"]
-        rows = zip(test.tolist(), data.rows.select(test), strict=True)
-        rewards = {n: [known[row["id"], k] for k in range(len(row["texts"]))] for n, row in rows}
-        scored = eval_labels(data.rows, test).with_rewards(rewards)
-        scale, metrics = calibration.load_calibration(home), run.result["metrics"]
-        write_run_report(run, run.result["name"], labels, prepared, scored, scale, metrics)
+        with collect_fallbacks(lambda _: None):  # the run reported them
+            report_saved_run(run)
     except Exception as error:
         reporter.say(f"report failed: {first_line(error)}")
         return False
@@ -202,21 +182,15 @@ def _report(home: Path, reporter: Reporter) -> bool:
 
 
 def _export(run: Path, reporter: Reporter) -> bool:
-    """Export a run into its own directory, proved; an export that is there already stays."""
+    """Export a run into its own directory; an export that is there already stays."""
     if not (run / "export").is_dir():
-        silent, aside = Reporter(quiet=True), run.parent / ".export"
-        config = resolve_task(compose_config(["task=export", "logger=none"]))
-        config.checkpoint, config.out = str(run), str(run / "export")
-        choices = dict.fromkeys(("loss", "data", "model"), "")
-        shutil.rmtree(aside, ignore_errors=True)
         try:
-            run_job(Job(config, [], choices, aside, None), silent)
-            result = json.loads((aside / "result.json").read_text())
-            reporter.say(*(f"note: {sentence}" for sentence in result["fallbacks"]))
+            with collect_fallbacks(lambda sentence: reporter.say(f"note: {sentence}")):
+                export_saved_run(run)
         except Exception as error:
             reporter.say(f"export failed: {first_line(error)}")
             return False
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    reporter.say(f"export  {relative_path(run / 'export')}  (proved by plain Hugging Face loading)")
+    reporter.say(
+        f"export  {relative_path(run / 'export')}  (verified by plain Hugging Face loading)"
+    )
     return True

@@ -77,7 +77,9 @@ def _fit(members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter) -> list[Re
     notes: list[str] = []
     try:
         with collect_fallbacks(notes.append):
-            found = fit_heads(_built(members), reporter)
+            groups = ("model", "template", "data", "tune", "trainer")
+            shared = [build(members[0][1].config[group]) for group in groups]
+            found = fit_heads([_head_run(*one) for one in members], reporter, *shared)
     except Exception as error:  # a job by itself meets it again, and records it
         failed = f"together with others it failed: {first_line(error)}"
         return [
@@ -169,19 +171,12 @@ def _key(composed: JobSpec) -> str | None:
     return json.dumps({k: v for k, v in content.items() if k not in MAY_DIFFER}, sort_keys=True)
 
 
-def _built(members: Sequence[tuple[Cell, JobSpec]]) -> list[HeadRun]:
-    """What they have in common is built once."""
-    first = members[0][1].config
-    groups = ("model", "template", "data", "tune", "trainer")
-    shared = {group: build(first[group]) for group in groups}
-    return [
-        HeadRun(
-            **shared,
-            loss=build(composed.config.loss),
-            optim=build(composed.config.optim),
-            seed=composed.config.seed,
-            labels={group: composed.choices[group] for group in ("loss", "data", "model")},
-            directory=cell.directory,
-        )
-        for cell, composed in members
-    ]
+def _head_run(cell: Cell, composed: JobSpec) -> HeadRun:
+    config = composed.config
+    return HeadRun(
+        loss=build(config.loss),
+        optim=build(config.optim),
+        seed=config.seed,
+        labels={group: composed.choices[group] for group in ("loss", "data", "model")},
+        directory=cell.directory,
+    )

@@ -7,12 +7,10 @@ from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
 from rmexp.data.datamodule import ComparisonData
 from rmexp.evaluation import calibration
-from rmexp.inference.export import export
 from rmexp.losses import Loss
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
-from rmexp.training.finish import verification_responses
-from rmexp.training.lightning_module import RewardModule
+from rmexp.training.finish import export_verified
 from rmexp.training.setup import card_facts, load_trained, prepare_data, seed_everything
 
 
@@ -29,7 +27,7 @@ def export_run(
     labels: dict[str, str],
     trained_metrics: dict[str, float],
 ) -> dict[str, float]:
-    """Write `out` from the checkpoint and prove it by loading it as its users do.
+    """Write `out` from the checkpoint and verify it by loading it as its users do.
 
     Args:
         checkpoint: the run or Hugging Face directory that `model` loads from, for messages.
@@ -42,10 +40,8 @@ def export_run(
     seed_everything(seed)
     prepared = prepare_data(model, template, data, seed, run, reporter)
     trained = load_trained(model, prepared, seed, run, reporter, "cpu")
-    module = RewardModule(trained, loss, data)
-    texts, values = verification_responses(module.model, data)
     facts = card_facts(home.name, model, labels, prepared, loss, trained_metrics)
     scale = calibration.load_calibration(Path(checkpoint).expanduser())
-    export(module.model, prepared.tokenizer, texts, values, facts, home, scale)
-    reporter.say(f"exported {checkpoint} to {home}, proved on {len(texts)} responses")
+    count = export_verified(trained, prepared, facts, home, scale)
+    reporter.say(f"exported {checkpoint} to {home}, verified on {count} responses")
     return trained_metrics

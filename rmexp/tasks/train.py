@@ -1,5 +1,6 @@
 """task=train: data -> model -> training -> best weights -> test -> export -> report."""
 
+import contextlib
 import functools
 import time
 from pathlib import Path
@@ -13,26 +14,23 @@ from rmexp.core.errors import UserError
 from rmexp.core.process_memory import trim_heap
 from rmexp.data.datamodule import ComparisonData
 from rmexp.losses import Loss
+from rmexp.models.pretrained import RunCheckpoint
 from rmexp.models.reward_model import model_facts
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import TrainingProgress
-from rmexp.training.finish import (
-    _put_together,
-    _take_best,
-    evaluate_splits,
-    finalize_run,
-    score_split,
-)
+from rmexp.training.finish import BestWeights, RunParts, finish_run, score_split
 from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
 from rmexp.training.lightning_module import RewardModule
 from rmexp.training.optim import AdamW
 from rmexp.training.setup import (
     check_disk,
     load_model,
+    open_model,
     prepare_data,
     resolve_monitor,
     seed_everything,
+    training_facts,
 )
 from rmexp.training.trainer import TrainerSettings
 
@@ -69,34 +67,28 @@ def train(
     with distributed.local_rank_zero_first():  # rows are tokenised once, and weights converted
         prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = resolve_monitor(trainer, data)
-    device = trainer.device()
-    reward_model = load_model(model, prepared, seed, run, reporter, device, tune)
-    if not model_facts(reward_model).fresh_head:
+    network = load_model(model, prepared, seed, run, reporter, trainer.device(), tune)
+    if not model_facts(network).fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
-    check_disk(reward_model, run.path)
-    run.update(kinds=data.counts("train"), sampled=data.sampled())
+    check_disk(network, run.path)
     steps = trainer.steps(len(data.train_dataloader()))
     fingerprints = {"template": prepared.audit.fingerprint, "data": data.fingerprint}
     last = _resume_point(run, fingerprints) if resume else None
-    precision = trainer.resolved_precision()
-    run.update(
-        precision=precision,
-        total_steps=steps,
-        strategy=trainer.strategy if distributed.world_size() > 1 else "single",
-        devices=trainer.resolved_devices(),
-        nodes=trainer.num_nodes,
+    run.update(**training_facts(trainer, data, steps))
+    cached = load_or_compute(
+        network, data, trainer.resolved_precision(), tune.cache_gib, reporter.count
     )
-    kept = load_or_compute(reward_model, data, precision, tune.cache_gib, reporter.count)
-    if kept is not None:
-        run.update(features=kept.facts)
-        reporter.say(kept.line())
+    if cached is not None:
+        run.update(features=cached.facts)
+        reporter.say(cached.line())
     trim_heap()
     started = time.monotonic()
-    with skip_frozen_layers(reward_model, data, kept):
-        module = RewardModule(reward_model, loss, data, optim, steps, fingerprints)
-        module.train()  # a pretrained model comes in eval mode
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(skip_frozen_layers(network, data, cached))
+        module = RewardModule(network, loss, data, optim, steps, fingerprints)
+        module.train()  # a pretrained model is in eval mode
         progress = TrainingProgress(reporter)
-        if distributed.rank():  # dropout is not to be the same in all processes
+        if distributed.rank():  # each process draws its own dropout masks
             torch.manual_seed(seed + (distributed.rank() << 32))
         logs = [JsonLines(run), *loggers] if distributed.is_rank_zero() else []
         fit = trainer.build(run, logs, [progress])
@@ -107,25 +99,25 @@ def train(
             responses_per_second=round(progress.per_second(module, "responses"), 3),
             steps=fit.global_step,
         )
-        for optimizer in fit.optimizers:  # the export's proof needs the room
+        for optimizer in fit.optimizers:  # the export needs the memory
             optimizer.state.clear()
         trim_heap()
-        step = _take_best(fit, module, run, reporter)
-        metrics = evaluate_splits(
+        best: Any = fit.checkpoint_callback
+
+        def whole() -> Any:
+            stack.close()  # puts the frozen layers back
+            if not module.sharded:
+                return network
+            weights = RunCheckpoint(model, best.best_model_path, tune, model.layout)
+            return open_model(weights, prepared, seed, "cpu")
+
+        return finish_run(
+            RunParts(run, reporter, model, prepared, name, labels, trainer.keep, exports),
             module,
-            data,
-            run,
-            lambda split: score_split(fit, module, data, split),
-            known=module.validated_at == step,  # then these weights scored val last
+            BestWeights.of(best),
+            functools.partial(score_split, fit, module, data),
+            whole,
         )
-    if not distributed.is_rank_zero():
-        return metrics
-    if module.sharded:
-        reward_model = _put_together(model, tune, fit, prepared, seed)
-    return finalize_run(
-        reward_model, module, prepared, model, name, labels, metrics, trainer.keep,
-        run, reporter, exports,
-    )  # fmt: skip
 
 
 def _resume_point(run: RunDirectory, fingerprints: dict[str, str]) -> Path:

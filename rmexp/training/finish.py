@@ -1,155 +1,161 @@
-"""The end of a run: best weights, calibration, test, export and report."""
+"""The end of a run: best weights, calibration, test, verified export, report, clean-up.
+
+The same for a run by itself (`tasks.train`), for heads that trained together (`multi_head_runs`)
+and for the best run of a sweep, which is reported and exported once the sweep has ended.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from rmexp.analysis.report.eval_section import Shown
 from rmexp.analysis.report.run_page import write_report
+from rmexp.config.compose import build
+from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.process_memory import peak_memory_gib, trim_heap
 from rmexp.data.datamodule import ComparisonData
 from rmexp.evaluation import calibration
 from rmexp.evaluation.bias_warnings import warn_of_set
-from rmexp.evaluation.scored_set import ScoredSet
+from rmexp.evaluation.scored_set import ScoredSet, eval_labels
+from rmexp.inference.checkpoint import find_weights, saved_config
 from rmexp.inference.export import export
-from rmexp.models.pretrained import RunCheckpoint
+from rmexp.losses import Loss
 from rmexp.models.reward_model import compute_rewards
-from rmexp.tracking.predictions import EvalSetTables, eval_set_tables
+from rmexp.tracking.predictions import EvalSetTables, eval_set_tables, read_predictions
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.lightning_module import RewardModule
-from rmexp.training.setup import Prepared, card_facts, open_model, report_warnings
+from rmexp.training.setup import Prepared, card_facts, open_model, prepare, report_warnings
 
 VERIFICATION_ROWS = 8
-"""Responses on which an export is proved."""
+"""Number of responses on which an export is verified."""
 
 
-def _put_together(model: Any, tune: Any, fit: Any, prepared: Prepared, seed: int) -> Any:
-    """The whole model with the best weights, where each process has a part of it alone."""
-    best = fit.checkpoint_callback.best_model_path
-    return open_model(RunCheckpoint(model, best, tune, model.layout), prepared, seed, "cpu")
+@dataclass(frozen=True)
+class RunParts:
+    """What the end of a run needs besides the trained module.
+
+    Attributes:
+        run: its directory.
+        source: where the model came from.
+        labels: the chosen option of loss, data and model, for tables and the card.
+        keep: what stays in `checkpoints/`, see `TrainerSettings`.
+        exports: write `export/`.
+        reports: write `report.html`.
+    """
+
+    run: RunDirectory
+    reporter: Reporter
+    source: Any
+    prepared: Prepared
+    name: str
+    labels: Mapping[str, str]
+    keep: str
+    exports: bool
+    reports: bool = True
 
 
-def finalize_run(
-    reward_model: Any,
+@dataclass(frozen=True)
+class BestWeights:
+    """The weights that val selected: `RewardModule.state_dict`, step, and the metric's value."""
+
+    state: Mapping[str, Any]
+    step: int
+    monitor: str
+    value: float
+
+    @classmethod
+    def of(cls, checkpoint: Any) -> "BestWeights":
+        """What a `ModelCheckpoint` kept."""
+        stored = torch.load(
+            checkpoint.best_model_path, map_location="cpu", weights_only=True, mmap=True
+        )
+        step, value = int(stored["global_step"]), float(checkpoint.best_model_score)
+        return cls(stored["state_dict"], step, checkpoint.monitor, value)
+
+
+def finish_run(
+    parts: RunParts,
     module: RewardModule,
-    prepared: Prepared,
-    source: Any,
-    name: str,
-    labels: dict[str, str],
-    metrics: dict[str, float],
-    keep: str,
-    run: RunDirectory,
-    reporter: Reporter,
-    exports: bool,
-    reports: bool = True,
+    best: BestWeights,
+    score: Callable[[str], dict[str, float]],
+    network: Callable[[], Any],
 ) -> dict[str, float]:
-    """What a run ends with once it is judged: what its loss learnt, export, verdicts, report."""
-    data, loss = prepared.data, module.loss
-    scored = module.scored("test")
+    """Load the best weights, calibrate on val, test, export, report and tidy; on every rank.
+
+    Args:
+        score: computes the metrics of a split with the module's weights, and logs them if
+            `module.logs`.
+        network: returns the whole reward model with the best weights; on rank 0 alone.
+
+    Returns:
+        The metrics of val and test.
+    """
+    run, reporter, data, loss = parts.run, parts.reporter, parts.prepared.data, module.loss
+    module.load_state_dict(best.state)
+    reporter.say(f"best weights: step {best.step}, {best.monitor} {best.value:.4f}")
+    run.update(best_step=best.step, monitor=best.monitor, best_score=best.value)
+    if module.validated_at != best.step:  # else these weights scored val last
+        module.logs = False  # val was logged when these weights were new
+        score("val")
+        module.logs = True
+    metrics = _calibrate_and_test(module, data, run, score)
+    if not distributed.is_rank_zero():
+        return metrics
+    scored, scale = module.scored("test"), module.calibration
     if state := loss.state():
         run.write_json("loss.json", state)
-    if exports:
+    if parts.exports:
         trim_heap()
-        reward_model.cpu()
-        texts, values = verification_responses(reward_model, data)
-        facts = card_facts(name, source, labels, prepared, loss, metrics)
-        home = run.path / "export"
-        export(reward_model, prepared.tokenizer, texts, values, facts, home, module.calibration)
-        reporter.say(f"export: proved on {len(texts)} responses, alone and padded on either side")
-    said = module.calibration.note if module.calibration else None
-    report_warnings([*([said] if said else []), *warn_of_set("test", metrics)], run, reporter)
+        facts = card_facts(parts.name, parts.source, parts.labels, parts.prepared, loss, metrics)
+        count = export_verified(network().cpu(), parts.prepared, facts, run.path / "export", scale)
+        reporter.say(f"export: verified on {count} responses, alone and padded on either side")
+    notes = [scale.note] if scale and scale.note else []
+    report_warnings([*notes, *warn_of_set("test", metrics)], run, reporter)
     run.update(peak_memory_gib=round(peak_memory_gib(), 2))
-    if reports:
-        write_run_report(run, name, labels, prepared, scored, module.calibration, metrics)
-    remove_checkpoints(run.path, keep if exports or keep == "resume" else "weights")
+    if parts.reports:
+        _write_run_report(run, parts.name, parts.labels, parts.prepared, scored, scale, metrics)
+    needs_weights = not parts.exports and parts.keep == "none"  # the sweep may export them
+    remove_checkpoints(run.path, "weights" if needs_weights else parts.keep)
     return metrics
 
 
-def write_run_report(
-    run: RunDirectory,
-    name: str,
-    labels: Mapping[str, str],
-    prepared: Prepared,
-    scored: ScoredSet,
-    scale: calibration.Calibration | None,
-    metrics: Mapping[str, float],
-) -> None:
-    """Write a run's report.html, which shows the test rows."""
-    temperature = None if scale is None else scale.temperature
-    write_report(
-        run,
-        name,
-        " · ".join(labels.values()),
-        [Shown("test", scored, prepared.data.rows, temperature)],
-        metrics,
-        {"Data": prepared.data.lines(), "Template": prepared.audit.lines()},
-    )
-
-
-def _take_best(fit: Any, module: RewardModule, run: RunDirectory, reporter: Reporter) -> int:
-    """Take the weights that val selected; returns the step that they are of."""
-    best = fit.checkpoint_callback
-    stored = torch.load(best.best_model_path, map_location="cpu", weights_only=True, mmap=True)
-    module.load_state_dict(stored["state_dict"])
-    report_best_weights(
-        int(stored["global_step"]), best.monitor, float(best.best_model_score), run, reporter
-    )
-    return int(stored["global_step"])
-
-
-def report_best_weights(
-    step: int, monitor: str, value: float, run: RunDirectory, reporter: Reporter
-) -> None:
-    """Say and record which weights were selected, and by what."""
-    reporter.say(f"best weights: step {step}, {monitor} {value:.4f}")
-    run.update(best_step=step, monitor=monitor, best_score=value)
-
-
-def evaluate_splits(
+def _calibrate_and_test(
     module: RewardModule,
     data: ComparisonData,
     run: RunDirectory,
     score: Callable[[str], dict[str, float]],
-    known: bool,
 ) -> dict[str, float]:
-    """Score val and test, and keep the predictions of both.
+    """Calibrate on val, which was scored last, score test, and write the predictions of both.
 
-    What val teaches of the reward's scale is kept too, and test is judged with it; val's own
-    calibrated metrics are on the pairs that the temperature was fitted on.
-
-    Args:
-        score: split -> its metrics; its rewards stay in `module.rewards`.
-        known: val was scored last, by these weights.
+    The calibrated metrics of val are those of the pairs that the temperature was fitted on.
     """
-    if not known:
-        module.logs = False  # val was logged when these weights were new
-        score("val")
-        module.logs = True
     s = module.scored("val")
     module.calibration = calibration.fit_calibration(
         s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P
     )
     run.write_json(calibration.CALIBRATION_FILE, module.calibration.to_dict())
     metrics = module.evaluation("val")
-    run.write_predictions("val", _told(data, "val"), module.rewards)
+    run.write_predictions("val", _split_tables(data, "val"), module.rewards)
     if data.splits["test"] is data.splits["val"]:
         metrics |= {f"test/{name.removeprefix('val/')}": v for name, v in metrics.items()}
     else:
         metrics |= score("test")
-    run.write_predictions("test", _told(data, "test"), module.rewards)
+    run.write_predictions("test", _split_tables(data, "test"), module.rewards)
     return metrics
 
 
-def _told(data: ComparisonData, split: str) -> EvalSetTables:
-    return _told_of(data.rows, tuple(data.splits[split].tolist()))
+def _split_tables(data: ComparisonData, split: str) -> EvalSetTables:
+    return _tables(data.rows, tuple(data.splits[split].tolist()))
 
 
-@functools.lru_cache(2)  # the jobs of a sweep mostly have the same val and test
-def _told_of(rows: Any, indices: tuple[int, ...]) -> EvalSetTables:
+@functools.lru_cache(2)  # most jobs of a sweep have the same val and test
+def _tables(rows: Any, indices: tuple[int, ...]) -> EvalSetTables:
     return eval_set_tables(rows, indices)
 
 
@@ -162,28 +168,108 @@ def score_split(
     return module.metrics
 
 
+def export_verified(
+    network: Any,
+    prepared: Prepared,
+    facts: Mapping[str, Any],
+    home: Path,
+    scale: calibration.Calibration | None,
+) -> int:
+    """Export a reward model to `home`; returns the number of responses it was verified on.
+
+    Raises:
+        UserError: plain Hugging Face loading gives other rewards.
+    """
+    texts, rewards = verification_responses(network, prepared.data)
+    export(network, prepared.tokenizer, texts, rewards, facts, home, scale)
+    return len(texts)
+
+
 @torch.no_grad()
-def verification_responses(model: Any, data: ComparisonData) -> tuple[list[str], list[float]]:
+def verification_responses(network: Any, data: ComparisonData) -> tuple[list[str], list[float]]:
     """A few rendered responses of val and their rewards by our own path, in fp32."""
-    model.float().eval()
-    device = next(model.parameters()).device
-    indices = data.splits["val"][:VERIFICATION_ROWS]
-    rows = [{**data.rows[int(index)], "row": int(index)} for index in indices]
-    texts, values = [], []
-    for row in rows:
+    network.float().eval()
+    device = next(network.parameters()).device
+    texts, rewards = [], []
+    for index in data.splits["val"][:VERIFICATION_ROWS]:
+        row = {**data.rows[int(index)], "row": int(index)}
         batch = data.collate()([row]).batches[0].to(device)
-        values += compute_rewards(model, batch).tolist()
+        rewards += compute_rewards(network, batch).tolist()
         texts += row["texts"]
     step = max(1, len(texts) // VERIFICATION_ROWS)
-    return texts[::step][:VERIFICATION_ROWS], values[::step][:VERIFICATION_ROWS]
+    return texts[::step][:VERIFICATION_ROWS], rewards[::step][:VERIFICATION_ROWS]
+
+
+def _write_run_report(
+    run: RunDirectory,
+    name: str,
+    labels: Mapping[str, str],
+    prepared: Prepared,
+    scored: ScoredSet,
+    scale: calibration.Calibration | None,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write report.html, which shows the test rows."""
+    temperature = None if scale is None else scale.temperature
+    write_report(
+        run,
+        name,
+        " · ".join(labels.values()),
+        [Shown("test", scored, prepared.data.rows, temperature)],
+        metrics,
+        {"Data": prepared.data.lines(), "Template": prepared.audit.lines()},
+    )
 
 
 def remove_checkpoints(run: Path, keep: str) -> None:
-    """Once a run is done, optimizer states go, and the best weights if only the export stays."""
+    """Remove what a finished run need not keep: optimizer states, and the weights of an export."""
     folder = run / "checkpoints"
-    for litter in folder.glob(".writing-*"):  # of a kill
-        litter.unlink()
+    for unfinished in folder.glob(".writing-*"):  # of a killed process
+        unfinished.unlink()
     if keep != "resume":
         (folder / "last.ckpt").unlink(missing_ok=True)
     if keep == "none":
         (folder / "best.ckpt").unlink(missing_ok=True)
+
+
+# ----------------------------------------------------------- from a run's files
+def _reopen(home: Path) -> tuple[Any, RunDirectory, Prepared, Loss]:
+    """Configuration, directory, data and loss of a run that is done, for its report or export."""
+    config, run = saved_config(home), RunDirectory.reopen(home)
+    source, template, data, loss = (build(config[g]) for g in ("model", "template", "data", "loss"))
+    prepared = prepare(source, template, data, config.seed, Reporter(quiet=True))
+    data.check_trainable(loss, run.result["labels"]["loss"], run.result["labels"]["data"])
+    return config, run, prepared, loss
+
+
+def report_saved_run(home: Path) -> None:
+    """Write report.html of a run that is done, from its cached rows and its predictions."""
+    _, run, prepared, _ = _reopen(home)
+    known = read_predictions(home / "predictions" / "test.parquet")
+    data, facts = prepared.data, run.result
+    test = data.splits["test"]
+    rows = zip(test.tolist(), data.rows.select(test), strict=True)
+    rewards = {n: [known[row["id"], k] for k in range(len(row["texts"]))] for n, row in rows}
+    scored = eval_labels(data.rows, test).with_rewards(rewards)
+    scale = calibration.load_calibration(home)
+    _write_run_report(
+        run, facts["name"], facts["labels"], prepared, scored, scale, facts["metrics"]
+    )
+
+
+def export_saved_run(home: Path) -> None:
+    """Export a run that is done, from its best checkpoint into its own directory.
+
+    Raises:
+        UserError: there is no checkpoint, or plain Hugging Face loading gives other rewards.
+    """
+    config, run, prepared, loss = _reopen(home)
+    trust = bool(config.model.get("trust_remote_code", False))
+    node = find_weights(home, config.model, config.model.layout, trust)
+    source = build(OmegaConf.create(node))
+    network = open_model(source, prepared, config.seed, "cpu")
+    facts = card_facts(
+        run.result["name"], source, run.result["labels"], prepared, loss, run.result["metrics"]
+    )
+    scale = calibration.load_calibration(home)
+    export_verified(network, prepared, facts, home / "export", scale)

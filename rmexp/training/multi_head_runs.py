@@ -1,7 +1,7 @@
-"""Runs of a sweep with tune=head: begun together, trained side by side, ended one by one.
+"""Runs with tune=head that train together, from their parts to the end of each run.
 
-Each keeps its run directory, its W&B run and its order of rows; what they share is the model, the
-rows, and what the model makes of them.
+They share the model, the tokenised data and the cached activations; each has its own run directory,
+loggers and order of comparisons.
 """
 
 import copy
@@ -20,15 +20,15 @@ from rmexp.models.reward_model import model_facts
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import write_checkpoint
-from rmexp.training.finish import evaluate_splits, finalize_run, report_best_weights
+from rmexp.training.finish import BestWeights, RunParts, finish_run
 from rmexp.training.frozen_activations import load_or_compute
 from rmexp.training.multi_head import (
-    Batches,
+    CachedBatches,
     HeadModule,
-    HeadOnly,
-    fit_together,
+    copy_head,
+    head_is_linear,
     score_heads,
-    stands_alone,
+    train_heads,
 )
 from rmexp.training.optim import AdamW
 from rmexp.training.setup import (
@@ -39,133 +39,130 @@ from rmexp.training.setup import (
     report_prepared,
     resolve_monitor,
     seed_everything,
+    training_facts,
 )
 from rmexp.training.trainer import TrainerSettings
 
 
 @dataclass
 class HeadRun:
-    """What a run is built of; see `tasks.train.train`. `directory` is its name in the sweep."""
+    """The parts that a run does not share; `directory` is its name in the sweep."""
 
-    model: Any
-    template: Template
-    data: ComparisonData
     loss: Loss
-    tune: Any
     optim: AdamW
-    trainer: TrainerSettings
     seed: int
     labels: dict[str, str]
     directory: str
 
 
 @dataclass
-class Fitted:
+class TrainedHead:
     """A run whose head is trained.
 
-    module            with its best weights, logs and calibration
-    prepared          tokenizer, rows and audit
-    whole             the model that the heads share
-    kept              facts of the kept states
-    shared_with       the other runs' directories
-    seconds           this run's share of all that was done together
-    training_seconds  this run's share of the training
-    notes             fallbacks: those that hold for all of them, and its own
+    Attributes:
+        module: with its best weights and its log.
+        source: where the shared model came from.
+        network: the shared model.
+        facts: for `result.json`.
+        seconds: this run's share of the time for everything that was done together.
+        training_seconds: this run's share of the training time.
+        notes: fallbacks of all runs, and its own.
     """
 
     run: HeadRun
     module: HeadModule
     prepared: Prepared
-    whole: Any
-    kept: dict[str, Any]
-    shared_with: list[str]
+    source: Any
+    network: Any
+    facts: dict[str, Any]
     seconds: float = 0.0
     training_seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
 
-def fit_heads(runs: Sequence[HeadRun], reporter: Reporter) -> list[Fitted | UserError]:
-    """Train the heads of several runs that differ in loss, seed and optimizer only.
+def fit_heads(
+    runs: Sequence[HeadRun],
+    reporter: Reporter,
+    source: Any,
+    template: Template,
+    data: ComparisonData,
+    tune: Any,
+    trainer: TrainerSettings,
+) -> list[TrainedHead | UserError]:
+    """Train the heads of several runs that differ only in loss, seed and optimizer.
 
-    Returns a run's outcome each; none at all where these heads cannot be trained apart from their
-    model, or have not the same one (each run then does it by itself).
+    Returns:
+        The outcome of each run; an empty list if these heads cannot be trained apart from their
+        model, or have different models. Each run then trains by itself.
     """
-    started, first = time.monotonic(), runs[0]
-    seed_everything(first.seed)
-    first.tune.check(first.model)
-    shared = prepare(first.model, first.template, first.data, first.seed, reporter)
-    device = first.trainer.device()
-    whole = open_model(first.model, shared, first.seed, device, first.tune)
-    # Where a seed draws frozen weights, too, each needs a model of its own.
-    one_model = model_facts(whole).only_head_drawn or len({run.seed for run in runs}) == 1
-    if not (one_model and stands_alone(whole)):
+    started, seed = time.monotonic(), runs[0].seed
+    seed_everything(seed)
+    tune.check(source)
+    shared = prepare(source, template, data, seed, reporter)
+    device, precision = trainer.device(), trainer.resolved_precision()
+    network = open_model(source, shared, seed, device, tune)
+    # A seed that draws frozen weights too gives each run a model of its own.
+    one_model = model_facts(network).only_head_drawn or len({run.seed for run in runs}) == 1
+    if not (one_model and head_is_linear(network)):
         return []
-    kept = load_or_compute(
-        whole,
-        first.data,
-        first.trainer.resolved_precision(),
-        first.tune.cache_gib,
-        reporter.count,
-    )
-    if kept is None or not kept.features.pooled:
+    cached = load_or_compute(network, data, precision, tune.cache_gib, reporter.count)
+    if cached is None or not cached.features.pooled:
         return []
-    found: list[Fitted | UserError] = []
-    data = copy.copy(first.data)
-    data.features = kept.features
-    batches = Batches(data, device)
-    # All validate the same rows with the same settings: what is known of these is told once.
-    settings = functools.cache(lambda: resolve_monitor(first.trainer, first.data))
-    known: dict[tuple[bytes, ...], dict[str, EvalLabels]] = {}
+    batches = CachedBatches(copy.copy(data), device)
+    batches.data.features = cached.features
+    settings = functools.cache(lambda: resolve_monitor(trainer, data))
+    facts = parameter_counts(network, tune) | {"layout": data.layout, "features": cached.facts}
+    labels: dict[tuple[bytes, ...], dict[str, EvalLabels]] = {}
+    found: list[TrainedHead | UserError] = []
     for run in runs:
         notes: list[str] = []
+        others = [other.directory for other in runs if other is not run]
         try:
             with collect_fallbacks(notes.append):
-                module, prepared = _begin(run, shared, whole, settings, batches)
-            splits = (module.data.splits[name].tobytes() for name in ("val", "test"))
-            module.judged = known.setdefault(tuple(splits), module.judged)
+                module, prepared = _begin(run, shared, network, settings, batches)
         except UserError as error:
             found.append(error)
             continue
-        others = [other.directory for other in runs if other is not run]
-        found.append(Fitted(run, module, prepared, whole, kept.facts, others, notes=notes))
-    fitted = [one for one in found if isinstance(one, Fitted)]
-    if not fitted:
-        return found
-    reporter.say(kept.line(), f"{len(fitted)} heads train side by side")
-    began = time.monotonic()
-    fit_together([one.module for one in fitted])
-    ended = time.monotonic()
-    for one in fitted:
-        one.seconds = round((ended - started) / len(fitted), 2)
-        one.training_seconds = round((ended - began) / len(fitted), 3)
+        splits = (module.data.splits[name].tobytes() for name in ("val", "test"))
+        module.judged = labels.setdefault(tuple(splits), module.judged)
+        own = facts | {"shared_with": others}
+        found.append(TrainedHead(run, module, prepared, source, network, own, notes=notes))
+    trained = [one for one in found if isinstance(one, TrainedHead)]
+    if trained:
+        reporter.say(cached.line(), f"{len(trained)} heads train side by side")
+        began = time.monotonic()
+        train_heads([one.module for one in trained])
+        ended = time.monotonic()
+        for one in trained:
+            one.seconds = round((ended - started) / len(trained), 2)
+            one.training_seconds = round((ended - began) / len(trained), 3)
     return found
 
 
 def _begin(
     run: HeadRun,
     shared: Prepared,
-    whole: Any,
+    network: Any,
     settings: Callable[[], TrainerSettings],
-    batches: Batches,
+    batches: CachedBatches,
 ) -> tuple[HeadModule, Prepared]:
-    """The module of a run, over rows of its own choice and order.
+    """The module of a run, with its own selection and order of comparisons.
 
     Raises:
-        UserError: the loss finds nothing to learn from in these rows.
+        UserError: the loss cannot be trained on this data.
     """
     data = copy.copy(shared.data)
     data.splits, data.report = dict(shared.data.splits), copy.deepcopy(shared.data.report)
     data.seed = run.seed
     data.check_trainable(run.loss, run.labels["loss"], run.labels["data"])
-    prepared = Prepared(shared.tokenizer, data, shared.audit)
-    head = HeadOnly(whole, run.seed)
     fingerprints = {"template": shared.audit.fingerprint, "data": data.fingerprint}
+    head = copy_head(network, run.seed)
     module = HeadModule(head, run.loss, data, run.optim, settings(), batches, fingerprints)
-    return module, prepared
+    return module, Prepared(shared.tokenizer, data, shared.audit)
 
 
 def finish_head(
-    fitted: Fitted,
+    trained: TrainedHead,
     name: str,
     labels: dict[str, str],
     run: RunDirectory,
@@ -173,65 +170,45 @@ def finish_head(
     reporter: Reporter,
     exports: bool,
 ) -> dict[str, float]:
-    """Log, calibrate, test and report a run whose head is trained; returns its metrics.
+    """Log and finish a run whose head is trained; returns its metrics.
 
     Raises:
-        TrainingFailed: its loss was not finite.
+        TrainingFailed: loss or gradient were not finite.
     """
-    module, trainer, own = fitted.module, fitted.module.settings, fitted.run
-    for note in fitted.notes:
+    module, settings = trained.module, trained.module.settings
+    for note in trained.notes:
         note_fallback(note)
-    report_prepared(fitted.prepared, own.seed, run, reporter)
-    run.count_in(fitted.seconds)
+    report_prepared(trained.prepared, trained.run.seed, run, reporter)
+    run.count_in(trained.seconds)
+    seconds = max(0.001, trained.training_seconds)
     run.update(
-        **parameter_counts(fitted.whole, own.tune),
-        layout=module.data.layout,
-        features=fitted.kept,
-        precision=trainer.resolved_precision(),
-        strategy="single",
-        devices=1,
-        nodes=1,
-        kinds=module.data.counts("train"),
-        sampled=module.data.sampled(),
-        total_steps=module.steps,
-        training_seconds=fitted.training_seconds,
-        pairs_per_second=_rate(module.seen["pairs"], fitted),
-        responses_per_second=_rate(module.seen["responses"], fitted),
-        shared_with=fitted.shared_with,
+        **trained.facts,
+        **training_facts(settings, module.data, module.steps),
+        training_seconds=trained.training_seconds,
+        pairs_per_second=round(module.seen["pairs"] / seconds, 3),
+        responses_per_second=round(module.seen["responses"] / seconds, 3),
+        steps=module.done,
     )
-    for logger in (JsonLines(run), *loggers):
-        for step, values in module.lines:
-            logger.log_metrics(values, step)
+    module.open_log([JsonLines(run), *loggers])
     if module.error is not None:
         raise module.error
-    module.load_state_dict(module.best_state)
-    run.update(steps=module.done)
-    report_best_weights(module.best_step, trainer.monitor, module.best_value, run, reporter)
+    best = BestWeights(module.best_state, module.best_step, settings.monitor, module.best_value)
+    if settings.keep != "none" or not exports:
+        stored = {"state_dict": best.state, "global_step": best.step}
+        stored["fingerprints"] = dict(module.fingerprints)
+        write_checkpoint(stored, run.path / "checkpoints" / "best.ckpt")
 
-    def scored(split: str) -> dict[str, float]:
+    def score(split: str) -> dict[str, float]:
         score_heads([module], split)
         return module.metrics
 
-    module.logs = False
-    metrics = evaluate_splits(module, module.data, run, scored, known=False)
-    logged = {key: value for key, value in metrics.items() if key.startswith("test/")}
-    for logger in (JsonLines(run), *loggers):
-        logger.log_metrics(logged, module.done)
-    if trainer.keep != "none" or not exports:
-        stored = {
-            "state_dict": module.state_dict(),
-            "global_step": module.best_step,
-            "fingerprints": dict(module.fingerprints),
-        }
-        write_checkpoint(stored, run.path / "checkpoints" / "best.ckpt")
-    # Of heads, plots would take most of the time: the sweep writes its best run's page at its end.
-    reports = exports or bool(loggers)
-    fitted.whole.score.load_state_dict(module.head.state_dict())
-    return finalize_run(
-        fitted.whole, module, fitted.prepared, own.model, name, labels, metrics, trainer.keep,
-        run, reporter, exports, reports,
+    def whole() -> Any:
+        trained.network.load_state_dict(module.model.state_dict(), strict=False)
+        return trained.network
+
+    # Plots would take most of the time: the sweep writes the page of its best run.
+    parts = RunParts(
+        run, reporter, trained.source, trained.prepared, name, labels, settings.keep,
+        exports, reports=exports or bool(loggers),
     )  # fmt: skip
-
-
-def _rate(count: int, fitted: Fitted) -> float:
-    return round(count / max(0.001, fitted.training_seconds), 3)
+    return finish_run(parts, module, best, score, whole)

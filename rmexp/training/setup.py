@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rmexp.config.compose import suggest
+from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.datamodule import ComparisonData
@@ -176,6 +177,19 @@ def parameter_counts(model: Any, tune: Any = None) -> dict[str, int]:
     return {"parameters": model_facts(model).size} | (
         {} if tune is None else {"trainable": trainable}
     )
+
+
+def training_facts(trainer: TrainerSettings, data: ComparisonData, steps: int) -> dict[str, Any]:
+    """What `result.json` says about how a run trains."""
+    return {
+        "kinds": data.counts("train"),
+        "sampled": data.sampled(),
+        "precision": trainer.resolved_precision(),
+        "total_steps": steps,
+        "strategy": trainer.strategy if distributed.world_size() > 1 else "single",
+        "devices": trainer.resolved_devices(),
+        "nodes": trainer.num_nodes,
+    }
 
 
 def _millions(count: int) -> str:

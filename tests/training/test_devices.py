@@ -230,7 +230,7 @@ def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
         ],
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("export: proved") == 6  # one process speaks
+    assert done.stdout.count("export: verified") == 6  # one process speaks
     runs = {run.name.split("-", 3)[3]: run for run in rmexp.runs()}
     assert len(runs) == 5 + 1 + 5
     for name in LOSSES:

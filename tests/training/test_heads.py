@@ -13,7 +13,7 @@ from rmexp.runner import head_groups
 from rmexp.runner.sweep_plan import Cell
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.tracking.run_state import State
-from rmexp.training.multi_head import HeadModule, HeadOnly
+from rmexp.training.multi_head import HeadBank, HeadModule, copy_head
 from tests.conftest import result
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
@@ -158,7 +158,7 @@ def test_seeds_that_draw_more_than_the_head_do_not_share_a_model(rmexp, monkeypa
 
 def test_a_head_is_where_its_rows_are():
     """`meta` stands for a GPU."""
-    head = HeadOnly(from_conf("model/tiny").load_model(tiny_tokenizer(), 0), 0)
+    head = copy_head(from_conf("model/tiny").load_model(tiny_tokenizer(), 0), 0)
     rows = SimpleNamespace(plan=lambda: [[0]])
     settings = SimpleNamespace(steps=lambda epoch: epoch, validations=1)
     optim, batches = (
@@ -166,7 +166,8 @@ def test_a_head_is_where_its_rows_are():
         SimpleNamespace(device="meta"),
     )
     module = HeadModule(head, from_conf("loss/bradley_terry"), rows, optim, settings, batches, {})
-    assert {weight.device.type for weight in module.weights} == {"meta"}
+    groups = HeadBank([module]).optimizer.param_groups
+    assert {weight.device.type for group in groups for weight in group["params"]} == {"meta"}
 
 
 def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
