@@ -233,7 +233,8 @@ class RewardModule(lightning.LightningModule):
         """Log `val/...`; not during Lightning's sanity check, which sees a part of the rows."""
         self._merge()
         if not self.trainer.sanity_checking:
-            self.metrics, self.validated_at = self.evaluation("val"), self.global_step
+            self.metrics = self.evaluation("val", intervals=False)
+            self.validated_at = self.global_step
             self._log(self.metrics)
             self.log_dict(self.metrics, logger=False)  # for the callbacks that select and stop
 
@@ -268,12 +269,13 @@ class RewardModule(lightning.LightningModule):
             self.judged[split] = eval_labels(self.data.rows, self.data.splits[split])
         return self.judged[split].with_rewards(self.rewards)
 
-    def evaluation(self, split: str) -> dict[str, float]:
+    def evaluation(self, split: str, intervals: bool = True) -> dict[str, float]:
         """The metrics of the split that was just scored, by their full names.
 
-        With a `calibration` those that it makes possible are among them.
+        Args:
+            intervals: bootstrap 95% intervals too.
         """
-        values = compute_metrics(self.scored(split), self.calibration)
+        values = compute_metrics(self.scored(split), self.calibration, intervals=intervals)
         if self.judges_loss:
             values["loss"] = sum(float(v / w) if w else 0.0 for v, w in self.loss_sums.values())
         return {f"{split}/{name}": value for name, value in values.items() if value == value}

@@ -174,10 +174,11 @@ class HeadModule(RewardModule):
         """Compute the metrics of a split; at a validation, keep the weights if they are best."""
         self.on_validation_epoch_start()
         self.add_scored(batch, rewards_N)
-        self.metrics = self.evaluation(split)
+        validates = self.logs and split == "val"
+        self.metrics = self.evaluation(split, intervals=not validates)
         if self.logs:
             self._log(self.metrics)
-        if not self.logs or split != "val":
+        if not validates:
             return
         value, lower = self.metrics[self.settings.monitor], lower_is_better(self.settings.monitor)
         if not self.best_state or (value < self.best_value if lower else value > self.best_value):
