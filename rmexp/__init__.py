@@ -6,11 +6,11 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(path: Any, **options: Any) -> Any:
-    """Open a reward model to score with; see `checkpoint.load`."""
+    """Open a reward model to score with; see `inference.checkpoint.load_scorer`."""
     from rmexp.inference import checkpoint  # here, so that `import rmexp` costs nothing
 
     return checkpoint.load_scorer(path, **options)

@@ -1,12 +1,11 @@
-"""Where conf/ is, what its root may hold, and what is said when somebody gets it wrong.
+"""Compose a configuration with Hydra's Compose API, and explain what is wrong with it.
 
 Composing imports neither torch nor anything else that is slow: `--help`, `--cfg` and unknown names
-answer at once. Types and ranges come from the annotated signature of each `_target_`.
+are answered at once.
 """
 
 import difflib
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,50 +21,37 @@ from rmexp.config.schema import CONF_DIR, EVALUATE, EVALUATE_REWARDS, register
 from rmexp.core.errors import UserError
 
 
-def compose_raw(overrides: Sequence[str]) -> DictConfig:
-    """The configuration with Hydra's own node in it; errors are Hydra's."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return compose("config", overrides=list(overrides), return_hydra_config=True)
-
-
-def compose_config(
-    overrides: Sequence[str],
-    config_dir: str | None = None,
-    by: Callable[[Sequence[str]], DictConfig] = compose_raw,
-) -> DictConfig:
+def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
     """Compose the configuration, with Hydra's own node in it.
 
     Args:
-        overrides: the command's words.
-        config_dir: a directory of the person's own options.
-        by: what composes; of many cells `sweep.composing.Composer`.
+        overrides: the overrides of the command line.
+        config_dir: a directory with further options.
 
     Raises:
-        UserError: an unknown option or key, a wrong type, or an override that cannot be read.
+        UserError: an unknown option or key, a wrong type, or an override that cannot be parsed.
     """
-    extra = (
-        [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"]
-    )
+    search = [] if config_dir is None else [f"file://{Path(config_dir).absolute()}"]
+    extra = [f"hydra.searchpath=[{path}]" for path in search]
+    GlobalHydra.instance().clear()
     try:
-        return by([*extra, *overrides])
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose("config", overrides=[*extra, *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from error
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's complaint as one sentence with a suggestion."""
+    """Hydra's error as one sentence with a suggestion."""
     text = f"{error} {error.__cause__ or ''}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = list(error.options or [])
-        if (group, option) == ("hydra/sweeper", "optuna"):
-            return "Optuna's sweeper is not installed: pip install 'rmexp[optuna]'."
         return (
             f"There is no {group or 'config'}={option}{suggest(option, options)}; "
             f"options: {', '.join(options)}."
         )
-    for pattern, write in _COMPLAINTS:
+    for pattern, write in _EXPLANATIONS:
         if found := re.search(pattern, text, re.DOTALL):
             return write(found, overrides)
     return "The configuration does not compose: " + " ".join(text.split())
@@ -82,35 +68,28 @@ def _unknown_key(found: re.Match[str], overrides: Sequence[str]) -> str:
 
 
 def _bad_value(found: re.Match[str], overrides: Sequence[str]) -> str:
-    kind = {
-        "Integer": "a whole number",
-        "Float": "a number",
-        "String": "text",
-        "Boolean": "true or false",
-    }
-    value, wanted = found[1], kind.get(found[2], found[2])
-    given = next((o for o in overrides if o.endswith(f"={value}")), value)
-    return f"{given}: should be {wanted}."
+    kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+    value, wanted = found[1], (kinds | {"String": "text"}).get(found[2], found[2])
+    override = next((o for o in overrides if o.endswith(f"={value}")), value)
+    return f"{override}: should be {wanted}."
 
 
-def _unreadable(found: re.Match[str], overrides: Sequence[str]) -> str:
-    return (
-        f"Cannot read the override {found[1]!r}; put quotes around values with special characters."
-    )
+def _unreadable(text: str) -> str:
+    return f"Cannot read the {text}; put quotes around values with special characters."
 
 
-_COMPLAINTS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
+_EXPLANATIONS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
     (r"Could not override '([^']+)'", _unknown_key),
     (r"Key '([^']+)' is not in struct", _unknown_key),
     (r"raised while resolving interpolation: (.*?)\n", lambda found, _: found[1]),
     (r"Value '(.*?)'.* could not be converted to (\w+)", _bad_value),
-    (r"Error parsing override '(.*?)'\n", _unreadable),
+    (
+        r"Error parsing override '(.*?)'\n",
+        lambda found, _: _unreadable(f"override {found[1]!r}"),
+    ),
     (
         r"mismatched input|no viable alternative|extraneous input|token recognition error",
-        lambda f, o: (
-            f"Cannot read the overrides {' '.join(o)!r}; "
-            "put quotes around values with special characters."
-        ),
+        lambda _, overrides: _unreadable(f"overrides {' '.join(overrides)!r}"),
     ),
 )
 
@@ -124,30 +103,31 @@ def known_keys(overrides: Sequence[str]) -> Iterator[str]:
     yield from _paths(OmegaConf.to_container(without_hydra(config), resolve=False), "")
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """A copy without Hydra's node and without its locks: what a run is made of."""
-    content: Any = OmegaConf.to_container(config, resolve=False)
-    return OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
-
-
-def resolve_task(config: DictConfig) -> DictConfig:
-    """`plain`, with the task that is meant: rewards in files are judged without any model."""
-    config = without_hydra(config)
-    if config.task["_target_"] == EVALUATE:
-        sets = config.eval.get("sets") or {"": config.eval}
-        if all(one.get("scores") for one in sets.values()):
-            config.task = {"_target_": EVALUATE_REWARDS, "rows": config.task.rows}
-    return config
-
-
 def _paths(node: Any, prefix: str) -> Iterator[str]:
     for key, value in node.items() if isinstance(node, Mapping) else ():
         yield prefix + str(key)
         yield from _paths(value, f"{prefix}{key}.")
 
 
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy without Hydra's node, to which keys may be added: the configuration of a run."""
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    return OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
+
+
+def resolve_task(config: DictConfig) -> DictConfig:
+    """`without_hydra`; task=evaluate becomes the evaluation of rewards where files contain them."""
+    config = without_hydra(config)
+    if config.task["_target_"] == EVALUATE:
+        sets = config.eval.get("sets") or {"": config.eval}
+        if all(one.get("scores") for one in sets.values()):
+            name, rows = config.task.name, config.task.rows
+            config.task = {"_target_": EVALUATE_REWARDS, "name": name, "rows": rows}
+    return config
+
+
 def suggest(wrong: str, known: Sequence[str]) -> str:
-    """ " (did you mean X?)" with the nearest name, or nothing. A right last part counts as near."""
+    """ " (did you mean X?)" with the closest name, or nothing; the same last part is close too."""
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     if not close:
         last = wrong.rsplit(".", 1)[-1]
@@ -164,7 +144,7 @@ def option_values(name: str) -> dict[str, Any]:
 
 
 def build(node: DictConfig) -> Any:
-    """The object of a `_target_` node; a `UserError` of its constructor comes out as it is."""
+    """Instantiate a `_target_` node; a `UserError` of its constructor is raised as it is."""
     from hydra.utils import instantiate
 
     try:
@@ -179,7 +159,7 @@ def locate(path: str, target: str) -> Any:
     """The class or function that a `_target_` names.
 
     Raises:
-        UserError: there is none; with the nearest name.
+        UserError: there is none; suggests the closest name.
     """
     module_name, _, name = target.rpartition(".")
     try:

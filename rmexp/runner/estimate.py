@@ -1,4 +1,4 @@
-"""How long a sweep will take and how much disk, from one measured step of one of its jobs."""
+"""Time and disk space of a sweep, estimated from one measured step of one of its jobs."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from rmexp.config.compose import build
 from rmexp.core.console import Reporter
 from rmexp.core.errors import collect_fallbacks
 from rmexp.models.reward_model import compute_rewards
-from rmexp.runner.sweep_plan import JobSpec
+from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
 from rmexp.training.lightning_module import normalise_terms
@@ -24,22 +24,22 @@ from rmexp.training.setup import load_model, prepare_data
 from rmexp.training.trainer import TrainerSettings, required_disk_bytes
 
 FORWARD_SHARE = 1 / 3
-"""Of a step's time: a backward pass costs about two forward passes."""
-
+"""Of the time of a step: a backward pass costs about two forward passes."""
 
 LONG_SECONDS = 5.0
-"""A first step that takes so long is measured well enough, its warming up included."""
+"""A first step that takes this long is accurate enough, with its warm-up."""
 
 
 @dataclass(frozen=True)
 class MeasuredJob:
-    """What one job taught of the others.
+    """Measurements of one job, for estimates of others.
 
-    step_seconds  one optimizer step; comparisons: in it, on average
-    epoch_steps   steps of an epoch; rows: comparisons that were read
-    val, test     comparisons in them
-    parameters    of the model; trainable: of those, what trains
-    kept          what to say of the frozen part's states; None: they are not kept
+    Attributes:
+        step_seconds: of one optimizer step; comparisons: its mean number of comparisons.
+        epoch_steps: steps of an epoch; rows: comparisons read.
+        val, test: comparisons in these splits.
+        parameters: of the model; trainable: those that train.
+        kept: describes the cached activations of frozen layers; None: they are not cached.
     """
 
     step_seconds: float
@@ -53,7 +53,7 @@ class MeasuredJob:
     kept: str | None
 
     def seconds(self, config: DictConfig) -> float:
-        """A job's training, validations and test; loading and report are not in it."""
+        """Seconds of a job's training, validations and test, without loading and report."""
         trainer: TrainerSettings = build(config.trainer)
         share = min(1.0, _limit(config) / self.rows)
         steps = trainer.steps(max(1, round(self.epoch_steps * share)))
@@ -61,7 +61,7 @@ class MeasuredJob:
         return self.step_seconds * (steps + FORWARD_SHARE * scored / self.comparisons)
 
     def disk(self, configs: Sequence[DictConfig]) -> int:
-        """Bytes that these jobs may need, until the sweep has exported what it exports."""
+        """Bytes that these jobs may need until the sweep has ended."""
         export, best, states = 4 * self.parameters, 4 * self.trainable, 12 * self.trainable
         kept = 0
         for config in configs:
@@ -73,10 +73,9 @@ class MeasuredJob:
 
 
 def measure(cells: Sequence[JobSpec], reporter: Reporter) -> MeasuredJob:
-    """Time a step of the job with the most data; nothing that trains is left for the jobs to see.
+    """Time a step of the job with the most data.
 
-    Its rows are read and tokenised here, and go through what is frozen of the model, so that the
-    jobs find both in the cache.
+    The jobs find the tokenised rows and the activations of frozen layers in the cache.
     """
     cell = max(cells, key=lambda one: _limit(one.config))
     config, silent = cell.config, Reporter(quiet=True)
@@ -92,7 +91,6 @@ def measure(cells: Sequence[JobSpec], reporter: Reporter) -> MeasuredJob:
         device = trainer.device()
         network = load_model(model, prepared, config.seed, run, silent, device, tune)
         network.train()
-        # What the jobs would compute first, and find in the cache now; they say what is wrong, too.
         precision = trainer.resolved_precision()
         kept = load_or_compute(network, data, precision, tune.cache_gib, reporter.count)
     loss.to(device)
@@ -131,5 +129,5 @@ def _timed(network: Any, loss: Any, batches: Sequence[Any]) -> float:
 
 
 def _limit(config: DictConfig) -> float:
-    """Comparisons that a job takes at most."""
+    """The maximum number of comparisons of a job."""
     return float(config.data.get("limit") or math.inf)

@@ -1,4 +1,4 @@
-"""What a sweep ends with: how each job ended, the comparison, the best setting and its export."""
+"""The end of a sweep: how each job ended, the comparison, the best setting and its export."""
 
 import json
 from collections.abc import Sequence
@@ -10,31 +10,30 @@ import numpy as np
 from rmexp.analysis.compare.comparison_report import compare_runs
 from rmexp.analysis.report.compare_output import print_comparison
 from rmexp.config.yaml_io import read_yaml
-from rmexp.core.console import Reporter
+from rmexp.core.console import Reporter, relative_path
 from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.evaluation.metrics import lower_is_better
-from rmexp.runner.job import relative_path
 from rmexp.runner.sweep_plan import SweepPlan
 from rmexp.tracking.run_directory import first_line
 from rmexp.tracking.run_state import State
 from rmexp.training.finish import export_saved_run, remove_checkpoints, report_saved_run
 
 JUDGED_BY = ("accuracy", "spearman", "label_auc")
-"""Metrics that runs with different losses have in common; the first that all have is taken."""
-
+"""Metrics that runs with different losses have in common; the first that all have counts."""
 
 REPLICATES = ("seed", "data.fold")
-"""Keys in which runs of one setting differ."""
+"""Keys in which the runs of one setting differ."""
 
 
 @dataclass(frozen=True)
 class Best:
     """The setting that is best on val.
 
-    name     the overrides that tell it from the others; empty where there are no others
-    metric   what says so; value: its mean over the runs, by their judged pairs
-    runs     of the setting, the best on val first
-    folds    how many folds the sweep's runs are of
+    Attributes:
+        name: the overrides that tell it from the others; empty if there are no others.
+        metric: that decided; value: its mean over the runs, weighted by their pairs.
+        runs: of the setting, the best on val first.
+        folds: number of folds in the sweep.
     """
 
     name: str
@@ -44,12 +43,12 @@ class Best:
     folds: int
 
     def lines(self) -> list[str]:
-        """What to say of it."""
+        """The lines to print."""
         first, many = self.runs[0], len(self.runs) > 1
-        told = f"{self.metric} {self.value:.4f}" + (f", mean of {len(self.runs)} runs" * many)
-        name = [f"best    {self.name}  ({told})"] if self.name and many else []
+        mean = f"{self.metric} {self.value:.4f}" + (f", mean of {len(self.runs)} runs" * many)
+        name = [f"best    {self.name}  ({mean})"] if self.name and many else []
         if self.folds > 1:
-            return name or [f"folds   {told}"]
+            return name or [f"folds   {mean}"]
         value = f"{self.metric} {first.result['metrics'][self.metric]:.4f}"
         which = f", the best of {len(self.runs)} runs" * many
         return [
@@ -59,10 +58,15 @@ class Best:
 
 
 def finish_sweep(plan: SweepPlan, export: str, reporter: Reporter) -> bool:
-    """Say how the sweep ended, compare its runs, export the best setting's; are all jobs done?
+    """Print how the jobs ended, compare them, and export the best setting.
 
     Args:
-        export: `best`, `all` (the jobs did) or `none`.
+        plan: of the sweep.
+        export: `best`, `all` (done by the jobs themselves) or `none`.
+        reporter: prints it.
+
+    Returns:
+        Whether all jobs are done, and the best one's report and export succeeded.
     """
     states = plan.states()
     reporter.say("", f"sweep {relative_path(plan.directory)}", *(_line(state) for state in states))
@@ -82,11 +86,11 @@ def finish_sweep(plan: SweepPlan, export: str, reporter: Reporter) -> bool:
             "no export: each run is the model of one fold, and none that of a setting; train the "
             "setting without data.fold (sweep.export=all exports every run)"
         )
-    if best.folds == 1 and not (first / "report.html").is_file() and not _report(first, reporter):
-        return False
+    if best.folds == 1 and not (first / "report.html").is_file():
+        good &= _report(first, reporter)
     if best.folds == 1 and export != "none" and not _export(first, reporter):
-        return False
-    for state in done:  # their weights waited for this
+        return False  # the weights are still needed
+    for state in done:
         remove_checkpoints(state.path, read_yaml(state.path / "config.yaml")["trainer"]["keep"])
     return good
 
@@ -99,7 +103,7 @@ def _line(state: State) -> str:
 
 
 def _compare(plan: SweepPlan, done: Sequence[State], reporter: Reporter) -> None:
-    """The comparison of the runs that are done, in the terminal and in the sweep's directory."""
+    """Compare the finished runs, in the terminal and in the sweep's directory."""
     known = {name for state in done for name in state.result["metrics"]}
     metric = next((name for name in JUDGED_BY if f"test/{name}" in known), "loss")
     given = [str(plan.directory)]
@@ -118,11 +122,11 @@ def _compare(plan: SweepPlan, done: Sequence[State], reporter: Reporter) -> None
 
 
 def best_of(done: Sequence[State]) -> Best | None:
-    """The setting whose runs are best on val, on the folds that all settings have; the first of
-    equals. None where no metric tells.
+    """The setting whose runs are best on val, on the folds that all settings have.
 
-    The metric is that by which all of them chose their weights, unless that is a loss and the
-    losses are not the same; then the first of `JUDGED_BY` that all have.
+    The metric is the one that selected the weights of all runs, unless it is a loss and the losses
+    differ; then the first of `JUDGED_BY` that all have. The first of equal settings wins; None if
+    there is no common metric.
     """
     monitors = {str(state.result["monitor"]) for state in done}
     losses = {json.dumps(_loss(state.path), sort_keys=True) for state in done}
@@ -158,7 +162,6 @@ def best_of(done: Sequence[State]) -> Best | None:
 
 
 def _overrides(run: Path) -> list[str]:
-    """The words of the command line that it came of."""
     return [str(word) for word in read_yaml(run / "overrides.yaml")]
 
 

@@ -1,22 +1,26 @@
-"""What a run depends on, as short hashes: its configuration, the data it names, the code."""
+"""What a run depends on, as short hashes: its configuration, data and code."""
 
 import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rmexp.config.schema import PACKAGE
+from rmexp import __version__
 
 IGNORED_KEYS = ("name", "logger", "sweep", "resume")
-"""Keys that change nothing in what a run finds."""
+"""Keys that do not change a run's results."""
+
+LIBRARIES = ("torch", "transformers")
+"""Libraries whose versions may change a run's results."""
 
 
 def config_fingerprint(config: DictConfig) -> str:
-    """Of a job's settled configuration, without the keys that only say where things go."""
+    """The hash of a job's configuration, without the keys that only say where things go."""
     content: Any = OmegaConf.to_container(config, resolve=True)
     for key in IGNORED_KEYS:
         content.pop(key, None)
@@ -30,11 +34,11 @@ def _without_cache(node: Any) -> Any:
 
 
 def input_fingerprint(configs: Iterable[DictConfig]) -> str:
-    """Of the files that the configurations name, and of the code that runs them.
+    """The hash of the files that the configurations name, and of the code that runs them.
 
-    Files of rows, templates and rewards count by their content; in other directories (models,
-    checkpoints, saved data sets) each file by name, size and time. What is on the hub counts by
-    its id and revision, which are in the configuration.
+    Files of rows, templates and rewards count by content; directories (models, checkpoints, saved
+    data sets) by the name, size and time of each file; data on the hub by id and revision, which
+    are in the configuration. rmexp and `LIBRARIES` count by version, custom code by its source.
     """
     paths, modules = set(), set()
     for config in configs:
@@ -43,14 +47,14 @@ def input_fingerprint(configs: Iterable[DictConfig]) -> str:
                 modules.add(value.rpartition(".")[0])
             elif key == "checkpoint" or key == "path" or key.endswith("_path") or key == "scores":
                 paths.add(value)
-    code = [*sorted(PACKAGE.rglob("*.py")), *_sources(modules)]
-    parts = [_content(file) for file in code]
+    parts = [f"rmexp {__version__}", *(f"{name} {version(name)}" for name in LIBRARIES)]
+    parts += [_content(file) for file in _sources(modules)]
     parts += [f"{path} {_of_path(Path(path).expanduser())}" for path in sorted(paths)]
     return short_hash("\n".join(parts))
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The last part of a key, and its text."""
+    """Every text, with the last part of its key."""
     if isinstance(node, dict):
         for name, value in node.items():
             yield from _leaves(value, str(name))
@@ -83,5 +87,5 @@ def _content(file: Path) -> str:
 
 
 def short_hash(text: str) -> str:
-    """The first 16 signs of a text's SHA-256."""
+    """The first 16 characters of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

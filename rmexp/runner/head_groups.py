@@ -1,10 +1,11 @@
 """Jobs of a sweep that train together: heads over the same frozen model, in one process."""
 
+import dataclasses
 import functools
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,14 @@ from rmexp.config.compose import build, locate
 from rmexp.config.schema import HEAD_TARGET
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
-from rmexp.runner.job import Job, attempt_job, raise_disk_full
-from rmexp.runner.sweep_plan import Cell, JobSpec, SweepPlan
+from rmexp.runner.job import RemainingWork, attempt_job
+from rmexp.runner.job_spec import JobSpec
+from rmexp.runner.outcome import raise_disk_full
+from rmexp.runner.sweep_plan import Cell, SweepPlan
 from rmexp.tracking.run_directory import HEARTBEAT_SECONDS, RunDirectory, first_line
 from rmexp.tracking.run_state import read_state
 from rmexp.training.multi_head_runs import HeadRun, finish_head, fit_heads
 from rmexp.training.trainer import requested_processes
-
-RemainingWork = Callable[..., dict[str, float]]
-"""What is left to do of a job."""
-
 
 MAY_DIFFER = ("loss", "optim", "seed", "name", "logger", "sweep")
 """Groups and keys in which heads that train together may differ."""
@@ -47,26 +46,16 @@ class HeadGroup:
         Args:
             marked: what a job says is marked with its number.
         """
-        sweep = self.plan.directory.absolute()
         # A launcher may give the group to a second worker, where the first was lost.
         left = [one for one in self.members if self.plan.state(one[0]).status != "done"]
-        homes = [sweep / cell.directory for cell, _ in left]
-        fresh = [home for home in homes if not (home / "result.json").exists()]
+        fresh = [job.directory for _, job in left if not (job.directory / "result.json").exists()]
         with _claimed(fresh):
             works = _fit(left, reporter)
-            for home, (cell, composed), work in zip(homes, left, works, strict=True):
-                reporter.mark = f"{cell.number}| " if marked else ""
-                reporter.say("", self.plan.told(cell.number, cell.overrides))
-                job = Job(
-                    config=composed.config,
-                    overrides=cell.overrides,
-                    choices=composed.choices,
-                    directory=home,
-                    sweep=sweep.name,
-                    fingerprint=cell.fingerprint,
-                    claimed=home in fresh,
-                )
-                attempt_job(job, reporter, work)
+            for (_, job), work in zip(left, works, strict=True):
+                reporter.mark = f"{job.number}| " if marked else ""
+                reporter.say("", job.title)
+                claimed = dataclasses.replace(job, claimed=job.directory in fresh)
+                attempt_job(claimed, reporter, work)
 
 
 def _fit(members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter) -> list[RemainingWork | None]:

@@ -1,7 +1,6 @@
-"""Starts the processes of a run on several devices of this machine, and says which one failed.
+"""Starts the processes of a run on several devices of this machine, with torchrun's launcher.
 
-By torch's own launcher, torchrun's. What starts them is none of them: it trains nothing, so that
-the jobs of a sweep meet a clean process each time, and only the job at hand is given on.
+This process does not train, so that every job of a sweep gets clean processes.
 """
 
 import contextlib
@@ -16,7 +15,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -24,35 +22,36 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from rmexp.core import distributed
 from rmexp.core.errors import DiskFull, UserError
+from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_directory import RunDirectory
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""The launcher takes these for itself, and does not give them back."""
-
+"""torch's launcher replaces the handlers of these signals, and does not restore them."""
 
 KNOWN_FAILURES = ("UserError", "PeerProcessLost")
-"""Errors that are told in words of ours."""
+"""Errors whose message is meant for users."""
 
 
-def launch_processes(job: Any, run: Path, processes: int, mark: str = "") -> None:
-    """Run a job in so many processes, each `python -m rmexp.runner.worker`, and wait for them.
+def launch_processes(job: JobSpec, run: Path, processes: int, mark: str = "") -> None:
+    """Run a job in several processes, each `python -m rmexp.runner.worker`, and wait for them.
 
-    A process that fails ends the others: within seconds, or half a minute where they do not listen.
+    A process that fails ends the others within seconds, or half a minute if they do not respond.
 
     Args:
-        job: a `job.Job`, whose directory is claimed.
+        job: with its directory claimed.
         run: that directory.
-        mark: stands before what they say, where the job is one of many at work; its share of the
-            machine's threads is then divided among them.
+        processes: their number.
+        mark: printed before their lines where jobs run in parallel; the processes then share the
+            threads of the job.
 
     Raises:
         UserError: the process that failed first, and why; `result.json` has it too.
-        DiskFull: one of them could not write.
-        KeyboardInterrupt: on Ctrl-C, once the processes have ended.
+        DiskFull: a process could not write.
+        KeyboardInterrupt: on Ctrl-C, after the processes have ended.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ |= distributed.QUIET_ENVIRONMENT
-    with tempfile.TemporaryDirectory() as folder, _signals_kept(), _threads(mark, processes):
+    with tempfile.TemporaryDirectory() as folder, _signals_restored(), _threads(mark, processes):
         file = Path(folder) / "job"
         file.write_bytes(pickle.dumps((job, sys.argv, mark)))
         config = LaunchConfig(
@@ -75,19 +74,22 @@ def launch_processes(job: Any, run: Path, processes: int, mark: str = "") -> Non
 
 
 def end_with_parent(parent: int) -> None:
-    """End this process with the one that started it: where that is killed, nobody stays at work."""
+    """End this process when its parent is killed; may be called again."""
+    name = "rmexp: end with parent"
+    if any(thread.name == name for thread in threading.enumerate()):
+        return
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, name=name, daemon=True).start()
 
 
 @contextlib.contextmanager
 def _threads(mark: str, processes: int) -> Iterator[None]:
-    """Within, the threads that a job of many may have are divided among its processes."""
+    """Divide the threads of one of several parallel jobs among its processes."""
     share = os.environ.get("OMP_NUM_THREADS")
     if mark and share is not None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(share) // processes))
@@ -99,22 +101,21 @@ def _threads(mark: str, processes: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Afterwards signals do what they did."""
+def _signals_restored() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # not in the main thread: nothing was changed
+        with contextlib.suppress(ValueError):  # not the main thread: nothing was replaced
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
 def _explain(failures: dict[int, ProcessFailure], run: Path, processes: int) -> None:
-    """Raise what the process said that failed first, and record it where rank 0 could not."""
-    said = {rank: _told(failure) for rank, failure in failures.items()}
-    rank = min(said, key=lambda rank: (said[rank][0] == "LeftAlone", failures[rank].timestamp))
-    kind, text, trace = said[rank]
+    """Raise the error of the process that failed first, and record it if rank 0 could not."""
+    errors = {rank: _parse(failure) for rank, failure in failures.items()}
+    rank = min(errors, key=lambda r: (errors[r][0] == "PeerProcessLost", failures[r].timestamp))
+    kind, text, trace = errors[rank]
     if kind == "KeyboardInterrupt":
         raise KeyboardInterrupt
     if kind == "DiskFull":
@@ -123,18 +124,18 @@ def _explain(failures: dict[int, ProcessFailure], run: Path, processes: int) -> 
     sentence = text if kind in KNOWN_FAILURES else f"Process {rank} of {processes}: {kind}: {text}"
     if kind == "died":
         sentence = f"Process {rank} of {processes} died ({text}), and the others were ended."
-    if directory.result.get("error") == f"{kind}: {text}":  # all met it, and rank 0 said so
+    if directory.result.get("error") == f"{kind}: {text}":  # all processes failed alike
         sentence = directory.result["error"]
     if trace:
         (run / "error.txt").write_text(trace)
-    # One that was killed may go on, as a sweep does with one that is dead.
+    # One that was killed may resume, as a dead one in a sweep.
     directory.finish("failed", error=sentence, interrupted=kind == "died")
     where = f" (traceback: {run}/error.txt)" if trace and kind != "UserError" else ""
     raise UserError(sentence + where)
 
 
-def _told(failure: ProcessFailure) -> tuple[str, str, str]:
-    """Kind of error, its first line, traceback; of a process that could not speak, its signal."""
+def _parse(failure: ProcessFailure) -> tuple[str, str, str]:
+    """Kind of error, its first line, traceback; of a killed process, its signal."""
     if not isinstance(failure.message, dict):
         if failure.exitcode < 0:
             return "died", failure.signal_name(), ""

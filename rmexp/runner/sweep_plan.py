@@ -1,13 +1,13 @@
 """The plan of a sweep: every cell with its number, overrides, directory and fingerprint.
 
-It is made and written before Hydra starts, so that the same command finds the same directory
-again, and whoever looks at that knows what it should hold.
+It is written before a job starts, so that the same command finds the same directory again.
 """
 
+import dataclasses
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,38 +15,22 @@ from pathlib import Path
 import filelock
 from omegaconf import DictConfig
 
+from rmexp.config.grid import directory_label, parse_override
 from rmexp.config.schema import job_directory, plain_name
 from rmexp.core.errors import UserError
 from rmexp.runner.fingerprints import config_fingerprint, input_fingerprint, short_hash
+from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_state import State, lives, read_state
 
 SWEEP_FILE = "sweep.json"
 
-
-THIS_HOST = ("basic", "joblib", "submitit_local")
-"""Launchers (options of hydra/launcher) whose jobs run on this machine."""
-
-
-SECONDS_TO_LET_GO = 10.0
-"""Workers of a killed sweep may hold its lock for a few seconds."""
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """A cell that was composed and checked.
-
-    config is the job's; choices: group -> option; dirname: its overrides in a word, by Hydra.
-    """
-
-    overrides: list[str]
-    config: DictConfig
-    choices: Mapping[str, str]
-    dirname: str
+LOCK_TIMEOUT = 10.0
+"""Seconds; workers of a killed sweep may hold its lock a little longer."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One job of a sweep; `directory` is its name in the sweep's."""
+    """One job of a sweep; `directory` is its name within the sweep's directory."""
 
     number: int
     overrides: list[str]
@@ -56,14 +40,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep.
+    """A sweep, as `sweep.json` has it.
 
-    directory  of the sweep
-    command    the words behind `python -m rmexp`
-    task       of its jobs
-    inputs     fingerprint of data and code
-    cells      in order; none where a sweeper of its own kind (Optuna) chooses them as it goes
-    left_out   cells that cannot run, each with the reason (sweep.skip_invalid=true)
+    Attributes:
+        directory: of the sweep.
+        command: the arguments of `python -m rmexp`.
+        task: of its jobs.
+        inputs: fingerprint of data and code.
+        cells: in order; none where Optuna proposes the jobs.
+        left_out: cells that cannot run, each with the reason (sweep.skip_invalid=true).
     """
 
     directory: Path
@@ -74,29 +59,51 @@ class SweepPlan:
     left_out: list[str] = field(default_factory=list)
 
     def fingerprint(self, config: DictConfig) -> str:
-        """Of a job: its configuration, the data, the code."""
+        """The hash of a job's configuration, data and code."""
         return short_hash(config_fingerprint(config) + self.inputs)
 
-    def told(self, number: str | int, overrides: Sequence[str]) -> str:
-        """What to call a job: its number, and the words in which it differs from others."""
-        swept = differing_overrides(overrides, [cell.overrides for cell in self.cells])
-        return f"job {number}: {swept or ' '.join(overrides)}"
+    def jobs(self, cells: Sequence[JobSpec]) -> list[JobSpec]:
+        """The checked cells of the grid, each with its place in the sweep."""
+        shared = shared_overrides([cell.overrides for cell in self.cells])
+        pairs = zip(cells, self.cells, strict=True)
+        return [self._placed(job, cell, shared) for job, cell in pairs]
+
+    def proposed_job(self, number: int, job: JobSpec, shared: Collection[str]) -> JobSpec:
+        """A checked job of a search, with its place in the sweep.
+
+        Args:
+            number: of the job.
+            shared: the overrides of all jobs.
+        """
+        directory = job_directory(number, _label(job.overrides, shared))
+        cell = Cell(number, job.overrides, directory, self.fingerprint(job.config))
+        return self._placed(job, cell, shared)
+
+    def _placed(self, job: JobSpec, cell: Cell, shared: Collection[str]) -> JobSpec:
+        return dataclasses.replace(
+            job,
+            directory=self.directory.absolute() / cell.directory,
+            sweep=self.directory.name,
+            number=cell.number,
+            fingerprint=cell.fingerprint,
+            label=" ".join(word for word in cell.overrides if word not in shared),
+        )
 
     def states(self) -> list[State]:
-        """How each job stands, in order; of a sweep without planned cells, those that began."""
+        """The state of each job, in order; of a search, of those that have started."""
         if not self.cells:
-            begun = (file.parent for file in self.directory.glob("*/result.json"))
-            return [read_state(home) for home in sorted(begun, key=_number)]
+            started = (file.parent for file in self.directory.glob("*/result.json"))
+            return [read_state(home) for home in sorted(started, key=_number)]
         return [self.state(cell) for cell in self.cells]
 
     def state(self, cell: Cell) -> State:
-        """How a job stands; what another configuration, data or code left there does not count."""
+        """The state of a job; a run of another configuration, data or code does not count."""
         found = read_state(self.directory / cell.directory)
         other = found.result.get("fingerprint") != cell.fingerprint
         return State("left", found.path) if found.status == "done" and other else found
 
     def write(self) -> None:
-        """Write `sweep.json`, whole or not at all.
+        """Write `sweep.json` atomically.
 
         Raises:
             UserError: the directory holds another sweep.
@@ -114,19 +121,19 @@ class SweepPlan:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one who writes into the directory.
+        """Be the only process that writes into the directory.
 
         Raises:
-            UserError: another live process does; says which.
+            UserError: another process does, which the message names.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         file, owner = filelock.FileLock(self.directory / ".lock"), self.directory / ".owner.json"
         try:
-            file.acquire(timeout=SECONDS_TO_LET_GO if _gone(owner) else 0)
+            file.acquire(timeout=LOCK_TIMEOUT if _is_dead(owner) else 0)
         except filelock.Timeout:
             who = json.loads(owner.read_text()) if owner.is_file() else {"pid": "?", "host": "?"}
             raise UserError(
-                f"{self.directory}: this sweep is at work already "
+                f"{self.directory}: this sweep is already running "
                 f"(process {who['pid']} on {who['host']})."
             ) from None
         try:
@@ -137,8 +144,8 @@ class SweepPlan:
             file.release()
 
 
-def _gone(owner: Path) -> bool:
-    """Is the process that took the lock last known to be dead?"""
+def _is_dead(owner: Path) -> bool:
+    """Whether the process that took the lock last is known to be dead."""
     try:
         who = json.loads(owner.read_text())
         return not lives(who["pid"], who["host"], owner.stat().st_mtime)
@@ -158,51 +165,61 @@ def _number(home: Path) -> tuple[int, str]:
 def make_plan(
     cells: Sequence[JobSpec],
     command: Sequence[str],
-    directory: str | None,
-    trials: bool,
+    directory: str,
+    searches: bool,
     left_out: Sequence[str] = (),
 ) -> SweepPlan:
     """Number the cells and name the sweep's directory by all that its results depend on.
 
     Args:
-        directory: where the person wants it; None: `outputs/sweeps/NAME-HASH`.
-        trials: the cells are only the common part: a sweeper of its own kind makes the jobs.
+        cells: the checked jobs of the grid; of a search, one with what its jobs share.
+        command: the arguments of `python -m rmexp`.
+        directory: where the user wants it; empty: `outputs/sweeps/NAME-HASH`.
+        searches: Optuna proposes the jobs.
+        left_out: cells that cannot run, each with the reason.
     """
-    first = cells[0]
     inputs = input_fingerprint([cell.config for cell in cells])
     prints = [short_hash(config_fingerprint(cell.config) + inputs) for cell in cells]
-    whole = short_hash(" ".join(command if trials else []) + " ".join(prints))
+    whole = short_hash(" ".join(command if searches else []) + " ".join(prints))
+    shared = shared_overrides([cell.overrides for cell in cells])
+    names = [job_directory(n, _label(c.overrides, shared)) for n, c in enumerate(cells)]
     return SweepPlan(
-        directory=Path(directory or f"outputs/sweeps/{label(cells)}-{whole[:8]}"),
+        directory=Path(directory or f"outputs/sweeps/{_sweep_name(cells)}-{whole[:8]}"),
         command=list(command),
-        task=first.config.task["_target_"].split(".")[-2],
+        task=cells[0].config.task.name,
         inputs=inputs,
         left_out=list(left_out),
         cells=[]
-        if trials
+        if searches
         else [
-            Cell(number, cell.overrides, job_directory(number, cell.dirname), fingerprint)
-            for number, (cell, fingerprint) in enumerate(zip(cells, prints, strict=True))
+            Cell(number, cell.overrides, name, fingerprint)
+            for number, (cell, name, fingerprint) in enumerate(
+                zip(cells, names, prints, strict=True)
+            )
         ],
     )
 
 
-def differing_overrides(words: Sequence[str], grid: Sequence[Sequence[str]]) -> str:
-    """The overrides of a cell that not all cells have."""
-    return " ".join(word for word in words if any(word not in other for other in grid))
+def shared_overrides(grid: Sequence[Sequence[str]]) -> set[str]:
+    """The overrides that all cells have; the others tell a cell from the rest."""
+    return set.intersection(*map(set, grid))
 
 
-def label(cells: Sequence[JobSpec]) -> str:
-    """What the person calls the sweep, else its file in sweeps/, else its losses and data."""
+def _label(overrides: Sequence[str], shared: Collection[str]) -> str:
+    """A job's directory is named by what differs between the jobs."""
+    return directory_label(overrides, {parse_override(text).key_or_group for text in shared})
+
+
+def _sweep_name(cells: Sequence[JobSpec]) -> str:
+    """The name that the user gave, or that of the file in sweeps/, or the losses and the data."""
     first = cells[0]
-    given = first.config.name or first.choices.get("sweeps")
-    task = first.choices["task"]
-    if given is None and task != "train":
-        given = task
-    if given is None:
+    name = first.config.name or first.choices.get("sweeps")
+    if name is None and first.config.task.name != "train":
+        name = first.config.task.name
+    if name is None:
         losses, data = ("_".join(dict.fromkeys(c.choices[g] for c in cells)) for g in _LABELS)
-        given = f"{losses[:50]}-{data[:30]}"
-    return plain_name(str(given))
+        name = f"{losses[:50]}-{data[:30]}"
+    return plain_name(str(name))
 
 
 _LABELS = ("loss", "data")

@@ -14,7 +14,7 @@ from rmexp.runner.launch import end_with_parent
 
 
 def run_worker() -> None:
-    """Do this process's part of the job; what goes wrong is told to the launcher."""
+    """Run this process's part of the job; its error is reported to the launcher."""
     handler = get_error_handler()
     handler.initialize()
     end_with_parent(os.getppid())
@@ -27,7 +27,7 @@ def run_worker() -> None:
     except BaseException as error:
         handler.record_exception(error)
         sys.stdout.flush()
-        os._exit(1)  # what still waits for another process would hold this one up
+        os._exit(1)  # threads that wait for another process would block the exit
 
 
 if __name__ == "__main__":

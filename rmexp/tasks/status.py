@@ -1,4 +1,4 @@
-"""task=status: how sweeps stand. Reads their directories; writes nothing, loads no model."""
+"""task=status: the progress of sweeps. Reads their directories, and writes nothing."""
 
 import json
 from collections import Counter
@@ -17,10 +17,11 @@ SWEEPS = Path("outputs/sweeps")
 
 
 def status(runs: str | list[str] | None, reporter: Reporter) -> dict[str, float]:
-    """Print each job of the sweeps that `runs` names: its state, step, time, and result or error.
+    """Print the state, step, time, and result or error of each job of the sweeps in `runs`.
 
     Args:
         runs: a sweep's directory, or several; None: the newest in full, the others in a line each.
+        reporter: prints them.
 
     Raises:
         UserError: there is no such sweep.
@@ -48,7 +49,7 @@ def status(runs: str | list[str] | None, reporter: Reporter) -> dict[str, float]
 def summary(states: Sequence[State]) -> str:
     """`3 done, 1 running, 8 left`."""
     counts = Counter(state.status for state in states)
-    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing begun"
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing started"
 
 
 def _table(states: Sequence[State]) -> Table:
@@ -67,7 +68,7 @@ def _table(states: Sequence[State]) -> Table:
 
 
 def _step(state: State) -> str:
-    """The last step that was logged, of how many."""
+    """The last logged step, and the total."""
     file, total = state.path / "metrics.jsonl", state.result.get("total_steps")
     if total is None or not file.is_file():
         return ""
@@ -76,7 +77,6 @@ def _step(state: State) -> str:
 
 
 def _note(state: State) -> str:
-    """What it found, or why it did not; of one that seems dead, since when."""
     metrics = state.result.get("metrics") or {}
     shown = next((n for n in ("test/accuracy", "test/spearman") if n in metrics), None)
     if state.status == "done":

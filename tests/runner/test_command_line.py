@@ -207,7 +207,7 @@ def test_three_runs_of_one_second_have_three_directories(rmexp, tmp_path):
         (["optim.lrr=1"], "rmexp: There is no key optim.lrr (did you mean optim.lr?)."),
         (["task=evaluate"], "rmexp: task=evaluate needs checkpoint=DIRECTORY (or eval"),
         (["checkpoint=x"], "rmexp: task=train does not use checkpoint: leave out checkpoint."),
-        (["resume=nowhere"], "rmexp: resume=nowhere: cannot go on, as config.yaml is not there."),
+        (["resume=nowhere"], "rmexp: resume=nowhere: cannot be resumed, config.yaml is missing."),
         (["-m", "loss=contrastive,hinge"], "rmexp: There is no loss=hinge"),
         (
             ["model=hf", "model.path=/nowhere"],

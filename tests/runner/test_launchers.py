@@ -19,15 +19,15 @@ import psutil
 import pytest
 import torch
 import transformers
-from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from rmexp.config.schema import CONF_DIR, register
 from rmexp.core.errors import DiskFull, UserError
 from rmexp.models import gguf
-from rmexp.runner.preflight import _ENGINES, preflight
+from rmexp.runner.executors import LAUNCHERS, SubmititExecutor, WorkerExecutor
+from rmexp.runner.preflight import preflight
 from rmexp.runner.sweep_plan import read_plan
-from rmexp.runner.workers import WorkerEnv, WorkerTask, check_returns
+from rmexp.runner.sweep_worker import WorkerEnv
 from rmexp.tracking.run_state import known_state
 from tests.conftest import ROOT, CommandLine, result
 from tests.training.test_kill import table
@@ -143,7 +143,7 @@ def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
     (log,) = home.glob(".submitit/*/*_log.out")
     told = log.read_text()
     assert "stopping after this step" in told
-    assert "interrupted before: goes on from its last checkpoint" in told
+    assert "interrupted before: resumes from its last checkpoint" in told
     assert "Requeued job" in told
     assert table(home) == table(whole)
 
@@ -158,16 +158,13 @@ def test_a_cluster_may_have_gpus_that_this_machine_lacks():
 
 
 def test_options_of_slurm_reach_the_batch_script(tmp_path, monkeypatch):
-    from hydra_plugins.rmexp_launchers import Submitit
-
     conf = OmegaConf.load(CONF_DIR / "hydra" / "launcher" / "submitit_slurm.yaml")
-    del conf["_target_"]
     given = {"folder": str(tmp_path / "%j"), "name": "rmexp", "partition": "gpu", "qos": "low"}
     given |= {"gpus_per_node": 1, "cpus_per_task": 4, "mem_gb": 30, "account": "lab"}
     given |= {"additional_parameters": {"mail-type": "END"}, "setup": ["module load cuda"]}
-    settings = OmegaConf.merge(conf, given)
+    settings = OmegaConf.to_container(OmegaConf.merge(conf, given))
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    executor = Submitit(**settings).executor()
+    executor = SubmititExecutor("submitit_slurm", settings).engine()
     text = executor._executor._make_submission_file_text("COMMAND", "id")
     for words in (
         *("--partition=gpu", "--qos=low", "--account=lab", "--gpus-per-node=1", "--nodes=1"),
@@ -235,8 +232,8 @@ def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
     print(said)
     assert process.returncode == 0, said
     assert "no estimate of time and disk" in said
-    assert said.count("dead before: goes on from its last checkpoint") == 1
-    assert "begins anew" not in said
+    assert said.count("dead before: resumes from its last checkpoint") == 1
+    assert "restarts" not in said
     assert result(lost)["pid"] != first
     (home,) = own.folder.glob("outputs/sweeps/*")
     assert home.name == whole.name
@@ -248,7 +245,7 @@ def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
 def test_an_engine_that_is_absent_is_named_before_anything_is_written(rmexp, launcher, monkeypatch):
     import importlib.util
 
-    package, extra = _ENGINES[launcher]
+    package, extra = LAUNCHERS[launcher].package, LAUNCHERS[launcher].extra
     find = importlib.util.find_spec
     absent = lambda name, *more: None if name == package else find(name, *more)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", absent)
@@ -263,13 +260,17 @@ def test_an_engine_that_is_absent_is_named_before_anything_is_written(rmexp, lau
 
 
 def test_a_full_disk_and_a_machine_without_the_files_are_told(tmp_path, monkeypatch):
-    def task(config):
-        raise DiskFull("full")
+    class Full:
+        def run(self, reporter, marked):
+            raise DiskFull("full")
+
+    class Here(WorkerExecutor):
+        def submit(self, run, env, works):
+            return [run(env, work) for work in works]
 
     with pytest.raises(DiskFull, match="full"):
-        check_returns([JobReturn(status=JobStatus.COMPLETED, _return_value=WorkerTask(task)(None))])
+        Here("joblib", {})([Full()])
     gone = WorkerEnv(str(tmp_path / "gone"), (), (), -1)
-    monkeypatch.setattr("rmexp.runner.entry.one_of_many", False)
     with pytest.raises(UserError, match="all machines of a sweep must see the same files"):
         gone.enter()
 

@@ -140,7 +140,7 @@ def test_the_same_command_again_reuses_all(swept):
 def test_other_data_or_another_grid_is_another_directory():
     def directory(*words):
         checked = preflight([*QUICK, "optim.lr=1e-3", *words], True, None)
-        return make_plan(checked.cells, [], None, False).directory
+        return make_plan(checked.cells, [], "", searches=False).directory
 
     first = directory("seed=0,1")
     assert directory("seed=0,1", "logger=wandb") == first, "it changes no result"
@@ -172,7 +172,7 @@ def test_what_killed_failed_and_finished_jobs_need(swept, tmp_path):
     assert "no sign of life since" in status
     done = copy(*GRID)
     assert "runs: 4 (1 done before, 1 dead, 1 failed, 1 broken)" in done.stdout
-    assert [done.stdout.count(f"{s} before: begins anew") for s in ("dead", "failed")] == [1, 1]
+    assert [done.stdout.count(f"{s} before: restarts") for s in ("dead", "failed")] == [1, 1]
     assert (runs[0] / "result.json").stat().st_mtime_ns == kept
     assert not (runs[2] / "error.txt").exists()
     for run in runs:
@@ -190,17 +190,17 @@ def test_status_only_reads(swept):
     assert "there is no sweep in it" in rmexp("task=status", "runs=outputs", check=False).stderr
     refused = rmexp("-m", "task=status", check=False)
     assert (refused.returncode, files(rmexp.folder)) == (1, before)
-    assert "task=status makes no run, so that there is nothing to sweep" in refused.stderr
+    assert "task=status makes no run, so there is nothing to sweep" in refused.stderr
 
 
 def test_a_second_writer_is_refused_by_name(swept, monkeypatch):
     # It is this process here, which by the rule for dead owners is worth a short wait.
-    monkeypatch.setattr("rmexp.runner.sweep_plan.SECONDS_TO_LET_GO", 0)
+    monkeypatch.setattr("rmexp.runner.sweep_plan.LOCK_TIMEOUT", 0)
     rmexp, home, _ = swept
     with read_plan(home).locked():
         done = rmexp(*GRID, check=False)
     assert done.returncode == 1
-    assert f"this sweep is at work already (process {os.getpid()} on " in done.stderr
+    assert f"this sweep is already running (process {os.getpid()} on " in done.stderr
     assert "job 0" not in done.stdout
 
 
@@ -251,7 +251,7 @@ def test_a_disk_that_is_full_before_a_job_begins_ends_the_sweep(rmexp, monkeypat
         patch.setattr("rmexp.tracking.run_directory.write_yaml", full)
         done = rmexp(*grid, check=False)
     assert done.returncode == 1
-    assert "is full: free some space. What is done is kept; go on with: python -m" in done.stderr
+    assert "is full: free some space. Finished jobs are kept; resume with: python -m" in done.stderr
     assert "rmexp: OSError" not in done.stderr
     assert "Traceback" not in done.stderr
     assert len(rmexp.runs()) == 1, "the second job would only meet the same"
@@ -279,14 +279,14 @@ def test_a_full_disk_ends_the_sweep_and_loses_nothing(rmexp, monkeypatch):
     grid = ("-m", *QUICK, "trainer.checkpoint_every=2", "seed=0,1,2", "sweep.export=none")
     done = rmexp(*grid, check=False)
     assert done.returncode == 1
-    assert "is full: free some space. What is done is kept; go on with: python -m" in done.stderr
+    assert "is full: free some space. Finished jobs are kept; resume with: python -m" in done.stderr
     assert "Traceback" not in done.stderr
     (home,) = rmexp.folder.glob("outputs/sweeps/*")
     states = [state.status for state in read_plan(home).states()]
     assert states == ["done", "interrupted", "left"]
     monkeypatch.undo()
     again = rmexp(*grid)
-    assert "interrupted before: goes on from its last checkpoint" in again.stdout
+    assert "interrupted before: resumes from its last checkpoint" in again.stdout
     assert {state.status for state in read_plan(home).states()} == {"done"}
 
 
@@ -310,7 +310,7 @@ def test_optuna_searches_and_goes_on_with_what_is_done(rmexp):
     assert len({(one["metrics"]["val/loss"]) for one in found}) == 3, "three settings"
     best = max(one["best_score"] for one in found)
     assert f"best_value: {best}" in (home / "optimization_results.yaml").read_text()
-    assert "runs: as many as the sweeper asks for; 0 done before" in done.stdout
+    assert "runs: up to 3, proposed by Optuna; 0 done before" in done.stdout
     assert rmexp(*words).stdout.count("done before: reused") == 3
 
 
@@ -441,7 +441,8 @@ def test_every_sweep_file_passes_the_preflight(name):
     checked = preflight([f"+sweeps={name}", *QUICK], False, None)
     assert checked.multirun
     assert len(checked.cells) > 2
-    assert len({cell.dirname for cell in checked.cells}) == len(checked.cells)
+    plan = make_plan(checked.cells, [], "", searches=False)
+    assert len({cell.directory for cell in plan.cells}) == len(checked.cells)
 
 
 def test_disk_is_reckoned_by_what_is_kept():

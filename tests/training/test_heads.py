@@ -134,7 +134,7 @@ def test_a_disk_that_is_full_before_they_train_is_told_and_leaves_no_run_at_work
         patch.setattr(RunDirectory, "claim", full)
         done = rmexp("-m", *WORDS, "seed=0,1", check=False)
     assert done.returncode == 1
-    assert "is full: free some space. What is done is kept; go on with: python -m" in done.stderr
+    assert "is full: free some space. Finished jobs are kept; resume with: python -m" in done.stderr
     assert rmexp.runs() == []
     assert "runs: 2\n" in rmexp("-m", *WORDS, "seed=0,1").stdout
 

@@ -139,13 +139,13 @@ def test_ctrl_c_saves_ends_the_sweep_and_says_how_to_go_on(nursery, whole, tmp_p
     second = home / read_plan(reference).cells[1].directory / "metrics.jsonl"
     assert nursery.run(tmp_path, signal.SIGINT, second.exists) == 130
     said = (tmp_path / "out.txt").read_text()
-    assert "interrupted; go on with: python -m rmexp -m model=tiny" in said
+    assert "interrupted; resume with: python -m rmexp -m model=tiny" in said
     assert "Traceback" not in (tmp_path / "err.txt").read_text()
     states = read_plan(home).states()
     assert [state.status for state in states] == ["done", "interrupted", "left"]
     assert states[1].resumable
     assert nursery.run(tmp_path) == 0, (tmp_path / "err.txt").read_text()
     assert (
-        "interrupted before: goes on from its last checkpoint" in (tmp_path / "out.txt").read_text()
+        "interrupted before: resumes from its last checkpoint" in (tmp_path / "out.txt").read_text()
     )
     assert table(home) == table(reference)

@@ -88,7 +88,7 @@ def test_a_run_at_work_is_not_resumed(rmexp, whole, tmp_path):
     at_work = result(whole) | {"status": "running", "pid": os.getppid(), "heartbeat": now}
     (tmp_path / "run" / "result.json").write_text(json.dumps(at_work))
     done = rmexp("resume=run", check=False)
-    assert "that run is at work" in done.stderr
+    assert "that run is already running" in done.stderr
 
 
 def test_the_same_seed_is_the_same_run(whole, rmexp):

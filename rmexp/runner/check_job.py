@@ -1,0 +1,154 @@
+"""Checks of a job that need its parts: what is missing, out of range, or does not fit together."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rmexp.config.compose import build, locate, resolve_task
+from rmexp.config.schema import EVALUATE, EVALUATE_REWARDS, SINGLE_PROCESS
+from rmexp.config.validate import check_config, check_task_keys
+from rmexp.core.errors import UserError
+from rmexp.runner.executors import LAUNCHERS
+from rmexp.runner.job_spec import JobSpec
+from rmexp.tracking.run_state import read_state
+
+
+class JobChecker:
+    """Checks the jobs of a command; parts that jobs have in common are checked and built once.
+
+    Args:
+        launcher: the option of hydra/launcher.
+    """
+
+    def __init__(self, launcher: str) -> None:
+        self.launcher = launcher
+        self._valid: set[str] = set()
+        self._built: dict[str, Any] = {}
+
+    def check(self, composed: DictConfig, overrides: list[str]) -> JobSpec:
+        """Check a job's values, parts and files; loads neither models nor data.
+
+        Args:
+            composed: the configuration with Hydra's node.
+
+        Raises:
+            UserError: the job cannot run.
+        """
+        choices, config = dict(composed.hydra.runtime.choices), resolve_task(composed)
+        job = JobSpec(
+            config,
+            overrides,
+            choices,
+            directory=Path(composed.hydra.run.dir).absolute(),
+            chdir=bool(composed.hydra.job.chdir),
+            environment={k: str(v) for k, v in composed.hydra.job.env_set.items()},
+        )
+        if config.resume is not None:
+            self._check_resume(config, overrides)
+            return job
+        check_config(config, self._valid)
+        check_task_keys(config, overrides)
+        places = {key: config.trainer.get(key) for key in SINGLE_PROCESS}
+        if config.task.name not in ("train", "plan") and places != SINGLE_PROCESS:
+            values = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
+            raise UserError(f"task={config.task.name} runs on one device: leave out {values}.")
+        if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
+            raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
+        if config.runs is not None and config.task.name != "status":
+            _check_runs(config.runs)
+        if config.task["_target_"] in (EVALUATE, EVALUATE_REWARDS):
+            _check_sets(config)
+        if config.checkpoint is None:
+            self._check_parts(config, choices)
+        return job
+
+    def _check_parts(self, config: DictConfig, choices: Mapping[str, str]) -> None:
+        """Build the parts that the task needs and that are cheap; check that they fit together."""
+        from rmexp.losses.compatibility import check_fits
+
+        wanted = inspect.signature(locate("task", config.task["_target_"])).parameters
+        cheap = ("data", "template", "trainer", "model", "tune")
+        parts = {group: self._build(group, config[group]) for group in cheap if group in wanted}
+        if "data" in parts:
+            parts["data"].check_sources()
+        for group in (g for g in ("template", "model") if g in parts):
+            parts[group].check()
+        if config.task.name in ("train", "plan"):
+            self._check_devices(parts, config.task.name)
+        if "loss" in wanted and parts["data"].label_kinds is not None:
+            loss, kinds = self._build("loss", config.loss), parts["data"].label_kinds
+            check_fits(loss, choices["loss"], kinds, choices["data"])
+        if "tune" in parts:
+            parts["tune"].check(parts["model"])
+
+    def _check_devices(self, parts: Mapping[str, Any], task: str) -> None:
+        """Check that the devices of a training exist and suit its other parts."""
+        from rmexp.models.tuning import Head, LastLayers
+
+        if task == "train":  # a plan may be for other machines
+            parts["trainer"].check_devices(here=LAUNCHERS[self.launcher].on_this_host)
+        if parts["trainer"].strategy == "fsdp":
+            if isinstance(parts["tune"], (Head, LastLayers)):
+                raise UserError(
+                    "trainer=fsdp shards what trains, and with tune=head or tune=last_layers most "
+                    "of the model does not: use trainer=ddp."
+                )
+            if parts["model"].compile:
+                raise UserError("trainer=fsdp and model.compile=true exclude each other.")
+
+    def _check_resume(self, config: DictConfig, overrides: list[str]) -> None:
+        """A resumed run keeps its configuration, but for the devices."""
+        from rmexp.inference.checkpoint import PLACES, resumed_config
+
+        directory = Path(config.resume)
+        others = [o for o in overrides if o.split("=", 1)[0] not in ("resume", *PLACES)]
+        if others:
+            raise UserError(
+                f"resume continues with the run's own configuration: leave out {' '.join(others)}."
+            )
+        for name in ("config.yaml", "result.json", "checkpoints/last.ckpt"):
+            if not (directory / name).is_file():
+                raise UserError(f"resume={directory}: cannot be resumed, {name} is missing.")
+        state = read_state(directory)
+        if state.status == "done":
+            raise UserError(f"resume={directory}: that run is done.")
+        if state.status == "running":
+            raise UserError(
+                f"resume={directory}: that run is already running "
+                f"(process {state.result['pid']} on {state.result['host']})."
+            )
+        saved = resumed_config(config, overrides)
+        if state.result["task"] in ("train", "plan"):
+            parts = {group: build(saved[group]) for group in ("trainer", "tune", "model")}
+            self._check_devices(parts, state.result["task"])
+
+    def _build(self, group: str, node: DictConfig) -> Any:
+        """The object of a group, shared by all jobs with the same settings."""
+        content = f"{group} {OmegaConf.to_container(node, resolve=True)}"
+        if content not in self._built:
+            self._built[content] = build(node)
+        return self._built[content]
+
+
+def _check_runs(runs: str | Sequence[str]) -> None:
+    from rmexp.analysis.compare.runs import places
+
+    for text in [runs] if isinstance(runs, str) else runs:
+        places(str(text))
+
+
+def _check_sets(config: DictConfig) -> None:
+    """Check that the files of evaluation sets and rewards exist."""
+    from rmexp.data.sources import check_source
+    from rmexp.evaluation.eval_sets import expand_sets
+    from rmexp.evaluation.external_rewards import check_rewards
+
+    evaluation = build(config.eval)
+    for one in expand_sets(evaluation):
+        check_source(one.path, "eval.path")
+    for one in expand_sets(evaluation) or [evaluation]:
+        if one.scores is not None:
+            check_rewards(one.scores)

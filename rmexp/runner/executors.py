@@ -1,0 +1,213 @@
+"""Executors run the jobs of a sweep: in this process, or in workers of joblib, Ray or submitit."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rmexp.core.console import Reporter
+from rmexp.core.errors import DiskFull, UserError
+from rmexp.runner.job_spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """An option of hydra/launcher, or of hydra/sweeper.
+
+    Attributes:
+        package: that it needs; extra: of rmexp, which installs it.
+        on_this_host: its jobs run on this machine.
+    """
+
+    package: str
+    extra: str
+    on_this_host: bool
+
+
+LAUNCHERS = {
+    "basic": Launcher("hydra", "", True),
+    "joblib": Launcher("joblib", "joblib", True),
+    "ray": Launcher("ray", "ray", False),
+    "submitit_local": Launcher("submitit", "slurm", True),
+    "submitit_slurm": Launcher("submitit", "slurm", False),
+}
+
+
+def check_installed(group: str, option: str) -> None:
+    """Check that what an option of hydra/launcher or hydra/sweeper needs is installed.
+
+    Raises:
+        UserError: it is not; the message has the command that installs it.
+    """
+    one = LAUNCHERS.get(option, Launcher(option, option, True))
+    if importlib.util.find_spec(one.package) is None:
+        raise UserError(f"{group}={option} is not installed: pip install 'rmexp[{one.extra}]'.")
+
+
+class Group(Protocol):
+    """Jobs that run as one."""
+
+    def run(self, reporter: Reporter, marked: bool) -> None:
+        """Run them."""
+
+
+Work = JobSpec | Group
+"""What an executor runs in one piece."""
+
+Executor = Callable[[Sequence[Work]], list[float | None]]
+"""Runs all of it, and returns the best value of each job's metric; None for failures and groups."""
+
+
+class InlineExecutor:
+    """One after the other, in this process.
+
+    Args:
+        reporter: shared by all jobs, which print what they have in common once.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+
+    def __call__(self, works: Sequence[Work]) -> list[float | None]:
+        """Run all of it."""
+        from rmexp.runner.job import run_work
+
+        return [run_work(work, self.reporter) for work in works]
+
+
+class WorkerExecutor:
+    """Base of the executors that run jobs in other processes.
+
+    Args:
+        launcher: the option of hydra/launcher.
+        settings: `hydra.launcher`, see the option's YAML.
+    """
+
+    def __init__(self, launcher: str, settings: dict[str, Any]) -> None:
+        self.launcher, self.settings = launcher, settings
+
+    def __call__(self, works: Sequence[Work]) -> list[float | None]:
+        """Run all of it.
+
+        Raises:
+            UserError: the engine failed; errors of jobs are recorded in their directories.
+            DiskFull: a job could not write.
+        """
+        from rmexp.runner.sweep_worker import WorkerEnv, run_in_worker
+        from rmexp.tracking.run_directory import first_line
+
+        env = WorkerEnv.here()
+        try:
+            found = self.submit(run_in_worker, env, works)
+        except Exception as error:
+            raise UserError(
+                f"hydra/launcher={self.launcher}: {first_line(error).rstrip('.')}. Finished jobs "
+                "are kept; run the same command again to continue."
+            ) from error
+        for one in found:
+            if isinstance(one, DiskFull):
+                raise one
+        return found
+
+    def submit(self, run: Callable[..., Any], env: Any, works: Sequence[Work]) -> list[Any]:
+        """`run(env, work)` in a worker for each work, in their order."""
+        raise NotImplementedError
+
+
+class JoblibExecutor(WorkerExecutor):
+    """Processes of this machine, among which joblib divides its threads."""
+
+    def submit(self, run: Callable[..., Any], env: Any, works: Sequence[Work]) -> list[Any]:
+        """One call per work."""
+        from joblib import Parallel, delayed
+
+        calls = (delayed(run)(env, work) for work in works)
+        return list(Parallel(backend="loky", **self.settings)(calls))
+
+
+class SubmititExecutor(WorkerExecutor):
+    """Jobs of a SLURM cluster, or local processes that are treated alike."""
+
+    def submit(self, run: Callable[..., Any], env: Any, works: Sequence[Work]) -> list[Any]:
+        """One array of jobs; None for a job that submitit gives up."""
+        from rmexp.tracking.run_directory import first_line
+
+        executor = self.engine()
+        jobs = executor.map_array(Requeueable(run), [env] * len(works), list(works))
+        print(f"{len(jobs)} jobs; their output: {executor.folder.parent}", flush=True)
+        found: list[Any] = []
+        for job in jobs:
+            try:
+                found.append(job.result())
+            except Exception as error:
+                print(f"rmexp: submitit gave up job {job.job_id}: {first_line(error)}", flush=True)
+                found.append(None)
+        return found
+
+    def engine(self) -> Any:
+        """submitit's executor with these settings."""
+        import submitit
+
+        settings = dict(self.settings)
+        cluster = settings.pop("cluster")
+        initial = {f"{cluster}_max_num_timeout": settings.pop("max_num_timeout")}
+        executor = submitit.AutoExecutor(settings.pop("folder"), cluster=cluster, **initial)
+        common = executor._valid_parameters()
+        executor.update_parameters(
+            **{k if k in common else f"{cluster}_{k}": v for k, v in settings.items()}
+        )
+        return executor
+
+
+@dataclass(frozen=True)
+class Requeueable:
+    """A call that submitit may queue again; the job then resumes from its directory."""
+
+    run: Callable[..., Any]
+
+    def __call__(self, env: Any, work: Work) -> Any:
+        """Run it."""
+        return self.run(env, work)
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """The same call again."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, *arguments)
+
+
+class RayExecutor(WorkerExecutor):
+    """Tasks of a Ray cluster; those that die with their node or process run again elsewhere."""
+
+    def submit(self, run: Callable[..., Any], env: Any, works: Sequence[Work]) -> list[Any]:
+        """One task per work; None for a task that Ray gives up."""
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # jobs print similar lines, and all count
+        import ray
+
+        from rmexp.tracking.run_directory import first_line
+
+        ray.init(**self.settings["init"])
+        try:
+            task = ray.remote(**self.settings["remote"])(run)
+            left = {task.remote(env, work): n for n, work in enumerate(works)}
+            found: list[Any] = [None] * len(works)
+            while left:
+                (done,), _ = ray.wait(list(left), num_returns=1)
+                number = left.pop(done)
+                try:
+                    found[number] = ray.get(done)
+                except ray.exceptions.RayError as error:
+                    reason = first_line(getattr(error, "cause", None) or error)
+                    print(f"rmexp: Ray gave up a job: {reason}", flush=True)
+            return found
+        finally:
+            ray.shutdown()
+
+
+def make_executor(launcher: str, settings: dict[str, Any], reporter: Reporter) -> Executor:
+    """The executor of an option of hydra/launcher."""
+    if launcher == "basic":
+        return InlineExecutor(reporter)
+    kinds = {"joblib": JoblibExecutor, "ray": RayExecutor}
+    return kinds.get(launcher, SubmititExecutor)(launcher, settings)

@@ -1,0 +1,43 @@
+"""What there is to know of a job before it runs; picklable, for workers and other machines."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A job that was composed and checked.
+
+    Attributes:
+        config: its configuration, without Hydra's node.
+        overrides: what it was composed from.
+        choices: group -> option.
+        directory: its run directory; absolute.
+        sweep, number, fingerprint: the sweep it belongs to, its number there, and the hash of its
+            configuration, data and code; None for a single run.
+        label: the overrides in which it differs from the other jobs of the sweep.
+        chdir: run in its directory (hydra.job.chdir).
+        environment: variables to set while it runs (hydra.job.env_set).
+        claimed: the directory belongs to this job already.
+    """
+
+    config: DictConfig
+    overrides: list[str]
+    choices: Mapping[str, str]
+    directory: Path = Path()
+    sweep: str | None = None
+    number: int | None = None
+    fingerprint: str | None = None
+    label: str = ""
+    chdir: bool = False
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    claimed: bool = False
+
+    @property
+    def title(self) -> str:
+        """`job 3: loss.margin=1.0 seed=0`."""
+        return f"job {self.number}: {self.label or ' '.join(self.overrides)}"

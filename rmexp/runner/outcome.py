@@ -1,0 +1,118 @@
+"""How a run ends: done, failed, interrupted, or for want of disk space."""
+
+import contextlib
+import errno
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rmexp.core import distributed
+from rmexp.core.console import Reporter, relative_path
+from rmexp.core.errors import DiskFull, PeerProcessLost, UserError
+from rmexp.tracking.run_directory import RunDirectory, first_line
+
+
+@contextmanager
+def record_outcome(run: RunDirectory, reporter: Reporter, resumable: bool) -> Iterator[None]:
+    """Record in the run directory what ends the block, if it is an error.
+
+    Args:
+        run: its directory.
+        reporter: prints how to resume.
+        resumable: `resume=RUN` can continue it; jobs of a sweep are continued by the sweep.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM.
+        DiskFull: nothing more can be written.
+        Exception: any other, with the path of its traceback as a note.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        run.finish("failed", error="interrupted", interrupted=True)
+        if resumable and (run.path / "checkpoints" / "last.ckpt").is_file():
+            where = relative_path(run.path)
+            reporter.say(f"interrupted; resume with: python -m rmexp resume={where}")
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        if _is_disk_full(error):
+            full = _disk_full(run.path)
+            with contextlib.suppress(OSError):  # as far as the disk permits
+                run.finish("failed", error=str(full), interrupted=True)
+                (run.path / "error.txt").write_text(f"{full}\n")
+            raise full from error
+        if distributed.is_peer_loss(error):
+            lost = PeerProcessLost(
+                "Another process of this run ended, and reports the reason itself, or the "
+                f"communication with it failed: {first_line(error)}"
+            )
+            lost.__cause__ = error  # for the traceback in error.txt
+            run.fail(lost)
+            raise lost from error
+        run.fail(error)
+        if not isinstance(error, UserError):
+            error.add_note(f"{TRACEBACK_NOTE}{run.path}/error.txt")
+        raise
+
+
+TRACEBACK_NOTE = "traceback: "
+
+
+def describe_failure(error: Exception) -> str:
+    """An error in one line, with the path of its traceback."""
+    notes = getattr(error, "__notes__", ())
+    return first_line(error) + "".join(f" ({n})" for n in notes if n.startswith(TRACEBACK_NOTE))
+
+
+@contextmanager
+def raise_disk_full(path: Path) -> Iterator[None]:
+    """Raise errors of a full disk as `DiskFull`, which names the path."""
+    try:
+        yield
+    except Exception as error:
+        if _is_disk_full(error):
+            raise _disk_full(path) from error
+        raise
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether a disk without space is the cause; libraries wrap the error in others."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error is not None and (
+        full or "No space left on device" in str(error) or _is_disk_full(error.__cause__)
+    )
+
+
+def _disk_full(path: Path) -> DiskFull:
+    return DiskFull(f"The disk of {relative_path(path)} is full: free some space.")
+
+
+@contextmanager
+def library_warnings(file: Path) -> Iterator[None]:
+    """Write Python warnings to a file of the run, so that they do not clutter the terminal."""
+    before = warnings.showwarning
+
+    def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        with open(file, "a") as stream:
+            stream.write(warnings.formatwarning(message, category, filename, lineno))
+
+    warnings.showwarning = note  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def quieten_libraries() -> None:
+    """Turn off progress bars and notes of libraries, which would break up ours."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)

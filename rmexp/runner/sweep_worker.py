@@ -1,0 +1,100 @@
+"""What a worker of a sweep does: here or on another machine, in a process of an engine's."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rmexp.config.schema import register
+from rmexp.core.console import Reporter
+from rmexp.core.errors import DiskFull, UserError
+from rmexp.runner.executors import Work
+from rmexp.runner.job import run_work
+from rmexp.runner.job_spec import JobSpec
+from rmexp.runner.launch import end_with_parent
+
+
+@dataclass(frozen=True)
+class WorkerEnv:
+    """The process of the sweep's command: working directory, import path, arguments and id."""
+
+    folder: str
+    path: tuple[str, ...]
+    command: tuple[str, ...]
+    pid: int
+
+    @classmethod
+    def here(cls) -> "WorkerEnv":
+        """Of this process."""
+        return cls(os.getcwd(), tuple(sys.path), tuple(sys.argv), os.getpid())
+
+    def enter(self) -> None:
+        """Set a worker up alike; it may do so for each of its jobs.
+
+        Raises:
+            UserError: this machine does not see the working directory.
+        """
+        try:
+            os.chdir(self.folder)
+        except OSError:
+            raise UserError(
+                f"{socket.gethostname()} has no {self.folder}: all machines of a sweep must see "
+                "the same files."
+            ) from None
+        sys.path[:] = dict.fromkeys([*self.path, *sys.path])
+        sys.argv[:] = self.command  # recorded in environment.json
+        register()
+        if os.getppid() == self.pid:
+            end_with_parent(self.pid)
+
+
+def run_in_worker(env: WorkerEnv, work: Work) -> float | DiskFull | None:
+    """Run a job or a group in a worker; engines find this function by its name.
+
+    Returns:
+        See `job.run_work`; DiskFull as a value, as engines transport only Exceptions.
+    """
+    env.enter()
+    mark = f"{work.number}| " if isinstance(work, JobSpec) else "group| "
+    try:
+        with _time_limit():
+            return run_work(work, Reporter(mark), marked=True)
+    except DiskFull as error:
+        return error
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Let a job whose time is up save its state before submitit queues it again.
+
+    submitit signals the end of the time limit; the job then stops after the current step, as at
+    Ctrl-C.
+    """
+    number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+    requeue: Any = signal.getsignal(number)
+    if not callable(requeue) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signalled = threading.Event()
+
+    def stop(signum: int, frame: Any) -> None:
+        signalled.set()
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    signal.signal(number, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if signalled.is_set():
+            requeue(number, None)  # ends this process
+        raise
+    finally:
+        signal.signal(number, requeue)
