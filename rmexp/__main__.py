@@ -21,7 +21,6 @@ from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.errors import DiskFull, PeerProcessLost, UserError
 from rmexp.runner.job_spec import JobSpec
-from rmexp.runner.preflight import preflight
 
 QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion", "version")
 """Options that Hydra answers; nothing runs."""
@@ -69,6 +68,8 @@ def _answer() -> None:
 
 def _run(arguments: argparse.Namespace) -> bool:
     """Run the job or the sweep; whether all of it is done."""
+    from rmexp.runner.preflight import preflight
+
     here = distributed.launcher_env()
     if here is not None:
         os.environ |= distributed.QUIET_ENVIRONMENT

@@ -32,23 +32,24 @@ def check_config(config: DictConfig, valid: set[str] | None = None) -> None:
     if config.sweep.export not in ("best", "all", "none"):
         raise UserError(f"sweep.export={config.sweep.export}: should be best, all or none.")
     valid = set() if valid is None else valid
-    for path, node in _targets(config, ""):
+    for path, node in find_targets(config):
         text = f"{path} {OmegaConf.to_container(node, resolve=True)}"
         if text not in valid:
             _check_target(path, node)
             valid.add(text)
 
 
-def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+def find_targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a `_target_`, and its path."""
     if isinstance(node, DictConfig):
         if "_target_" in node:
             yield path, node
         for key in map(str, node):
             if not OmegaConf.is_missing(node, key):
-                yield from _targets(node._get_node(key), f"{path}.{key}" if path else key)
+                yield from find_targets(node._get_node(key), f"{path}.{key}" if path else key)
     elif isinstance(node, ListConfig):
         for index in range(len(node)):
-            yield from _targets(node._get_node(index), f"{path}[{index}]")
+            yield from find_targets(node._get_node(index), f"{path}[{index}]")
 
 
 def makes_run(config: DictConfig) -> bool:
@@ -65,7 +66,7 @@ def _check_target(path: str, node: DictConfig) -> None:
         if OmegaConf.is_missing(node, key):
             raise UserError(f"{path}.{key} is needed: give {path}.{key}=VALUE.")
         value = node[key]
-        if not any(_targets(value, key)):
+        if not any(find_targets(value)):
             _check_value(f"{path}.{key}", value, hints.get(key, Any))
     if path != "task":  # its other arguments are built by the job
         for key, parameter in parameters.items():

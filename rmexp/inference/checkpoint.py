@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from rmexp.config.compose import build, option_values, without_hydra
+from rmexp import __version__
+from rmexp.config.compose import build, locate, option_values, without_hydra
 from rmexp.config.schema import SINGLE_PROCESS
+from rmexp.config.validate import find_targets
 from rmexp.core.devices import device_name, resolve_accelerator, resolve_precision
 from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
@@ -16,8 +18,25 @@ from rmexp.inference.scorer import Scorer, open_scorer
 
 
 def saved_config(run: Path) -> DictConfig:
-    """The resolved configuration that a run was started with."""
+    """The resolved configuration that a run was started with.
+
+    Raises:
+        UserError: the run was made by a version of rmexp whose classes had other names.
+    """
     config: Any = OmegaConf.load(run / "config.yaml")
+    version = config.pop("rmexp_version", None)
+    try:
+        for path, node in find_targets(config):
+            if node["_target_"].startswith("rmexp."):
+                locate(path, node["_target_"])
+        known = version is not None
+    except UserError:
+        known = False
+    if not known:
+        raise UserError(
+            f"{run} was made by rmexp {version or 'before 0.2.0'}, whose code has another layout "
+            f"than this version's ({__version__}): use that version, or train again."
+        )
     return config
 
 

@@ -4,11 +4,11 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rmexp.core.console import Reporter
 from rmexp.core.errors import DiskFull, UserError
-from rmexp.runner.job_spec import JobSpec
+from rmexp.runner.job_spec import WorkItem
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,8 @@ def check_installed(group: str, option: str) -> None:
         raise UserError(f"{group}={option} is not installed: pip install 'rmexp[{one.extra}]'.")
 
 
-class Group(Protocol):
-    """Jobs that run as one."""
-
-    def run(self, reporter: Reporter, marked: bool) -> None:
-        """Run them."""
-
-
-Work = JobSpec | Group
-"""What an executor runs in one piece."""
-
-Executor = Callable[[Sequence[Work]], list[float | None]]
-"""Runs all of it, and returns the best value of each job's metric; None for failures and groups."""
+Executor = Callable[[Sequence[WorkItem]], list[float | None]]
+"""Runs all items, and returns the best value of each job's metric; None for failures and groups."""
 
 
 class InlineExecutor:
@@ -69,11 +59,11 @@ class InlineExecutor:
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
 
-    def __call__(self, works: Sequence[Work]) -> list[float | None]:
-        """Run all of it."""
+    def __call__(self, items: Sequence[WorkItem]) -> list[float | None]:
+        """Run all items."""
         from rmexp.runner.job import run_work
 
-        return [run_work(work, self.reporter) for work in works]
+        return [run_work(item, self.reporter) for item in items]
 
 
 class WorkerExecutor:
@@ -87,8 +77,8 @@ class WorkerExecutor:
     def __init__(self, launcher: str, settings: dict[str, Any]) -> None:
         self.launcher, self.settings = launcher, settings
 
-    def __call__(self, works: Sequence[Work]) -> list[float | None]:
-        """Run all of it.
+    def __call__(self, items: Sequence[WorkItem]) -> list[float | None]:
+        """Run all items.
 
         Raises:
             UserError: the engine failed; errors of jobs are recorded in their directories.
@@ -99,7 +89,7 @@ class WorkerExecutor:
 
         env = WorkerEnv.here()
         try:
-            found = self.submit(run_in_worker, env, works)
+            found = self.submit(run_in_worker, env, items)
         except Exception as error:
             raise UserError(
                 f"hydra/launcher={self.launcher}: {first_line(error).rstrip('.')}. Finished jobs "
@@ -110,31 +100,31 @@ class WorkerExecutor:
                 raise one
         return found
 
-    def submit(self, run: Callable[..., Any], env: Any, works: Sequence[Work]) -> list[Any]:
-        """`run(env, work)` in a worker for each work, in their order."""
+    def submit(self, run: Callable[..., Any], env: Any, items: Sequence[WorkItem]) -> list[Any]:
+        """`run(env, item)` in a worker for each item; the results in their order."""
         raise NotImplementedError
 
 
 class JoblibExecutor(WorkerExecutor):
     """Processes of this machine, among which joblib divides its threads."""
 
-    def submit(self, run: Callable[..., Any], env: Any, works: Sequence[Work]) -> list[Any]:
-        """One call per work."""
+    def submit(self, run: Callable[..., Any], env: Any, items: Sequence[WorkItem]) -> list[Any]:
+        """One call per item."""
         from joblib import Parallel, delayed
 
-        calls = (delayed(run)(env, work) for work in works)
+        calls = (delayed(run)(env, item) for item in items)
         return list(Parallel(backend="loky", **self.settings)(calls))
 
 
 class SubmititExecutor(WorkerExecutor):
     """Jobs of a SLURM cluster, or local processes that are treated alike."""
 
-    def submit(self, run: Callable[..., Any], env: Any, works: Sequence[Work]) -> list[Any]:
+    def submit(self, run: Callable[..., Any], env: Any, items: Sequence[WorkItem]) -> list[Any]:
         """One array of jobs; None for a job that submitit gives up."""
         from rmexp.tracking.run_directory import first_line
 
         executor = self.engine()
-        jobs = executor.map_array(Requeueable(run), [env] * len(works), list(works))
+        jobs = executor.map_array(Requeueable(run), [env] * len(items), list(items))
         print(f"{len(jobs)} jobs; their output: {executor.folder.parent}", flush=True)
         found: list[Any] = []
         for job in jobs:
@@ -166,9 +156,9 @@ class Requeueable:
 
     run: Callable[..., Any]
 
-    def __call__(self, env: Any, work: Work) -> Any:
+    def __call__(self, env: Any, item: WorkItem) -> Any:
         """Run it."""
-        return self.run(env, work)
+        return self.run(env, item)
 
     def checkpoint(self, *arguments: Any) -> Any:
         """The same call again."""
@@ -180,8 +170,8 @@ class Requeueable:
 class RayExecutor(WorkerExecutor):
     """Tasks of a Ray cluster; those that die with their node or process run again elsewhere."""
 
-    def submit(self, run: Callable[..., Any], env: Any, works: Sequence[Work]) -> list[Any]:
-        """One task per work; None for a task that Ray gives up."""
+    def submit(self, run: Callable[..., Any], env: Any, items: Sequence[WorkItem]) -> list[Any]:
+        """One task per item; None for a task that Ray gives up."""
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # jobs print similar lines, and all count
         import ray
 
@@ -190,8 +180,8 @@ class RayExecutor(WorkerExecutor):
         ray.init(**self.settings["init"])
         try:
             task = ray.remote(**self.settings["remote"])(run)
-            left = {task.remote(env, work): n for n, work in enumerate(works)}
-            found: list[Any] = [None] * len(works)
+            left = {task.remote(env, item): n for n, item in enumerate(items)}
+            found: list[Any] = [None] * len(items)
             while left:
                 (done,), _ = ray.wait(list(left), num_returns=1)
                 number = left.pop(done)

@@ -21,8 +21,7 @@ from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.errors import collect_fallbacks, note_fallback
 from rmexp.runner.closing_table import print_closing
-from rmexp.runner.executors import Work
-from rmexp.runner.job_spec import JobSpec
+from rmexp.runner.job_spec import JobSpec, WorkItem
 from rmexp.runner.launch import launch_processes
 from rmexp.runner.outcome import (
     describe_failure,
@@ -40,23 +39,23 @@ RemainingWork = Callable[..., dict[str, float]]
 """What is left of a task; called, like a task, with what its signature names."""
 
 
-def run_work(work: Work, reporter: Reporter, marked: bool = False) -> float | None:
+def run_work(item: WorkItem, reporter: Reporter, marked: bool = False) -> float | None:
     """Run a job of a sweep, or a group.
 
     Args:
-        work: a job or a group.
+        item: a job or a group.
         reporter: prints what happens.
         marked: lines are marked with the job's number, as other jobs print at the same time.
 
     Returns:
         The best value of the metric that selects weights; None for failures and groups.
     """
-    if not isinstance(work, JobSpec):
-        work.run(reporter, marked)
+    if not isinstance(item, JobSpec):
+        item.run(reporter, marked)
         return None
-    reporter.say("", work.title)
-    attempt_job(work, reporter)
-    state = read_state(work.directory)
+    reporter.say("", item.title)
+    attempt_job(item, reporter)
+    state = read_state(item.directory)
     return state.result.get("best_score") if state.status == "done" else None
 
 

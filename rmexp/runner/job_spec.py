@@ -4,8 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from omegaconf import DictConfig
+
+from rmexp.core.console import Reporter
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,14 @@ class JobSpec:
     def title(self) -> str:
         """`job 3: loss.margin=1.0 seed=0`."""
         return f"job {self.number}: {self.label or ' '.join(self.overrides)}"
+
+
+class JobGroup(Protocol):
+    """Jobs that run together."""
+
+    def run(self, reporter: Reporter, marked: bool) -> None:
+        """Run them; if `marked`, each line with the number of its job."""
+
+
+WorkItem = JobSpec | JobGroup
+"""What an executor runs in one piece."""

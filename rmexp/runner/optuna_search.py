@@ -84,8 +84,8 @@ class Search:
             jobs = [self._job(plan, number + n, trial) for n, trial in enumerate(trials)]
             values = execute(jobs)
             for trial, value in zip(trials, values, strict=True):
-                failed = optuna.trial.TrialState.FAIL if value is None else None
-                study.tell(trial, value, failed)
+                state = optuna.trial.TrialState
+                study.tell(trial, value, state.FAIL if value is None else state.COMPLETE)
             failures, number, left = values.count(None), number + len(jobs), left - len(jobs)
             if failures / len(jobs) > self.settings["max_failure_rate"]:
                 stopped = (

@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 from rmexp.core.console import Reporter
 from rmexp.core.errors import DiskFull, UserError
 from rmexp.runner.announce import announce
-from rmexp.runner.executors import Executor, Work, make_executor
+from rmexp.runner.executors import Executor, make_executor
 from rmexp.runner.finalize import finish_sweep
 from rmexp.runner.head_groups import head_groups
-from rmexp.runner.job_spec import JobSpec
+from rmexp.runner.job_spec import JobSpec, WorkItem
 from rmexp.runner.preflight import PreflightResult
 from rmexp.runner.sweep_plan import SweepPlan, make_plan
 
@@ -60,13 +60,13 @@ def _run_grid(
     """Run the cells that are not done, and heads that train together as one piece of work."""
     groups = head_groups(plan, jobs)
     grouped = {cell.number for group in groups.values() for cell, _ in group.members}
-    works: list[Work] = []
+    items: list[WorkItem] = []
     for job, state in zip(jobs, plan.states(), strict=True):
         if state.status == "done":
             reporter.say(f"job {job.number}: done before: reused")
         elif job.directory.name in groups:
-            works.append(groups[job.directory.name])
+            items.append(groups[job.directory.name])
         elif job.number not in grouped:
-            works.append(job)
-    if works:
-        execute(works)
+            items.append(job)
+    if items:
+        execute(items)

@@ -13,9 +13,8 @@ from typing import Any
 from rmexp.config.schema import register
 from rmexp.core.console import Reporter
 from rmexp.core.errors import DiskFull, UserError
-from rmexp.runner.executors import Work
 from rmexp.runner.job import run_work
-from rmexp.runner.job_spec import JobSpec
+from rmexp.runner.job_spec import JobSpec, WorkItem
 from rmexp.runner.launch import end_with_parent
 
 
@@ -53,17 +52,17 @@ class WorkerEnv:
             end_with_parent(self.pid)
 
 
-def run_in_worker(env: WorkerEnv, work: Work) -> float | DiskFull | None:
+def run_in_worker(env: WorkerEnv, item: WorkItem) -> float | DiskFull | None:
     """Run a job or a group in a worker; engines find this function by its name.
 
     Returns:
         See `job.run_work`; DiskFull as a value, as engines transport only Exceptions.
     """
     env.enter()
-    mark = f"{work.number}| " if isinstance(work, JobSpec) else "group| "
+    mark = f"{item.number}| " if isinstance(item, JobSpec) else "group| "
     try:
         with _time_limit():
-            return run_work(work, Reporter(mark), marked=True)
+            return run_work(item, Reporter(mark), marked=True)
     except DiskFull as error:
         return error
 

@@ -244,7 +244,7 @@ def _git() -> dict[str, Any]:
     try:
         tracked = ask("ls-files", "--error-unmatch", "__init__.py") is not None
         return {
-            "git_commit": ask("rev-parse", "HEAD_TARGET") if tracked else None,
+            "git_commit": ask("rev-parse", "HEAD") if tracked else None,
             "git_dirty": bool(ask("status", "--porcelain", "-uno")) if tracked else None,
         }
     except FileNotFoundError:

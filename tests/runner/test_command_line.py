@@ -181,6 +181,16 @@ def test_multirun_gives_a_run_each_and_survives_a_failing_job(rmexp):
     assert "a lower optim.lr may help" in done.stdout
 
 
+def test_a_traceback_is_announced_where_it_is_written(rmexp):
+    (rmexp.folder / "run").mkdir()
+    (rmexp.folder / "run" / "result.json").touch()  # taken by another run
+    words = ("optim.lr=1e30", "optim.clip=null", "hydra.run.dir=run", "+hydra.job.env_set.A=b")
+    done = rmexp(*TINY, *words, check=False)
+    assert done.returncode == 1
+    (file,) = rmexp.folder.glob("run-2/error.txt")
+    assert f"(traceback: {file})" in done.stderr
+
+
 def test_three_runs_of_one_second_have_three_directories(rmexp, tmp_path):
     from rmexp.tracking.run_directory import RunDirectory
 

@@ -311,6 +311,8 @@ def test_optuna_searches_and_goes_on_with_what_is_done(rmexp):
     best = max(one["best_score"] for one in found)
     assert f"best_value: {best}" in (home / "optimization_results.yaml").read_text()
     assert "runs: up to 3, proposed by Optuna; 0 done before" in done.stdout
+    assert "time: about " in done.stdout
+    assert "GiB are free" in done.stdout
     assert rmexp(*words).stdout.count("done before: reused") == 3
 
 

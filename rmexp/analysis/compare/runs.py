@@ -22,7 +22,7 @@ COST = ("training_seconds", "pairs_per_second", "peak_memory_gib")
 
 NO_SETTING = (
     *("name", "resume", "cache", "out", "source", "runs", "checkpoint"),
-    *("data.cache", "trainer.keep", "trainer.checkpoint_every"),
+    *("data.cache", "trainer.keep", "trainer.checkpoint_every", "rmexp_version"),
 )
 
 
