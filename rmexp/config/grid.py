@@ -71,12 +71,11 @@ def sweep_values(override: Override, transformer: TransformerType = Transformer.
         return list(dataclasses.replace(override, config_loader=loader).sweep_iterator())
 
 
-def directory_label(overrides: Sequence[str], shared_keys: Iterable[str]) -> str:
-    """What a job's directory is named by: its overrides, but for those of `shared_keys`."""
-    skipped = {*shared_keys, "name", "cache"}
+def directory_label(overrides: Iterable[str]) -> str:
+    """The overrides that name a job's directory; those of `name`, `cache` and Hydra do not."""
     parsed = [parse_override(text) for text in overrides]
-    kept = [o for o in parsed if not o.is_hydra_override() and o.key_or_group not in skipped]
-    return ",".join(sorted(str(override.input_line) for override in kept))
+    kept = (o for o in parsed if o.key_or_group not in ("name", "cache"))
+    return ",".join(sorted(str(o.input_line) for o in kept if not o.is_hydra_override()))
 
 
 class Composer:

@@ -1,7 +1,7 @@
 """Checks of a job that need its parts: what is missing, out of range, or does not fit together."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,15 @@ class JobChecker:
         self._valid: set[str] = set()
         self._built: dict[str, Any] = {}
 
-    def check(self, composed: DictConfig, overrides: list[str]) -> JobSpec:
+    def check(
+        self, composed: DictConfig, overrides: list[str], shared: Collection[str] = ()
+    ) -> JobSpec:
         """Check a job's values, parts and files; loads neither models nor data.
 
         Args:
             composed: the configuration with Hydra's node.
+            overrides: what it was composed from.
+            shared: the overrides of all jobs of the sweep.
 
         Raises:
             UserError: the job cannot run.
@@ -43,6 +47,7 @@ class JobChecker:
             overrides,
             choices,
             directory=Path(composed.hydra.run.dir).absolute(),
+            differing=[override for override in overrides if override not in shared],
             chdir=bool(composed.hydra.job.chdir),
             environment={k: str(v) for k, v in composed.hydra.job.env_set.items()},
         )

@@ -13,7 +13,7 @@ from rmexp.config.yaml_io import read_yaml
 from rmexp.core.console import Reporter, relative_path
 from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.evaluation.metrics import lower_is_better
-from rmexp.runner.sweep_plan import SweepPlan
+from rmexp.runner.sweep_plan import SweepPlan, headline, shared_overrides
 from rmexp.tracking.run_directory import first_line
 from rmexp.tracking.run_state import State
 from rmexp.training.finish import export_saved_run, remove_checkpoints, report_saved_run
@@ -69,7 +69,8 @@ def finish_sweep(plan: SweepPlan, export: str, reporter: Reporter) -> bool:
         Whether all jobs are done, and the best one's report and export succeeded.
     """
     states = plan.states()
-    reporter.say("", f"sweep {relative_path(plan.directory)}", *(_line(state) for state in states))
+    reporter.say("", f"sweep {relative_path(plan.directory)}")
+    reporter.say(*(f"  {s.status:<12}{s.path.name}  {headline(s)}".rstrip() for s in states))
     done = [state for state in states if state.status == "done"]
     good = len(done) == len(states)
     if not done or plan.task != "train":
@@ -93,13 +94,6 @@ def finish_sweep(plan: SweepPlan, export: str, reporter: Reporter) -> bool:
     for state in done:
         remove_checkpoints(state.path, read_yaml(state.path / "config.yaml")["trainer"]["keep"])
     return good
-
-
-def _line(state: State) -> str:
-    metrics = state.result.get("metrics") or {}
-    shown = next((n for n in ("test/accuracy", "test/spearman") if n in metrics), None)
-    last = f"{shown} {metrics[shown]:.4f}" if shown else state.result.get("error") or ""
-    return f"  {state.status:<12}{state.path.name}  {last.splitlines()[0] if last else ''}".rstrip()
 
 
 def _compare(plan: SweepPlan, done: Sequence[State], reporter: Reporter) -> None:
@@ -129,17 +123,18 @@ def best_of(done: Sequence[State]) -> Best | None:
     there is no common metric.
     """
     monitors = {str(state.result["monitor"]) for state in done}
-    losses = {json.dumps(_loss(state.path), sort_keys=True) for state in done}
+    configs = [read_yaml(state.path / "config.yaml") for state in done]
+    losses = {json.dumps(config["loss"], sort_keys=True) for config in configs}
     usable = len(monitors) == 1 and (monitors != {"val/loss"} or len(losses) == 1)
     names = [*(monitors if usable else ()), *(f"val/{name}" for name in JUDGED_BY)]
     metric = next((n for n in names if all(n in s.result["metrics"] for s in done)), None)
     if metric is None:
         return None
-    words = [_overrides(state.path) for state in done]
+    overrides = [[str(word) for word in read_yaml(s.path / "overrides.yaml")] for s in done]
+    shared = shared_overrides(overrides)
     settings: dict[str, dict[str | None, list[State]]] = {}
-    for state, own in zip(done, words, strict=True):
-        telling = [w for w in own if any(w not in other for other in words)]
-        name = " ".join(word for word in telling if _key(word) not in REPLICATES)
+    for state, own in zip(done, overrides, strict=True):
+        name = " ".join(w for w in own if w not in shared and _key(w) not in REPLICATES)
         fold = next((word for word in own if _key(word) == "data.fold"), None)
         settings.setdefault(name, {}).setdefault(fold, []).append(state)
     common = set.intersection(*map(set, settings.values()))
@@ -161,16 +156,8 @@ def best_of(done: Sequence[State]) -> Best | None:
     return max(found, key=lambda one: one[0])[1]
 
 
-def _overrides(run: Path) -> list[str]:
-    return [str(word) for word in read_yaml(run / "overrides.yaml")]
-
-
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+")
-
-
-def _loss(run: Path) -> object:
-    return read_yaml(run / "config.yaml")["loss"]
 
 
 def _report(run: Path, reporter: Reporter) -> bool:

@@ -1,7 +1,7 @@
 """What there is to know of a job before it runs; picklable, for workers and other machines."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +22,7 @@ class JobSpec:
         directory: its run directory; absolute.
         sweep, number, fingerprint: the sweep it belongs to, its number there, and the hash of its
             configuration, data and code; None for a single run.
-        label: the overrides in which it differs from the other jobs of the sweep.
+        differing: the overrides that not all jobs of the sweep have.
         chdir: run in its directory (hydra.job.chdir).
         environment: variables to set while it runs (hydra.job.env_set).
         claimed: the directory belongs to this job already.
@@ -35,7 +35,7 @@ class JobSpec:
     sweep: str | None = None
     number: int | None = None
     fingerprint: str | None = None
-    label: str = ""
+    differing: Sequence[str] = ()
     chdir: bool = False
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     claimed: bool = False
@@ -43,7 +43,7 @@ class JobSpec:
     @property
     def title(self) -> str:
         """`job 3: loss.margin=1.0 seed=0`."""
-        return f"job {self.number}: {self.label or ' '.join(self.overrides)}"
+        return f"job {self.number}: {' '.join(self.differing or self.overrides)}"
 
 
 class JobGroup(Protocol):

@@ -105,8 +105,9 @@ class Search:
         if self.settings["custom_search_space"]:
             get_method(self.settings["custom_search_space"])(self.compose(self.fixed), trial)
         overrides = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
-        job = self.checker.check(self.compose(overrides), overrides)
-        return plan.proposed_job(number, job, self.fixed)
+        return plan.place(
+            number, self.checker.check(self.compose(overrides), overrides, self.fixed)
+        )
 
 
 def _suggest(trial: Any, key: str, override: Override) -> None:

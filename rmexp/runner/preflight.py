@@ -69,18 +69,18 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> P
         return PreflightResult(composed, True, [_makes_run(search.shared_job())], [], search)
     params = composed.hydra.sweeper.get("params") or {}
     grid = expand_grid([*(f"{key}={value}" for key, value in params.items()), *asked])
-    cells, refused = [], []
+    shared = shared_overrides(grid)
+    cells, refused = [], list[tuple[str, str]]()
     for cell in grid:
         try:
-            cells.append(checker.check(compose(cell), cell))
+            cells.append(checker.check(compose(cell), cell, shared))
         except UserError as error:
-            refused.append((str(error), cell))
+            name = " ".join(override for override in cell if override not in shared)
+            refused.append((str(error), name or " ".join(cell)))
     if refused and not (cells and cells[0].config.sweep.skip_invalid):
-        raise UserError(_refusal(refused, grid))
+        raise UserError(_refusal(refused, len(grid)))
     _makes_run(cells[0])
-    shared = shared_overrides(grid)
-    names = [" ".join(o for o in cell if o not in shared) for _, cell in refused]
-    left_out = [f"{name}: {reason}" for name, (reason, _) in zip(names, refused, strict=True)]
+    left_out = [f"{name}: {reason}" for reason, name in refused]
     return PreflightResult(composed, True, cells, left_out)
 
 
@@ -91,16 +91,15 @@ def _makes_run(job: JobSpec) -> JobSpec:
     return job
 
 
-def _refusal(refused: Sequence[tuple[str, list[str]]], grid: Sequence[list[str]]) -> str:
+def _refusal(refused: Sequence[tuple[str, str]], total: int) -> str:
     """Every reason with the cells that it applies to."""
-    shared, jobs = shared_overrides(grid), dict[str, list[str]]()
-    for reason, cell in refused:
-        name = " ".join(override for override in cell if override not in shared)
-        jobs.setdefault(reason, []).append(name or " ".join(cell))
+    jobs: dict[str, list[str]] = {}
+    for reason, name in refused:
+        jobs.setdefault(reason, []).append(name)
     reasons = " ".join(f"{reason} (job {', '.join(names)})" for reason, names in jobs.items())
-    if len(refused) == len(grid):
+    if len(refused) == total:
         return reasons
     return (
-        f"{reasons} {len(refused)} of {len(grid)} jobs cannot run, so none was started; "
+        f"{reasons} {len(refused)} of {total} jobs cannot run, so none was started; "
         "sweep.skip_invalid=true leaves them out."
     )

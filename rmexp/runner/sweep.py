@@ -43,7 +43,7 @@ def run_sweep(checked: PreflightResult, command: Sequence[str]) -> bool:
         announce(plan, checked.cells, reporter, checked.launcher, trials)
         try:
             if checked.search is None:
-                _run_grid(plan, plan.jobs(checked.cells), execute, reporter)
+                _run_grid(plan, checked.cells, execute, reporter)
             elif reason := checked.search.run(plan, execute):
                 reporter.say(reason)
         except KeyboardInterrupt:
@@ -55,9 +55,10 @@ def run_sweep(checked: PreflightResult, command: Sequence[str]) -> bool:
 
 
 def _run_grid(
-    plan: SweepPlan, jobs: Sequence[JobSpec], execute: Executor, reporter: Reporter
+    plan: SweepPlan, cells: Sequence[JobSpec], execute: Executor, reporter: Reporter
 ) -> None:
-    """Run the cells that are not done, and heads that train together as one piece of work."""
+    """Run the cells that are not done; heads that train together run as one item."""
+    jobs = [plan.place(number, cell) for number, cell in enumerate(cells)]
     groups = head_groups(plan, jobs)
     grouped = {cell.number for group in groups.values() for cell, _ in group.members}
     items: list[WorkItem] = []

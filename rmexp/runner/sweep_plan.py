@@ -7,15 +7,14 @@ import dataclasses
 import json
 import os
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import filelock
-from omegaconf import DictConfig
 
-from rmexp.config.grid import directory_label, parse_override
+from rmexp.config.grid import directory_label
 from rmexp.config.schema import job_directory, plain_name
 from rmexp.core.errors import UserError
 from rmexp.runner.fingerprints import config_fingerprint, input_fingerprint, short_hash
@@ -58,35 +57,15 @@ class SweepPlan:
     cells: list[Cell]
     left_out: list[str] = field(default_factory=list)
 
-    def fingerprint(self, config: DictConfig) -> str:
-        """The hash of a job's configuration, data and code."""
-        return short_hash(config_fingerprint(config) + self.inputs)
-
-    def jobs(self, cells: Sequence[JobSpec]) -> list[JobSpec]:
-        """The checked cells of the grid, each with its place in the sweep."""
-        shared = shared_overrides([cell.overrides for cell in self.cells])
-        pairs = zip(cells, self.cells, strict=True)
-        return [self._placed(job, cell, shared) for job, cell in pairs]
-
-    def proposed_job(self, number: int, job: JobSpec, shared: Collection[str]) -> JobSpec:
-        """A checked job of a search, with its place in the sweep.
-
-        Args:
-            number: of the job.
-            shared: the overrides of all jobs.
-        """
-        directory = job_directory(number, _label(job.overrides, shared))
-        cell = Cell(number, job.overrides, directory, self.fingerprint(job.config))
-        return self._placed(job, cell, shared)
-
-    def _placed(self, job: JobSpec, cell: Cell, shared: Collection[str]) -> JobSpec:
+    def place(self, number: int, job: JobSpec) -> JobSpec:
+        """A checked job with its number, directory and fingerprint in the sweep."""
+        name = job_directory(number, directory_label(job.differing))
         return dataclasses.replace(
             job,
-            directory=self.directory.absolute() / cell.directory,
+            directory=self.directory.absolute() / name,
             sweep=self.directory.name,
-            number=cell.number,
-            fingerprint=cell.fingerprint,
-            label=" ".join(word for word in cell.overrides if word not in shared),
+            number=number,
+            fingerprint=short_hash(config_fingerprint(job.config) + self.inputs),
         )
 
     def states(self) -> list[State]:
@@ -181,33 +160,23 @@ def make_plan(
     inputs = input_fingerprint([cell.config for cell in cells])
     prints = [short_hash(config_fingerprint(cell.config) + inputs) for cell in cells]
     whole = short_hash(" ".join(command if searches else []) + " ".join(prints))
-    shared = shared_overrides([cell.overrides for cell in cells])
-    names = [job_directory(n, _label(c.overrides, shared)) for n, c in enumerate(cells)]
+    names = [job_directory(n, directory_label(cell.differing)) for n, cell in enumerate(cells)]
+    rows = zip(cells, names, prints, strict=True)
     return SweepPlan(
         directory=Path(directory or f"outputs/sweeps/{_sweep_name(cells)}-{whole[:8]}"),
         command=list(command),
         task=cells[0].config.task.name,
         inputs=inputs,
-        left_out=list(left_out),
         cells=[]
         if searches
-        else [
-            Cell(number, cell.overrides, name, fingerprint)
-            for number, (cell, name, fingerprint) in enumerate(
-                zip(cells, names, prints, strict=True)
-            )
-        ],
+        else [Cell(n, cell.overrides, *row) for n, (cell, *row) in enumerate(rows)],
+        left_out=list(left_out),
     )
 
 
 def shared_overrides(grid: Sequence[Sequence[str]]) -> set[str]:
     """The overrides that all cells have; the others tell a cell from the rest."""
     return set.intersection(*map(set, grid))
-
-
-def _label(overrides: Sequence[str], shared: Collection[str]) -> str:
-    """A job's directory is named by what differs between the jobs."""
-    return directory_label(overrides, {parse_override(text).key_or_group for text in shared})
 
 
 def _sweep_name(cells: Sequence[JobSpec]) -> str:
@@ -223,6 +192,15 @@ def _sweep_name(cells: Sequence[JobSpec]) -> str:
 
 
 _LABELS = ("loss", "data")
+
+
+def headline(state: State) -> str:
+    """The main test metric of a job, or the first line of its error."""
+    if state.status == "done":
+        metrics = state.result["metrics"]
+        name = next((n for n in ("test/accuracy", "test/spearman") if n in metrics), None)
+        return f"{name} {metrics[name]:.4f}" if name else ""
+    return str(state.result.get("error") or "").split("\n", 1)[0]
 
 
 def read_plan(directory: Path) -> SweepPlan:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
-from rmexp.runner.sweep_plan import SWEEP_FILE, read_plan
+from rmexp.runner.sweep_plan import SWEEP_FILE, headline, read_plan
 from rmexp.tracking.run_state import State
 
 SWEEPS = Path("outputs/sweeps")
@@ -77,10 +77,6 @@ def _step(state: State) -> str:
 
 
 def _note(state: State) -> str:
-    metrics = state.result.get("metrics") or {}
-    shown = next((n for n in ("test/accuracy", "test/spearman") if n in metrics), None)
-    if state.status == "done":
-        return f"{shown} {metrics[shown]:.4f}" if shown else ""
     if state.status == "dead":
         return f"no sign of life since {state.result.get('heartbeat') or 'its start'}"
-    return str(state.result.get("error") or "").split("\n", 1)[0]
+    return headline(state)

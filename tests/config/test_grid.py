@@ -94,4 +94,4 @@ def test_a_grid_has_hydras_order_and_its_grammar():
 
 def test_directories_are_named_by_what_differs():
     cell = ["seed=1", "loss=a", "name=x", "cache=y", "hydra.run.dir=z", "optim.lr=0.1"]
-    assert directory_label(cell, ["optim.lr"]) == "loss=a,seed=1"
+    assert directory_label(cell) == "loss=a,optim.lr=0.1,seed=1"
