@@ -146,7 +146,8 @@ def run_job(
         fallbacks=fallbacks,
         interrupted=False,
     )
-    logger, exit_code = NoLogger(), 1
+    logger: Any = NoLogger()
+    exit_code = 1
     try:
         with record_outcome(run, reporter, resumable=job.sweep is None):
             with collect_fallbacks(record), library_warnings(run.notes):
