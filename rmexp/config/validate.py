@@ -3,7 +3,8 @@
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -144,41 +145,35 @@ def describe_type(annotation: Any) -> str:
 
     `Annotated[float, Ge(0)] | Literal["data"]` is "a number of 0 or more, or data".
     """
-    from types import NoneType, UnionType
-    from typing import Annotated, Literal, Union, get_args, get_origin
-
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
-        return ", or ".join(describe_type(part) for part in arguments)
+        return ", or ".join(map(describe_type, arguments))
     if origin is Annotated:
-        return describe_type(arguments[0]) + "".join(
-            _describe_bound(bound) for bound in arguments[1:]
-        )
+        return describe_type(arguments[0]) + "".join(map(_describe_bound, arguments[1:]))
     if origin is Literal:
         return " or ".join(map(str, arguments))
-    names = {
-        float: "a number",
-        int: "a whole number",
-        str: "text",
-        bool: "true or false",
-        NoneType: "null",
-    }
-    return (
-        names.get(annotation) or names.get(origin) or "a list"
-        if origin is not Mapping
-        else "a mapping"
-    )
+    if origin is Mapping:
+        return "a mapping"
+    return _TYPE_NAMES.get(annotation) or _TYPE_NAMES.get(origin) or "a list"
+
+
+_TYPE_NAMES = {
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    bool: "true or false",
+    NoneType: "null",
+}
+
+_BOUNDS = {
+    "ge": "of {} or more",
+    "gt": "above {}",
+    "le": "and at most {}",
+    "lt": "and below {}",
+    "multiple_of": "and a multiple of {}",
+}
 
 
 def _describe_bound(bound: Any) -> str:
-    words = {
-        "ge": "of {} or more",
-        "gt": "above {}",
-        "le": "and at most {}",
-        "lt": "and below {}",
-        "multiple_of": "and a multiple of {}",
-    }
-    for name, phrase in words.items():
-        if hasattr(bound, name):
-            return " " + phrase.format(getattr(bound, name))
-    return ""
+    name = next((name for name in _BOUNDS if hasattr(bound, name)), None)
+    return f" {_BOUNDS[name].format(getattr(bound, name))}" if name else ""
