@@ -23,7 +23,7 @@ GRID = (
 
 NURSERY = """
 import os, sys
-import rmexp.sweep.ahead, rmexp.sweep.ending  # everything heavy, once for all processes
+import rmexp.runner.sweep  # everything heavy, once for all processes
 from rmexp.__main__ import main
 
 sys.argv = ["rmexp", *sys.argv[1:]]
