@@ -79,7 +79,8 @@ def _check_target(path: str, node: DictConfig) -> None:
 def arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """The parameters and annotations of a class or function.
 
-    Of a class that takes **keywords, the parameters of its base that have a default count too.
+    Of a class that takes **keywords, the parameters of its base count too, as optional ones: the
+    class may give them itself.
     """
     function = target if inspect.isfunction(target) else target.__init__
     parameters = dict(inspect.signature(target).parameters)
@@ -88,7 +89,7 @@ def arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, A
     if rest and inspect.isclass(target):
         base, more = arguments_of(target.__base__)
         del parameters[rest[0]]
-        optional = {n: p for n, p in base.items() if p.default is not p.empty}
+        optional = {name: parameter.replace(default=None) for name, parameter in base.items()}
         return optional | parameters, more | hints
     return parameters, hints
 
