@@ -70,6 +70,9 @@ def _run(arguments: argparse.Namespace) -> bool:
     """Run the job or the sweep; whether all of it is done."""
     from rmexp.runner.preflight import preflight
 
+    for name in ("config_name", "config_path", "experimental_rerun"):
+        if getattr(arguments, name):
+            raise UserError(f"--{name.replace('_', '-')} is not supported; --config-dir is.")
     here = distributed.launcher_env()
     if here is not None:
         os.environ |= distributed.QUIET_ENVIRONMENT

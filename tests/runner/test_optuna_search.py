@@ -20,7 +20,7 @@ register()
     [
         ("interval(0, 1.5)", float, {"low": 0, "high": 1.5}),
         ("tag(log, interval(1e-6, 1e-3))", float, {"low": 1e-6, "high": 1e-3}),
-        ("interval(1, 8)", int, {"low": 1, "high": 8, "step": 1}),
+        ("int(interval(1, 8))", int, {"low": 1, "high": 8, "step": 1}),
         ("range(2, 8, 2)", int, {"low": 2, "high": 8, "step": 2}),
         ("range(0, 1, 0.25)", float, {"low": 0, "high": 1}),
         ("0.5,data", (float, str), {"choices": (0.5, "data")}),
@@ -54,15 +54,17 @@ def searched(tmp_path, value, *overrides):
 
 def test_a_grid_sampler_visits_each_cell_once(tmp_path):
     words = ("seed=3", "loss.margin=0.5,1.0", "tune.rank=range(1,3)")
-    jobs, stopped, results = searched(
-        tmp_path, lambda job: float(job[1][-3:]), *words, "hydra/sweeper/sampler=grid"
-    )
+
+    def rank(job):
+        return float(next(text[-1] for text in job if text.startswith("tune.rank")))
+
+    jobs, stopped, results = searched(tmp_path, rank, *words, "hydra/sweeper/sampler=grid")
     assert [number for number, _ in jobs] == [0, 1, 2, 3]
     assert all(job[0] == "seed=3" for _, job in jobs)
     assert len({tuple(job) for _, job in jobs}) == 4
     assert stopped is None
-    assert results["best_value"] == 0.5
-    assert results["best_params"]["loss.margin"] == 0.5
+    assert results["best_value"] == 1.0
+    assert results["best_params"]["tune.rank"] == 1
 
 
 def test_it_stops_when_too_many_jobs_fail(tmp_path):
