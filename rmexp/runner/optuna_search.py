@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ class Search:
             values = execute(jobs)
             for trial, value in zip(trials, values, strict=True):
                 state = optuna.trial.TrialState
-                study.tell(trial, value, state.FAIL if value is None else state.COMPLETE)
+                with suppress(RuntimeError):  # of the GridSampler, which stops the study at its end
+                    study.tell(trial, value, state.FAIL if value is None else state.COMPLETE)
             failures, number, left = values.count(None), number + len(jobs), left - len(jobs)
             if failures / len(jobs) > self.settings["max_failure_rate"]:
                 stopped = (
