@@ -9,7 +9,7 @@ from rmexp.core.errors import UserError
 from rmexp.evaluation import metrics
 from rmexp.evaluation.metric_values import compute_metrics, slow_metrics
 from rmexp.evaluation.metrics import METRICS, Metric, lower_is_better, shown_in
-from rmexp.runner.job import closing_table
+from rmexp.runner.closing_table import closing_table
 from rmexp.tracking.wandb_logger import summary_of
 from rmexp.training.trainer import TrainerSettings
 from tests.evaluation.test_metrics import scored
