@@ -27,9 +27,7 @@ def announce(
     """Print the grid and how many jobs there are; measure a step, and estimate time and disk.
 
     Args:
-        plan: of the sweep.
         cells: its jobs; of a search, one that stands for all.
-        reporter: prints it.
         launcher: the option of hydra/launcher; nothing is measured for other machines.
         trials: how many jobs a search proposes.
 

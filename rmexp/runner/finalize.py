@@ -61,9 +61,7 @@ def finish_sweep(plan: SweepPlan, export: str, reporter: Reporter) -> bool:
     """Print how the jobs ended, compare them, and export the best setting.
 
     Args:
-        plan: of the sweep.
         export: `best`, `all` (done by the jobs themselves) or `none`.
-        reporter: prints it.
 
     Returns:
         Whether all jobs are done, and the best one's report and export succeeded.

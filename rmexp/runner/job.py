@@ -43,8 +43,6 @@ def run_work(item: WorkItem, reporter: Reporter, marked: bool = False) -> float 
     """Run a job of a sweep, or a group.
 
     Args:
-        item: a job or a group.
-        reporter: prints what happens.
         marked: lines are marked with the job's number, as other jobs print at the same time.
 
     Returns:
@@ -63,8 +61,6 @@ def attempt_job(job: JobSpec, reporter: Reporter, work: RemainingWork | None = N
     """Run a job, or resume it in a sweep; print its error, so that it does not stop a sweep.
 
     Args:
-        job: to run.
-        reporter: prints what happens.
         work: see `run_job`.
 
     Returns:
@@ -103,8 +99,6 @@ def run_job(
     started this process, it joins them.
 
     Args:
-        job: to run.
-        reporter: prints what happens.
         work: what is left of the task, if a part of it was done together with other jobs.
 
     Returns:

@@ -20,8 +20,6 @@ def record_outcome(run: RunDirectory, reporter: Reporter, resumable: bool) -> It
     """Record in the run directory what ends the block, if it is an error.
 
     Args:
-        run: its directory.
-        reporter: prints how to resume.
         resumable: `resume=RUN` can continue it; jobs of a sweep are continued by the sweep.
 
     Raises:

@@ -21,7 +21,6 @@ def run_sweep(checked: PreflightResult, command: Sequence[str]) -> bool:
     """Run the jobs of a sweep that are not done yet.
 
     Args:
-        checked: its jobs.
         command: the arguments of `python -m rmexp`.
 
     Returns:

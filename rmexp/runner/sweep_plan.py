@@ -155,7 +155,6 @@ def make_plan(
         command: the arguments of `python -m rmexp`.
         directory: where the user wants it; empty: `outputs/sweeps/NAME-HASH`.
         searches: Optuna proposes the jobs.
-        left_out: cells that cannot run, each with the reason.
     """
     inputs = input_fingerprint([cell.config for cell in cells])
     prints = [short_hash(config_fingerprint(cell.config) + inputs) for cell in cells]

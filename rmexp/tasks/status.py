@@ -21,7 +21,6 @@ def status(runs: str | list[str] | None, reporter: Reporter) -> dict[str, float]
 
     Args:
         runs: a sweep's directory, or several; None: the newest in full, the others in a line each.
-        reporter: prints them.
 
     Raises:
         UserError: there is no such sweep.

@@ -103,7 +103,10 @@ def test_the_environment_says_which_process_this_is(environment, place, monkeypa
         ((*TWO, "trainer.accelerator=gpu"), "trainer.devices=2: this machine has 0 GPUs"),
         ((*TWO, "trainer.num_nodes=2"), "on every machine with torchrun or srun"),
         (("trainer=fsdp", "tune=head"), "use trainer=ddp"),
-        (("trainer=fsdp", "model.compile=true"), "trainer=fsdp and model.compile=true exclude each other"),
+        (
+            ("trainer=fsdp", "model.compile=true"),
+            "trainer=fsdp and model.compile=true exclude each other",
+        ),
         (("trainer.devices=0",), "trainer.devices=0: should be a whole number above 0, or auto"),
         (("task=evaluate", "checkpoint=.", *TWO), "task=evaluate runs on one device"),
     ],
