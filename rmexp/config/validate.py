@@ -89,7 +89,7 @@ def arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, A
     if rest and inspect.isclass(target):
         base, more = arguments_of(target.__base__)
         del parameters[rest[0]]
-        optional = {name: parameter.replace(default=None) for name, parameter in base.items()}
+        optional = {n: p.replace(default=None) for n, p in base.items() if p.kind in NAMED}
         return optional | parameters, more | hints
     return parameters, hints
 
