@@ -27,7 +27,7 @@ SETTINGS = (
 
 STOP = """
 import os, signal, sys
-from rmexp.training import ResumeCheckpoint
+from rmexp.training.callbacks import ResumeCheckpoint
 
 stop, phase = int(os.environ["STOP_AT"]), os.environ["STOP_PHASE"]
 
