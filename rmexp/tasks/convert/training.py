@@ -28,7 +28,8 @@ def convert_training(s: PeerSettings, evaluates: bool) -> None:
     sharding = [name for name in ("fsdp", "fsdp_config", "deepspeed") if s.get(name)]
     if sharding:  # FSDP replaces DeepSpeed, which shards too
         s.put("trainer", "fsdp", sharding[0])
-        if s.lines.pop("model.compile", None):
+        if s.value("model.compile"):
+            del s.lines["model.compile"]
             s.leave("torch_compile", "trainer=fsdp does not go with model.compile=true")
     if s.get("fp16") and not s.get("bf16"):
         s.put("trainer.precision", "auto", note="there is no fp16")
@@ -58,8 +59,7 @@ def _lora(s: PeerSettings) -> None:
         s.convert("lora_target_modules")
     saved = ", ".join(sorted({*(s.take("lora_modules_to_save") or [])} - {"score", "classifier"}))
     if saved:
-        reason = f"{saved}: beside LoRA's matrices the head alone trains"
-        s.leave("lora_modules_to_save", reason)
+        s.leave("lora_modules_to_save", f"{saved}: beside LoRA's matrices the head alone trains")
     if s.value("tune.dropout"):
         s.notes.append("tune.dropout above 0 pads rows; with 0 shared prompts are computed once.")
 
@@ -72,8 +72,7 @@ def _length(s: PeerSettings) -> None:
         return
     s.put("trainer.max_epochs", math.ceil(epochs), "num_train_epochs")
     if epochs % 1:
-        reason = f"epochs are whole: for {epochs:g} set trainer.max_steps as well"
-        s.leave("num_train_epochs", reason)
+        s.leave("num_train_epochs", f"{epochs:g} is not whole: set trainer.max_steps as well")
 
 
 def _warmup(s: PeerSettings) -> None:
