@@ -37,7 +37,7 @@ def ours(home: Path, precision: str) -> Any:
     import rmexp
     from rmexp.data.reader import RowReport
     from rmexp.data.token_dataset import batched_list
-    from rmexp.inference.scorer import SORT_WINDOW
+    from rmexp.inference.score_file import SORT_WINDOW
 
     scorer = rmexp.load(home, precision=precision)
     if scorer.layout != "mixed" or scorer.micro_batch_tokens != BUDGET:

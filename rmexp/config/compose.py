@@ -17,7 +17,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rmexp.config.schema import CONF_DIR, EVALUATE, EVALUATE_REWARDS, register
+from rmexp.config.schema import CONF_DIR, register
 from rmexp.core.errors import UserError
 
 
@@ -113,17 +113,6 @@ def without_hydra(config: DictConfig) -> DictConfig:
     """A copy without Hydra's node, to which keys may be added: the configuration of a run."""
     content: Any = OmegaConf.to_container(config, resolve=False)
     return OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
-
-
-def resolve_task(config: DictConfig) -> DictConfig:
-    """`without_hydra`; task=evaluate becomes the evaluation of rewards where files contain them."""
-    config = without_hydra(config)
-    if config.task["_target_"] == EVALUATE:
-        sets = config.eval.get("sets") or {"": config.eval}
-        if all(one.get("scores") for one in sets.values()):
-            name, rows = config.task.name, config.task.rows
-            config.task = {"_target_": EVALUATE_REWARDS, "name": name, "rows": rows}
-    return config
 
 
 def suggest(wrong: str, known: Sequence[str]) -> str:

@@ -57,10 +57,6 @@ GROUPS = (
     *("tune", "optim", "trainer", "logger", "eval"),
 )
 
-EVALUATE = "rmexp.tasks.evaluate.evaluate"
-EVALUATE_REWARDS = "rmexp.tasks.evaluate.evaluate_rewards"
-"""task=evaluate with a model, and of rewards that files contain."""
-
 HEAD_TARGET = "rmexp.models.tuning.Head"
 """tune=head."""
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rmexp.config.compose import locate, suggest
-from rmexp.config.schema import EVALUATE_REWARDS, GROUPS, Root
+from rmexp.config.schema import GROUPS, Root
+from rmexp.config.task_inputs import task_inputs
 from rmexp.core.errors import UserError
 
 
@@ -55,7 +56,7 @@ def find_targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 def makes_run(config: DictConfig) -> bool:
     """Whether the task has a run directory; tasks that only read or convert have none."""
-    return "run" in inspect.signature(locate("task", config.task["_target_"])).parameters
+    return "run" in task_inputs(config.task["_target_"], with_checkpoint=True)
 
 
 def _check_target(path: str, node: DictConfig) -> None:
@@ -112,29 +113,40 @@ FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))
 """Keys of tasks that name a file; the others name a directory."""
 
 
+MODEL_PROBES = ("probes", "probe_rows")
+"""Keys of task=evaluate that need a model."""
+
+
+def rewards_from_files(config: DictConfig) -> bool:
+    """Whether the rewards of all evaluation sets come from files, so that no model is needed."""
+    sets = config.eval.get("sets") or {"": config.eval}
+    return all(one.get("scores") for one in sets.values())
+
+
 def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse keys that the task does not use, and missing keys that it needs.
 
     Raises:
         UserError: names the key.
     """
-    task = locate("task", config.task["_target_"])
-    parameters = inspect.signature(task).parameters
-    hints = inspect.get_annotations(task, eval_str=True)
     name = config.task.name
-    who = "eval.scores" if config.task["_target_"] == EVALUATE_REWARDS else f"task={name}"
+    from_files = name == "evaluate" and rewards_from_files(config)
+    inputs = task_inputs(config.task["_target_"], with_checkpoint=not from_files)
+    if from_files:
+        inputs = {key: kind for key, kind in inputs.items() if key not in MODEL_PROBES}
+    who = "eval.scores" if from_files else f"task={name}"
     for key in ("checkpoint", "source", "out", "runs"):
-        if key in parameters and config[key] is None and hints[key] in (str, str | list[str]):
+        if key in inputs and config[key] is None and inputs[key] in (str, str | list[str]):
             what = "FILE" if (name, key) in FILES else "DIRECTORY"
             other = " (or eval.scores=FILE)" if name == "evaluate" else ""
             raise UserError(f"task={name} needs {key}={what}{other}.")
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
-        used = {"task", "logger", *parameters}
+        used = {"task", "logger", *inputs}
         if part in {"checkpoint", "source", "out", "runs", *GROUPS} - used:
             raise UserError(f"{who} does not use {part}: leave out {key}.")
-        if part == "task" and "." in key and key.split(".")[1] not in parameters:
+        if part == "task" and "." in key and key.split(".")[1] not in inputs:
             raise UserError(f"{who} does not use {key}: leave it out.")
         kept = ("model.layout", "model.trust_remote_code")
         if part == "model" and config.checkpoint is not None and key not in kept:

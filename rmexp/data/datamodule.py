@@ -27,7 +27,7 @@ from rmexp.data.setting_checks import check_fold, check_shares, check_splits, ch
 from rmexp.data.sources import check_source
 from rmexp.data.splits import Fold, SplitPolicy, describe_fold
 from rmexp.data.token_columns import COUNT_COLUMNS, Balance, TokenColumns
-from rmexp.data.token_dataset import TokenizeSpec, load_or_tokenise
+from rmexp.data.token_dataset import TokenizeSpec, TokenTable, load_or_tokenise
 from rmexp.losses.base import Loss
 from rmexp.losses.compatibility import check_loss, fit_loss_to_ratings
 from rmexp.templates.template import Template
@@ -145,11 +145,16 @@ class ComparisonData(lightning.LightningDataModule):
     def prepare(self, tokenizer: Any, seed: int, progress: Callable[[str, int], None]) -> None:
         """Read, check, tokenise (or find in the cache) and split. Needs no model.
 
+        Args:
+            tokenizer: None for rewards that come from a file, see `load_or_tokenise`.
+
         Raises:
             UserError: the source or its rows cannot be used, or a split would be empty.
         """
         self.tokenizer, self.seed = tokenizer, seed
-        self.rows, self.report, self.from_cache = self.load(tokenizer, progress)
+        table = self.load(tokenizer, progress)
+        self.rows, self.report, self.from_cache = table.rows, table.report, table.from_cache
+        self.dropped = table.dropped
         parts = [self.source_key, *self.dealing.key]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         self.splits = self.split()
@@ -162,20 +167,24 @@ class ComparisonData(lightning.LightningDataModule):
             self.rows["subset"][:],
             self.rows["group"][:],
             self.report,
+            self.dropped,
         )
         return splits
 
-    def comparisons(self, report: RowReport) -> Iterator[tuple[Comparison, float | None]]:
-        """The comparisons anew, not rendered, under the ids of `rows`; each with the gap between
-        ratings that makes a pair of it."""
-        recipe = self.recipe
-        for one in read_comparisons(recipe.paths, recipe.parse, report, recipe.limit):
-            yield one, recipe.min_rating_gap
+    def test_on_val(self) -> None:
+        """Without test rows, take val for them."""
+        if not any(self.counts("test").values()):
+            self.splits["test"] = self.splits["val"]
+            note_fallback("There is no test split: selected and judged on the same rows (val).")
 
-    def load(
-        self, tokenizer: Any, progress: Callable[[str, int], None]
-    ) -> tuple[Any, RowReport, bool]:
-        """The tokenised rows, the report on them, and whether they came from the cache."""
+    def comparisons(self) -> Iterator[tuple[Comparison, "ComparisonData"]]:
+        """Read the comparisons again, with the ids of `rows`; each with the source it is from."""
+        recipe = self.recipe
+        for one in read_comparisons(recipe.paths, recipe.parse, RowReport(), recipe.limit):
+            yield one, self
+
+    def load(self, tokenizer: Any, progress: Callable[[str, int], None]) -> TokenTable:
+        """The tokenised rows, see `load_or_tokenise`."""
         own = self.own_tokenizer(tokenizer)
         if own is not tokenizer:
             note_fallback(OWN_TEMPLATE)
@@ -183,7 +192,7 @@ class ComparisonData(lightning.LightningDataModule):
 
     def own_tokenizer(self, tokenizer: Any) -> Any:
         """The tokenizer with these rows' own template and system prompt, where they have one."""
-        if self.template is None and self.system is None:
+        if tokenizer is None or (self.template is None and self.system is None):
             return tokenizer
         tokenizer = copy.deepcopy(tokenizer)
         if self.template is not None:
@@ -253,9 +262,7 @@ class ComparisonData(lightning.LightningDataModule):
             keep = sampling.capped(prompts, self.max_per_prompt, self.dealing.seed)
             self._keep(keep, f"beyond data.max_per_prompt={self.max_per_prompt}")
         check_splits(columns, self.splits, useful or tuple(COUNT_COLUMNS))
-        if not any(self.counts("test").values()):
-            self.splits["test"] = self.splits["val"]
-            note_fallback("There is no test split: selected and judged on the same rows (val).")
+        self.test_on_val()
         fit_loss_to_ratings(columns, self.splits["train"], self.sampling_rate(), loss)
         self.plan()  # refuses what no step can hold
 
@@ -356,7 +363,8 @@ class ComparisonData(lightning.LightningDataModule):
 
     def lines(self) -> list[str]:
         """What was read, for the terminal."""
-        source = "from the cache" if self.from_cache else "tokenised now"
+        fresh = "read now" if self.tokenizer is None else "tokenised now"
+        source = "from the cache" if self.from_cache else fresh
         sizes = []
         for name, rows in self.splits.items():
             counts = self.counts(name)

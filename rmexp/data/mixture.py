@@ -15,6 +15,7 @@ from rmexp.data import sampling
 from rmexp.data.datamodule import ComparisonData
 from rmexp.data.formats.fold_group import FoldGroup
 from rmexp.data.reader import RowReport
+from rmexp.data.token_dataset import TokenTable
 from rmexp.losses.base import Loss
 
 SHARED = (
@@ -86,6 +87,7 @@ class Mixture(ComparisonData):
             parse = source.recipe.parse
             source.recipe = dataclasses.replace(
                 source.recipe,
+                group=f"data.sources.{name}",
                 max_length=self.max_length,
                 parse=parse if self.fold is None else FoldGroup(parse, self.fold.by),
             )
@@ -113,14 +115,12 @@ class Mixture(ComparisonData):
         for source in self.sources.values():
             source.check_sources()
 
-    def load(
-        self, tokenizer: Any, progress: Callable[[str, int], None]
-    ) -> tuple[Any, RowReport, bool]:
+    def load(self, tokenizer: Any, progress: Callable[[str, int], None]) -> TokenTable:
         """The tokenised rows of all sources, one behind the other."""
-        parts, report, cached = [], RowReport(), True
-        for name, source in self.sources.items():
-            rows, found, from_cache = source.load(tokenizer, progress)
-            cached = cached and from_cache
+        parts, report = [], RowReport()
+        tables = {name: source.load(tokenizer, progress) for name, source in self.sources.items()}
+        for name, table in tables.items():
+            rows, found = table.rows, table.report
             subsets = rows["subset"][:]
             alone = len(set(subsets)) == 1
             renamed = {
@@ -132,15 +132,18 @@ class Mixture(ComparisonData):
             parts.append(rows)
             report.merge(dataclasses.replace(found, places=[f"{name}: {p}" for p in found.places]))
         self.home = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        return datasets.concatenate_datasets(parts), report, cached
+        return TokenTable(
+            datasets.concatenate_datasets(parts),
+            report,
+            all(table.from_cache for table in tables.values()),
+            [key for table in tables.values() for key in table.dropped],
+        )
 
-    def comparisons(self, report: RowReport) -> Iterator[tuple[Comparison, float | None]]:
-        """The comparisons of all sources anew; not of those with a template of their own, which one
-        tokenizer cannot render."""
+    def comparisons(self) -> Iterator[tuple[Comparison, ComparisonData]]:
+        """Read the comparisons of all sources again."""
         for name, source in self.sources.items():
-            if source.template is None and source.system is None:
-                for one, gap in source.comparisons(report):
-                    yield dataclasses.replace(one, id=f"{name}:{one.id}"), gap
+            for one, _ in source.comparisons():
+                yield dataclasses.replace(one, id=f"{name}:{one.id}"), source
 
     def sampling_rate(self) -> np.ndarray | None:
         """How often each training row is drawn in an epoch; None: each once."""

@@ -167,4 +167,5 @@ def check_bad_rows(
             "allows to be skipped; is the format the right one?"
         )
     if report.read == 0:
-        raise UserError(f"{'The data' if group == 'data' else 'The evaluation set'} has no rows.")
+        what = "The evaluation set" if group.startswith("eval") else "The data"
+        raise UserError(f"{what} has no rows.")

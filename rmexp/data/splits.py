@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,14 @@ from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.reader import RowReport
 
 SPLIT_NAMES = ("train", "val", "test")
+
+
+class SplitKey(NamedTuple):
+    """What decides the split of a row: its prompt's key, the split it declares, and its group."""
+
+    prompt: str
+    split: str | None
+    group: str | None
 
 
 @dataclass(frozen=True)
@@ -97,19 +105,27 @@ class SplitPolicy:
         subsets: list[str],
         groups: Sequence[str | None],
         report: RowReport,
+        dropped: Sequence[SplitKey] = (),
     ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-        """The sorted rows of each split, see `assign_splits`; and the fold, where there is one."""
+        """The sorted rows of each split, see `assign_splits`; and the fold, where there is one.
+
+        Args:
+            dropped: rows that tokenising dropped. They count here, so that the split of a prompt
+                depends neither on the tokenizer nor on the template.
+        """
         facts = None
         if self.fold is not None:
             if known := sum(split is not None for split in declared):
                 note_fallback(
                     f"data.fold deals out all rows: {known} declare a split, not used here."
                 )
-            known_groups = [group or "" for group in groups]
+            known_groups = [group or "" for group in (*groups, *(key.group for key in dropped))]
             dealt, facts = self.fold.deal(known_groups, self.shares["val"], self.seed)
-            declared = list(dealt)
+            declared = list(dealt[: len(prompt_keys)])
+            rest = dealt[len(prompt_keys) :]
+            dropped = [key._replace(split=s) for key, s in zip(dropped, rest, strict=True)]
         return (
-            assign_splits(prompt_keys, declared, subsets, self.shares, self.seed, report),
+            assign_splits(prompt_keys, declared, subsets, self.shares, self.seed, report, dropped),
             facts,
         )
 
@@ -127,24 +143,27 @@ def assign_splits(
     shares: Mapping[str, float],
     seed: int,
     report: RowReport,
+    dropped: Sequence[SplitKey] = (),
 ) -> dict[str, np.ndarray]:
     """Deal rows into train, val and test by prompt: equal prompts never part.
 
     Declared splits are kept. Splits that nobody declared are cut from the undeclared (or the train)
     rows: prompts in the order of a hash of `seed` and prompt, `shares` of them for test and val.
     Where a prompt was declared into two splits, it stays in test before val before train, and the
-    other rows are dropped and counted.
+    other rows are dropped and counted. The prompts of rows that are `dropped` already take part in
+    the draw.
 
     Returns:
         For each split, the sorted indices of its rows.
     """
+    known = [*zip(prompt_keys, declared, strict=True), *(key[:2] for key in dropped)]
     home: dict[str, str] = {}
     for wanted in ("test", "val", "train"):
-        for key, split in zip(prompt_keys, declared, strict=True):
+        for key, split in known:
             if split == wanted:
                 home.setdefault(key, wanted)
     missing = [name for name in ("test", "val") if name not in home.values()]
-    free = {k for k, split in zip(prompt_keys, declared, strict=True) if split is None} - set(home)
+    free = {key for key, split in known if split is None} - set(home)
     pool = sorted(
         free | {k for k, name in home.items() if name == "train"}, key=lambda k: _shuffled(seed, k)
     )

@@ -1,7 +1,7 @@
 """How a response is written, in counts that a reward should not care for: computed once a row."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rmexp.comparison import Message
 
@@ -38,5 +38,5 @@ def spoken(response: Sequence[Message]) -> str:
 
 def _text(content: object) -> str:
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content)
+        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
     return content if isinstance(content, str) else ""

@@ -21,11 +21,12 @@ from rmexp.comparison import Comparison, pairs_from_ratings
 from rmexp.core.disk_cache import build_once
 from rmexp.core.errors import UserError
 from rmexp.data.reader import Format, RowReport, check_bad_rows, read_comparisons
-from rmexp.data.text_style import text_style
+from rmexp.data.splits import SplitKey
+from rmexp.data.text_style import spoken, text_style
 from rmexp.templates import rendering
 from rmexp.templates.template import template_fingerprint
 
-TOKEN_CACHE_VERSION = 6
+TOKEN_CACHE_VERSION = 7
 """Part of every cache key: raise it when what is stored changes."""
 
 
@@ -109,6 +110,8 @@ class TokenizeSpec:
 
     def key(self, tokenizer: Any) -> str:
         """The cache's key (24 hex digits)."""
+        if tokenizer is None:
+            return _digest([TOKEN_CACHE_VERSION, self.source_key])
         backend = getattr(tokenizer, "backend_tokenizer", None)
         words = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
         return _digest(
@@ -159,12 +162,31 @@ def source_fingerprint(path: str) -> str:
     return digest.hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenTable:
+    """The tokenised rows of a source.
+
+    rows        a data set with `TOKEN_SCHEMA`
+    report      of reading and tokenising
+    from_cache  they were tokenised earlier
+    dropped     readable comparisons that tokenising dropped: too long, refused by the template
+    """
+
+    rows: datasets.Dataset
+    report: RowReport
+    from_cache: bool
+    dropped: list[SplitKey]
+
+
 def load_or_tokenise(
     recipe: TokenizeSpec, tokenizer: Any, cache: Path, progress: Callable[[str, int], None]
-) -> tuple[datasets.Dataset, RowReport, bool]:
-    """The tokenised rows, the report on them, and whether they came from the cache.
+) -> TokenTable:
+    """Load the tokenised rows from the cache, or tokenise the source into it.
 
-    `progress(what, count)` is called as rows go by.
+    Args:
+        tokenizer: None measures rows in characters, for rewards that need no model: texts are then
+            plain, tokens are the responses' code points, and no row is too long.
+        progress: called with what is counted and the count so far.
 
     Raises:
         UserError: the source or too many of its rows cannot be used.
@@ -173,12 +195,13 @@ def load_or_tokenise(
     with build_once(home, "report.json") as folder:
         if folder is not None:
             _write(recipe, tokenizer, folder, progress)
-    return *_read(home), folder is None
-
-
-def _read(home: Path) -> tuple[datasets.Dataset, RowReport]:
-    rows = datasets.Dataset.from_file(str(home / "rows.arrow"))
-    return rows, RowReport.from_dict(json.loads((home / "report.json").read_text()))
+    stored = json.loads((home / "report.json").read_text())
+    return TokenTable(
+        datasets.Dataset.from_file(str(home / "rows.arrow")),
+        RowReport.from_dict(stored["report"]),
+        folder is None,
+        [SplitKey(*key) for key in stored["dropped"]],
+    )
 
 
 def _write(
@@ -186,10 +209,13 @@ def _write(
 ) -> None:
     from datasets.arrow_writer import ArrowWriter
 
-    report = RowReport()
+    report, dropped = RowReport(), []
     comparisons = read_comparisons(recipe.paths, recipe.parse, report, recipe.limit)
     with ArrowWriter(path=str(home / "rows.arrow"), features=TOKEN_SCHEMA) as writer:
-        for row in _tokenised_rows(comparisons, recipe, tokenizer, report):
+        for one, row in _tokenised_rows(comparisons, recipe, tokenizer, report):
+            if row is None:
+                dropped.append(SplitKey(one.prompt_key, one.split, one.group))
+                continue
             writer.write(row)
             report.kept += 1
             if report.kept % ROWS_PER_CHUNK == 0:
@@ -200,16 +226,35 @@ def _write(
                 f"No comparison is left of {report.read} rows: {'; '.join(report.lines()[1:])}."
             )
         writer.finalize()
-    (home / "report.json").write_text(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))
+    stored = {"report": report.to_dict(), "dropped": dropped}
+    (home / "report.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1))
 
 
 def _tokenised_rows(
     comparisons: Iterable[Comparison], recipe: TokenizeSpec, tokenizer: Any, report: RowReport
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Comparison, dict[str, Any] | None]]:
+    """Comparisons with their rows; None where a comparison is dropped."""
     for chunk in batched_list(comparisons, ROWS_PER_CHUNK):
-        for comparison, texts, tokens in encode(chunk, tokenizer, recipe.max_length, report):
-            if tokens and (row := _row(comparison, texts, tokens, recipe, report)) is not None:
-                yield row
+        encoded = (
+            map(_in_characters, chunk)
+            if tokenizer is None
+            else encode(chunk, tokenizer, recipe.max_length, report)
+        )
+        for comparison, texts, tokens in encoded:
+            row = _row(comparison, texts, tokens, recipe, report) if tokens else None
+            yield comparison, row
+
+
+def _in_characters(comparison: Comparison) -> tuple[Comparison, list[str], list[list[int]]]:
+    """Plain texts of prompt and response, and the code points of each response."""
+    prompt, *responses = (
+        "\n".join(
+            spoken([m]) + (json.dumps(m["tool_calls"]) if m.get("tool_calls") else "") for m in part
+        )
+        for part in (comparison.prompt, *comparison.responses)
+    )
+    texts = [f"{prompt}\n\n{response}" for response in responses]
+    return comparison, texts, [list(map(ord, response)) or [0] for response in responses]
 
 
 def encode(

@@ -1,4 +1,4 @@
-"""An evaluation set: where its comparisons come from, and how they are scored."""
+"""Evaluation sets: where their comparisons come from, and how a benchmark scores them."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,26 +8,25 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from rmexp.comparison import Comparison, pairs_from_ratings
-from rmexp.core.errors import UserError
-from rmexp.data.reader import Format, RowReport, check_bad_rows, read_comparisons
-from rmexp.data.text_style import spoken, text_style
+from rmexp.core.errors import UserError, note_fallback
+from rmexp.data.datamodule import ComparisonData
+from rmexp.data.reader import Format
 from rmexp.evaluation.benchmarks.base import ScoredList, Suite
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """eval=NAME: the rows of a suite.
+    """eval=NAME: the rows of a benchmark.
 
     Args:
-        name: what its metrics begin with: `NAME/accuracy`.
-        format: raw row -> Comparison; the publisher's rows, or ours.
+        name: prefix of its metrics: `NAME/accuracy`.
+        format: raw row -> Comparison; reads the publisher's rows or ours.
         path: file, directory or hub id.
         suite: scored comparisons -> the publisher's scores.
-        scores: a file of rewards (`id`, `response`, `reward`) to judge in place of a model's; None:
-            the checkpoint scores the rows.
-        limit: comparisons taken, from the start; None: all.
-        on_bad_row: `raise` stops at bad rows, `skip` leaves them out, counted.
+        scores: a file of rewards (`id`, `response`, `reward`) to evaluate; None: the checkpoint
+            scores the rows.
+        limit: number of comparisons to take from the start; None takes all.
+        on_bad_row: `raise` stops at bad rows, `skip` drops and counts them.
         max_bad_share: share of bad rows above which `skip` stops as well.
     """
 
@@ -44,25 +43,56 @@ class EvaluationSet:
         if not self.name or set(self.name) & set("/ "):
             raise UserError(f"eval.name={self.name!r}: metrics begin with it; no blank and no /.")
 
-    def read(self) -> tuple[list[Comparison], RowReport]:
-        """All comparisons, without a tokenizer: for rewards that are there already.
+    def metrics(
+        self, rows: Iterable[Mapping[str, Any]], rewards: Sequence[Sequence[float]]
+    ) -> dict[str, float]:
+        """The benchmark's own scores (`NAME/score`, `_low`, `_high`); what they lack is noted."""
+        result = self.suite(scored_lists(rows, rewards))
+        for note in result.notes:
+            note_fallback(f"{self.name}: {note}")
+        found: dict[str, float] = {}
+        for name, estimate in result.scores.items():
+            found |= estimate.named(f"{self.name}/{name}")
+        return {name: value for name, value in found.items() if value == value}
 
-        Raises:
-            UserError: the source or too many of its rows cannot be used.
-        """
-        report = RowReport()
-        found = list(read_comparisons({None: self.path}, self.format, report, self.limit))
-        check_bad_rows(report, self.on_bad_row, self.max_bad_share, "eval")
-        report.kept = len(found)
-        return found, report
+
+class BenchmarkData(ComparisonData):
+    """An evaluation set as data: one split with the set's name, nothing to train on.
+
+    Args:
+        evaluation: where the rows come from.
+        like: takes the longest row, the batch sizes and the cache from this data.
+        key: what the user types before the keys of the set.
+    """
+
+    def __init__(self, evaluation: EvaluationSet, like: ComparisonData, key: str) -> None:
+        super().__init__(
+            evaluation.format,
+            evaluation.path,
+            limit=evaluation.limit,
+            on_bad_row=evaluation.on_bad_row,
+            max_bad_share=evaluation.max_bad_share,
+            min_rating_gap=None,
+            max_length=like.max_length,
+            eval_batch_size=like.eval_batch_size,
+            micro_batch_tokens=like.micro_batch_tokens,
+            workers=like.workers,
+            cache=str(like.cache),
+        )
+        self.recipe = dataclasses.replace(self.recipe, group=key)
+        self.set_name = evaluation.name
+
+    def split(self) -> dict[str, np.ndarray]:
+        """Every row, whatever split it declares."""
+        return {self.set_name: np.arange(len(self.rows))}
 
 
 @dataclass(frozen=True)
 class OwnRows:
-    """eval=rows: what `data` says (the run's own test rows, or those of other data).
+    """eval=rows: the rows of `data` (the run's own test rows, or those of other data).
 
     Args:
-        scores: a file of rewards to judge in place of a model's.
+        scores: a file of rewards to evaluate; None: the checkpoint scores the rows.
     """
 
     scores: str | None = None
@@ -70,7 +100,7 @@ class OwnRows:
 
 @dataclass(frozen=True)
 class SeveralSets:
-    """eval=several: a set each under its own name, so that none overwrites another.
+    """eval=several: several evaluation sets, each under its own name.
 
     Args:
         sets: name -> evaluation set.
@@ -87,7 +117,7 @@ class SeveralSets:
 
 
 def expand_sets(evaluation: EvaluationSet | SeveralSets | OwnRows) -> list[EvaluationSet]:
-    """The suites of an `eval` option; none where the data's own rows are meant."""
+    """The benchmarks of an `eval` option; none for `eval=rows`."""
     if isinstance(evaluation, OwnRows):
         return []
     if isinstance(evaluation, EvaluationSet):
@@ -95,35 +125,10 @@ def expand_sets(evaluation: EvaluationSet | SeveralSets | OwnRows) -> list[Evalu
     return [dataclasses.replace(one, name=name) for name, one in evaluation.sets.items()]
 
 
-def labels_of_row(comparison: Comparison, min_rating_gap: float | None = None) -> dict[str, Any]:
-    """What people said of a comparison, in the columns of `tokenised.FEATURES`.
-
-    `lengths` are in characters here: there is no tokenizer.
-    """
-    levels = [-1 if level is None else level for level in comparison.levels()]
-    if min_rating_gap is not None:
-        comparison = pairs_from_ratings(comparison, min_rating_gap)
-    judged = [j if j.verdict >= 0 else j.flipped() for j in comparison.judgements]
-    ratings = comparison.ratings or (None,) * len(comparison.responses)
-    return {
-        "id": comparison.id,
-        "subset": comparison.subset,
-        "prompt_key": comparison.prompt_key,
-        "ratings": [np.nan if r is None else r for r in ratings],
-        "pairs": [[j.i, j.j, j.verdict] for j in judged],
-        "weights": [j.weight for j in judged],
-        "weight": comparison.weight,
-        "levels": levels,
-        "lengths": [len(spoken(response)) for response in comparison.responses],
-        "style": [text_style(response) for response in comparison.responses],
-        "texts": [spoken(response) for response in comparison.responses],
-    }
-
-
 def scored_lists(
     rows: Iterable[Mapping[str, Any]], rewards: Sequence[Sequence[float]]
 ) -> list[ScoredList]:
-    """Rows (tokenised ones, or `labels_of_row`s) with their rewards, as suites take them."""
+    """Rows of a `TokenTable` with their rewards, as benchmarks take them."""
     return [
         ScoredList(
             id=row["id"],
@@ -134,14 +139,3 @@ def scored_lists(
         )
         for row, values in zip(rows, rewards, strict=True)
     ]
-
-
-def suite_metrics(
-    evaluation: EvaluationSet, lists: Sequence[ScoredList]
-) -> tuple[dict[str, float], list[str]]:
-    """The suite's scores as metrics (`NAME/score`, `_low`, `_high`), and its notes."""
-    result = evaluation.suite(lists)
-    metrics: dict[str, float] = {}
-    for name, estimate in result.scores.items():
-        metrics |= estimate.named(f"{evaluation.name}/{name}")
-    return {k: v for k, v in metrics.items() if v == v}, result.notes

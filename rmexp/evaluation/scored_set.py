@@ -1,4 +1,4 @@
-"""An evaluation set as arrays: what people said of it, and the rewards of a model."""
+"""An evaluation set as arrays: labels, and rewards."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,25 +23,26 @@ EVAL_COLUMNS = (
     "weights",
     "weight",
 )
-"""Of `tokenised.FEATURES`; the texts and tokens of a set stay on disk."""
+"""Columns of `TOKEN_SCHEMA` to load; texts and tokens stay on disk."""
 
 
 @dataclass(frozen=True)
 class EvalLabels:
-    """What people said. C comparisons, N responses, P strictly judged pairs, Q ties.
+    """Labels of C comparisons with N responses, P strictly judged pairs and Q ties.
 
-    items_C      the data set's row of each comparison
-    subsets_C    the name of its subset
+    items_C      row of each comparison in the data set
+    subsets_C    name of its subset
     prompts_C    its prompt, numbered from 0
     weights_C    its weight
-    rows_N       the comparison of each response, from 0 to C - 1; never falls
+    rows_N       comparison of each response, 0 to C - 1, ascending
     tokens_N     int, length as rendered
-    style_N_S    counts of `style.STYLE`
+    style_N_S    counts of `STYLE_NAMES`
     ratings_N    float, NaN where unrated
-    levels_N     the place in the order of its comparison, 0 the worst; -1 outside of it
-    better_P     index of the better response; worse_P the other
-    weights_P    of the judgement times that of its row
-    tied_Q_2     pairs that people tied: left out of accuracy, and counted
+    levels_N     rank level in its comparison, 0 the worst; -1 if it is not ranked
+    better_P     index of the better response
+    worse_P      index of the worse response
+    weights_P    weight of the judgement times weight of its row
+    tied_Q_2     pairs that people tied, which accuracy leaves out
     """
 
     items_C: np.ndarray
@@ -60,7 +61,7 @@ class EvalLabels:
 
     @property
     def weights_N(self) -> np.ndarray:
-        """The weight of each response: its comparison's."""
+        """The weight of each response's comparison."""
         return self.weights_C[self.rows_N]
 
     @property
@@ -80,11 +81,11 @@ class EvalLabels:
 
     @property
     def traits(self) -> Traits:
-        """What the reward should not care for."""
+        """Traits of the responses that should not decide a reward."""
         return Traits(self.tokens_N, self.style_N_S, self.rows_N, self.better_P, self.worse_P)
 
     def part(self, keep_C: np.ndarray) -> dict[str, Any]:
-        """The fields of a set with some of the comparisons."""
+        """The fields, restricted to some of the comparisons."""
         keep_N, number = keep_C[self.rows_N], lambda keep: np.cumsum(keep) - 1
         keep_Q = keep_N[self.tied_Q_2].all(1)
         axes = {"C": keep_C, "N": keep_N, "P": keep_N[self.better_P], "Q": keep_Q}
@@ -96,12 +97,13 @@ class EvalLabels:
         return found
 
     def with_rewards(self, rewards: Mapping[int, Sequence[float]]) -> "ScoredSet":
-        """The set with the rewards of each row's responses.
+        """Add rewards; comparisons with a reward that is NaN or infinite are dropped and counted.
 
-        Comparisons with a reward that is NaN or infinite are left out, and counted.
+        Args:
+            rewards: row of the data set -> the reward of each response.
 
         Raises:
-            UserError: none has finite rewards.
+            UserError: no comparison has finite rewards.
         """
         values = list(chain.from_iterable(rewards[item] for item in self.items_C.tolist()))
         rewards_N = np.array(values, dtype=np.float32)
@@ -120,7 +122,7 @@ class ScoredSet(EvalLabels):
     """An evaluation set with its rewards.
 
     rewards_N    float32, finite
-    lost         comparisons that are left out, as a reward of theirs is not
+    lost         number of dropped comparisons, with a reward that is not finite
     """
 
     rewards_N: np.ndarray
@@ -128,7 +130,7 @@ class ScoredSet(EvalLabels):
 
     @property
     def gaps_P(self) -> np.ndarray:
-        """r_better - r_worse, subtracted in fp64 so that no fp32 difference is rounded to a tie."""
+        """r_better - r_worse in fp64, so that no difference of fp32 rewards rounds to a tie."""
         return self.rewards_N[self.better_P].astype(np.float64) - self.rewards_N[self.worse_P]
 
     def subset(self, name: str) -> "ScoredSet":
@@ -137,7 +139,7 @@ class ScoredSet(EvalLabels):
 
 
 def eval_labels(rows: Any, indices: np.ndarray) -> EvalLabels:
-    """The rows `indices` of a data set that has `COLUMNS`, in their order."""
+    """The labels of the rows `indices` of a data set with `EVAL_COLUMNS`."""
     table = rows.select_columns(list(EVAL_COLUMNS)).select(indices).with_format("arrow")[:]
     columns = {name: table[name].combine_chunks() for name in EVAL_COLUMNS}
 

@@ -1,4 +1,4 @@
-"""A trained reward model: what its run knew, where its weights are, and how to open it."""
+"""Checkpoints: the configuration of their run, where their weights are, and how to load them."""
 
 import json
 from collections.abc import Sequence
@@ -40,34 +40,41 @@ def saved_config(run: Path) -> DictConfig:
     return config
 
 
-PLACES = ("trainer", *(f"trainer.{key}" for key in SINGLE_PROCESS))
-"""What may differ where a run goes on: the devices that it is on."""
+DEVICE_KEYS = ("trainer", *(f"trainer.{key}" for key in SINGLE_PROCESS))
+"""Keys that may change when a run is resumed."""
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of the run to go on with, on the devices that the command line names."""
+    """The configuration of the run to resume, on the devices that the command line names."""
     saved = saved_config(Path(config.resume))
     saved.resume = config.resume
     keys = [override.split("=", 1)[0] for override in overrides]
-    for place in PLACES[1:]:
-        if place in keys or "trainer" in keys:
-            OmegaConf.update(saved, place, OmegaConf.select(config, place))
+    for key in DEVICE_KEYS[1:]:
+        if key in keys or "trainer" in keys:
+            OmegaConf.update(saved, key, OmegaConf.select(config, key))
     return saved
 
 
 def is_run(home: Path) -> bool:
-    """Is it a run directory of ours?"""
+    """Whether a directory is a run directory of rmexp."""
     return (home / "config.yaml").is_file() and (home / "result.json").is_file()
 
 
 def inherit_config(
     config: DictConfig, overrides: Sequence[str], own_rows: bool
 ) -> tuple[DictConfig, dict[str, Any]]:
-    """Take what the command line leaves open from a run, and point `model` at its weights.
+    """Complete the configuration with that of a checkpoint's run.
 
-    With `own_rows` that goes for the data as well; else only for their `max_length`.
-    The facts are the run's labels and metrics, the fingerprint of the data that it was trained on
-    (None for a directory that is no run), and whether the command line says anything about data.
+    Args:
+        config: has the `checkpoint`. Keys that the command line does not set are taken from the
+            run, and `model` loads the run's weights.
+        overrides: of the command line.
+        own_rows: take `data` from the run too; else only its `max_length`.
+
+    Returns:
+        The configuration, and facts: `labels` and `trained_metrics` of the run, `trained_data`,
+        the fingerprint of its data (None if the directory is no run), and `own_data`, whether the
+        command line sets no key of `data`.
     """
     home = Path(config.checkpoint).expanduser()
     config = without_hydra(config)
@@ -79,7 +86,7 @@ def inherit_config(
         "own_data": not any(key.split(".")[0] == "data" for key in keys),
     }
     if is_run(home):
-        find_weights(home, None, "auto", False)  # a run without weights has nothing to inherit
+        find_weights(home, None, "auto", False)  # raises if the run has no weights
         saved, old = saved_config(home), json.loads((home / "result.json").read_text())
         facts |= {
             "labels": {g: label for g, label in old["labels"].items() if g not in keys},
@@ -88,7 +95,7 @@ def inherit_config(
         }
         for group in ("loss", "trainer", "template", "model"):
             config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
-        if "trainer" not in keys:  # what several devices trained, one can judge
+        if "trainer" not in keys:  # one device can evaluate what several have trained
             for key, value in SINGLE_PROCESS.items():
                 OmegaConf.update(config.trainer, key, value)
         if own_rows:
@@ -101,7 +108,6 @@ def inherit_config(
 
 
 def _merged(saved: DictConfig, config: DictConfig, group: str, keys: Sequence[str]) -> DictConfig:
-    """A group of the saved configuration with the single keys that the command line sets."""
     node = saved[group]
     for key in keys:
         if key.startswith(f"{group}."):
@@ -110,11 +116,10 @@ def _merged(saved: DictConfig, config: DictConfig, group: str, keys: Sequence[st
 
 
 def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig:
-    """Let `model` load the checkpoint's weights, and `template` what they were trained with."""
+    """Let `model` load the checkpoint's weights, and `template` the template of its export."""
     trust = bool(config.model.get("trust_remote_code", False))
-    export = find_export(home)
     config.model = find_weights(home, config.model, config.model.layout, trust)
-    if export is not None and (export / "rmexp.json").is_file():
+    if (export := find_export(home)) is not None and carries_template(export):
         if any(key.split(".")[0] == "template" for key in keys):
             raise UserError(
                 f"{export} carries the template it was trained with: leave out template."
@@ -124,13 +129,23 @@ def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig
 
 
 def find_export(home: Path) -> Path | None:
-    """The Hugging Face directory of a run, or the directory itself where it is one."""
-    places = (home / "export", home)
-    return next((place for place in places if (place / "config.json").is_file()), None)
+    """The Hugging Face directory of a run, or the directory itself if it is one."""
+    folders = (home / "export", home)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def carries_template(export: Path) -> bool:
+    """Whether a Hugging Face directory is an export of rmexp, whose tokenizer has the template."""
+    return (export / "rmexp.json").is_file()
 
 
 def find_weights(home: Path, base: Any, layout: str, trust_remote_code: bool) -> dict[str, Any]:
     """The `model` node that loads an export, a Hugging Face directory, or a run's best checkpoint.
+
+    Args:
+        home: run or Hugging Face directory.
+        base: the run's own `model` node, which the checkpoint is loaded into.
+        layout, trust_remote_code: keys of the node.
 
     Raises:
         UserError: there is none of them.
@@ -169,12 +184,12 @@ def load_scorer(
 
     Args:
         path: a run directory of rmexp, or a Hugging Face directory with one reward head.
-        layout: `auto`, `tree` or `padded`, see `layout.choose_layout`.
-        precision: `auto` (bf16 where the hardware is fast at it), `bf16-mixed` or `32-true`.
-        accelerator: `auto`, `cpu` or `gpu`.
-        max_length: tokens of a prompt and a response; None takes what the run was trained with, or
-            else what the model can place.
-        trust_remote_code: run code that the model's directory brings along.
+        layout: see `choose_layout`.
+        precision: `auto` is bf16 where the hardware is fast at it.
+        accelerator: `auto` is the GPU if there is one.
+        max_length: tokens of a prompt and a response; None takes the run's, or else the number of
+            the model's positions.
+        trust_remote_code: run code from the model's directory.
 
     Raises:
         UserError: there is no reward model, or its template is not the one it was trained with.
@@ -187,7 +202,7 @@ def load_scorer(
     node = find_weights(home, base, layout, trust_remote_code)
     export = find_export(home)
     template: Any = option_values("template/tokenizer")
-    if saved is not None and (export is None or not (export / "rmexp.json").is_file()):
+    if saved is not None and (export is None or not carries_template(export)):
         template = saved.template
     source = build(OmegaConf.create(node))
     tokenizer = source.load_tokenizer()

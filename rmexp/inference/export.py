@@ -1,4 +1,4 @@
-"""A reward model as a plain Hugging Face directory, proved by loading it the way its users do."""
+"""Export of a reward model as a plain Hugging Face directory, verified with plain transformers."""
 
 import json
 import os
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 import transformers
 
@@ -21,59 +22,9 @@ from rmexp.models.trained_state import merge
 from rmexp.templates.template import template_fingerprint
 
 EXPORT_TOLERANCE = 1e-4
-"""Largest difference of a reward, in fp32, from plain Hugging Face; relative above 1."""
+"""Maximum difference of a reward in fp32; relative for rewards above 1."""
 
-
-CARD = """---
-library_name: transformers
-pipeline_tag: text-classification
-tags: [reward-model, rmexp]
-model-index:
-- name: {name}
-  results:
-  - task: {{type: text-classification, name: reward modelling}}
-    dataset: {{type: preference, name: "{data}", split: test}}
-    metrics:
-    - {{type: accuracy, value: {accuracy}, name: pair accuracy}}
----
-# {name}
-
-A reward model: it gives a scalar to a dialogue that ends with an answer; higher is better.
-Made by rmexp {version} from `{base}`, on the data `{data}`, with the loss `{loss}`.
-
-## Use
-```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-directory = "path/to/this/directory"
-tokenizer = AutoTokenizer.from_pretrained(directory)
-model = AutoModelForSequenceClassification.from_pretrained(directory)
-messages = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
-inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
-reward = model(**inputs).logits[0, 0].item()
-```
-The chat template writes every special token: tokenise rendered text with
-`add_special_tokens=False`. Template fingerprint: `{fingerprint}`.
-
-## Test metrics
-| metric | value |
-|---|---|
-{rows}
-
-Rewards are comparable between answers to the same prompt.
-{scale}"""
-
-
-SCALE = """
-## Scale
-`calibration.json` has what the validation rows say of the scale. Rewards had the mean {mean:.4f}
-and the deviation {deviation:.4f} there: `(reward - mean) / deviation` normalises them.
-"""
-
-
-TEMPERATURE = """P(one answer is better than another) =
-`sigmoid((reward - other) / {temperature:.4f})`, fitted on {pairs} pairs.
-"""
+CARD = Path(__file__).with_name("model_card.md")
 
 
 def export(
@@ -85,17 +36,17 @@ def export(
     home: Path,
     calibration: Calibration | None = None,
 ) -> None:
-    """Write the model, tokenizer, template and card to `home`, once they have passed `prove`.
+    """Write the model, tokenizer, template and card to `home`, after `verify_export`.
 
     Args:
-        model: what was trained; LoRA's updates are added to its weights.
-        texts: rendered responses to prove it on.
-        rewards: their rewards by our own path, in fp32.
+        model: the trained model; LoRA's updates are merged into its weights.
+        texts: rendered responses to verify the export with.
+        rewards: their rewards as the trained model scores them, in fp32.
         facts: `name base data loss fingerprint metrics`, for the card and `rmexp.json`.
-        calibration: what val taught of the reward's scale; it goes with the model.
+        calibration: written beside the model.
 
     Raises:
-        UserError: plain Hugging Face loading gives other rewards; nothing is left at `home`.
+        UserError: plain transformers compute other rewards; nothing is left at `home`.
     """
     aside = home.with_name(f".{home.name}")
     shutil.rmtree(aside, ignore_errors=True)
@@ -120,65 +71,62 @@ def export(
 def verify_export(
     home: Path, texts: Sequence[str], rewards: Sequence[float], padded_left: bool = True
 ) -> None:
-    """Load the directory as its users do; score alone, and in batches padded right and left.
+    """Score texts with plain transformers: alone, and in batches padded right and left.
 
-    Encoders pool the first token, where padding on the left would stand: for them `padded_left` is
-    false, and it is said.
+    Args:
+        padded_left: padding on the left must not change rewards. It does for encoders, which pool
+            the first token; then it is only noted.
 
     Raises:
-        UserError: a reward differs by more than 1e-4 from ours.
+        UserError: a reward differs by more than `EXPORT_TOLERANCE`.
     """
     tokenizer = transformers.AutoTokenizer.from_pretrained(home)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         home, dtype=torch.float32
     ).eval()
-    ours = torch.tensor(rewards)
+    expected = torch.tensor(rewards)
 
-    def score(batch: Sequence[str], side: str, count_positions: bool = False) -> torch.Tensor:
-        inputs = tokenizer(
-            list(batch),
-            add_special_tokens=False,
-            padding=True,
-            padding_side=side,
-            return_tensors="pt",
-        )
-        if count_positions:
-            inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        return model(**inputs).logits[:, 0]
-
-    def worst(theirs: torch.Tensor) -> float:
-        return float(((theirs - ours).abs() / ours.abs().clamp(min=1)).max())
-
-    ways = {
-        "alone": torch.cat([score([text], "right") for text in texts]),
-        "in a batch padded right": score(texts, "right"),
-        "in a batch padded left": score(texts, "left"),
-    }
-    for way, theirs in ways.items():
-        if worst(theirs) <= EXPORT_TOLERANCE:
-            continue
-        if way.endswith("left") and not padded_left:
-            note_fallback(
-                f"{type(model).__name__} must be padded on the right, as its tokenizer does."
+    def difference(batches: Sequence[Sequence[str]], side: str, positions: bool = False) -> float:
+        found = []
+        for batch in batches:
+            inputs = tokenizer(
+                list(batch),
+                add_special_tokens=False,
+                padding=True,
+                padding_side=side,
+                return_tensors="pt",
             )
-            continue
-        if (
-            way.endswith("left")
-            and worst(score(texts, "left", count_positions=True)) <= EXPORT_TOLERANCE
-        ):
-            note_fallback(
-                f"{type(model).__name__} numbers positions from the left edge, padding included: "
-                "users of the export must pad on the right, as its tokenizer does."
+            if positions:
+                inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+            found.append(model(**inputs).logits[:, 0])
+        return float(((torch.cat(found) - expected).abs() / expected.abs().clamp(min=1)).max())
+
+    def check(how: str, worst: float) -> None:
+        if worst > EXPORT_TOLERANCE:
+            raise UserError(
+                f"The export does not hold: scored {how} by plain Hugging Face, a reward differs "
+                f"by {worst:.2g} from the trained model's (allowed {EXPORT_TOLERANCE:g})."
             )
-            continue
-        raise UserError(
-            f"The export does not hold: scored {way} by plain Hugging Face, a reward differs by "
-            f"{worst(theirs):.2g} from the trained model's (allowed {EXPORT_TOLERANCE:g})."
+
+    check("alone", difference([[text] for text in texts], "right"))
+    check("in a batch padded right", difference([texts], "right"))
+    worst = difference([texts], "left")
+    if worst <= EXPORT_TOLERANCE:
+        return
+    name = type(model).__name__
+    if not padded_left:
+        note_fallback(f"{name} must be padded on the right, as its tokenizer does.")
+    elif difference([texts], "left", positions=True) <= EXPORT_TOLERANCE:
+        note_fallback(
+            f"{name} numbers positions from the left edge, padding included: "
+            "users of the export must pad on the right, as its tokenizer does."
         )
+    else:
+        check("in a batch padded left", worst)
 
 
 def check_fingerprint(home: Path, tokenizer: Any) -> None:
-    """The tokenizer of an export must render as it did in training.
+    """Check that the tokenizer of an export renders as it did in training.
 
     Raises:
         UserError: it does not.
@@ -196,19 +144,11 @@ def check_fingerprint(home: Path, tokenizer: Any) -> None:
 
 def _card(facts: Mapping[str, Any], calibration: Calibration | None) -> str:
     metrics = facts["metrics"]
-    shown = [name for m in shown_in("table") if (name := f"test/{m.name}") in metrics]
-    rows = "\n".join(f"| {name} | {format_metric(metrics, name)} |" for name in shown)
-    found = {
-        "version": __version__,
-        "rows": rows,
-        "accuracy": metrics.get("test/accuracy", "null"),
-        "scale": "" if calibration is None else _scale(calibration),
-    }
-    return CARD.format(**facts, **found)
-
-
-def _scale(calibration: Calibration) -> str:
-    text = SCALE.format(mean=calibration.reward_mean, deviation=calibration.reward_std)
-    if calibration.temperature is None:
-        return text
-    return text + TEMPERATURE.format(temperature=calibration.temperature, pairs=calibration.pairs)
+    names = [name for m in shown_in("table") if (name := f"test/{m.name}") in metrics]
+    return jinja2.Template(CARD.read_text(encoding="utf-8")).render(
+        dict(facts),
+        version=__version__,
+        rows=[(name, format_metric(metrics, name)) for name in names],
+        accuracy=metrics.get("test/accuracy", "null"),
+        scale=calibration,
+    )

@@ -1,4 +1,4 @@
-"""Scoring a file of rows, as a stream."""
+"""Scoring a file of rows as a stream."""
 
 import hashlib
 import json
@@ -8,10 +8,14 @@ from itertools import islice
 from pathlib import Path
 
 from rmexp.comparison import Comparison
+from rmexp.core.atomic_file import replace_file
 from rmexp.core.errors import UserError
 from rmexp.data.reader import RowReport
 from rmexp.data.token_dataset import batched_list
-from rmexp.inference.scorer import SORT_WINDOW, Scorer
+from rmexp.inference.scorer import Scorer
+
+SORT_WINDOW = 512
+"""Number of comparisons that are tokenised, sorted by length and scored together."""
 
 SCORE_SUFFIXES = (".jsonl", ".parquet")
 
@@ -20,7 +24,7 @@ def check_out(out: str) -> Path:
     """The file to write.
 
     Raises:
-        UserError: it exists, its folder does not, or its ending is none that can be written.
+        UserError: it exists, its folder does not, or its suffix is not .jsonl or .parquet.
     """
     file = Path(out).expanduser()
     if file.suffix not in SCORE_SUFFIXES:
@@ -33,17 +37,17 @@ def check_out(out: str) -> Path:
 
 
 class ScoreFile:
-    """Rows `id response reward`, appended in windows; after a kill it goes on behind the last one.
+    """Rows `id response reward`, appended in windows; resumes after the last complete window.
 
-    Until the end they stand in OUT.partial, and OUT.partial.json says how far they are whole. Where
-    one of the two is missing or short, it begins anew.
+    OUT.partial holds the rows until the file is finished, OUT.partial.json the number of complete
+    ones. If either is missing or too short, the file restarts.
 
     Args:
         out: the file to write, see `check_out`.
-        key: what the rewards depend on; another key does not go on with the rows of this one.
+        key: what the rewards depend on.
 
     Raises:
-        UserError: rows of another key stand there.
+        UserError: there are partial rows of another key.
     """
 
     def __init__(self, out: Path, key: Sequence[str]) -> None:
@@ -57,7 +61,7 @@ class ScoreFile:
         if stored and self.partial.is_file() and self.partial.stat().st_size >= stored["bytes"]:
             if stored["key"] != self.key:
                 raise UserError(
-                    f"{self.partial} was begun with another checkpoint, data or setting: remove "
+                    f"{self.partial} was started with another checkpoint, data or setting: remove "
                     f"it and {self.state.name}, or name another out."
                 )
             self.comparisons, self.responses = stored["comparisons"], stored["responses"]
@@ -67,7 +71,7 @@ class ScoreFile:
             stream.truncate(self.bytes)
 
     def append(self, names: Sequence[str], rewards: Sequence[Sequence[float | None]]) -> None:
-        """Write a window's rows, then say that they are whole."""
+        """Write the rows of a window, then record that they are complete."""
         rows = [
             json.dumps({"id": name, "response": k, "reward": reward}, ensure_ascii=False) + "\n"
             for name, found in zip(names, rewards, strict=True)
@@ -80,26 +84,16 @@ class ScoreFile:
             self.bytes = stream.tell()
         self.comparisons += len(names)
         self.responses += len(rows)
-        aside = self.state.with_name("." + self.state.name)
-        aside.write_text(
-            json.dumps(
-                {
-                    "key": self.key,
-                    "comparisons": self.comparisons,
-                    "responses": self.responses,
-                    "bytes": self.bytes,
-                    "report": self.report.to_dict(),
-                }
-            )
-        )
-        os.replace(aside, self.state)
+        numbers = {name: getattr(self, name) for name in ("comparisons", "responses", "bytes")}
+        with replace_file(self.state) as file:
+            state = {"key": self.key, "report": self.report.to_dict()} | numbers
+            file.write_text(json.dumps(state))
 
     def finish(self) -> None:
-        """All rows are there: give them their name, as parquet where it says so."""
+        """Give the complete file its name, converted to parquet if its suffix says so."""
         if self.out.suffix == ".parquet":
-            aside = self.out.with_name("." + self.out.name)
-            _to_parquet(self.partial, aside)
-            os.replace(aside, self.out)
+            with replace_file(self.out) as file:
+                _to_parquet(self.partial, file)
             self.partial.unlink()
         else:
             os.replace(self.partial, self.out)
@@ -107,7 +101,6 @@ class ScoreFile:
 
 
 def _to_parquet(lines: Path, out: Path) -> None:
-    """JSON lines to parquet, a batch at a time."""
     import pyarrow
     import pyarrow.parquet
 
@@ -129,20 +122,18 @@ def score_stream(
     check: Callable[[], None],
     progress: Callable[[str, int], None],
 ) -> None:
-    """Score comparisons into `file`, from where it stands; memory holds one window.
+    """Score comparisons into `file`, after those it already has; memory holds one window.
 
-    `check` is called before a window is scored: it raises where bad rows are not to be skipped.
+    Args:
+        check: called before a window is scored; raises if bad rows must stop the task.
+        progress: called with what is counted and the count so far.
     """
-    rest = iter(comparisons)
-    done = file.comparisons
-    for _ in islice(rest, done):
-        pass
-    for window in batched_list(rest, SORT_WINDOW):
+    for window in batched_list(islice(comparisons, file.comparisons, None), SORT_WINDOW):
         check()
         found = scorer.comparisons(window, file.report)
-        empty = (len(comparison.responses) for comparison in window)
         rows: list[Sequence[float | None]] = [
-            r or [None] * k for r, k in zip(found, empty, strict=True)
+            rewards or [None] * len(comparison.responses)
+            for comparison, rewards in zip(window, found, strict=True)
         ]
         file.append([comparison.id for comparison in window], rows)
         progress("responses scored", file.responses)

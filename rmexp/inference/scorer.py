@@ -1,4 +1,4 @@
-"""A reward model at work: comparisons in, rewards out, from Python or over a file of any length."""
+"""Scoring with a reward model: comparisons in, rewards out."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -24,10 +24,6 @@ from rmexp.inference.export import check_fingerprint
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import check_padding, compute_rewards, max_positions, model_facts
 
-SORT_WINDOW = 512
-"""Comparisons that are tokenised, packed and scored together, and then written."""
-
-
 Scale = Literal["reward", "normalised", "rating"]
 
 
@@ -36,13 +32,13 @@ class Scorer:
     """A reward model with its tokenizer, ready to score.
 
     Args:
-        model: see `model.prepare`; in the layout that `layout.choose_layout` chose.
+        model: see `prepare_model`.
         tokenizer: with the template that the model was trained with.
-        layout: `mixed`, `tree` or `padded`, see `batches.Collate`.
-        precision: `bf16-mixed` or `32-true`; rewards come out in fp32 either way.
+        layout: as chosen by `choose_layout`.
+        precision: `bf16-mixed` or `32-true`; rewards are fp32 either way.
         max_length: tokens of a prompt and a response; longer dialogues lose their oldest turns.
-        micro_batch_tokens: tokens through the model at once.
-        calibration: what val taught of the reward's scale; None: the model brings none.
+        micro_batch_tokens: maximum tokens in one forward pass.
+        calibration: fitted on the run's validation rows; None if the model has none.
     """
 
     model: Any
@@ -65,14 +61,17 @@ class Scorer:
         Args:
             prompt: text (one user message) or a list of messages.
             responses: texts, or lists of messages that begin with the assistant's.
-            unfinished: they are the first steps of answers, read at their last token without an end
-                of turn, as models trained on rated steps (data=stepwise) were.
-            scale: `reward` as the model gives it; `normalised`: mean 0 and deviation 1 on val;
-                `rating`: what raters would give. Order and comparisons are those of the rewards.
+            unfinished: the responses are the first steps of answers. Their reward is read at the
+                last token, without an end of turn (models trained on data=stepwise).
+            scale: `reward` is the model's output, `normalised` has mean 0 and standard deviation 1
+                on the validation rows, `rating` is on the raters' scale. All have the same order.
+
+        Returns:
+            One number a response.
 
         Raises:
-            UserError: prompt or response cannot be used, or does not fit in `max_length`, or the
-                model does not bring the scale along.
+            UserError: prompt or response cannot be used or is longer than `max_length`, or the
+                model has no calibration for the scale.
         """
         convert = self._conversion(scale)
         try:
@@ -95,7 +94,7 @@ class Scorer:
         return found if convert is None else convert(np.array(found)).tolist()
 
     def _conversion(self, scale: Scale) -> Callable[[Any], Any] | None:
-        """What turns rewards into another scale; None: nothing is to be turned."""
+        """Function from rewards to the scale; None for `reward`."""
         if scale == "reward":
             return None
         if self.calibration is None:
@@ -108,9 +107,11 @@ class Scorer:
     def comparisons(
         self, comparisons: Sequence[Comparison], report: RowReport
     ) -> list[list[float] | None]:
-        """The rewards of each comparison's responses, in order; None where it cannot be scored.
+        """The rewards of each comparison's responses; None if it cannot be scored.
 
-        `report` counts why, and what lost a part of its prompt.
+        Args:
+            comparisons: comparisons to score together.
+            report: counts comparisons that cannot be scored, and shortened prompts.
         """
         encoded = list(encode(comparisons, self.tokenizer, self.max_length, report))
         rows = []
@@ -128,7 +129,7 @@ class Scorer:
         self.model.eval()
         lower = torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed")
         step = collate([row | {"row": n} for n, row in enumerate(rows)])
-        with lower:  # around all of them: autocast keeps the weights that it cast until its end
+        with lower:  # around all batches: autocast keeps cast weights until it exits
             for batch in step.batches:
                 rewards_N = compute_rewards(self.model, batch.to(device)).tolist()
                 for n, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
@@ -137,7 +138,7 @@ class Scorer:
         return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
 
     def _parts(self, tokens: list[list[int]]) -> list[list[list[int]]]:
-        """The responses that stay together: all, unless they are more than a micro-batch."""
+        """Groups of responses that share a tree; one each if they exceed a micro-batch."""
         if PrefixTreeBuilder().with_sequences(tokens).size > self.micro_batch_tokens:
             return [[ids] for ids in tokens]
         return [tokens] if tokens else []
@@ -156,15 +157,17 @@ def open_scorer(
     """Load a trained reward model, check it, and choose its layout.
 
     Args:
-        source: see `loading`.
-        tokenizer: its own, with the template installed.
-        device: torch's name of the device that scores.
+        source: loads the model, see `models.pretrained`.
+        tokenizer: the model's own, with the template installed.
+        device: torch's name of the device.
         precision: see `Scorer`.
-        max_length: None takes what the model can place; more than that is never taken.
+        layout: see `choose_layout`.
+        max_length: see `Scorer`; at most the model's positions, which None takes.
+        micro_batch_tokens: see `Scorer`.
         calibration: see `Scorer`.
 
     Raises:
-        UserError: it has no reward head, or was trained with another template.
+        UserError: the model has no reward head, or was trained with another template.
     """
     if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), tokenizer)
@@ -173,13 +176,13 @@ def open_scorer(
         raise UserError(f"{source.path} has no reward head: train it first.")
     model.to(device)
     check_padding(model, tokenizer.pad_token_id)
-    most = [length for length in (max_length, max_positions(model)) if length is not None]
+    limits = [length for length in (max_length, max_positions(model)) if length is not None]
     return Scorer(
         model,
         tokenizer,
         choose_layout(model, layout),
         precision,
-        min(most, default=sys.maxsize),
+        min(limits, default=sys.maxsize),
         micro_batch_tokens,
         calibration,
     )

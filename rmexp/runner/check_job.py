@@ -1,14 +1,14 @@
 """Checks of a job that need its parts: what is missing, out of range, or does not fit together."""
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rmexp.config.compose import build, locate, resolve_task
-from rmexp.config.schema import EVALUATE, EVALUATE_REWARDS, SINGLE_PROCESS
+from rmexp.config.compose import build, without_hydra
+from rmexp.config.schema import SINGLE_PROCESS
+from rmexp.config.task_inputs import task_inputs
 from rmexp.config.validate import check_config, check_task_keys
 from rmexp.core.errors import UserError
 from rmexp.runner.executors import LAUNCHERS
@@ -41,7 +41,7 @@ class JobChecker:
         Raises:
             UserError: the job cannot run.
         """
-        choices, config = dict(composed.hydra.runtime.choices), resolve_task(composed)
+        choices, config = dict(composed.hydra.runtime.choices), without_hydra(composed)
         job = JobSpec(
             config,
             overrides,
@@ -64,7 +64,7 @@ class JobChecker:
             raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
         if config.runs is not None and config.task.name != "status":
             _check_runs(config.runs)
-        if config.task["_target_"] in (EVALUATE, EVALUATE_REWARDS):
+        if config.task.name == "evaluate":
             _check_sets(config)
         if config.checkpoint is None:
             self._check_parts(config, choices)
@@ -74,7 +74,7 @@ class JobChecker:
         """Build the parts that the task needs and that are cheap; check that they fit together."""
         from rmexp.losses.compatibility import check_fits
 
-        wanted = inspect.signature(locate("task", config.task["_target_"])).parameters
+        wanted = task_inputs(config.task["_target_"], with_checkpoint=False)
         cheap = ("data", "template", "trainer", "model", "tune")
         parts = {group: self._build(group, config[group]) for group in cheap if group in wanted}
         if "data" in parts:
@@ -106,10 +106,10 @@ class JobChecker:
 
     def _check_resume(self, config: DictConfig, overrides: list[str]) -> None:
         """A resumed run keeps its configuration, but for the devices."""
-        from rmexp.inference.checkpoint import PLACES, resumed_config
+        from rmexp.inference.checkpoint import DEVICE_KEYS, resumed_config
 
         directory = Path(config.resume)
-        others = [o for o in overrides if o.split("=", 1)[0] not in ("resume", *PLACES)]
+        others = [o for o in overrides if o.split("=", 1)[0] not in ("resume", *DEVICE_KEYS)]
         if others:
             raise UserError(
                 f"resume continues with the run's own configuration: leave out {' '.join(others)}."

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rmexp import __version__
 from rmexp.config.compose import build, locate
 from rmexp.config.schema import GROUPS, HEAD_TARGET
+from rmexp.config.task_inputs import build_inputs, task_inputs
 from rmexp.config.validate import makes_run
 from rmexp.core import distributed
 from rmexp.core.console import Reporter
@@ -149,8 +149,7 @@ def run_job(
                 if heads and distributed.world_size() > 1:
                     note_fallback("On several devices the heads of a sweep train one by one.")
                 # A task that measures nothing logs nothing.
-                task = locate("task", config.task["_target_"])
-                logs = "loggers" in inspect.signature(task).parameters
+                logs = "loggers" in task_inputs(config.task["_target_"], with_checkpoint=True)
                 if logs and distributed.is_rank_zero():
                     logger = build(config.logger)
                 mirror = logger.start(
@@ -185,13 +184,13 @@ def _call(
 ) -> dict[str, float]:
     """Call the task with the built groups and facts that its signature names."""
     task = work or locate("task", config.task["_target_"])
-    arguments = {}
-    for name in inspect.signature(task).parameters:
+
+    def resolve(name: str) -> Any:
         if name in offered:
-            arguments[name] = offered[name]
-        else:
-            arguments[name] = build(config[name]) if name in GROUPS else config.task[name]
-    return task(**arguments)
+            return offered[name]
+        return build(config[name]) if name in GROUPS else config.task[name]
+
+    return task(**build_inputs(task, config.checkpoint is not None, resolve))
 
 
 def _open(job: JobSpec, config: DictConfig) -> RunDirectory:

@@ -16,6 +16,7 @@ import filelock
 
 from rmexp.config.grid import directory_label
 from rmexp.config.schema import job_directory, plain_name
+from rmexp.core.atomic_file import replace_file
 from rmexp.core.errors import UserError
 from rmexp.runner.fingerprints import config_fingerprint, input_fingerprint, short_hash
 from rmexp.runner.job_spec import JobSpec
@@ -88,15 +89,15 @@ class SweepPlan:
             UserError: the directory holds another sweep.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        file, aside = self.directory / SWEEP_FILE, self.directory / f".{SWEEP_FILE}"
+        file = self.directory / SWEEP_FILE
         if file.is_file() and _identity(read_plan(self.directory)) != _identity(self):
             raise UserError(
                 f"hydra.sweep.dir={self.directory}: another sweep is in it (other cells, data or "
                 "code); name another directory."
             )
         content = asdict(self) | {"directory": str(self.directory)}
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        os.replace(aside, file)
+        with replace_file(file) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

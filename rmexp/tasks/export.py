@@ -27,12 +27,15 @@ def export_run(
     labels: dict[str, str],
     trained_metrics: dict[str, float],
 ) -> dict[str, float]:
-    """Write `out` from the checkpoint and verify it by loading it as its users do.
+    """Write `out` from the checkpoint and verify it with plain transformers.
 
     Args:
-        checkpoint: the run or Hugging Face directory that `model` loads from, for messages.
-        out: the directory to write; it must not exist, or be an earlier export.
+        checkpoint: the run or Hugging Face directory that `model` loads from.
+        out: the directory to write; it must be new, empty, or an earlier export.
         trained_metrics: the run's own metrics, for the card.
+
+    Raises:
+        UserError: `out` is something else, or the export cannot be verified.
     """
     home = Path(out).expanduser()
     if home.exists() and not (home / "rmexp.json").is_file() and any(home.iterdir()):

@@ -1,11 +1,11 @@
-"""task=inspect: look at a data set before training on it; no model is loaded."""
+"""task=inspect: facts and warnings about a data set before training; loads no model."""
 
 import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from rmexp.analysis.inspect.examples import rendered
+from rmexp.analysis.inspect.examples import subset_examples
 from rmexp.analysis.inspect.leakage import overlaps
 from rmexp.analysis.inspect.prompts import Prompt, read_prompts
 from rmexp.analysis.inspect.rows import gather
@@ -33,37 +33,30 @@ def inspect(
 
     Args:
         model: for its tokenizer.
-        data: rows that cannot be used are shown, whatever `data.on_bad_row` says.
-        labels: the options chosen, for the title.
+        data: bad rows are reported, whatever `data.on_bad_row` is.
+        labels: the chosen option of each group, for the title.
         against: evaluation sets whose prompts should not be in the data.
 
     Raises:
-        UserError: nothing is left of the data, or an evaluation set cannot be read.
+        UserError: no row of the data can be used, or an evaluation set cannot be read.
     """
     others: list[Prompt] = []
     for path in against:
         found, report = read_prompts(path)
         others += found
         reporter.say(f"against {path}: {len(found)} prompts", *report.lines()[1:])
-    _let_bad_rows_pass(data)
+    for source in data.sources.values() if isinstance(data, Mixture) else (data,):
+        source.recipe = dataclasses.replace(source.recipe, on_bad_row="skip", max_bad_share=1.0)
     prepare_data(model, template, data, seed, run, reporter)
     rows, prompts = gather(data, reporter.count)
     facts = describe_data(data, rows, overlaps(prompts, others, reporter.count))
     facts["warnings"] = list(warnings(facts))
-    facts["examples"] = rendered(data, rows, list(facts["subsets"]))
+    facts["examples"] = subset_examples(data, rows, list(facts["subsets"]))
     run.write_json("inspect.json", facts)
     page = run.path / "inspect.html"
-    title = f"data={labels['data']}"
-    page.write_text(
-        inspect_page.inspect_page(title, ", ".join(data.paths), facts), encoding="utf-8"
-    )
+    text = inspect_page.inspect_page(f"data={labels['data']}", ", ".join(data.paths), facts)
+    page.write_text(text, encoding="utf-8")
     reporter.console.print(inspect_page.inspect_table(facts))
     reporter.say(*(f"! {sentence}" for sentence in facts["warnings"]))
     reporter.say(f"page    {os.path.relpath(page)}")
     return {}
-
-
-def _let_bad_rows_pass(data: ComparisonData) -> None:
-    """Bad rows are a finding here: they are counted, and stop nothing."""
-    for source in data.sources.values() if isinstance(data, Mixture) else (data,):
-        source.recipe = dataclasses.replace(source.recipe, on_bad_row="skip", max_bad_share=1.0)

@@ -1,4 +1,4 @@
-"""task=score: the rewards of a file's responses, whatever its length."""
+"""task=score: rewards of the responses in a file of any length."""
 
 import time
 from typing import Any
@@ -31,14 +31,14 @@ def score(
 ) -> dict[str, float]:
     """Write `id response reward` of every response to `out`, in the order of the rows.
 
-    Nothing is tokenised ahead: memory holds one window of comparisons. Killed, the same command
-    goes on behind the last window that was written. A response that cannot be scored (too long)
-    has a null reward, and is counted.
+    Rows are tokenised window by window, so that memory holds one window. After a kill, the same
+    command resumes after the last window. A response that cannot be scored (too long) has a null
+    reward and is counted.
 
     Args:
         checkpoint: the run or Hugging Face directory that `model` loads from.
-        out: a .jsonl or .parquet file that does not exist yet.
-        data: pairs, lists or single responses; judgements are not needed.
+        out: a new .jsonl or .parquet file.
+        data: pairs, lists or single responses, with or without labels.
 
     Raises:
         UserError: rows, checkpoint or `out` cannot be used.
@@ -71,7 +71,7 @@ def score(
     scorer.tokenizer = own  # once the run's own template was found to be the trained one
     reporter.say(
         f"model: {model.name}, layout {scorer.layout}, {precision}",
-        *([f"going on behind {scores.responses} responses"] if scores.responses else []),
+        *([f"resuming after {scores.responses} responses"] if scores.responses else []),
     )
     reading, before, started = RowReport(), scores.responses, time.monotonic()
 
@@ -82,8 +82,7 @@ def score(
         return both
 
     def stop_at_bad_rows() -> None:
-        found = all_rows()
-        if recipe.on_bad_row == "raise" and found.bad:
+        if recipe.on_bad_row == "raise" and (found := all_rows()).bad:
             check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)
 
     rows = read_comparisons(recipe.paths, recipe.parse, reading, recipe.limit)

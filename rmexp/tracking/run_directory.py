@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import Logger
 
 from rmexp import __version__
 from rmexp.config.yaml_io import write_yaml
+from rmexp.core.atomic_file import replace_file
 from rmexp.core.errors import UserError
 from rmexp.tracking.predictions import EvalSetTables, read_log, write_set
 
@@ -89,11 +90,9 @@ class RunDirectory:
                 "heartbeat": _now(),
                 "seconds": round(time.time() - self._started, 1),
             }
-            aside = self.path / ".result.json"
-            aside.write_text(
-                json.dumps(self.result, indent=2, ensure_ascii=False, default=str) + "\n"
-            )
-            os.replace(aside, self.path / "result.json")
+            with replace_file(self.path / "result.json") as file:
+                text = json.dumps(self.result, indent=2, ensure_ascii=False, default=str)
+                file.write_text(text + "\n")
 
     def count_in(self, seconds: float) -> None:
         """Count work that was done for this run before it was claimed."""

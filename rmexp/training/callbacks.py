@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rmexp.core import distributed
+from rmexp.core.atomic_file import replace_file
 from rmexp.core.console import PLAIN_SECONDS, Reporter
 
 SMOOTHING = 0.9
@@ -144,18 +145,14 @@ def write_checkpoint(content: Any, file: Path) -> None:
     Raises:
         OSError: it cannot be written; of a full disk torch would not say so.
     """
-    aside = file.with_name(f".writing-{file.name}")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(aside, "wb") as stream:
+        with replace_file(file) as temporary, open(temporary, "wb") as stream:
             torch.save(content, stream)
-        os.replace(aside, file)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):  # of the stream
             raise error.__context__ from None
         raise
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 class ResumeCheckpoint(Checkpoint):

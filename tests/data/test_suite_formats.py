@@ -5,7 +5,6 @@ import pytest
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.benchmarks import RMB, ChosenRejected, JudgeBench, LLMBar
 from rmexp.data.sources import BadRow
-from rmexp.evaluation.eval_sets import labels_of_row
 
 OURS = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "subset": "mine"}
 
@@ -36,7 +35,7 @@ def test_rm_bench_domain_is_the_subset_and_styles_keep_their_order():
     row = {"id": 1, "prompt": "?", "chosen": ["a", "b", "c"], "rejected": ["d", "e", "f"]}
     found = ChosenRejected()({**row, "domain": "safety-refuse"})
     assert (texts(found), found.subset) == (list("abcdef"), "safety-refuse")
-    assert labels_of_row(found)["levels"] == [1, 1, 1, 0, 0, 0]
+    assert found.levels() == (1, 1, 1, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("label", "expected"), [("A>B", [(0, 1)]), ("B>A", [(1, 0)])])

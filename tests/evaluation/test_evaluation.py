@@ -7,19 +7,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rmexp.core.errors import UserError
+from rmexp.core.errors import UserError, collect_fallbacks
+from rmexp.data.datamodule import ComparisonData
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.benchmarks import JudgeBench
 from rmexp.evaluation.benchmarks.base import PairBenchmark
-from rmexp.evaluation.eval_sets import (
-    EvaluationSet,
-    OwnRows,
-    SeveralSets,
-    expand_sets,
-    labels_of_row,
-    scored_lists,
-    suite_metrics,
-)
+from rmexp.evaluation.eval_cases import eval_cases
+from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
 from rmexp.evaluation.external_rewards import join_rewards, read_rewards
 
 PAIR = {"question": "?", "response_A": "aa", "response_B": "b", "source": "livecodebench"}
@@ -40,40 +34,48 @@ def an_evaluation(path, **more):
     return EvaluationSet("judgebench", JudgeBench(), path, PairBenchmark(), **more)
 
 
-def test_a_suite_judged_by_a_file_of_rewards(write_rows):
-    evaluation = an_evaluation(write_rows(ROWS))
-    found, report = evaluation.read()
-    scores = read_rewards(write_rows(rewards(REWARDS), "rewards.jsonl"))
-    joined, notes = join_rewards([c.id for c in found], [len(c.responses) for c in found], scores)
-    metrics, said = suite_metrics(
-        evaluation, scored_lists([labels_of_row(found[n]) for n in joined], list(joined.values()))
-    )
-    assert (report.kept, notes, said) == (3, [], [])
+def read(evaluation, cache):
+    """The only case of an evaluation set, read without a tokenizer."""
+    (case,) = eval_cases(ComparisonData(Auto(), "", cache=str(cache)), evaluation)
+    case.data.prepare(None, 0, lambda what, count: None)
+    return case
+
+
+def test_a_suite_judged_by_a_file_of_rewards(write_rows, tmp_path):
+    scores = write_rows(rewards(REWARDS), "rewards.jsonl")
+    case = read(an_evaluation(write_rows(ROWS), scores=scores), tmp_path)
+    with collect_fallbacks((said := []).append):
+        case.join()
+        metrics = case.benchmark.metrics(case.data.rows, list(case.rewards.values()))
+    assert (case.data.report.kept, said) == (3, [])
     assert metrics["judgebench/accuracy"] == pytest.approx(2 / 3)
     assert metrics["judgebench/coding/accuracy"] == 0.5
     assert "judgebench/coding/accuracy_low" not in metrics  # both rows are of one prompt
     assert metrics["judgebench/mine/accuracy"] == 1
 
 
-def test_a_row_without_a_tokenizer():
-    row = Auto()({**ROWS[2], "weight": 2})
-    found = labels_of_row(row)
+def test_rows_without_a_tokenizer(write_rows, tmp_path):
+    rated = {"prompt": "?", "responses": ["a", "b", "c"], "ratings": [1, 3, 1]}
+    file = write_rows([{**ROWS[2], "weight": 2}, rated])
+    found, second = read(EvaluationSet("x", Auto(), file, PairBenchmark()), tmp_path).data.rows
     assert found["pairs"] == [[0, 1, 1]]
     assert (found["lengths"], found["levels"], found["weight"]) == ([3, 1], [1, 0], 2)
     assert found["style"] == [[3, 0, 1, 0], [1, 0, 0, 0]]
     assert math.isnan(found["ratings"][0])
-    rated = Auto()({"prompt": "?", "responses": ["a", "b", "c"], "ratings": [1, 3, 1]})
-    assert labels_of_row(rated)["pairs"] == []
-    assert labels_of_row(rated, 1.0)["pairs"] == [[1, 0, 1], [0, 2, 0], [1, 2, 1]]
+    assert found["texts"] == ["?\n\n- x", "?\n\ny"]
+    assert second["pairs"] == []
+    data = ComparisonData(Auto(), file, cache=str(tmp_path))
+    data.prepare(None, 0, lambda what, count: None)
+    assert data.rows[1]["pairs"] == [[1, 0, 1], [0, 2, 0], [1, 2, 1]]
 
 
-def test_bad_rows_stop_or_are_counted(write_rows):
+def test_bad_rows_stop_or_are_counted(write_rows, tmp_path):
     file = write_rows([*ROWS, {**ROWS[0], "label": "A=B"}])
     with pytest.raises(UserError, match=r"rows.jsonl:4: label is 'A=B'"):
-        an_evaluation(file).read()
-    found, report = an_evaluation(file, on_bad_row="skip", max_bad_share=0.5).read()
-    assert (len(found), sum(report.bad.values())) == (3, 1)
-    assert len(an_evaluation(file, limit=2).read()[0]) == 2
+        read(an_evaluation(file), tmp_path)
+    data = read(an_evaluation(file, on_bad_row="skip", max_bad_share=0.5), tmp_path).data
+    assert (len(data.rows), sum(data.report.bad.values())) == (3, 1)
+    assert len(read(an_evaluation(file, limit=2), tmp_path).data.rows) == 2
 
 
 def test_parquet_and_jsonl_are_one(tmp_path, write_rows):
@@ -134,10 +136,9 @@ def test_several_sets_keep_their_names():
         EvaluationSet("a/b", JudgeBench(), "x", PairBenchmark())
 
 
-def test_metrics_are_plain_json():
-    evaluation = an_evaluation("x")
-    lists = scored_lists([labels_of_row(Auto()(ROWS[2]))], [[1.0, 0.0]])
-    metrics, _ = suite_metrics(evaluation, lists)
+def test_metrics_are_plain_json(write_rows, tmp_path):
+    case = read(an_evaluation(write_rows(ROWS[2:])), tmp_path)
+    metrics = case.benchmark.metrics(case.data.rows, [[1.0, 0.0]])
     assert json.loads(json.dumps(metrics)) == {
         "judgebench/accuracy": 1.0,
         "judgebench/tie_rate": 0.0,

@@ -7,10 +7,10 @@ from rmexp.comparison import Comparison, PreferenceLabel, pairs_from_ratings
 from rmexp.data.formats.auto import Auto
 from rmexp.inference.perturbations import (
     REWRITES,
-    mirror_prompts,
+    mirror_mismatch,
     polite_prefix,
     sensitivity,
-    swap_prompts,
+    swap_labels,
     trailing_newline,
     white_space,
 )
@@ -80,10 +80,10 @@ def test_sensitivity_by_hand():
 )  # fmt: skip
 def test_a_swapped_pair_is_the_raw_row_with_its_sides_swapped(row):
     other = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
-    found, expected = swap_prompts(Auto()(row)), Auto()(other)
+    found, expected = swap_labels(Auto()(row)), Auto()(other)
     assert (found.responses, found.prompt) == (expected.responses, expected.prompt)
     assert [(j.i, j.j, j.verdict) for j in flipped(found)] == [(0, 1, 1)]
-    assert swap_prompts(found) == Auto()(row)
+    assert swap_labels(found) == Auto()(row)
 
 
 def flipped(found):
@@ -95,11 +95,13 @@ def test_swapped_rows_mirror_accuracy_whatever_the_rewards():
     quality = {text: rng.integers(0, 3) for text in "abcdef"}
     row = comparison(*"abcdef", ratings=(1.0, 5.0, 3.0, 3.0, None, 2.0))
     plain = accuracy(pairs_from_ratings(row, 1.0), quality)
-    other = accuracy(pairs_from_ratings(swap_prompts(row), 1.0), quality)
-    assert mirror_prompts(plain, other) is None
+    other = accuracy(pairs_from_ratings(swap_labels(row), 1.0), quality)
+    assert mirror_mismatch(plain, other) is None
     assert plain["tie_rate"] > 0
-    assert "would mirror it" in mirror_prompts(plain, plain | {"accuracy": plain["accuracy"] + 0.5})
-    assert "9 pairs became 8" in mirror_prompts(plain, other | {"pairs": 8})
+    assert "would mirror it" in mirror_mismatch(
+        plain, plain | {"accuracy": plain["accuracy"] + 0.5}
+    )
+    assert "9 pairs became 8" in mirror_mismatch(plain, other | {"pairs": 8})
 
 
 def accuracy(found, quality):
@@ -113,4 +115,4 @@ def accuracy(found, quality):
 
 def test_swapped_votes():
     row = comparison("a", "b", "c", judgements=(PreferenceLabel(0, 2, 3.0, 1.0, 0.5),))
-    assert swap_prompts(row).judgements == (PreferenceLabel(2, 0, 1.0, 3.0, 0.5),)
+    assert swap_labels(row).judgements == (PreferenceLabel(2, 0, 1.0, 3.0, 0.5),)

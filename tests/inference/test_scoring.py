@@ -9,15 +9,15 @@ import pytest
 
 import rmexp as package
 from rmexp.core.errors import UserError
-from rmexp.inference import scorer
+from rmexp.inference import score_file, scorer
 from tests.conftest import CommandLine, result
 
 STOP = """
 import os, signal, sys
-from rmexp import scoring
+from rmexp.inference import score_file
 
-scoring.WINDOW = 8
-before, windows = scoring.ScoreFile.append, [0]
+score_file.SORT_WINDOW = 8
+before, windows = score_file.ScoreFile.append, [0]
 def append(self, *rows):
     windows[0] += 1
     if windows[0] == 3:
@@ -25,7 +25,7 @@ def append(self, *rows):
             stream.write(b'{"id": "half a li')
         os.kill(os.getpid(), signal.SIGKILL)
     before(self, *rows)
-scoring.ScoreFile.append = append
+score_file.ScoreFile.append = append
 from rmexp.__main__ import main
 sys.argv = ["rmexp", *sys.argv[1:]]
 main()
@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(rmexp, run, write_rows):
     assert not (rmexp.folder / "cut.jsonl").exists()
     assert (rmexp.folder / "cut.jsonl.partial").read_text().endswith("half a li")
     done = rmexp(*words(run, path, "cut.jsonl"))
-    assert "going on behind" in done.stdout
+    assert "resuming after" in done.stdout
     whole, cut = lines(rmexp.folder / "whole.jsonl"), lines(rmexp.folder / "cut.jsonl")
     assert [(a["id"], a["response"]) for a in whole] == [(b["id"], b["response"]) for b in cut]
     assert [a["reward"] for a in whole] == pytest.approx([b["reward"] for b in cut], abs=1e-5)
@@ -104,7 +104,7 @@ def test_what_was_begun_with_other_rows_is_not_gone_on_with(rmexp, run, write_ro
     rmexp.process(*words(run, write_rows(rows(60)), "out.jsonl"), program=("-c", STOP))
     done = rmexp(*words(run, write_rows(rows(50)), "out.jsonl"), check=False)
     assert done.returncode == 1
-    assert "was begun with another checkpoint, data or setting" in done.stderr
+    assert "was started with another checkpoint, data or setting" in done.stderr
 
 
 def test_parquet(rmexp, run, write_rows):
@@ -156,7 +156,7 @@ def test_memory_holds_one_window(run, write_rows, monkeypatch):
         most.append(sum(ref() is not None for ref in seen))
         return before(self, comparisons, report)
 
-    monkeypatch.setattr(scorer, "SORT_WINDOW", 10)
+    monkeypatch.setattr(score_file, "SORT_WINDOW", 10)
     monkeypatch.setattr(scorer.Scorer, "comparisons", watched)
     path = write_rows(rows(80))
     rmexp = CommandLine(run.parent, run.parent)
@@ -192,13 +192,13 @@ def test_a_run_without_an_export_is_scored_from_its_checkpoint(run, tmp_path):
 
 def test_bad_rows_can_be_skipped_after_the_stop(rmexp, run, write_rows, monkeypatch):
     """What was scored before a bad row is not scored again."""
-    monkeypatch.setattr(scorer, "SORT_WINDOW", 8)
+    monkeypatch.setattr(score_file, "SORT_WINDOW", 8)
     path = write_rows([*rows(20), {"prompt": "p"}, *rows(4)])
     stopped = rmexp(*words(run, path, "out.jsonl"), check=False)
     assert "rows.jsonl:21" in stopped.stderr
     skipping = ("data.on_bad_row=skip", "data.max_bad_share=0.5")
     done = rmexp(*words(run, path, "out.jsonl", *skipping))
-    assert "going on behind" in done.stdout
+    assert "resuming after" in done.stdout
     assert len({line["id"] for line in lines(rmexp.folder / "out.jsonl")}) == 24
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from rmexp.config.compose import compose_config, resolve_task
+from rmexp.config.compose import compose_config, without_hydra
 from rmexp.config.schema import register
 from rmexp.core.errors import UserError
 from rmexp.runner.estimate import MeasuredJob
@@ -359,7 +359,7 @@ def test_fingerprints_tell_what_matters(tmp_path):
     words = ["data=jsonl", f"data.path={rows}"]
 
     def config(*more):
-        return resolve_task(compose_config([*words, *more]))
+        return without_hydra(compose_config([*words, *more]))
 
     assert config_fingerprint(config()) == config_fingerprint(
         config("name=x", "logger=none", "cache=/elsewhere")

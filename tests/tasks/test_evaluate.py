@@ -16,6 +16,8 @@ import transformers
 
 import rmexp as package
 from rmexp.core.errors import UserError
+from rmexp.data.datamodule import ComparisonData
+from rmexp.data.formats.auto import Auto
 from tests.conftest import CommandLine, result
 from tests.data.test_supervision import FAST, list_rows
 from tests.helpers.toys import tiny_tokenizer
@@ -204,6 +206,75 @@ def test_the_runs_own_rewards_give_its_own_numbers_without_it(run, rmexp):
     found, expected = result(rmexp.runs()[0])["metrics"], result(run)["metrics"]
     for name in ("accuracy", "accuracy_low", "nll", "auc", "spearman", "kendall_within", "pairs"):
         assert found[f"test/{name}"] == expected[f"test/{name}"]
+
+
+# ------------------------------------------------- rows of a model and rows of a file are the same
+def rewards_of(rows, prefix=""):
+    """Rewards by which each first response is the better one."""
+    return [
+        {"id": f"{prefix}{row['id']}", "response": k, "reward": -k} for row in rows for k in (0, 1)
+    ]
+
+
+def mixture(rmexp):
+    """Two sources, the one with a bad row, the other with a system prompt of its own."""
+    rows = [lists(GOOD, BAD, n) for n in range(6)]
+    jsonl(rmexp.folder / "a.jsonl", [*rows, {"prompt": "?", "chosen": "", "rejected": ""}])
+    jsonl(rmexp.folder / "b.jsonl", rows)
+    jsonl(rmexp.folder / "rewards.jsonl", rewards_of(rows, "a:") + rewards_of(rows, "b:"))
+    words = ["data=mix", "data.sources.b.system=Be brief."]
+    for name in "ab":
+        words += [f"+data@data.sources.{name}=jsonl", f"data.sources.{name}.path={name}.jsonl"]
+    return [*words, "data.sources.a.max_bad_share=0.5", "logger=none"]
+
+
+def test_files_of_rewards_heed_what_each_source_of_a_mixture_says(rmexp):
+    words = ["task=evaluate", *mixture(rmexp), "eval.scores=rewards.jsonl"]
+    done = rmexp(*words, check=False)
+    assert "leave them out with data.sources.a.on_bad_row=skip" in done.stderr
+    rmexp(*words, "data.sources.a.on_bad_row=skip")
+    found = result(rmexp.runs()[-1])["metrics"]
+    assert (found["all/pairs"], found["all/accuracy"]) == (12, 1)
+    assert (found["all/a/accuracy"], found["all/b/accuracy"]) == (1, 1)
+    table = pyarrow.parquet.read_table(rmexp.runs()[-1] / "predictions" / "all.parquet")
+    assert set(table["subset"].to_pylist()) == {"a", "b"}
+
+
+def test_sources_with_a_template_of_their_own_are_probed_too(run, rmexp):
+    words = ["task=evaluate", *mixture(rmexp), "data.sources.a.on_bad_row=skip"]
+    rmexp(*words, f"checkpoint={run}")
+    found = result(rmexp.runs()[-1])["metrics"]
+    assert found["all/sensitivity/white_space/pairs"] == 12
+
+
+def test_a_run_without_a_test_split_is_evaluated_on_the_rows_it_reported(rmexp):
+    path = jsonl(rmexp.folder / "rows.jsonl", list_rows(40))
+    words = ("data=jsonl", f"data.path={path}", "data.test_share=0")
+    rmexp(*FAST, *words, "trainer.max_epochs=1", "loss=bradley_terry")
+    (trained,) = rmexp.runs()
+    rmexp("task=evaluate", f"checkpoint={trained}", "logger=none", "task.probes=false")
+    found, expected = result(rmexp.runs()[-1]), result(trained)["metrics"]
+    for name in ("accuracy", "pairs", "spearman", "loss"):
+        assert found["metrics"][f"test/{name}"] == pytest.approx(expected[f"test/{name}"])
+    assert any("no test split" in said for said in found["fallbacks"])
+
+
+def test_splits_are_the_same_whether_a_model_scores_the_rows_or_a_file_does(tmp_path):
+    """Rows that are too long for a model move no other prompt into another split."""
+    long = {n for n in range(200) if n % 7 == 0}
+    rows = [lists(GOOD * (200 if n in long else 1), BAD, n) for n in range(200)]
+    path = str(jsonl(tmp_path / "rows.jsonl", rows))
+    ids = []
+    for tokenizer in (tiny_tokenizer(), None):
+        data = ComparisonData(Auto(), path, max_length=300, cache=str(tmp_path))
+        for _ in range(2):  # tokenised, and from the cache
+            data.prepare(tokenizer, 0, lambda what, count: None)
+        names = data.rows["id"][:]
+        ids.append({split: {names[n] for n in found} for split, found in data.splits.items()})
+    kept, every = ids
+    assert [len(every[split]) for split in ("train", "val", "test")] == [160, 20, 20]
+    dropped = {str(n) for n in long}
+    assert kept == {split: found - dropped for split, found in every.items()}
 
 
 @pytest.mark.parametrize(

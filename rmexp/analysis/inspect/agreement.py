@@ -1,4 +1,4 @@
-"""Do the people who judged the same responses say the same? The ceiling of every accuracy."""
+"""Agreement of the people who judged the same responses: a ceiling for every accuracy."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,16 +9,17 @@ import numpy as np
 from rmexp.evaluation.stats.bootstrap import clustered, ratio
 
 VoteTable = tuple[float, float, float]
-"""How many were for the first response, for the second, and for a tie."""
+"""Number of votes for the first response, for the second, and for a tie."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Fleiss' kappa of the judgements by `raters` people each, and what it is made of.
+    """Fleiss' kappa: 1 is full agreement, 0 that of random votes with the same frequencies.
 
-    1 is full agreement, 0 that of people who guess with the same frequencies. `low` and `high` are
-    its 95% interval over prompts (None for fewer than two). `others` have another number of votes,
-    two or more, and are left out: kappa is defined for one number of raters.
+    kappa, low, high   with its 95% interval over prompts (None for fewer than two prompts)
+    judgements         by `raters` people each; kappa needs one number of raters
+    unanimous          share of them
+    others             judgements by another number of people, left out
     """
 
     kappa: float
@@ -31,14 +32,14 @@ class Agreement:
 
 
 def agreement(votes: Sequence[VoteTable], prompts: Sequence[str]) -> Agreement | None:
-    """The agreement of those who judged the same; None where nothing was judged by two or more.
+    """Fleiss' kappa over judgements; None if no judgement has two votes, or all votes are equal.
 
-    Fleiss 1971, "Measuring nominal scale agreement among many raters". Shares in place of counts
-    do not say how many voted, and are passed over.
+    Fleiss 1971, "Measuring nominal scale agreement among many raters". Judgements with shares in
+    place of counts are ignored.
 
     Args:
         votes: of each judgement.
-        prompts: of each judgement, the cluster of the interval.
+        prompts: of each judgement, the clusters of the interval.
     """
     counted = [n for n, counts in enumerate(votes) if all(float(c).is_integer() for c in counts)]
     raters = Counter(total for n in counted if (total := int(sum(votes[n]))) > 1)
@@ -48,12 +49,14 @@ def agreement(votes: Sequence[VoteTable], prompts: Sequence[str]) -> Agreement |
     units = [n for n in counted if sum(votes[n]) == most]
     table = np.array([votes[n] for n in units], dtype=np.int64)
     if (table.sum(axis=0) > 0).sum() < 2:
-        return None  # everybody always said the same: chance would agree as well
-    low, high = _interval(table, np.array([prompts[n] for n in units]))
+        return None  # all votes are equal: chance agreement is 1
+    agreed = (table * (table - 1)).sum(axis=1, keepdims=True) / (most * (most - 1))
+    columns = np.concatenate([np.ones_like(agreed), agreed, table / most], axis=1)
+    kappa, low, high = clustered(columns, np.array([prompts[n] for n in units]), _kappa)
     return Agreement(
-        kappa=_kappa(table),
-        low=low,
-        high=high,
+        kappa=kappa,
+        low=None if np.isnan(low) else low,
+        high=None if np.isnan(high) else high,
         judgements=len(table),
         raters=most,
         unanimous=float((table.max(axis=1) == most).mean()),
@@ -61,24 +64,8 @@ def agreement(votes: Sequence[VoteTable], prompts: Sequence[str]) -> Agreement |
     )
 
 
-def _kappa(table: np.ndarray) -> float:
-    import torch
-    from torchmetrics.functional.nominal import fleiss_kappa
-
-    return float(fleiss_kappa(torch.from_numpy(table), mode="counts"))
-
-
-def _interval(table: np.ndarray, clusters: np.ndarray) -> tuple[float | None, float | None]:
-    """Its interval over prompts: kappa is made of sums over judgements."""
-    votes, raters = table.astype(np.float64), table[0].sum()
-    agreed = (votes * (votes - 1)).sum(axis=1, keepdims=True) / (raters * (raters - 1))
-    columns = np.concatenate([np.ones_like(agreed), agreed, votes / raters], axis=1)
-    _, low, high = clustered(columns, clusters, _of_sums)
-    return (None, None) if np.isnan(low) else (low, high)
-
-
-def _of_sums(sums: np.ndarray) -> np.ndarray:
-    """Fleiss' kappa of sums of 1, of the share of people who agree, and of shares of votes."""
+def _kappa(sums: np.ndarray) -> np.ndarray:
+    """Kappa from sums over judgements: of 1, of the share of agreeing people, of vote shares."""
     shares = sums[..., 1:] / sums[..., :1]
     chance = np.square(shares[..., 1:]).sum(-1)
     return ratio(shares[..., 0] - chance, 1 - chance)

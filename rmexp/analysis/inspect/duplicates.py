@@ -1,4 +1,4 @@
-"""Rows that say what another row says, or the contrary of it."""
+"""Rows that repeat or contradict another row."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,40 +12,32 @@ DUPLICATE_EXAMPLES = 5
 def duplicates(rows: Sequence[RowFacts]) -> dict[str, Any]:
     """Rows with the prompt and the responses (in any order) of an earlier one."""
     first: dict[tuple[str, tuple[int, ...]], RowFacts] = {}
-    again: list[tuple[RowFacts, RowFacts]] = []
+    repeated: list[list[RowFacts]] = []
     for row in rows:
         key = (row.prompt, tuple(sorted(row.responses)))
         if first.setdefault(key, row) is not row:
-            again.append((first[key], row))
-    return {
-        "rows": len(again),
-        "share": len(again) / len(rows),
-        "examples": [
-            [name_prompt(one), name_prompt(other)] for one, other in again[:DUPLICATE_EXAMPLES]
-        ],
-    }
+            repeated.append([first[key], row])
+    share = len(repeated) / len(rows)
+    return {"rows": len(repeated), "share": share, "examples": _examples(repeated)}
 
 
 def contradictions(rows: Sequence[RowFacts]) -> dict[str, Any]:
-    """Pairs of responses to a prompt of which one row says A > B and another B > A."""
-    said: dict[tuple[str, int, int], dict[bool, RowFacts]] = defaultdict(dict)
+    """Pairs of responses that one row judges A > B and another B > A."""
+    seen: dict[tuple[str, int, int], dict[bool, RowFacts]] = defaultdict(dict)
     for row in rows:
         for i, j, verdict in row.pairs:
             better, worse = row.responses[i], row.responses[j]
             if verdict and better != worse:
                 key = (row.prompt, min(better, worse), max(better, worse))
-                said[key].setdefault(better < worse, row)
-    both = [tuple(ways.values()) for ways in said.values() if len(ways) == 2]
+                seen[key].setdefault(better < worse, row)
+    both = [list(ways.values()) for ways in seen.values() if len(ways) == 2]
     return {
         "pairs": len(both),
-        "judged": len(said),
-        "share": len(both) / len(said) if said else 0.0,
-        "examples": [
-            [name_prompt(one), name_prompt(other)] for one, other in both[:DUPLICATE_EXAMPLES]
-        ],
+        "judged": len(seen),
+        "share": len(both) / len(seen) if seen else 0.0,
+        "examples": _examples(both),
     }
 
 
-def name_prompt(row: RowFacts) -> dict[str, str]:
-    """How to find a row."""
-    return {"id": row.id, "place": row.place, "split": row.split}
+def _examples(groups: Sequence[Sequence[RowFacts]]) -> list[list[dict[str, str]]]:
+    return [[row.location for row in group] for group in groups[:DUPLICATE_EXAMPLES]]

@@ -1,7 +1,7 @@
-"""Near-duplicate prompts: what a model has all but seen in training says little about it.
+"""Near-duplicate prompts between splits, and between the data and evaluation sets.
 
-MinHash finds the candidates, and their similarity is then counted out: what is reported is exact,
-and about one near-duplicate in a hundred at the threshold (fewer above it) is missed.
+MinHash finds candidates, whose similarity is then computed exactly: about one near-duplicate in a
+hundred at the threshold (fewer above it) is missed.
 """
 
 import re
@@ -15,10 +15,7 @@ import numpy as np
 
 from rmexp.analysis.inspect.prompts import Prompt
 
-SHINGLE = 3
-"""Characters of a shingle: a piece of an English word, and one or two words of Chinese."""
-
-
+SHINGLE = 3  # characters: a part of an English word, or one or two words of Chinese
 SIMILAR = 0.7
 """Jaccard similarity of the shingles from which two prompts are near-duplicates.
 
@@ -26,46 +23,38 @@ Two unrelated English prompts of some thousand characters reach 0.45; a sentence
 changed has about 0.75, in English and in Chinese.
 """
 
-
-SAMPLE = 2000
-"""So many prompts say what is boilerplate."""
-
-
-MIN_SHINGLES = 20
-"""Of fewer prompts nothing is called boilerplate."""
-
-
+SAMPLE = 2000  # maximum number of prompts that decide what is boilerplate
+MIN_PROMPTS = 20  # with fewer prompts nothing is boilerplate
 PERMUTATIONS = 128
-
-
 BANDS = (25, 5)
-"""Bands and their rows: two prompts meet with 1 - (1 - s^5)^25, 0.99 at a similarity s of 0.7."""
+"""Bands and rows of the LSH: P(candidates) = 1 - (1 - s^5)^25, 0.99 at similarity s = 0.7."""
 
-
-CANDIDATES = 5
-"""So many of the nearest by their signatures are compared in full."""
-
-
+CANDIDATES = 5  # nearest by signature, to be compared exactly
 OVERLAP_EXAMPLES = 5
-
-
-PROMPT_CHARACTERS = 200
-"""Characters of a prompt that an example shows."""
 
 
 @dataclass
 class Overlap:
-    """Of so many prompts of a home, how many have a near-duplicate; the nearest as examples."""
+    """Number of prompts of a home, number with a near-duplicate, and the nearest as examples."""
 
     prompts: int = 0
     near: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
 
+    def add(self, prompt: Prompt, nearest: tuple[float, Prompt] | None) -> None:
+        """Count a prompt; `nearest` is its near-duplicate with the similarity."""
+        self.prompts += 1
+        if nearest is not None:
+            self.near += 1
+            similarity, other = nearest
+            sides = {"one": prompt.to_dict(), "other": other.to_dict()}
+            self.examples.append({"similarity": similarity} | sides)
+
 
 def shingles(text: str) -> set[str]:
-    """Every run of `SHINGLE` characters, whatever the case, width, spaces and punctuation.
+    """Every run of `SHINGLE` characters, ignoring case, width, spaces and punctuation.
 
-    Characters and not words, as Chinese does not part its words.
+    Characters and not words, since Chinese does not separate words.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     plain = re.sub(r"[\W_]+", " ", plain).strip() or plain
@@ -73,26 +62,23 @@ def shingles(text: str) -> set[str]:
 
 
 def boilerplate(texts: Sequence[str]) -> set[str]:
-    """The shingles of more than half of the texts: an instruction that all share is no likeness.
-
-    (Syllables that every longer text has are among them, and say as little.)
-    """
+    """The shingles of more than half of the texts, such as those of a shared instruction."""
     sample = texts[:: max(1, len(texts) // SAMPLE)]
-    if len(sample) < MIN_SHINGLES:
+    if len(sample) < MIN_PROMPTS:
         return set()
     counts = Counter(shingle for text in sample for shingle in shingles(text))
     return {shingle for shingle, count in counts.items() if count > len(sample) / 2}
 
 
-def own(text: str, common: Set[str]) -> set[str]:
-    """The shingles of a text without boilerplate; one that is nothing else keeps its own."""
+def _specific(text: str, common: Set[str]) -> set[str]:
+    """The shingles of a text without boilerplate; all of them if there are no others."""
     found = shingles(text)
     return found - common or found
 
 
 def similarity(one: str, other: str, common: Set[str] = frozenset()) -> float:
     """The Jaccard similarity of the shingles of two texts without boilerplate, 0..1."""
-    a, b = own(one, common), own(other, common)
+    a, b = _specific(one, common), _specific(other, common)
     return len(a & b) / len(a | b)
 
 
@@ -101,34 +87,34 @@ def overlaps(
     others: Sequence[Prompt],
     progress: Callable[[str, int], None] = lambda what, count: None,
 ) -> dict[str, Overlap]:
-    """What of val and test is nearly in train, and what of other homes is nearly in `prompts`.
+    """Near-duplicates of val and test prompts in train, and of other prompts in the data.
 
     Args:
-        prompts: of the data, one a distinct prompt; their homes are train, val and test.
-        others: of evaluation sets; their homes are the files.
-        progress: is called with what is counted, and how many so far.
+        prompts: distinct prompts of the data; their homes are train, val and test.
+        others: prompts of evaluation sets; their homes are the files.
+        progress: called with what is counted and the count so far.
+
+    Returns:
+        Home -> its overlap.
     """
     index = _Index(prompts, progress)
     homes = {prompt.home for prompt in prompts}
     found: dict[str, Overlap] = {h: Overlap() for h in ("val", "test") if h in homes}
     train = np.array([prompt.home == "train" for prompt in prompts], dtype=bool)
-    for number, prompt in enumerate(prompts):
+    for prompt, signature in zip(prompts, index.signatures, strict=True):
         if prompt.home != "train":
-            nearest = index.nearest(prompt, index.signatures[number], train)
-            _add(found[prompt.home], prompt, nearest)
-    everywhere = np.ones(len(prompts), dtype=bool)
+            found[prompt.home].add(prompt, index.nearest(prompt, signature, train))
     for prompt, signature in zip(others, index.sign(others), strict=True):
-        nearest = index.nearest(prompt, signature.hashvalues, everywhere)
-        _add(found.setdefault(prompt.home, Overlap()), prompt, nearest)
+        nearest = index.nearest(prompt, signature.hashvalues, np.ones_like(train))
+        found.setdefault(prompt.home, Overlap()).add(prompt, nearest)
     for overlap in found.values():
-        overlap.examples = sorted(overlap.examples, key=lambda e: -e["similarity"])[
-            :OVERLAP_EXAMPLES
-        ]
+        overlap.examples.sort(key=lambda example: -example["similarity"])
+        del overlap.examples[OVERLAP_EXAMPLES:]
     return found
 
 
 class _Index:
-    """The prompts of the data by their signatures.
+    """MinHash index of the data's prompts.
 
     Broder 1997, "On the resemblance and containment of documents"; banding after Leskovec,
     Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4.
@@ -148,11 +134,11 @@ class _Index:
     def nearest(
         self, prompt: Prompt, signature: np.ndarray, wanted: np.ndarray
     ) -> tuple[float, Prompt] | None:
-        """The most similar of the `wanted` prompts, where one is a near-duplicate."""
+        """The most similar of the `wanted` prompts; None if it is no near-duplicate."""
         from datasketch import MinHash
 
-        met = self.buckets.query(MinHash(hashvalues=signature, scheme="affine32"))
-        candidates = np.sort([number for number in met if wanted[number]]).astype(int)
+        found = self.buckets.query(MinHash(hashvalues=signature, scheme="affine32"))
+        candidates = np.sort([number for number in found if wanted[number]]).astype(int)
         alike = (self.signatures[candidates] == signature).mean(axis=1)
         best = [self.prompts[n] for n in candidates[np.argsort(-alike, kind="stable")][:CANDIDATES]]
         compared = [(similarity(prompt.text, other.text, self.common), other) for other in best]
@@ -160,32 +146,11 @@ class _Index:
         return top if top is not None and top[0] >= SIMILAR else None
 
     def sign(self, prompts: Sequence[Prompt]) -> Iterator[Any]:
-        """The MinHash of each prompt."""
         from datasketch import MinHash
 
-        shown = (own(prompt.text, self.common) for prompt in prompts)
+        shown = (_specific(prompt.text, self.common) for prompt in prompts)
         pieces = ([s.encode("utf-8", "surrogatepass") for s in found] for found in shown)
         for number, signature in enumerate(MinHash.generator(pieces, num_perm=PERMUTATIONS), 1):
             yield signature
             if number % 1000 == 0:
                 self.progress("prompts compared", number)
-
-
-def _add(overlap: Overlap, prompt: Prompt, nearest: tuple[float, Prompt] | None) -> None:
-    overlap.prompts += 1
-    if nearest is None:
-        return
-    overlap.near += 1
-    alike, other = nearest
-    overlap.examples.append(
-        {"similarity": alike, "one": _shown(prompt), "other": _shown(other)},
-    )
-
-
-def _shown(prompt: Prompt) -> dict[str, str]:
-    text = (
-        prompt.text
-        if len(prompt.text) <= PROMPT_CHARACTERS
-        else prompt.text[:PROMPT_CHARACTERS] + " ..."
-    )
-    return {"home": prompt.home, "id": prompt.id, "place": prompt.place, "text": text}

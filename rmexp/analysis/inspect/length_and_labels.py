@@ -1,4 +1,4 @@
-"""Lengths and labels of rows in numbers; what is compared comes with a 95% interval."""
+"""Lengths and labels of rows in numbers, with 95% intervals over prompts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -8,22 +8,17 @@ import numpy as np
 
 from rmexp.analysis.inspect.rows import RowFacts
 from rmexp.evaluation.rank_correlation import spearman
-from rmexp.evaluation.stats.bootstrap import clustered_mean
+from rmexp.evaluation.stats.bootstrap import Estimate, clustered_mean
 
 SUMMARY_QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
-
-
 LENGTH_BINS = 30
-
-
-VALUES = 12
-"""So many different ratings are counted one by one; more are counted in bins."""
+VALUES = 12  # different ratings that are counted one by one; more are binned
 
 
 def tally(rows: Sequence[RowFacts]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
     """Subset -> split -> its comparisons, the largest subset first; language -> comparisons.
 
-    Rows that name no language are in none.
+    Rows without a language are not counted.
     """
     subsets: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -34,7 +29,7 @@ def tally(rows: Sequence[RowFacts]) -> tuple[dict[str, dict[str, int]], dict[str
 
 
 def lengths(rows: Sequence[RowFacts]) -> dict[str, Any]:
-    """Tokens of the responses with their prompts, and what share of them responses share."""
+    """Tokens of the responses with their prompts, and the share of them in shared prefixes."""
     tokens = np.array([count for row in rows for count in row.tokens])
     distinct = sum(row.size for row in rows)
     found = np.quantile(tokens, SUMMARY_QUANTILES).tolist()
@@ -50,7 +45,7 @@ def lengths(rows: Sequence[RowFacts]) -> dict[str, Any]:
 
 
 def ratings(rows: Sequence[RowFacts]) -> dict[str, Any] | None:
-    """How often each rating was given; None where there are none."""
+    """Number of responses with each rating; None without ratings."""
     values = np.array([r for row in rows for r in row.ratings if r == r])
     if not len(values):
         return None
@@ -62,31 +57,27 @@ def ratings(rows: Sequence[RowFacts]) -> dict[str, Any] | None:
 
 
 def position(rows: Sequence[RowFacts]) -> dict[str, float | None] | None:
-    """How often the response that stands first wins, with its 95% interval over prompts.
-
-    None where it always does or never: then the format writes the better one there.
-    """
+    """Share of pairs that the first response wins; None if all or none, as the format decides."""
     strict = [(i < j, row.prompt) for row in rows for i, j, verdict in row.pairs if verdict]
-    first = np.array([won for won, _ in strict], dtype=float)
-    if len(set(first)) < 2:
+    if len({first for first, _ in strict}) < 2:
         return None
-    return _estimate("first_wins", float(first.mean()), first, [key for _, key in strict])
+    wins, prompts = zip(*strict, strict=True)
+    return _finite(clustered_mean(np.array(wins, dtype=float), np.array(prompts)), "first_wins")
 
 
 def length_bias(rows: Sequence[RowFacts]) -> dict[str, Any]:
-    """How much length alone says: accuracy of "the longer wins", rank correlation with ratings.
+    """Accuracy of "the longer wins", and rank correlation of lengths and ratings.
 
-    The former is in tokens, equal lengths half, as `length_baseline` of a report; the latter in
-    characters of the response, over all that are rated. Both with 95% intervals over prompts.
+    The accuracy is in tokens, equal lengths count half, as `length_baseline` of a report. The
+    correlation is in characters of the response.
     """
     judged = [(row, i, j) for row in rows for i, j, verdict in row.pairs if verdict]
     gaps = np.array([row.tokens[i] - row.tokens[j] for row, i, j in judged], dtype=float)
-    wins = (np.sign(gaps) + 1) / 2
     found: dict[str, Any] = {"pairs": len(judged)}
     if judged:
-        found["gaps"] = _histogram(gaps)  # tokens of the better one, less those of the worse
-        keys = [row.prompt for row, _, _ in judged]
-        found |= _estimate("longer_wins", float(wins.mean()), wins, keys)
+        found["gaps"] = _histogram(gaps)  # tokens, better - worse
+        wins, prompts = (np.sign(gaps) + 1) / 2, np.array([row.prompt for row, *_ in judged])
+        found |= _finite(clustered_mean(wins, prompts), "longer_wins")
     rated = [
         (rating, size, row.prompt)
         for row in rows
@@ -95,14 +86,13 @@ def length_bias(rows: Sequence[RowFacts]) -> dict[str, Any]:
     ]
     if len({rating for rating, *_ in rated}) > 1:
         scores, sizes, clusters = (np.array(column) for column in zip(*rated, strict=True))
-        correlation = spearman(scores, sizes, clusters)
-        names = ("spearman", "spearman_low", "spearman_high")
-        found |= {"rated": len(rated)} | dict(zip(names, map(_finite, correlation), strict=True))
+        found["rated"] = len(rated)
+        found |= _finite(spearman(scores, sizes, clusters), "spearman")
     return found
 
 
 def _histogram(values: np.ndarray) -> dict[str, list[float]]:
-    """Counts in bins; those of whole numbers hold equally many of them."""
+    """Counts in bins; bins of whole numbers are equally wide."""
     edges: Any = LENGTH_BINS
     if np.all(values == np.round(values)):
         width = int(np.ptp(values)) // LENGTH_BINS + 1
@@ -111,13 +101,7 @@ def _histogram(values: np.ndarray) -> dict[str, list[float]]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def _estimate(
-    name: str, value: float, values: np.ndarray, prompts: Sequence[str]
-) -> dict[str, float | None]:
-    low, high = clustered_mean(values, np.array(prompts)).interval
-    return {name: value, f"{name}_low": _finite(low), f"{name}_high": _finite(high)}
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return float(value) if np.isfinite(value) else None
+def _finite(estimate: Estimate, name: str) -> dict[str, float | None]:
+    """`name`, `name_low` and `name_high`; JSON has no NaN."""
+    named = estimate.named(name).items()
+    return {key: float(value) if np.isfinite(value) else None for key, value in named}

@@ -1,4 +1,4 @@
-"""Prompts as text, and those of evaluation sets."""
+"""Prompts as text, of the data and of evaluation sets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,45 +10,42 @@ from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.dialogues import prompt_field
 from rmexp.data.reader import RowReport
 from rmexp.data.sources import BadRow, check_source, read_rows
+from rmexp.data.text_style import spoken
+
+PROMPT_CHARACTERS = 200  # of a prompt in an example
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, whose it is (a split, or a file), and where its first row came from."""
+    """A prompt, its home (a split or a file), and the id and place of its first row."""
 
     text: str
     home: str
     id: str
     place: str = ""
 
-
-def text_of(messages: Sequence[Message]) -> str:
-    """What is said in some messages, as text; parts that are no text are left out."""
-    contents = [message.get("content") or "" for message in messages]
-    return "\n".join(
-        content
-        if isinstance(content, str)
-        else "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
-        for content in contents
-    )
+    def to_dict(self) -> dict[str, str]:
+        """As plain JSON, with the start of the text."""
+        return vars(self) | {"text": truncate(self.text, PROMPT_CHARACTERS)}
 
 
 def prompt_text(messages: Sequence[Message]) -> str:
-    """A prompt without its system messages: rows that share those are no duplicates by that."""
-    spoken = [message for message in messages if message["role"] not in ("system", "developer")]
-    return text_of(spoken)
+    """The text of a prompt without system messages, which many rows share."""
+    return spoken([m for m in messages if m["role"] not in ("system", "developer")])
+
+
+def truncate(text: str, characters: int) -> str:
+    """The start of a text, with dots where it is cut."""
+    return text if len(text) <= characters else text[:characters] + " ..."
 
 
 def read_prompts(path: str) -> tuple[list[Prompt], RowReport]:
-    """The distinct prompts of an evaluation set, in any format that tells itself from its columns.
+    """Read the distinct prompts of an evaluation set in any format that `Auto` knows.
 
     Raises:
-        UserError: there is no such source, or no prompt can be read from it.
+        UserError: the source is missing, or no prompt can be read from it.
     """
-    try:
-        check_source(path)
-    except UserError as error:
-        raise UserError(str(error).replace("data.path=", "task.against=", 1)) from None
+    check_source(path, "task.against")
     report = RowReport()
     found: dict[str, Prompt] = {}
     for raw in read_rows(path):
@@ -71,7 +68,7 @@ def read_prompts(path: str) -> tuple[list[Prompt], RowReport]:
 
 
 def _prompt_of(row: Mapping[str, Any]) -> Sequence[Message]:
-    """Only the prompt counts here: a row whose answers no format knows may still have one."""
+    """The prompt of a row; its answers need not be in a known format."""
     try:
         return Auto()(row).prompt
     except BadRow as reason:

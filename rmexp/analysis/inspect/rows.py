@@ -1,33 +1,32 @@
-"""The rows of a data set as they are inspected: what tokenising kept, and what people said."""
+"""The rows of a data set for inspection: kept by tokenising, with their labels."""
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rmexp.analysis.inspect.agreement import VoteTable
-from rmexp.analysis.inspect.prompts import Prompt, prompt_text, text_of
+from rmexp.analysis.inspect.prompts import Prompt, prompt_text
 from rmexp.comparison import Comparison, Message
 from rmexp.data.datamodule import ComparisonData
-from rmexp.data.mixture import Mixture
-from rmexp.data.reader import RowReport, read_comparisons
+from rmexp.data.text_style import spoken
 
-ROW_COLUMNS = ("id", "subset", "language", "prompt_key", "ratings", "pairs", "size")
-"""Columns of the tokenised rows that a `Row` takes."""
+ROW_COLUMNS = ("id", "subset", "language", "prompt_key", "ratings", "pairs", "size", "lengths")
+"""Columns of the tokenised rows that `RowFacts` needs."""
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """A comparison of a split: K responses, what was said of them, and how long they are.
+    """A comparison of a split: K responses with their labels and lengths.
 
-    prompt      its key
-    responses   K hashes: equal responses have equal ones
-    characters  K lengths of the response alone; tokens: as rendered, with the prompt
+    prompt      key of the prompt
+    responses   K hashes; equal responses have equal hashes
+    characters  K lengths of the response alone
+    tokens      K lengths as rendered, prompt included
     size        distinct tokens of the row
     ratings     K numbers, NaN where unrated
-    pairs       (i, j, verdict) a judgement: 1 says that i is better, 0 a tie
-    votes       of the judgements that people gave, before any was derived from ratings
+    pairs       (i, j, label) of each judgement: 1 says that i is better, 0 a tie
+    votes       of the judgements in the source, without those derived from ratings
     """
 
     id: str
@@ -44,65 +43,45 @@ class RowFacts:
     pairs: tuple[tuple[int, int, int], ...]
     votes: tuple[VoteTable, ...]
 
+    @property
+    def location(self) -> dict[str, str]:
+        """Where to find the row."""
+        return {"id": self.id, "place": self.place, "split": self.split}
+
 
 def gather(
     data: ComparisonData, progress: Callable[[str, int], None]
 ) -> tuple[list[RowFacts], list[Prompt]]:
-    """The rows of all splits, and the distinct prompts among them.
+    """Collect the rows of all splits, and the distinct prompts among them.
 
-    The source is read once more beside the tokenised rows, which keep neither the words of a prompt
+    The source is read again beside the tokenised rows, which store neither the text of a prompt
     nor the number of votes.
     """
     split_of = {int(n): split for split, rows in data.splits.items() for n in rows}
-    stored = zip(
-        data.rows.select_columns(list(ROW_COLUMNS)), response_lengths(data.rows), strict=True
-    )
+    stored = enumerate(data.rows.select_columns(list(ROW_COLUMNS)))
     rows: list[RowFacts] = []
     prompts: dict[str, Prompt] = {}
-    number, (kept, tokens) = 0, next(stored)
-    for comparison in comparisons_of(data):
+    number, kept = next(stored)
+    for comparison, _ in data.comparisons():
         if comparison.id != kept["id"]:
-            continue  # it was left out
+            continue  # tokenising dropped it
         if (split := split_of.get(number)) is not None:
-            rows.append(_row(comparison, kept, tokens, split))
-            key = kept["prompt_key"]
-            if key not in prompts:
-                text = prompt_text(comparison.prompt)
-                prompts[key] = Prompt(text, split, comparison.id, comparison.place)
-        number, (kept, tokens) = number + 1, next(stored, ({"id": None}, []))
+            rows.append(_row(comparison, kept, split))
+            text = prompt_text(comparison.prompt)
+            prompt = Prompt(text, split, comparison.id, comparison.place)
+            prompts.setdefault(kept["prompt_key"], prompt)
+        number, kept = next(stored, (number + 1, {"id": None}))
         if number % 1000 == 0:
             progress("comparisons inspected", number)
     return rows, list(prompts.values())
 
 
-def comparisons_of(data: ComparisonData) -> Iterator[Comparison]:
-    """What the source has, under the ids of the tokenised rows."""
-    sources = data.sources if isinstance(data, Mixture) else {"": data}
-    for name, source in sources.items():
-        recipe = source.recipe
-        found = read_comparisons(recipe.paths, recipe.parse, RowReport(), recipe.limit)
-        for one in found:
-            yield dataclasses.replace(one, id=f"{name}:{one.id}") if name else one
-
-
-def response_lengths(rows: Any) -> Iterator[list[int]]:
-    """The tokens of each response of each row, without making Python objects of them."""
-    import pyarrow.compute
-
-    for chunk in rows.data.column("tokens").chunks:
-        lengths = iter(pyarrow.compute.list_value_length(chunk.flatten()).to_pylist())
-        for count in pyarrow.compute.list_value_length(chunk).to_pylist():
-            yield [next(lengths) for _ in range(count)]
-
-
 def _hashed(messages: Sequence[Message]) -> int:
-    """Of one process alone; equal messages have equal ones, in whatever order their keys stand."""
+    """Hash of messages, whatever the order of their keys; valid in this process."""
     return hash(json.dumps([dict(message) for message in messages], sort_keys=True))
 
 
-def _row(
-    comparison: Comparison, kept: Mapping[str, Any], tokens: list[int], split: str
-) -> RowFacts:
+def _row(comparison: Comparison, kept: Mapping[str, Any], split: str) -> RowFacts:
     return RowFacts(
         id=comparison.id,
         place=comparison.place,
@@ -111,8 +90,8 @@ def _row(
         language=kept["language"],
         prompt=kept["prompt_key"],
         responses=tuple(_hashed(response) for response in comparison.responses),
-        characters=tuple(len(text_of(response)) for response in comparison.responses),
-        tokens=tuple(tokens),
+        characters=tuple(len(spoken(response)) for response in comparison.responses),
+        tokens=tuple(kept["lengths"]),
         size=kept["size"],
         ratings=tuple(kept["ratings"]),
         pairs=tuple((i, j, verdict) for i, j, verdict in kept["pairs"]),

@@ -1,4 +1,4 @@
-"""All that is known of a data set as one JSON object, and what of it is bad, in plain words."""
+"""The facts of a data set as one JSON object, and warnings."""
 
 import dataclasses
 from collections import Counter
@@ -12,28 +12,22 @@ from rmexp.analysis.inspect.rows import RowFacts
 from rmexp.data.datamodule import ComparisonData
 from rmexp.data.reader import RowReport
 
-LENGTH_ALONE = 0.65
-"""Accuracy of length alone above which a model may learn little else."""
-
-
+# Warn above these values.
+LENGTH_ALONE = 0.65  # accuracy of length alone
 LOST_ROWS = REPEATED = CONTRADICTED = 0.01
-
-
 IMBALANCE = 10
-
-
+# Warn up to this kappa, which Landis and Koch 1977 call slight.
 LOW_AGREEMENT = 0.2
-"""Kappa up to 0.20 is called slight: Landis and Koch 1977."""
 
 
 def describe_data(
     data: ComparisonData, rows: Sequence[RowFacts], overlaps: Mapping[str, Overlap]
 ) -> dict[str, Any]:
-    """What `inspect.json` holds, without warnings and examples.
+    """The content of `inspect.json` but warnings and examples.
 
     Args:
         data: prepared.
-        rows: of its splits; there is at least one.
+        rows: the rows of its splits, at least one.
         overlaps: of its splits and of evaluation sets.
     """
     subsets, languages = length_and_labels.tally(rows)
@@ -56,15 +50,15 @@ def describe_data(
 
 
 def read_data(report: RowReport, kept: int, max_length: int) -> dict[str, Any]:
-    """What became of the rows.
+    """How many rows are used, and why others are not.
 
     Args:
         report: of reading and splitting.
-        kept: comparisons that are in a split; all others are bad or dropped.
-        max_length: comparisons that are longer are dropped, or cut.
+        kept: number of comparisons in a split; all others are bad or dropped.
+        max_length: longer comparisons are dropped or cut.
 
     Returns:
-        The report, the share that is `lost` and the `reasons`, and the share `over` the length.
+        The report, the share `lost` with its `reasons`, and the share `over` the length.
     """
     reasons = Counter(report.bad)
     for cause, subsets in report.dropped.items():
@@ -84,7 +78,7 @@ def read_data(report: RowReport, kept: int, max_length: int) -> dict[str, Any]:
 
 
 def splits(data: ComparisonData, rows: Sequence[RowFacts]) -> dict[str, dict[str, int]]:
-    """Split -> its comparisons, its prompts, and its judgements by kind."""
+    """Split -> numbers of comparisons, of prompts, and of judgements by kind."""
     prompts = {name: {row.prompt for row in rows if row.split == name} for name in data.splits}
     return {
         name: {"comparisons": len(chosen), "prompts": len(prompts[name])} | data.counts(name)
@@ -93,7 +87,7 @@ def splits(data: ComparisonData, rows: Sequence[RowFacts]) -> dict[str, dict[str
 
 
 def warnings(facts: Mapping[str, Any]) -> Iterator[str]:
-    """What should be looked at before training, a sentence each."""
+    """Sentences on what to look at before training."""
     yield from _about_rows(facts)
     yield from _about_labels(facts)
     for home, found in facts["near_duplicates"].items():

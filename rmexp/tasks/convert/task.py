@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from rmexp.config.schema import CONF_DIR
+from rmexp.core.atomic_file import replace_file
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
 from rmexp.tasks.convert.experiment import convert_settings, experiment_text, report
@@ -33,9 +34,8 @@ def convert(source: str, out: str, reporter: Reporter) -> dict[str, float]:
     settings = convert_settings(text, source)
     command = _command(target) + ("" if "data" in settings.lines else " data=jsonl data.path=FILE")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}")
-    temporary.write_text(experiment_text(settings, command), encoding="utf-8")
-    os.replace(temporary, target)
+    with replace_file(target) as file:
+        file.write_text(experiment_text(settings, command), encoding="utf-8")
     reporter.say(*report(settings), f"written: {target}")
     if target.resolve().parent.name != "experiment":
         reporter.say(f"to run it: mkdir -p experiment && mv {shlex.quote(str(target))} experiment/")

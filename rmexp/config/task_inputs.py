@@ -1,0 +1,55 @@
+"""What a task's signature asks for: config groups, facts of the job, keys of its own YAML."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args
+
+from rmexp.config.compose import locate
+
+
+class InputGroup:
+    """Base of dataclasses that group inputs of a task, so that it takes few arguments.
+
+    Their fields are resolved like parameters of the task. A parameter `GROUP | None` is None
+    without `checkpoint`.
+    """
+
+
+def task_inputs(target: str, with_checkpoint: bool) -> dict[str, Any]:
+    """The inputs of a task (name -> annotation), those in input groups included."""
+    return _inputs(locate("task", target), with_checkpoint)
+
+
+def _inputs(function: Any, with_checkpoint: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, (annotation, group, optional) in _parameters(function).items():
+        if group is None:
+            found[name] = annotation
+        elif with_checkpoint or not optional:
+            found |= _inputs(group, with_checkpoint)
+    return found
+
+
+def build_inputs(
+    function: Any, with_checkpoint: bool, resolve: Callable[[str], Any]
+) -> dict[str, Any]:
+    """The arguments of a task; `resolve` gives the value of each input by its name."""
+    return {
+        name: resolve(name)
+        if group is None
+        else group(**build_inputs(group, with_checkpoint, resolve))
+        if with_checkpoint or not optional
+        else None
+        for name, (_, group, optional) in _parameters(function).items()
+    }
+
+
+def _parameters(function: Any) -> dict[str, tuple[Any, type[InputGroup] | None, bool]]:
+    """Parameter -> its annotation, the input group that it is (if any), whether it is optional."""
+    found = {}
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        kinds = get_args(parameter.annotation) or (parameter.annotation,)
+        groups = [k for k in kinds if inspect.isclass(k) and issubclass(k, InputGroup)]
+        group = groups[0] if groups else None
+        found[name] = (parameter.annotation, group, type(None) in kinds)
+    return found
