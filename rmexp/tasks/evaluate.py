@@ -143,12 +143,11 @@ def evaluate(
         for logger in loggers:
             logger.log_metrics(dict(values), 0)
         metrics |= values
-        about = (
-            (scorer.temperature, trained.checkpoint)
-            if trained and by_model
-            else (None, case.scores, "characters")
+        shown.append(
+            Shown(case.name, scored, case.data.rows, scorer.temperature, scorer.trained.checkpoint)
+            if by_model
+            else Shown(case.name, scored, case.data.rows, None, case.scores, "characters")
         )
-        shown.append(Shown(case.name, scored, case.data.rows, *about))
     report_warnings(warnings, run, reporter)
     blocks = {"Data": [line for case in cases for line in case.data.lines()]}
     if trained is not None:
