@@ -1,7 +1,7 @@
-"""The processes of one run on several devices: which one this is, and what they tell each other.
+"""The processes of one run on several devices: rank, world size and collectives.
 
-A launcher (rmexp's own, torchrun or srun) starts every process with its number, the rank, in the
-environment; rank 0 alone writes and speaks. In a run of one process all of this does nothing.
+A launcher (rmexp's own, torchrun or srun) starts every process with its rank in the environment;
+only rank 0 writes and prints. In a run of one process all functions are no-ops.
 """
 
 import contextlib
@@ -12,22 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=12)
-"""How long processes wait for each other: for rows to be tokenised, say. Launchers see to it that
-nobody waits for the dead."""
+"""Timeout of a collective, long enough for tokenising; launchers end peers of a dead process."""
 
 
 QUIET_ENVIRONMENT = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-"""For processes of a run, before they import torch: DDP would complain in each of them that it
-seeks weights without a gradient, which some models have and others have not."""
+"""Set before importing torch: DDP would warn in each process about its search for parameters
+without gradient, which some models have."""
 
 
 PEER_LOSS_MESSAGES = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
-"""In the errors of an exchange with a process that is gone."""
+"""Parts of the messages of a collective that failed because a peer is gone."""
 
 
 @dataclass(frozen=True)
 class LauncherEnv:
-    """Where a launcher put this process: its rank among `size`, and among those of its machine."""
+    """Rank of this process among `size`, and on its machine."""
 
     rank: int
     local_rank: int
@@ -35,7 +34,7 @@ class LauncherEnv:
 
 
 def launcher_env() -> LauncherEnv | None:
-    """What the environment says; None: this process was started by itself."""
+    """Read from the environment variables; None without a launcher."""
     known = os.environ
     if "TORCHELASTIC_RUN_ID" in known:  # torchrun, and what `launch` does
         return LauncherEnv(*(int(known[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
@@ -47,7 +46,7 @@ def launcher_env() -> LauncherEnv | None:
 
 
 def cluster_environment() -> Any:
-    """The place in Lightning's terms; None: this process was started by itself."""
+    """Lightning's cluster environment; None without a launcher."""
     from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     if launcher_env() is None:
@@ -58,9 +57,9 @@ def cluster_environment() -> Any:
 
 
 def init_process_group(gpu: bool) -> None:
-    """Meet the other processes; on a GPU take the one of this process.
+    """Join the process group, and select this process's GPU.
 
-    CPU tensors and objects go through gloo, tensors on a GPU through NCCL.
+    gloo carries CPU tensors and objects, NCCL tensors on GPUs.
     """
     import torch
 
@@ -87,7 +86,7 @@ def _on_this_machine(here: LauncherEnv) -> int:
 
 
 def world_size() -> int:
-    """How many processes work on this run."""
+    """Number of processes of this run."""
     import torch
 
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -95,19 +94,19 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Rank of this process, from 0."""
     import torch
 
     return torch.distributed.get_rank() if world_size() > 1 else 0
 
 
 def is_rank_zero() -> bool:
-    """Is it the one that writes and speaks?"""
+    """Whether this process writes and prints."""
     return rank() == 0
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """What each process gives, by rank; all of them must ask."""
+    """The values of all processes, by rank; a collective."""
     import torch
 
     if world_size() == 1:
@@ -118,7 +117,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 def broadcast_from_rank0(value: Any) -> Any:
-    """What rank 0 gives; all of them must ask."""
+    """The value of rank 0; a collective."""
     import torch
 
     if world_size() == 1:
@@ -129,7 +128,7 @@ def broadcast_from_rank0(value: Any) -> Any:
 
 
 def all_reduce_sum(tensor: Any) -> Any:
-    """The sum of a tensor over all processes; all of them must ask."""
+    """The sum of a tensor over all processes, in place; a collective."""
     import torch
 
     if world_size() > 1:
@@ -138,13 +137,13 @@ def all_reduce_sum(tensor: Any) -> Any:
 
 
 def is_peer_loss(error: BaseException) -> bool:
-    """Did an exchange fail because another process is gone? Only the backends' words tell."""
+    """Whether a collective failed because a peer is gone, by the backend's message."""
     return world_size() > 1 and any(word in str(error) for word in PEER_LOSS_MESSAGES)
 
 
 @contextlib.contextmanager
 def local_rank_zero_first() -> Iterator[None]:
-    """On each machine one process does this before the others, which then find it in its caches."""
+    """Run the block on local rank 0 first; the other processes then find its results cached."""
     here = launcher_env() if world_size() > 1 else None
     if here is not None and here.local_rank:
         all_gather_object(None)

@@ -1,4 +1,4 @@
-"""Memory of this process: how much it took, and what it need not keep."""
+"""Memory of this process: its peak, and returning freed memory to the system."""
 
 import ctypes
 import resource
@@ -7,15 +7,14 @@ import torch
 
 
 def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, and of the accelerator where there is one."""
+    """Peak memory of the GPU if there is one, else peak resident memory of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def trim_heap() -> None:
-    """Give freed memory back to the system: glibc keeps it, in pieces that fit the work that is
-    done and not the one to come. Where there is another C library, nothing is done."""
+    """Return freed memory to the system, which glibc would keep; other C libraries do nothing."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -17,8 +17,11 @@ from rmexp.core.errors import UserError
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """Let transformers parse a GGUF file's header once: it does so anew for the tokenizer, the
-    configuration and the weights, and maps names anew for every module, for twenty seconds."""
+    """Parse a GGUF file's header once, which saves twenty seconds.
+
+    transformers parses it for the tokenizer, the configuration and the weights, and maps names for
+    every module.
+    """
     before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, function in before.items():
         setattr(gguf, name, functools.cache(function))
@@ -30,7 +33,7 @@ def _parsed_once() -> Iterator[None]:
 
 
 def convert_gguf(folder: Path, gguf_file: str, cache: Path) -> Path:
-    """A GGUF file as safetensors and a tokenizer, converted at first use."""
+    """Directory with a GGUF file's model as safetensors and its tokenizer, converted once."""
     source = folder / gguf_file
     if not source.is_file():
         raise UserError(f"model.gguf_file={gguf_file}: not in {folder}.")
@@ -54,7 +57,7 @@ def _convert(folder: Path, gguf_file: str, home: Path) -> None:
         model = transformers.AutoModel.from_pretrained(
             folder, gguf_file=gguf_file, dtype=torch.float32
         )
-    # A model read from GGUF counts as quantised, which plain safetensors cannot say.
+    # transformers marks a model from GGUF as quantised; its weights are in fp32 now.
     del model.config.quantization_config
     model.hf_quantizer = None
     tokenizer.save_pretrained(home)

@@ -1,4 +1,4 @@
-"""Tree or padded? A gate by what the model declares, then a probe by what it computes."""
+"""Choice of the batch layout: trees if the model's configuration and a probe allow them."""
 
 from itertools import islice
 from typing import Any, Literal
@@ -19,20 +19,19 @@ from rmexp.models.reward_model import (
 from rmexp.models.tree_attention import TreeRow
 
 LAYOUT_TOLERANCE = 1e-4
-"""Largest relative difference between the layouts, of rewards and of gradients, in fp32."""
+"""Maximum relative difference of rewards and of gradients between the layouts, in fp32."""
 
 
 PROBED_PARAMETERS = 8
-"""Gradients are compared on the lowest of those that train: all of the backward pass ends there."""
+"""Number of the lowest trainable parameters whose gradients are compared; these depend on the
+whole backward pass."""
 
 
 def choose_layout(model: Any, wanted: Literal["auto", "tree", "padded"]) -> Layout:
-    """The layout to train in: trees where they are exact for this model and save something.
-
-    Asked for trees, it is trees always.
+    """The layout of batches: `mixed` takes trees where they save something.
 
     Raises:
-        UserError: trees were asked for and are not exact.
+        UserError: `tree` was requested and trees are not exact for this model.
     """
     if wanted == "padded":
         return "padded"
@@ -47,7 +46,7 @@ def choose_layout(model: Any, wanted: Literal["auto", "tree", "padded"]) -> Layo
 
 
 def check_layout(model: Any) -> str | None:
-    """Why the model's own declarations rule trees out, or None."""
+    """Why the model's configuration rules out trees, or None."""
     config = model.config.get_text_config()
     if head_layers(model) is None:
         return "its head does not read one token"
@@ -68,7 +67,7 @@ def check_layout(model: Any) -> str | None:
 
 
 def probe_layout(model: Any) -> str | None:
-    """Why the two layouts differ on one random comparison, or None."""
+    """Why the layouts differ on one random comparison, or None."""
     vocabulary = model.get_input_embeddings().num_embeddings
     shared, *rest = torch.randint(
         vocabulary, (24,), generator=torch.Generator().manual_seed(0)
@@ -81,7 +80,7 @@ def probe_layout(model: Any) -> str | None:
     try:
         for layout in ("padded", "tree"):
             found[layout] = _rewards_and_gradients(model, row, layout)
-    except Exception as error:  # whatever a model does not like about it, padded rows it is
+    except Exception as error:  # whatever fails, the padded layout is used instead
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return f"it fails in that layout ({first[:100]})"
     config = model.config.get_text_config()
@@ -98,7 +97,7 @@ def probe_layout(model: Any) -> str | None:
 
 
 def _sliding_layers(config: Any) -> int:
-    """How many layers should attend in a sliding window."""
+    """Number of layers with a sliding window."""
     if (kinds := getattr(config, "layer_types", None)) is not None:
         return int(kinds.count("sliding_attention"))
     return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0

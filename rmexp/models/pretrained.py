@@ -1,4 +1,4 @@
-"""Where reward models come from: a directory, the hub, a GGUF file, a run, or a seed."""
+"""Reward models from a directory, the Hugging Face hub, a GGUF file or a run's checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,12 @@ class Pretrained:
         path: directory or hub id.
         gguf_file: name of a GGUF file in it; converted once and cached as safetensors.
         revision: hub revision (branch, tag or commit).
-        trust_remote_code: run code that the model's repository brings along.
-        attn_implementation: Hugging Face's name of an attention kernel; None takes its default.
-        dropout: probability of every dropout that the model has; 0 turns them off, None keeps its
-            own. Above 0 rows are padded: responses would share the masks of their trunk.
-        layout: see `layout.choose_layout`.
-        gradient_checkpointing: keep less of the forward pass in memory and compute it again.
+        trust_remote_code: run the code in the model's repository.
+        attn_implementation: Hugging Face's name of an attention kernel; None takes the default.
+        dropout: probability of all dropouts of the model; None keeps its own. Above 0 the padded
+            layout is used: in a tree, responses would share the dropout masks of their prefix.
+        layout: see `layout_probe.choose_layout`.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
         compile: compile the layers with `torch.compile`, once for all lengths.
         cache: directory for converted weights.
     """
@@ -54,7 +54,7 @@ class Pretrained:
     cache: str
 
     def check(self) -> None:
-        """Refuse a path that is no directory and cannot be a hub id.
+        """Refuse a path that is neither a directory nor a possible hub id.
 
         Raises:
             UserError: names it.
@@ -68,7 +68,7 @@ class Pretrained:
             raise UserError(f"model.path={self.path}: there is no such directory.")
 
     def load_tokenizer(self) -> Any:
-        """The tokenizer, as its authors left it.
+        """The unchanged tokenizer.
 
         Raises:
             UserError: there is none, or the hub does not answer.
@@ -77,7 +77,7 @@ class Pretrained:
             return transformers.AutoTokenizer.from_pretrained(self._source(), **self._options())
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
-        """The reward model in fp32, embeddings grown to the tokenizer, the head kept or seeded.
+        """The reward model in fp32, with embeddings for all tokens and a loaded or drawn head.
 
         Raises:
             UserError: no sequence-classification form, several labels, or not loadable.
@@ -93,12 +93,12 @@ class Pretrained:
                 dtype=torch.float32,
                 use_safetensors=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a head of another size is refused below, in words
+                ignore_mismatched_sizes=True,  # refused below with a clear message
                 attn_implementation=self.attn_implementation,
                 **self._options(),
             )
         inside = model.base_model_prefix + "."
-        missing = sorted(  # encoders that were trained on masked words come without their pooler
+        missing = sorted(  # masked language models have no pooler
             key for key in info["missing_keys"] if key.startswith(inside) and ".pooler." not in key
         )
         if missing:
@@ -118,7 +118,7 @@ class Pretrained:
         return model
 
     def skeleton(self) -> nn.Module:
-        """The model without its weights, to ask about its parts before it is loaded."""
+        """The model without weights, to check settings before loading."""
         with _loading(self.path, "a model with a sequence-classification form"):
             config = self._config()
             with torch.device("meta"):
@@ -130,7 +130,7 @@ class Pretrained:
                 )
 
     def _config(self) -> Any:
-        """The model's configuration, with one label and the dropout that was asked for."""
+        """The model's configuration, with one label and the requested dropout."""
         config = transformers.AutoConfig.from_pretrained(
             self._source(), num_labels=1, **self._options()
         )
@@ -167,8 +167,8 @@ class RunCheckpoint:
     """A run's best checkpoint, for runs that have no export.
 
     Args:
-        base: where the run's model came from.
-        weights: Lightning checkpoint of the run: what trained.
+        base: source of the run's model.
+        weights: Lightning checkpoint of the run, with the weights that trained.
         tune: the run's trainable part, see `tuning`.
         layout, gradient_checkpointing, compile: see `Pretrained`.
     """
@@ -188,7 +188,7 @@ class RunCheckpoint:
         """The base with the run's weights.
 
         Raises:
-            UserError: the tokenizer's template is not the one that it was trained with.
+            UserError: the tokenizer has another template than in training.
         """
         model = self.base.load_model(tokenizer, seed)
         stored = torch.load(self.weights, map_location="cpu", weights_only=True, mmap=True)
@@ -214,7 +214,7 @@ class RunCheckpoint:
 
 
 class _loading:
-    """Turn what loaders raise for a wrong path into one sentence."""
+    """Turn a loader's error for a wrong path into one sentence."""
 
     def __init__(self, path: str, wanted: str) -> None:
         self.path, self.wanted = path, wanted

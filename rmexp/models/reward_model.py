@@ -1,7 +1,7 @@
-"""The reward model: a Hugging Face sequence classifier with one label, used through its own parts.
+"""The reward model: a Hugging Face sequence classifier with one label.
 
-Training and export share one object, `AutoModelForSequenceClassification` with `num_labels=1`, so
-what is exported is what was trained: its backbone gives hidden states, its head the reward.
+Training and export share one object, `AutoModelForSequenceClassification` with `num_labels=1`. Its
+backbone computes hidden states in trees or padded rows, its head the reward.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ DROPOUTS = {
     "resid_pdrop",
     "residual_dropout",
 }
-"""What model families call their dropouts."""
+"""Names of dropout probabilities in configurations of model families."""
 
 
 BATCH_INVARIANCE_TOLERANCE = 1e-3
-"""Most that a reward may change where a sequence stands in a batch, in fp32; a bug is far above."""
+"""Maximum change of a reward with the other rows of the batch, in fp32; bugs are far above."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def fit_tokenizer(model: Any, tokenizer: Any, seed: int) -> RewardHead:
     head.__class__ = RewardHead
     if _too_few_embeddings(model, tokenizer):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # a frozen model is never stored, but must be the same again
+            torch.manual_seed(seed)  # frozen weights are not in checkpoints: same seed, same rows
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
@@ -157,7 +157,7 @@ def _too_few_embeddings(model: Any, tokenizer: Any) -> bool:
 
 @torch.no_grad()
 def draw_head(head: nn.Linear, seed: int) -> None:
-    """Draw a head's weights from N(0, 1/(d+1)), d its inputs, on a generator of its own.
+    """Draw a head's weights from N(0, 1/(d+1)) for d inputs, with its own generator.
 
     Source: Stiennon et al. 2020, arXiv:2009.01325, appendix B.1.
     """
@@ -168,12 +168,12 @@ def draw_head(head: nn.Linear, seed: int) -> None:
 
 
 def find_head(model: Any) -> tuple[str, RewardHead]:
-    """The head's last layer and its name."""
+    """Name and module of the head's last layer."""
     return next((n, m) for n, m in model.named_modules() if isinstance(m, RewardHead))
 
 
 def backbone(model: Any) -> nn.Module:
-    """The part that gives hidden states."""
+    """The part that computes hidden states."""
     return getattr(model, model.base_model_prefix)
 
 
@@ -184,7 +184,7 @@ def head_parameters(model: Any) -> list[nn.Parameter]:
 
 
 def head_layers(model: Any) -> list[nn.Module] | None:
-    """The layers from a token's hidden state to its reward; None where the head pools otherwise."""
+    """The layers from a token's hidden state to its reward; None if the head pools otherwise."""
     if isinstance(getattr(model, "score", None), RewardHead):
         return [model.score]
     if type(model).__name__ == "ModernBertDecoderForSequenceClassification":
@@ -195,14 +195,13 @@ def head_layers(model: Any) -> list[nn.Module] | None:
 def compute_rewards(model: Any, batch: Batch) -> Tensor:
     """rewards_N in fp32, in either layout.
 
-    A decoder's head reads each response's last token. In the padded layout padding is on the right,
-    so that a causal model needs no mask: what comes later is never looked at. Other models
-    (encoders) get a mask and pool as Hugging Face has them pool.
+    A decoder's head reads the last token of each response. Rows are padded on the right, so that a
+    causal model needs no mask. Other models (encoders) get a mask and pool as in Hugging Face.
     """
     layers = head_layers(model)
     if layers is None:
         model.config._attn_implementation = model_facts(model).padded_attention
-        logits_R = model(batch.tokens_R_T, attention_mask=_real(batch)).logits[:, 0]
+        logits_R = model(batch.tokens_R_T, attention_mask=_attention_mask(batch)).logits[:, 0]
         return logits_R[batch.row_N]
     pooled_N_D = batch.pooled_N_D
     if pooled_N_D is None:
@@ -225,13 +224,13 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
         replay = next(m for m in backbone(model).modules() if isinstance(m, ReplayLayer))
         replay.states = batch.hidden_R_T_D
     if batch.trees is None:
-        more = {"attention_mask": _real(batch)} if facts.attends_to_future else {}
+        more = {"attention_mask": _attention_mask(batch)} if facts.attends_to_future else {}
         return _hidden(model, batch.tokens_R_T, **more)
     row = TreeRow(batch.trees, batch.tokens_R_T.shape[1], batch.tokens_R_T.device)
     return _hidden(model, batch.tokens_R_T, position_ids=batch.positions_R_T, trees=row)
 
 
-def _real(batch: Batch) -> Tensor:
+def _attention_mask(batch: Batch) -> Tensor:
     """(R, T) 1 at tokens, 0 at padding."""
     lengths_R = torch.zeros_like(batch.tokens_R_T[:, 0]).scatter(0, batch.row_N, batch.end_N + 1)
     return (batch.positions_R_T < lengths_R[:, None]).long()
@@ -243,7 +242,7 @@ def _hidden(model: Any, tokens_R_T: Tensor, **layout: Any) -> Tensor:
 
 @torch.no_grad()
 def attends_to_future(model: Any) -> bool:
-    """Does a token's hidden state depend on what comes after it?"""
+    """Whether a token's hidden state depends on later tokens."""
     if head_layers(model) is None:
         return True
     model.eval()
@@ -256,10 +255,10 @@ def attends_to_future(model: Any) -> bool:
 
 @torch.no_grad()
 def check_padding(model: Any, pad_token_id: int) -> None:
-    """Refuse a model whose reward for a sequence changes when padding follows it.
+    """Refuse a model whose reward for a sequence changes with the padding after it.
 
     Raises:
-        UserError: it does, or is no finite number, or the model cannot be run that way.
+        UserError: it changes, is not finite, or the model fails on padded rows.
     """
     model.eval()
     long, device = random_tokens(model), next(model.parameters()).device
@@ -289,25 +288,25 @@ def check_padding(model: Any, pad_token_id: int) -> None:
 
 
 def random_tokens(model: Any) -> list[int]:
-    """Twelve, none of them among the first few, where special tokens are."""
+    """Twelve random token ids, without the first few, which may be special tokens."""
     vocabulary = model.get_input_embeddings().num_embeddings
     return np.random.default_rng(0).integers(min(8, vocabulary - 1), vocabulary, 12).tolist()
 
 
 def max_positions(model: Any) -> int | None:
-    """How many tokens the model can place, where it says so."""
-    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if places is None or places < 1:
+    """Maximum number of positions, if the configuration has it."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None or positions < 1:
         return None
     for module in backbone(model).modules():
         table: Any = getattr(module, "position_embeddings", None)
         if getattr(table, "padding_idx", None) is not None:
-            return places - table.padding_idx - 1  # RoBERTa counts from behind it
-    return places
+            return positions - table.padding_idx - 1  # RoBERTa's positions start behind it
+    return positions
 
 
 def length_dependent(model: Any, longest: int) -> str | None:
-    """What to say of rotary embeddings that change for the whole batch once a row is long."""
+    """A note if a long row changes the rotary embeddings of its whole batch, or None."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     usual = rope.get("original_max_position_embeddings")
     if rope.get("rope_type") not in ("longrope", "dynamic") or usual is None or longest <= usual:
@@ -320,7 +319,7 @@ def length_dependent(model: Any, longest: int) -> str | None:
 
 
 def compile_layers(model: Any) -> None:
-    """Compile every layer by itself, once for all lengths; attention stays as it is."""
+    """Compile each layer once for all lengths, without tree attention."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     from rmexp.models.tree_attention import leave_attention_uncompiled
@@ -333,7 +332,7 @@ def compile_layers(model: Any) -> None:
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """New weights are drawn by `seed`, and nobody else's random numbers change."""
+    """Seed torch within the block and restore its random state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

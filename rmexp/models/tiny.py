@@ -1,4 +1,4 @@
-"""A tiny random model, for tests and first tries."""
+"""A tiny random model for tests and dry runs."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ class Tiny:
         hidden: width, a multiple of 8.
         layers: number of layers.
         dropout: attention dropout probability.
-        layout: see `layout.choose_layout`.
+        layout: see `layout_probe.choose_layout`.
         gradient_checkpointing, compile: see `Pretrained`.
         seed: of the random weights (the head is seeded by the run).
     """
@@ -34,7 +34,7 @@ class Tiny:
     seed: int
 
     def check(self) -> None:
-        """Nothing can be missing."""
+        """Nothing can be missing: the model needs no files."""
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ class Tiny:
         return "tiny"
 
     def load_tokenizer(self) -> Any:
-        """One token a byte, plus ChatML's."""
+        """One token per byte, and the tokens of ChatML."""
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -67,7 +67,7 @@ class Tiny:
         return prepare_model(model, tokenizer, seed, fresh_head=True)
 
     def skeleton(self) -> nn.Module:
-        """The model without its weights, to ask about its parts before it is loaded."""
+        """The model without weights."""
         with torch.device("meta"):
             return transformers.LlamaForSequenceClassification(self._config(vocabulary=8))
 

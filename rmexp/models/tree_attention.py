@@ -1,10 +1,9 @@
 """Tree attention for Hugging Face models: three kernels behind one registered implementation.
 
-Registered without a mask function, so that Hugging Face passes no mask; the trees of the packed row
-reach every layer as a model argument. On a CPU the row is cut into dense blocks with a backward
-pass of their own (measured in bench/: faster than SDPA, whose backward is slow there). On CUDA it
-is FlexAttention with a block mask, or SDPA with a dense one; both of those were never run on a GPU
-yet, only on a CPU against the blocks.
+It is registered without a mask function, so that Hugging Face passes no mask; the trees of the
+packed row reach every layer as a model argument. On a CPU the row is computed in dense blocks with
+their own backward pass (bench/: faster than SDPA, whose backward is slow there). On CUDA it is
+FlexAttention with a block mask, or SDPA with a dense mask; these two have only been run on a CPU.
 
 Shapes: H query heads, G key heads (H a multiple of G), T tokens, d and e widths of a key and value.
 """
@@ -28,11 +27,11 @@ Kernel = Literal["blocks", "flex", "sdpa"]
 
 
 KEPT_SCORES = 2**24
-"""Attention weights that a layer keeps for its backward pass; of more it makes them again."""
+"""Maximum attention weights that a layer keeps for its backward pass; more are recomputed."""
 
 
 def best_kernel(device: torch.device) -> Kernel:
-    """Blocks on a CPU; on CUDA FlexAttention, where Triton is there to compile it."""
+    """Blocks on a CPU; on CUDA FlexAttention if Triton is installed, else SDPA."""
     if device.type != "cuda":
         return "blocks"
     from torch.utils._triton import has_triton
@@ -41,20 +40,20 @@ def best_kernel(device: torch.device) -> Kernel:
 
 
 class TreeRow:
-    """What tree attention must know of one packed row; made once, read by every layer.
+    """The trees of one packed row and their masks, shared by all layers.
 
     Args:
         trees: the packed trees, in order; tokens after them are padding.
-        row: tokens of the row, padding included; `trees.row_width` of the trees' tokens.
-        device: where the row lies.
+        row: tokens of the row, padding included; `prefix_tree.row_width` of the trees' tokens.
+        device: of the row.
         kernel: None takes the best for the device.
     """
 
     calls = 0
-    """Attention calls so far in this process: the probe checks that every layer made one."""
+    """Attention calls in this process; the layout probe checks that every layer makes one."""
 
     windowed = 0
-    """Those of them that named a sliding window: some families apply theirs in the mask alone."""
+    """Calls with a sliding window; some families apply theirs only in the mask."""
 
     def __init__(
         self, trees: Sequence[Tree], row: int, device: Any, kernel: Kernel | None = None
@@ -64,7 +63,7 @@ class TreeRow:
         self._made: dict[tuple[Kernel, int | None], Any] = {}
 
     def layout(self, kernel: Kernel, window: int | None) -> Any:
-        """What the kernel needs of the trees under a sliding window (None: none)."""
+        """The kernel's blocks or mask for a sliding window (None: no window)."""
         if window is not None and window >= max(t.trunk + max(t.branches) for t in self.trees):
             window = None
         if (kernel, window) not in self._made:
@@ -83,7 +82,7 @@ class TreeRow:
         ]
 
     def _labels(self) -> Tensor:
-        """(3, T): tree, segment (0 the trunk) and position of each token; padding is tree -1."""
+        """(3, T): tree, segment (0: shared prefix) and position of each token; padding: tree -1."""
         labels = np.full((3, self.row), -1)
         used = sum(tree.size for tree in self.trees)
         labels[0, :used] = np.repeat(np.arange(len(self.trees)), [t.size for t in self.trees])
@@ -93,7 +92,7 @@ class TreeRow:
         return torch.from_numpy(labels).to(self.device)
 
     def _seen(self, window: int | None) -> Tensor:
-        """(T, T) true where a query may look."""
+        """(T, T) true where a query may attend."""
         every = torch.arange(self.row, device=self.device)
         return _rule(self._labels(), window)(None, None, every[:, None], every[None])
 
@@ -105,7 +104,7 @@ class TreeRow:
 
 
 def _rule(labels: Tensor, window: int | None) -> Callable[..., Tensor]:
-    """FlexAttention's `mask_mod`: may query q look at key k?"""
+    """FlexAttention's `mask_mod`: whether query q may attend to key k."""
     tree, segment, position = labels
 
     def seen(batch: Any, head: Any, q: Tensor, k: Tensor) -> Tensor:
@@ -134,7 +133,7 @@ def tree_attention(
     """Attention of one packed row.
 
     query (1, H, T, d), key (1, G, T, d), value (1, G, T, e) -> (1, T, H, e). `s_aux` (H,) are
-    attention sinks, a score of no key for each head (gpt-oss).
+    attention sinks, one extra score without a key per head (gpt-oss).
     """
     if trees is None:
         raise RuntimeError(
@@ -145,7 +144,7 @@ def tree_attention(
     TreeRow.calls += 1
     TreeRow.windowed += sliding_window is not None
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
-    # Under autocast rotated queries and keys come in fp32, values in the lower precision.
+    # Under autocast rotated queries and keys are in fp32, values in the lower precision.
     q, k, v = query.to(value.dtype), key.to(value.dtype), value
     kernel = "blocks" if softcap is not None or s_aux is not None else trees.kernel
     layout = trees.layout(kernel, sliding_window)
@@ -174,10 +173,10 @@ def _flex() -> Callable[..., Tensor]:
 
 
 class BlockAttention(torch.autograd.Function):
-    """Attention block by block with explicit matmuls: no zero-fills, no copies of shared keys.
+    """Attention block by block with explicit matmuls, without copies of shared keys.
 
-    Rows of queries that stand in a block only to fill its bucket have weights of zero, so that they
-    give nothing to keys and values and are never written.
+    Rows of queries that pad a block to its bucket have weights of zero: they contribute nothing to
+    keys and values, and their output is not written.
     """
 
     @staticmethod
@@ -235,7 +234,7 @@ class BlockAttention(torch.autograd.Function):
 
 
 def _queries(x: Tensor, groups: int, block: Block) -> Tensor:
-    """A block's rows of x (T, H, d) as (G, H/G x wide, d): the heads that share keys together."""
+    """A block's rows of x (T, H, d) as (G, H/G x wide, d), grouped by the heads that share keys."""
     rows = x[block.start : block.start + block.wide]
     return rows.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(1, 2)
 
@@ -247,7 +246,7 @@ def _keys(x: Tensor, block: Block) -> Tensor:
 
 
 def _write(out: Tensor, found: Tensor, block: Block) -> None:
-    """Put (G, H/G x wide, e) where the block's queries are in `out` (T, H, e)."""
+    """Write (G, H/G x wide, e) to the rows of the block's queries in `out` (T, H, e)."""
     groups = found.shape[0]
     counted = found.unflatten(1, (-1, block.wide))[:, :, : block.queries]
     rows = out[block.start : block.start + block.queries].unflatten(1, (groups, -1))
@@ -255,7 +254,7 @@ def _write(out: Tensor, found: Tensor, block: Block) -> None:
 
 
 def _add(total: Tensor, found: Tensor, block: Block) -> None:
-    """Add (G, keys, d) to where the block's keys are in `total` (T, G, d)."""
+    """Add (G, keys, d) to the rows of the block's keys in `total` (T, G, d)."""
     parts = found.transpose(0, 1).split([length for _, length in block.keys])
     for (start, length), part in zip(block.keys, parts, strict=True):
         total[start : start + length] += part
@@ -290,14 +289,14 @@ def _weights(
 
 
 def _sink_gradient(weights: Tensor, grad_weights: Tensor, heads: int) -> Tensor:
-    """(H,) what the sinks' scores took: their weight times the mean gradient of the others."""
+    """(H,) gradient of the sinks' scores, with opposite sign."""
     mean = (weights.float() * grad_weights.float()).sum(-1)
     return ((1 - weights.float().sum(-1)) * mean).view(heads, -1).sum(1)
 
 
 def leave_attention_uncompiled() -> None:
-    """Let a compiled layer step out for tree attention: its loop over blocks is not to be traced.
+    """Exclude tree attention from compiled layers: its loop over blocks must not be traced.
 
-    Not done at once, as that imports the compiler.
+    Called only when layers are compiled, as it imports the compiler.
     """
     AttentionInterface.register(TREE_ATTENTION, torch.compiler.disable(tree_attention))

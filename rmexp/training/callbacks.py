@@ -22,7 +22,7 @@ SMOOTHING = 0.9
 
 
 class TrainingProgress(lightning.Callback):
-    """Steps, loss, accuracy, pairs a second and time left, over the whole run."""
+    """Show steps, loss, accuracy, throughput and remaining time of the whole run."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
@@ -32,7 +32,7 @@ class TrainingProgress(lightning.Callback):
         self.first: dict[str, int] = {}
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Open the bar at the step where the run stands."""
+        """Open the bar; a resumed run starts at its step."""
         self.total = module.steps
         self.start, self.first_step = time.monotonic(), trainer.global_step
         self.first = module.seen
@@ -53,7 +53,7 @@ class TrainingProgress(lightning.Callback):
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Move on."""
+        """Advance the bar, or print a line every few seconds without a terminal."""
         for name in {"loss", "accuracy"} & set(module.shown):
             new = module.shown[name]
             self.shown[name] = SMOOTHING * self.shown.get(name, new) + (1 - SMOOTHING) * new
@@ -69,12 +69,12 @@ class TrainingProgress(lightning.Callback):
             self.reporter.say(f"step {trainer.global_step}/{self.total}  {note}  {left:.0f} s left")
 
     def on_validation_start(self, trainer: Any, module: Any) -> None:
-        """The bar says that it waits for a validation."""
+        """Show that a validation is running."""
         if hasattr(self, "bar"):
             self.bar.update(self.task, description="validating")
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        """Print what was found."""
+        """Print the metrics of the validation."""
         if hasattr(self, "bar") and not trainer.sanity_checking:
             self.bar.update(self.task, description="training")
             values = {
@@ -91,12 +91,12 @@ class TrainingProgress(lightning.Callback):
         self.bar.stop()
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-        """Close the bar, so that the terminal is whole."""
+        """Close the bar."""
         if hasattr(self, "bar"):
             self.bar.stop()
 
     def per_second(self, module: Any, unit: str) -> float:
-        """Judged pairs or responses a second since the start (or the resume), with validations."""
+        """Pairs or responses per second since start or resume, validations included."""
         done = module.seen[unit] - self.first.get(unit, 0)
         return done / max(1e-9, time.monotonic() - self.start)
 
@@ -105,12 +105,12 @@ NEVER = 10**9
 
 
 def validation_steps(steps: int, count: int) -> set[int]:
-    """The steps after which to validate: `count` of them, evenly spread, the last at the end."""
+    """The `count` evenly spaced steps after which to validate; the last one ends the run."""
     return {round(steps * (n + 1) / count) for n in range(count)} - {0}
 
 
 class EvenlySpacedValidation(lightning.Callback):
-    """Validate `count` times, evenly over the run, the last time after the last step.
+    """Validate `count` times, evenly spaced over the run, the last time after its last step.
 
     Lightning's own interval restarts with every epoch and may miss the end of the run.
     """
@@ -119,14 +119,14 @@ class EvenlySpacedValidation(lightning.Callback):
         self.count = count
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Plan the steps after which to validate."""
+        """Compute the steps after which to validate."""
         self.due = validation_steps(module.steps, self.count)
         trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Tell Lightning whether to validate now."""
+        """Let Lightning validate if it is time."""
         trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
 
 
@@ -135,7 +135,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     first, which doubles what a run needs."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        """See `write_checkpoint`."""
+        """Write one file, see `write_checkpoint`."""
         write_checkpoint(checkpoint, Path(path))
 
 
@@ -156,9 +156,9 @@ def write_checkpoint(content: Any, file: Path) -> None:
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Keeps one whole checkpoint to resume from, replaced in one move.
+    """Keep the latest checkpoint to resume from.
 
-    Ctrl-C ends training once the step at work is done and saved; a second one ends it at once.
+    Ctrl-C ends training after the current step is saved; a second Ctrl-C ends it immediately.
     """
 
     def __init__(self, file: Path, every: int) -> None:
@@ -167,7 +167,7 @@ class ResumeCheckpoint(Checkpoint):
         self._handler: Any = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Wait for Ctrl-C, where signals can be waited for."""
+        """Handle Ctrl-C, if this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._stop)
 
@@ -181,15 +181,15 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Save between validations; at a validation the state after it is saved instead."""
-        # Ctrl-C may reach one process during a step and another after it.
+        """Save, unless a validation follows, after which it is saved."""
+        # Ctrl-C may reach the processes in different steps.
         self.agreed = any(distributed.all_gather_object(self.stopping))
         due = self.agreed or trainer.global_step % self.every == 0
         if due and trainer.val_check_batch == NEVER:
             self._save(trainer)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        """Save with the validation's verdict (best score, patience) in it."""
+        """Save, with the best score and the patience left."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.agreed = any(distributed.all_gather_object(self.stopping))
             self._save(trainer)
@@ -203,14 +203,14 @@ class ResumeCheckpoint(Checkpoint):
             raise KeyboardInterrupt
 
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:
-        """Leave Ctrl-C to others again."""
-        self._leave()
+        """Restore the handler of Ctrl-C."""
+        self._restore_handler()
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-        """The same; a run that fails is not torn down."""
-        self._leave()
+        """Restore the handler of Ctrl-C: `teardown` does not run after an error."""
+        self._restore_handler()
 
-    def _leave(self) -> None:
+    def _restore_handler(self) -> None:
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
             self._handler = None

@@ -1,4 +1,4 @@
-"""When a loss has gone so far up that the rest of a run would be wasted."""
+"""Detection of a diverging loss."""
 
 from collections import deque
 from typing import Any
@@ -10,10 +10,10 @@ DIVERGENCE_FACTOR = 100.0
 
 
 class Divergence:
-    """A loss diverges when its mean over the last 20 steps is 100 times that over the first 20.
+    """A loss diverges when its mean over the last 20 steps exceeds 100 times that of the first 20.
 
-    Of first means below 1, 1 is taken: a loss near 0 may well move. A loss that only wanders, or
-    begins anew with every epoch, stays far below that; a learning rate that is too high does not.
+    A first mean below 1 counts as 1, as a loss near 0 may well fluctuate. Noise and the jumps
+    between epochs stay far below the threshold.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Divergence:
         self.last: deque[float] = deque(maxlen=DIVERGENCE_WINDOW)
 
     def add(self, loss: float) -> str | None:
-        """Take a step's loss; what to say where it diverges."""
+        """Add a step's loss; returns a message if it diverges."""
         if len(self.first) < DIVERGENCE_WINDOW:
             self.first.append(loss)
             return None
@@ -35,7 +35,7 @@ class Divergence:
         )
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return {"first": self.first, "last": list(self.last)}
 
     def load(self, state: dict[str, Any]) -> None:

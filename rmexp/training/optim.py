@@ -1,4 +1,4 @@
-"""How it trains: parameter groups, optimizer and schedule."""
+"""Parameter groups, optimizer and learning-rate schedule."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,16 +18,17 @@ class AdamW:
     Args:
         lr: peak learning rate of the backbone, or of LoRA's matrices in it.
         head_lr: peak learning rate of the reward head; None takes `lr`.
-        loss_lr: of the loss's own parameters (cut points, a tie's width), without weight decay.
-        weight_decay: of the matrices that `lr` is for; vectors (norms, biases) have none.
+        loss_lr: peak learning rate of the loss's parameters (cut points, tie width), which have
+            no weight decay.
+        weight_decay: of matrices in the backbone; vectors (norms, biases) have none.
         head_weight_decay: of the reward head; None takes `weight_decay`.
-        beta1, beta2: decay of the moments.
-        warmup: share of all steps over which the rate rises from 0.
+        beta1, beta2: decay rates of the moments.
+        warmup: fraction of all steps over which the rate rises from 0.
         schedule: `cosine` or `linear` to 0, or `constant`.
-        clip: largest gradient norm over all parameters; None does not clip.
+        clip: maximum gradient norm over all parameters; None does not clip.
     """
 
-    moments: ClassVar[int] = 2  # numbers kept for each weight that trains
+    moments: ClassVar[int] = 2  # per trainable weight
 
     lr: Annotated[float, Gt(0)]
     head_lr: Annotated[float, Gt(0)] | None

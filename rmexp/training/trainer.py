@@ -1,5 +1,4 @@
-"""Trainer settings -> a Lightning Trainer, for one process or several, that validates, keeps
-checkpoints and stops early."""
+"""Trainer settings and the Lightning Trainer built from them."""
 
 import re
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from rmexp.training.fsdp import FSDPStrategy
 
 
 def requested_processes(trainer: Any) -> int:
-    """How many a `trainer` node asks for; one that asks for one need not be built."""
+    """Number of processes that a `trainer` node asks for; built only if it may be several."""
     if trainer.get("strategy", SINGLE_PROCESS["strategy"]) == SINGLE_PROCESS["strategy"]:
         return 1
     return int(build(trainer).processes)
@@ -37,27 +36,26 @@ def requested_processes(trainer: Any) -> int:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """How long, how precise, how often.
+    """Length, precision, devices, validations and checkpoints of a run.
 
     Args:
         max_epochs: passes over the training rows.
-        max_steps: updates after which training ends, whatever the epoch; None sets no limit.
-        precision: `auto` is bf16 where the hardware has it, else fp32; rewards and losses are
-            fp32 always.
+        max_steps: maximum number of updates; None sets no limit.
+        precision: `auto` is bf16 if the hardware is fast at it, else fp32; rewards and losses are
+            always fp32.
         accelerator: `auto`, `cpu` or `gpu`.
-        validations: validations over the run, evenly spread; the last one is at its end.
-        monitor: the metric that selects the best checkpoint, e.g. `val/accuracy` or `val/loss`;
-            `auto` is accuracy where val has pairs, else Spearman's correlation with its ratings.
+        strategy: `single`, one process; `ddp`, several with a model each; `fsdp`, several that
+            shard weights, gradients and moments.
+        devices: processes per machine, each with its own GPU (or some CPU cores); `auto` takes
+            every GPU, or 1 without.
+        num_nodes: number of machines.
+        validations: number of validations, evenly spaced; the last one is at the end.
+        monitor: metric that selects the best checkpoint, e.g. `val/accuracy` or `val/loss`;
+            `auto` is accuracy if val has pairs, else Spearman's correlation with its ratings.
         patience: validations without improvement before training stops; None never stops early.
-        checkpoint_every: steps between checkpoints to resume from (there is one at each
-            validation).
-        strategy: `single`, one process; `ddp`, a whole model in each of several; `fsdp`, which
-            parts weights, gradients and moments among them.
-        devices: processes on each machine, each with a GPU (or some of the CPU's cores) of its own;
-            `auto` takes every GPU, and 1 without.
-        num_nodes: machines.
+        checkpoint_every: steps between resume checkpoints (each validation writes one too).
         keep: what stays in checkpoints/ when the run is done: `resume` all, `weights` the best
-            weights, `none` nothing (the export holds the best weights).
+            weights, `none` nothing (the export has the best weights).
     """
 
     max_epochs: Annotated[int, Gt(0)]
@@ -74,7 +72,7 @@ class TrainerSettings:
     keep: Literal["resume", "weights", "none"]
 
     def __post_init__(self) -> None:
-        """Refuse a monitor that no validation will log, and several devices without a strategy."""
+        """Refuse an unknown monitor, and several devices without a strategy."""
         known = [f"val/{m.name}" for m in monitored_metrics()]
         per_subset = [m.name for m in monitored_metrics() if m.per_subset == "always"]
         if not (
@@ -90,10 +88,10 @@ class TrainerSettings:
             )
 
     def check_devices(self, here: bool = True) -> None:
-        """Refuse what this machine, or the launcher of this process, does not have.
+        """Check the devices against this machine and the launcher of this process.
 
         Args:
-            here: it is this machine that trains, so that its GPUs must be enough.
+            here: this machine trains, so that it must have enough GPUs.
 
         Raises:
             UserError: says which key to change.
@@ -115,34 +113,34 @@ class TrainerSettings:
             )
 
     def resolved_devices(self) -> int:
-        """The processes on each machine that `auto` means here."""
+        """Processes per machine, with `auto` resolved."""
         if self.devices != "auto":
             return self.devices
         return torch.cuda.device_count() if self.resolved_accelerator() == "gpu" else 1
 
     @property
     def processes(self) -> int:
-        """How many there are in all."""
+        """Total number of processes."""
         return self.resolved_devices() * self.num_nodes
 
-    def _placed(self) -> dict[str, Any]:
-        """What Lightning needs to know of the processes; one alone needs no strategy."""
+    def _process_options(self) -> dict[str, Any]:
+        """Options of Lightning's Trainer for one process or several."""
         if distributed.world_size() == 1:
             return {"devices": 1, "plugins": [AtomicCheckpointIO()]}
-        # Buffers are equal everywhere, and would be sent again before each validation step.
+        # Buffers are equal on all ranks; broadcasting them would cost time at each validation.
         ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
         return {
             "devices": self.resolved_devices(),
             "num_nodes": self.num_nodes,
             "strategy": ddp if self.strategy == "ddp" else FSDPStrategy(distributed.world_size()),
             "plugins": [distributed.cluster_environment(), AtomicCheckpointIO()],
-            "use_distributed_sampler": False,  # our loaders deal rows out themselves
+            "use_distributed_sampler": False,  # our loaders partition the rows
         }
 
     def build(
         self, run: RunDirectory, loggers: list[Any], callbacks: list[lightning.Callback]
     ) -> lightning.Trainer:
-        """A Trainer that writes into the run directory."""
+        """A Trainer that writes to the run directory."""
         folder = run.path / "checkpoints"
         mode = "min" if lower_is_better(self.monitor) else "max"
         best = ModelCheckpoint(
@@ -165,7 +163,7 @@ class TrainerSettings:
         )
         return lightning.Trainer(
             accelerator=self.resolved_accelerator(),
-            **self._placed(),
+            **self._process_options(),
             precision=self.resolved_precision(),
             max_epochs=self.max_epochs,
             max_steps=-1 if self.max_steps is None else self.max_steps,
@@ -185,10 +183,10 @@ class TrainerSettings:
         )
 
     def steps(self, steps_an_epoch: int) -> int:
-        """Updates of the whole run.
+        """Number of updates of the whole run.
 
-        Not Lightning's `estimated_stepping_batches`: that sets up the loader too early for a
-        resumed one to be told where it stood.
+        Lightning's `estimated_stepping_batches` would set up the loader before a resumed run has
+        restored its position.
         """
         steps = self.max_epochs * steps_an_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
@@ -207,6 +205,6 @@ class TrainerSettings:
 
 
 def required_disk_bytes(parameters: int, trainable: int) -> int:
-    """Bytes a run may need at once: what trains in fp32, thrice in each of two resume checkpoints
-    (with its two moments) and once in the best weights; the whole model in the export."""
-    return 4 * (2 * 3 * trainable + trainable + parameters)
+    """Maximum bytes on disk: two resume checkpoints, best weights and the export, in fp32."""
+    resume_checkpoint = 3 * trainable  # weights and two moments
+    return 4 * (2 * resume_checkpoint + trainable + parameters)
