@@ -1,4 +1,4 @@
-"""Jobs of a sweep that train together: heads over the same frozen model, in one process."""
+"""Jobs of a sweep whose heads train together on one frozen model, in one process."""
 
 import dataclasses
 import functools
@@ -27,14 +27,15 @@ from rmexp.training.multi_head_runs import HeadRun, finish_head, fit_heads
 from rmexp.training.trainer import requested_processes
 
 MAY_DIFFER = ("loss", "optim", "seed", "name", "logger", "sweep")
-"""Groups and keys in which heads that train together may differ."""
+"""Groups and keys that may differ between heads that train together."""
 
 
 @dataclass(frozen=True)
 class HeadGroup:
-    """Jobs of a sweep that train together; to Hydra and its launchers they are one job.
+    """Jobs of a sweep that train together; launchers run them as one job.
 
-    plan is the sweep's; members: what is left to do of it that can train together, in order.
+    Attributes:
+        members: pending jobs of the sweep, in order.
     """
 
     plan: SweepPlan
@@ -59,9 +60,9 @@ class HeadGroup:
 
 
 def _fit(members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter) -> list[RemainingWork | None]:
-    """What is left of each job once its head is trained; None: all of it.
+    """Train the heads; returns the rest of each job's task, None for all of it.
 
-    Where they cannot train together, each meets by itself what was wrong.
+    If they cannot train together, each job runs alone and reports its own error.
     """
     notes: list[str] = []
     try:
@@ -69,7 +70,7 @@ def _fit(members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter) -> list[Re
             groups = ("model", "template", "data", "tune", "trainer")
             shared = [build(members[0][1].config[group]) for group in groups]
             found = fit_heads([_head_run(*one) for one in members], reporter, *shared)
-    except Exception as error:  # a job by itself meets it again, and records it
+    except Exception as error:  # a job that runs alone meets it again, and records it
         failed = f"together with others it failed: {first_line(error)}"
         return [
             _by_itself(composed, f"Its head trains by itself: {failed}") for _, composed in members
@@ -86,8 +87,7 @@ def _fit(members: Sequence[tuple[Cell, JobSpec]], reporter: Reporter) -> list[Re
 
 @contextmanager
 def _claimed(homes: Sequence[Path]) -> Iterator[None]:
-    """Within, these directories are runs of this process that are at work, as others see them; at
-    the end those that are not begun (Ctrl-C) are left again.
+    """Claim the directories as running within the block; release those not started (Ctrl-C).
 
     Raises:
         DiskFull: a directory cannot be written.
@@ -114,17 +114,16 @@ def _claimed(homes: Sequence[Path]) -> Iterator[None]:
 
 
 def head_groups(plan: SweepPlan, cells: Sequence[JobSpec]) -> dict[str, HeadGroup]:
-    """The jobs of a sweep that are left to do and can train together, by the directory of the first
-    of each group.
+    """Pending jobs of a sweep that can train together, by the directory of each group's first job.
 
     Args:
         cells: its jobs, in the plan's order.
     """
-    if not plan.cells:  # a sweeper chooses them as it goes
+    if not plan.cells:  # an adaptive sweeper chooses them later
         return {}
     found: dict[str, list[tuple[Cell, JobSpec]]] = {}
     for cell, composed, state in zip(plan.cells, cells, plan.states(), strict=True):
-        # One that can be resumed was begun by itself, and goes on so.
+        # A resumable job was started alone, and resumes alone.
         if state.status != "done" and not state.resumable and (key := _key(composed)) is not None:
             found.setdefault(key, []).append((cell, composed))
     several = (members for members in found.values() if len(members) > 1)
@@ -132,10 +131,10 @@ def head_groups(plan: SweepPlan, cells: Sequence[JobSpec]) -> dict[str, HeadGrou
 
 
 def _by_itself(composed: JobSpec, reason: str) -> RemainingWork:
-    """The task of a job that could not train with the others; its run records why."""
+    """The task of a job that runs alone; its run records why."""
     train = locate("task", composed.config.task["_target_"])
 
-    @functools.wraps(train)  # what it is called with stands in the signature
+    @functools.wraps(train)  # `run_job` reads its signature
     def alone(**arguments: Any) -> dict[str, float]:
         note_fallback(reason)
         return train(**arguments)
@@ -148,13 +147,13 @@ def _refuse(error: UserError) -> dict[str, float]:
 
 
 def _key(composed: JobSpec) -> str | None:
-    """Equal for jobs that can train together; None: it cannot."""
+    """Equal for jobs that can train together; None if the job cannot."""
     config = composed.config
     if composed.choices["task"] != "train" or config.resume is not None:
         return None
     if config.tune["_target_"] != HEAD_TARGET or not config.tune.cache_gib:
         return None
-    if requested_processes(config.trainer) > 1:  # these share the rows of one head, not heads
+    if requested_processes(config.trainer) > 1:  # processes share the rows of one run
         return None
     content: Any = OmegaConf.to_container(config, resolve=True)
     return json.dumps({k: v for k, v in content.items() if k not in MAY_DIFFER}, sort_keys=True)
