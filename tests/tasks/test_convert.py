@@ -285,6 +285,7 @@ def test_every_template_that_is_named_is_there():
             SEED.replace("contrastive", "triplet"),
             "reward_model.loss: triplet should be contrastive or bradley_terry.",
         ),
+        (SEED.replace("loss: contrastive, ", ""), "bradley_terry: it is missing."),
         (SEED.replace("1.0", "-1"), "reward_model.margin: -1 should be a number of 0 or more."),
     ],
 )

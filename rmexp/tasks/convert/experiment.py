@@ -37,6 +37,9 @@ def convert_settings(text: str, file: str) -> PeerSettings:
         raise UserError(f"source={file}: {key} is a key of {FOREIGN[key]}; {KNOWN}.")
     if loss := values.get("reward_model"):
         if isinstance(loss, dict):
+            if "loss" not in loss:
+                wanted = "reward_model.loss should be contrastive or bradley_terry"
+                raise UserError(f"source={file}, {wanted}: it is missing.")
             del values["reward_model"]
             values |= {f"reward_model.{key}": value for key, value in loss.items()}
         settings = PeerSettings("Axolotl", file, values, whole="base_model" in values)
