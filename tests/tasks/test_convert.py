@@ -16,7 +16,7 @@ from rmexp.tasks.convert.settings import KEYS
 from tests.conftest import ROOT
 
 register()
-CONVERSIONS = ROOT / "tests" / "conversions"
+CONVERSIONS = ROOT / "tests" / "tasks" / "conversions"
 NAMES = sorted(file.stem for file in CONVERSIONS.glob("*.yaml"))
 SEED = "reward_model: {type: pairwise, loss: contrastive, margin: 1.0}"
 TRL = "model_name_or_path: Qwen/Qwen3-0.6B\ndataset_name: trl-lib/ultrafeedback_binarized\n"
