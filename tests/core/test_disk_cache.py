@@ -31,9 +31,14 @@ def test_one_of_several_processes_builds_and_the_others_wait(tmp_path):
 
 def test_an_error_leaves_no_entry_and_no_partial_folder(tmp_path):
     home = tmp_path / "entry"
-    with pytest.raises(RuntimeError), build_once(home, "done") as folder:
-        (folder / "part").write_text("x")
-        raise RuntimeError
+
+    def fail():
+        with build_once(home, "done") as folder:
+            (folder / "part").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert not home.exists()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     build(home, tmp_path / "log")
