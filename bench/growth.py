@@ -84,12 +84,12 @@ class Bench:
         import torch
         from omegaconf import OmegaConf
 
-        from rmexp.batching.collate import Collate
+        from rmexp.batching.collate import BatchLayout, Collate
         from rmexp.config.compose import build, option_values
         from rmexp.models.reward_model import compute_rewards
         from rmexp.training.lightning_module import normalise_terms
 
-        batches = Collate(0, most, layout)(rows).batches
+        batches = Collate(0, most, BatchLayout(layout))(rows).batches
         loss = build(OmegaConf.create(option_values("loss/bradley_terry")))
         totals = loss.total_weights(batches)
 
@@ -188,6 +188,7 @@ def resident() -> dict[str, float]:
 
 def rows(folder: Path, job: str, count: int, size: int) -> dict[str, float]:
     """Start-up: tokenising (`cold`), or what a second start does (`warm`) up to its first step."""
+    from rmexp.batching.collate import BatchLayout
     from rmexp.config.compose import build, compose_config
     from rmexp.config.schema import register
 
@@ -208,8 +209,7 @@ def rows(folder: Path, job: str, count: int, size: int) -> dict[str, float]:
     plan = data.plan()
     plan.steps(0)
     planned = time.perf_counter()
-    data.layout = "tree"
-    next(iter(data.train_dataloader()))
+    next(iter(data.train_loader(BatchLayout("tree"))))
     return {
         "start_s": prepared - started,
         "plan_s": planned - prepared,

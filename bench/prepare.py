@@ -86,7 +86,7 @@ def judged_pairs(data: Any) -> Any:
     """row -> its judged pairs as messages, with the token lengths of both sides."""
     from rmexp.data.reader import RowReport, read_comparisons
 
-    read = read_comparisons(data.recipe.paths, data.recipe.parse, RowReport())
+    read = read_comparisons(data.source.spec.paths, data.source.spec.parse, RowReport())
     known = {comparison.id: comparison for comparison in read}
 
     def made(index: int) -> list[dict[str, Any]]:

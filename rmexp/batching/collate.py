@@ -29,6 +29,22 @@ AS_CHEAP = 1.1
 Layout = Literal["mixed", "tree", "padded"]
 
 
+@dataclass(frozen=True)
+class BatchLayout:
+    """How micro-batches are laid out for a model.
+
+    Args:
+        layout: `tree` packs prefix trees, `padded` pads one row a response, `mixed` packs trees but
+            pads micro-batches in which trees save next to nothing.
+        max_positions: positions that the model has; None: no limit.
+        activations: cached hidden states of the model's frozen part, to be added to each batch.
+    """
+
+    layout: Layout
+    max_positions: int | None = None
+    activations: ActivationStore | None = None
+
+
 @dataclass
 class Batch:
     """One micro-batch of whole comparisons, laid out as rows of tokens in one of two ways.
@@ -97,29 +113,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Collate:
-    """Rows of the data set (see `tokenised.FEATURES`) -> a `Step`.
+    """Rows of the data set (see `token_dataset.TOKEN_SCHEMA`) -> a `Step`.
 
     Comparisons are packed into micro-batches of at most `micro_batch_tokens` tokens (padded rows
-    with their padding), comparisons of one prompt into one tree; a single one above that is a
-    micro-batch of its own. The mixed layout is trees, but padded rows for a micro-batch in which
-    trees save next to nothing. Neither the packing nor the layout changes the update. Widths are
-    rounded up, but not beyond the model's `places`. With `features` a micro-batch brings along what
-    the frozen part of the model makes of it.
+    with their padding), comparisons of one prompt into one tree; a single larger one is a
+    micro-batch by itself. Neither the packing nor the layout changes the update. Widths are rounded
+    up, but not beyond the model's positions.
     """
 
     pad_token_id: int
     micro_batch_tokens: int
-    layout: Layout
-    places: int | None = None
-    features: ActivationStore | None = None
+    layout: BatchLayout
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Step:
         """The step of these rows; without rows it has no micro-batches."""
         if not rows:
             return Step([])
-        if self.features is not None and self.features.pooled:
+        if self.layout.activations is not None and self.layout.activations.pooled:
             return Step([self._batch([list(rows)], self._headed(rows))])
-        pack = self._by_length if self.layout == "padded" else self._trees
+        pack = self._by_length if self.layout.layout == "padded" else self._trees
         return Step(pack(rows))
 
     def _trees(self, rows: Sequence[dict[str, Any]]) -> list[Batch]:
@@ -139,7 +151,7 @@ class Collate:
         lengths = [len(ids) for sequences in distinct for ids in sequences]
         cells = len(lengths) * self._width(max(lengths))
         most = min(AS_CHEAP * found.size, max(self.micro_batch_tokens, found.size))
-        if self.layout == "mixed" and cells <= most:
+        if self.layout.layout == "mixed" and cells <= most:
             return self._batch(groups, self._padded([row for group in groups for row in group]))
         return self._batch(groups, self._packed(found.trees))
 
@@ -157,7 +169,8 @@ class Collate:
         return [self._batch([group], self._padded(group)) for group in groups]
 
     def _width(self, longest: int) -> int:
-        return min(bucketed(longest, BUCKET_WIDTHS), max(longest, self.places or sys.maxsize))
+        limit = self.layout.max_positions or sys.maxsize
+        return min(bucketed(longest, BUCKET_WIDTHS), max(longest, limit))
 
     def _batch(self, groups: list[list[dict[str, Any]]], layout: dict[str, Any]) -> Batch:
         rows = [row for group in groups for row in group]
@@ -240,7 +253,7 @@ class Collate:
         `stretches` are, for each row of tokens, the sequences in it, and the token from which on
         each of them is there.
         """
-        kept = self.features
+        kept = self.layout.activations
         if kept is None:
             return {}
         states = np.zeros((len(stretches), wide, kept.states_S_D.shape[1]), dtype=np.float32)
@@ -251,8 +264,9 @@ class Collate:
 
     def _headed(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """A micro-batch that goes through the head alone has no tokens."""
-        assert self.features is not None
-        found = [self.features.of(ids) for row in rows for ids in row["tokens"]]
+        kept = self.layout.activations
+        assert kept is not None
+        found = [kept.of(ids) for row in rows for ids in row["tokens"]]
         nowhere = torch.zeros(len(found), dtype=torch.int64)
         return {
             "tokens_R_T": nowhere.new_zeros((0, 0)),

@@ -1,9 +1,9 @@
-"""Which rows train, which select, which are judged on: by shares of prompts, or by folds."""
+"""Which rows train, which select and which test: by shares of prompts, or by folds."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -23,12 +23,12 @@ class SplitKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Fold:
-    """Leave-one-group-out cross-validation: one group is judged on, the others train and select.
+    """Leave-one-group-out cross-validation: one group is the test set, the others train and select.
 
     Args:
-        by: the column that tells the groups apart.
+        by: the column with the groups.
         number: of the group that is held out, from 0, in the order of their names.
-        until: a group's name ends before the first of these signs; None: it is the whole value.
+        until: a group's name ends before the first of these characters; None: the whole value.
     """
 
     by: str
@@ -41,15 +41,15 @@ class Fold:
             return list(groups)
         return [value.partition(self.until)[0] for value in groups]
 
-    def deal(
+    def assign(
         self, groups: Sequence[str], val_share: float, seed: int
     ) -> tuple[list[str], dict[str, Any]]:
-        """The split of each row, and what was done, as plain JSON.
+        """The split of each row, and facts of the fold as plain JSON.
 
-        Val is made of whole groups as well, so that what selects is as new to the model as what it
-        is judged on: `val_share` of the other groups, drawn by `seed` anew for each fold. Where
-        that is less than half a group (few groups, of many prompts each), no group is val here,
-        and `assign_splits` cuts val off by prompt.
+        Val consists of whole groups too, so that its rows are as new to the model as the test rows:
+        `val_share` of the other groups, drawn by `seed` and fold. Where that is less than half a
+        group (few groups, of many prompts each), no group is val here, and `assign_splits` splits
+        val off by prompt.
 
         Raises:
             UserError: there is no such fold, or nothing to train on beside it.
@@ -76,7 +76,7 @@ class Fold:
 
 
 def describe_fold(facts: Mapping[str, Any]) -> str:
-    """What `Fold.deal` did, in a line."""
+    """The facts of `Fold.assign` in a line."""
     val = ", ".join(facts["val"]) or "cut off by prompt"
     return (
         f"fold {facts['number']} (0 to {facts['of'] - 1}) by {facts['by']}: "
@@ -86,10 +86,10 @@ def describe_fold(facts: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class SplitPolicy:
-    """How rows are dealt out.
+    """How rows are assigned to splits.
 
     Args:
-        shares: of prompts, for val and test where nobody declared them.
+        shares: of prompts, for `val` and `test` where the source declares no such split.
         seed: of the draw.
         fold: hold out a group in place of a share of prompts.
     """
@@ -98,7 +98,7 @@ class SplitPolicy:
     seed: int
     fold: Fold | None = None
 
-    def deal(
+    def assign(
         self,
         prompt_keys: list[str],
         declared: list[str | None],
@@ -107,7 +107,7 @@ class SplitPolicy:
         report: RowReport,
         dropped: Sequence[SplitKey] = (),
     ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-        """The sorted rows of each split, see `assign_splits`; and the fold, where there is one.
+        """The sorted rows of each split, see `assign_splits`, and the facts of the fold.
 
         Args:
             dropped: rows that tokenising dropped. They count here, so that the split of a prompt
@@ -120,9 +120,9 @@ class SplitPolicy:
                     f"data.fold deals out all rows: {known} declare a split, not used here."
                 )
             known_groups = [group or "" for group in (*groups, *(key.group for key in dropped))]
-            dealt, facts = self.fold.deal(known_groups, self.shares["val"], self.seed)
-            declared = list(dealt[: len(prompt_keys)])
-            rest = dealt[len(prompt_keys) :]
+            assigned, facts = self.fold.assign(known_groups, self.shares["val"], self.seed)
+            declared = list(assigned[: len(prompt_keys)])
+            rest = assigned[len(prompt_keys) :]
             dropped = [key._replace(split=s) for key, s in zip(dropped, rest, strict=True)]
         return (
             assign_splits(prompt_keys, declared, subsets, self.shares, self.seed, report, dropped),
@@ -136,6 +136,27 @@ class SplitPolicy:
         return [dict(self.shares), self.seed, *fold]
 
 
+@dataclass(frozen=True)
+class SingleSplit:
+    """All rows are one split, whatever they declare: an evaluation set."""
+
+    name: str
+    seed: ClassVar[int] = 0
+    key: ClassVar[list[Any]] = []
+
+    def assign(
+        self,
+        prompt_keys: list[str],
+        declared: list[str | None],
+        subsets: list[str],
+        groups: Sequence[str | None],
+        report: RowReport,
+        dropped: Sequence[SplitKey] = (),
+    ) -> tuple[dict[str, np.ndarray], None]:
+        """See `SplitPolicy.assign`."""
+        return {self.name: np.arange(len(prompt_keys))}, None
+
+
 def assign_splits(
     prompt_keys: list[str],
     declared: list[str | None],
@@ -145,11 +166,11 @@ def assign_splits(
     report: RowReport,
     dropped: Sequence[SplitKey] = (),
 ) -> dict[str, np.ndarray]:
-    """Deal rows into train, val and test by prompt: equal prompts never part.
+    """Assign rows to train, val and test; equal prompts share a split.
 
-    Declared splits are kept. Splits that nobody declared are cut from the undeclared (or the train)
-    rows: prompts in the order of a hash of `seed` and prompt, `shares` of them for test and val.
-    Where a prompt was declared into two splits, it stays in test before val before train, and the
+    Declared splits are kept. Splits that no row declares are taken from the undeclared (or the
+    train) rows: prompts in the order of a hash of `seed` and prompt, `shares` of them for test and
+    val. A prompt that is declared in two splits stays in test before val before train, and the
     other rows are dropped and counted. The prompts of rows that are `dropped` already take part in
     the draw.
 

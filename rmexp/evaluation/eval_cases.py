@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rmexp.core.errors import note_fallback
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.eval_sets import (
-    BenchmarkData,
     EvaluationSet,
     OwnRows,
     SeveralSets,
+    benchmark_data,
     expand_sets,
 )
 from rmexp.evaluation.external_rewards import join_rewards, read_rewards
@@ -78,7 +78,7 @@ def eval_cases(
     return [
         EvalCase(
             one.name,
-            BenchmarkData(one, data, f"eval.sets.{one.name}" if several else "eval"),
+            benchmark_data(one, data, f"eval.sets.{one.name}" if several else "eval"),
             one.scores,
             one,
         )

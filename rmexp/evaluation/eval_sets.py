@@ -9,8 +9,11 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from rmexp.core.errors import UserError, note_fallback
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData, SamplingSettings
 from rmexp.data.reader import Format
+from rmexp.data.row_source import RowSource
+from rmexp.data.splits import SingleSplit
+from rmexp.data.token_dataset import TokenizeSpec
 from rmexp.evaluation.benchmarks.base import ScoredList, Suite
 
 
@@ -56,7 +59,7 @@ class EvaluationSet:
         return {name: value for name, value in found.items() if value == value}
 
 
-class BenchmarkData(ComparisonData):
+def benchmark_data(evaluation: EvaluationSet, like: ComparisonData, key: str) -> ComparisonData:
     """An evaluation set as data: one split with the set's name, nothing to train on.
 
     Args:
@@ -64,27 +67,18 @@ class BenchmarkData(ComparisonData):
         like: takes the longest row, the batch sizes and the cache from this data.
         key: what the user types before the keys of the set.
     """
-
-    def __init__(self, evaluation: EvaluationSet, like: ComparisonData, key: str) -> None:
-        super().__init__(
-            evaluation.format,
-            evaluation.path,
-            limit=evaluation.limit,
-            on_bad_row=evaluation.on_bad_row,
-            max_bad_share=evaluation.max_bad_share,
-            min_rating_gap=None,
-            max_length=like.max_length,
-            eval_batch_size=like.eval_batch_size,
-            micro_batch_tokens=like.micro_batch_tokens,
-            workers=like.workers,
-            cache=str(like.cache),
-        )
-        self.recipe = dataclasses.replace(self.recipe, group=key)
-        self.set_name = evaluation.name
-
-    def split(self) -> dict[str, np.ndarray]:
-        """Every row, whatever split it declares."""
-        return {self.set_name: np.arange(len(self.rows))}
+    spec = TokenizeSpec(
+        {None: evaluation.path},
+        evaluation.format,
+        evaluation.limit,
+        evaluation.on_bad_row,
+        evaluation.max_bad_share,
+        min_rating_gap=None,
+        max_length=like.source.max_length,
+        group=key,
+    )
+    source = RowSource(spec, (), like.cache)
+    return ComparisonData(source, SingleSplit(evaluation.name), SamplingSettings(), like.batching)
 
 
 @dataclass(frozen=True)

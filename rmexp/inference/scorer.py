@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from rmexp.batching.collate import Collate, Layout, unlabelled_row
+from rmexp.batching.collate import BatchLayout, Collate, Layout, unlabelled_row
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.comparison import Comparison, Message
 from rmexp.core.devices import Precision
@@ -123,8 +123,7 @@ class Scorer:
         collate = Collate(
             self.tokenizer.pad_token_id,
             self.micro_batch_tokens,
-            self.layout,
-            max_positions(self.model),
+            BatchLayout(self.layout, max_positions(self.model)),
         )
         self.model.eval()
         lower = torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed")

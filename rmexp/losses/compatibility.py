@@ -10,7 +10,8 @@ from rmexp.comparison import LABEL_KINDS
 from rmexp.config.compose import locate
 from rmexp.config.schema import CONF_DIR
 from rmexp.core.errors import UserError, note_fallback
-from rmexp.data.token_columns import TokenColumns
+from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.token_columns import COUNT_COLUMNS, TokenColumns
 from rmexp.losses.base import Loss
 
 
@@ -55,10 +56,35 @@ def _target_of(file: Path) -> str:
     return _target_of(file.with_name(f"{node.defaults[0]}.yaml"))
 
 
+def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name: str) -> None:
+    """Keep the training rows that the loss trains on, and fit the loss to their ratings.
+
+    Args:
+        data: prepared; rows that cannot train are dropped from its training split.
+        loss: its scale is set where it depends on the ratings.
+        loss_name: the option's name, for messages; `data_name` the data's.
+
+    Raises:
+        UserError: the rows have nothing that the loss trains on, or nothing to select by; a pair
+            lacks the margin or ratings that the loss reads; a comparison is larger than
+            `data.tokens_per_batch`.
+    """
+    check_labels(data.columns, data.splits, loss, loss_name, data_name)
+    kinds = [kind for kind in loss.trains_on() if kind in COUNT_COLUMNS]
+    data.keep_trainable(kinds, f"nothing in it for loss={loss_name}")
+    train = data.splits["train"]
+    fit_loss_to_ratings(data.columns, train, data.sampling_rate(), loss)
+    data.plan()  # refuses a comparison that no step can hold
+    spans = data.rating_spans() if "ratings" in loss.trains_on() else {}
+    if len(set(spans.values())) > 1:
+        listed = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in spans.items())
+        note_fallback(f"The sources rate on scales of their own, taken as one: {listed}.")
+
+
 Splits = Mapping[str, np.ndarray]
 
 
-def check_loss(
+def check_labels(
     columns: TokenColumns, splits: Splits, loss: Loss, loss_name: str, data_name: str
 ) -> None:
     """The training rows have what the loss needs, and its pairs the margins or ratings it takes.

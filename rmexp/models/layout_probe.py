@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Collate, Layout, unlabelled_row
+from rmexp.batching.collate import BatchLayout, Collate, Layout, unlabelled_row
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.models.reward_model import (
     DROPOUTS,
@@ -104,7 +104,9 @@ def _sliding_layers(config: Any) -> int:
 
 
 def _rewards_and_gradients(model: Any, row: dict[str, Any], layout: Any) -> tuple[Tensor, Tensor]:
-    batch = Collate(0, 10**9, layout)([row]).batches[0].to(next(model.parameters()).device)
+    batch = (
+        Collate(0, 10**9, BatchLayout(layout))([row]).batches[0].to(next(model.parameters()).device)
+    )
     rewards_N = compute_rewards(model, batch)
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     ordered = (*backbone(model).parameters(), *head_parameters(model))

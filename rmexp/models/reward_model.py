@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch, Collate, unlabelled_row
+from rmexp.batching.collate import Batch, BatchLayout, Collate, unlabelled_row
 from rmexp.core.errors import UserError
 from rmexp.models.frozen_layers import ReplayLayer
 from rmexp.models.tree_attention import TREE_ATTENTION, TreeRow
@@ -263,7 +263,7 @@ def check_padding(model: Any, pad_token_id: int) -> None:
     model.eval()
     long, device = random_tokens(model), next(model.parameters()).device
     short = long[:8]
-    collate = Collate(pad_token_id, sys.maxsize, "padded", max_positions(model))
+    collate = Collate(pad_token_id, sys.maxsize, BatchLayout("padded", max_positions(model)))
     lone, both = (collate([unlabelled_row(rows)]).batches[0] for rows in ([short], [long, short]))
     try:
         alone = compute_rewards(model, lone.to(device))

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rmexp.batching.collate import Collate, unlabelled_row
+from rmexp.batching.collate import BatchLayout, Collate, unlabelled_row
 from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
 from rmexp.models.reward_model import backbone, compute_rewards, head_parameters, random_tokens
@@ -246,7 +246,7 @@ def _reward(model: Any) -> Tensor:
     """The reward of a dozen random tokens."""
     model.eval()
     tokens = random_tokens(model)
-    batch = Collate(0, len(tokens), "padded")([unlabelled_row([tokens])]).batches[0]
+    batch = Collate(0, len(tokens), BatchLayout("padded"))([unlabelled_row([tokens])]).batches[0]
     return compute_rewards(model, batch.to(next(model.parameters()).device)).sum()
 
 

@@ -78,13 +78,13 @@ class JobChecker:
         cheap = ("data", "template", "trainer", "model", "tune")
         parts = {group: self._build(group, config[group]) for group in cheap if group in wanted}
         if "data" in parts:
-            parts["data"].check_sources()
+            parts["data"].source.check()
         for group in (g for g in ("template", "model") if g in parts):
             parts[group].check()
         if config.task.name in ("train", "plan"):
             self._check_devices(parts, config.task.name)
-        if "loss" in wanted and parts["data"].label_kinds is not None:
-            loss, kinds = self._build("loss", config.loss), parts["data"].label_kinds
+        if "loss" in wanted and parts["data"].source.label_kinds is not None:
+            loss, kinds = self._build("loss", config.loss), parts["data"].source.label_kinds
             check_fits(loss, choices["loss"], kinds, choices["data"])
         if "tune" in parts:
             parts["tune"].check(parts["model"])

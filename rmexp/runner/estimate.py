@@ -1,5 +1,6 @@
 """Time and disk space of a sweep, estimated from one measured step of one of its jobs."""
 
+import dataclasses
 import functools
 import math
 import tempfile
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from rmexp.config.compose import build
 from rmexp.core.console import Reporter
 from rmexp.core.errors import collect_fallbacks
+from rmexp.losses.compatibility import check_trainable
 from rmexp.models.reward_model import compute_rewards
 from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_directory import RunDirectory
@@ -81,25 +83,24 @@ def measure(cells: Sequence[JobSpec], reporter: Reporter) -> MeasuredJob:
     config, silent = cell.config, Reporter(quiet=True)
     names = ("model", "template", "data", "loss", "tune", "trainer")
     model, template, data, loss, tune, trainer = (build(config[name]) for name in names)
-    data.workers = 0
+    data.batching = dataclasses.replace(data.batching, workers=0)
     check = functools.partial(
-        data.check_trainable, loss, cell.choices["loss"], cell.choices["data"]
+        check_trainable, data, loss, cell.choices["loss"], cell.choices["data"]
     )
     with tempfile.TemporaryDirectory() as folder, collect_fallbacks(lambda _: None):
         run = RunDirectory(Path(folder))
         prepared = prepare_data(model, template, data, config.seed, run, silent, check)
         device = trainer.device()
-        network = load_model(model, prepared, config.seed, run, silent, device, tune)
+        network, layout = load_model(model, prepared, config.seed, run, silent, device, tune)
         network.train()
         precision = trainer.resolved_precision()
-        kept = load_or_compute(network, data, precision, tune.cache_gib, reporter.count)
+        kept = load_or_compute(network, data, layout, precision, tune.cache_gib, reporter.count)
     loss.to(device)
-    loader = data.train_dataloader()
     with (
-        skip_frozen_layers(network, data, kept),
+        skip_frozen_layers(network, layout, kept) as layout,
         torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"),
     ):
-        step = next(iter(data.train_dataloader()))
+        step = next(iter(loader := data.train_loader(layout)))
         batches = [batch.to(device) for batch in step.batches]
         seconds = _timed(network, loss, batches)
         if seconds < LONG_SECONDS:

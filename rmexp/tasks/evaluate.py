@@ -17,7 +17,8 @@ from rmexp.config.task_inputs import InputGroup
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.core.process_memory import peak_memory_gib
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.row_source import RowSource
 from rmexp.evaluation import calibration
 from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.eval_cases import EvalCase, eval_cases
@@ -105,7 +106,7 @@ def evaluate(
     for_model = [case for case in cases if case.scores is None]
     for case in cases:
         if case.scores is not None:
-            case.data.check_sources()
+            case.data.source.check()
             case.data.prepare(None, seed, reporter.count)
             reporter.say(*case.data.lines())
     if trained is None:
@@ -199,9 +200,9 @@ class _ModelScorer:
         longest = max(everything, key=lambda data: data.longest())
         prepared = dataclasses.replace(prepared, data=longest)
         device = trained.trainer.device()
-        self.model = load_trained(trained.model, prepared, seed, run, output.reporter, device)
-        for data in everything:
-            data.layout, data.places = longest.layout, longest.places
+        self.model, self.layout = load_trained(
+            trained.model, prepared, seed, run, output.reporter, device
+        )
         self.fit = trained.trainer.build(run, loggers, [])
 
     @property
@@ -211,7 +212,7 @@ class _ModelScorer:
 
     def score(self, case: EvalCase) -> dict[str, float]:
         """Score the rows of a case; returns the metrics that validations have too."""
-        module = RewardModule(self.model, self.trained.loss, case.data)
+        module = RewardModule(self.model, self.trained.loss, case.data, self.layout)
         module.calibration, module.logs = self.calibration, False
         if reason := _without_loss(module.loss, case.data, case.name, self.home):
             note_fallback(reason)
@@ -225,23 +226,23 @@ class _ModelScorer:
         self.model.to(self.trained.trainer.device())  # Lightning moves it to the CPU after scoring
         data = case.data
         ids = set(data.rows.select(data.splits[case.name][:count])["id"])
-        groups: dict[ComparisonData | None, tuple[Scorer, list[Comparison]]] = {}
-        for one, source in data.comparisons() if ids else ():
+        groups: dict[RowSource | None, tuple[Scorer, list[Comparison]]] = {}
+        for one, source in data.source.comparisons() if ids else ():
             if one.id not in ids:
                 continue
             ids.remove(one.id)
-            key = source if source.template or source.system else None
+            key = source if source.templates else None
             if key not in groups:  # sources with a template of their own are rendered by it
                 scorer = Scorer(
                     self.model,
                     source.own_tokenizer(self.tokenizer),
-                    data.layout,
+                    self.layout.layout,
                     self.trained.trainer.resolved_precision(),
-                    data.max_length,
-                    data.micro_batch_tokens,
+                    data.source.max_length,
+                    data.batching.micro_batch_tokens,
                 )
                 groups[key] = (scorer, [])
-            gap = source.recipe.min_rating_gap
+            gap = source.spec.min_rating_gap
             groups[key][1].append(one if gap is None else pairs_from_ratings(one, gap))
             if not ids:
                 break

@@ -5,7 +5,7 @@ from typing import Any
 
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation import calibration
 from rmexp.losses import Loss
 from rmexp.templates.template import Template
@@ -42,9 +42,9 @@ def export_run(
         raise UserError(f"out={out} exists and is no export of rmexp; name another directory.")
     seed_everything(seed)
     prepared = prepare_data(model, template, data, seed, run, reporter)
-    trained = load_trained(model, prepared, seed, run, reporter, "cpu")
+    trained, layout = load_trained(model, prepared, seed, run, reporter, "cpu")
     facts = card_facts(home.name, model, labels, prepared, loss, trained_metrics)
     scale = calibration.load_calibration(Path(checkpoint).expanduser())
-    count = export_verified(trained, prepared, facts, home, scale)
+    count = export_verified(trained, layout, prepared, facts, home, scale)
     reporter.say(f"exported {checkpoint} to {home}, verified on {count} responses")
     return trained_metrics

@@ -1,6 +1,5 @@
 """task=inspect: facts and warnings about a data set before training; loads no model."""
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +11,7 @@ from rmexp.analysis.inspect.rows import gather
 from rmexp.analysis.inspect.summary import describe_data, warnings
 from rmexp.analysis.report import inspect_page
 from rmexp.core.console import Reporter
-from rmexp.data.datamodule import ComparisonData
-from rmexp.data.mixture import Mixture
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.setup import prepare_data
@@ -45,8 +43,7 @@ def inspect(
         found, report = read_prompts(path)
         others += found
         reporter.say(f"against {path}: {len(found)} prompts", *report.lines()[1:])
-    for source in data.sources.values() if isinstance(data, Mixture) else (data,):
-        source.recipe = dataclasses.replace(source.recipe, on_bad_row="skip", max_bad_share=1.0)
+    data.source = data.source.replaced(on_bad_row="skip", max_bad_share=1.0)
     prepare_data(model, template, data, seed, run, reporter)
     rows, prompts = gather(data, reporter.count)
     facts = describe_data(data, rows, overlaps(prompts, others, reporter.count))
@@ -54,7 +51,7 @@ def inspect(
     facts["examples"] = subset_examples(data, rows, list(facts["subsets"]))
     run.write_json("inspect.json", facts)
     page = run.path / "inspect.html"
-    text = inspect_page.inspect_page(f"data={labels['data']}", ", ".join(data.paths), facts)
+    text = inspect_page.inspect_page(f"data={labels['data']}", ", ".join(data.source.paths), facts)
     page.write_text(text, encoding="utf-8")
     reporter.console.print(inspect_page.inspect_table(facts))
     reporter.say(*(f"! {sentence}" for sentence in facts["warnings"]))

@@ -10,8 +10,9 @@ from annotated_types import Gt
 from rmexp.analysis.report import plan_table
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses import Loss
+from rmexp.losses.compatibility import check_trainable
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.optim import AdamW
@@ -46,7 +47,7 @@ def plan(
     Raises:
         UserError: it does not fit; says what would make it fit.
     """
-    check = functools.partial(data.check_trainable, loss, labels["loss"], labels["data"])
+    check = functools.partial(check_trainable, data, loss, labels["loss"], labels["data"])
     prepared = prepare_data(model, template, data, seed, run, reporter, check)
     gpu = trainer.resolved_accelerator() == "gpu"
     # `auto` is one device where this machine has no GPU.
@@ -56,14 +57,14 @@ def plan(
     process = 0 if gpu else resident()
     precision = _precision(trainer)
     sizer = sized(model, prepared.tokenizer, data, tune, precision, gpu)
-    epoch = lay_out(data, spread.count)
+    epoch = lay_out(data, sizer.layout, data.batching.micro_batch_tokens, spread.count)
     needs = sizer.needs(epoch, spread, process)
     facts = _facts(sizer, epoch, needs, spread, trainer, tflops)
     facts |= {
         "model": model.name,
         "tune": type(tune).__name__,
         "precision": precision,
-        "layout": data.layout,
+        "layout": sizer.layout.layout,
         "available": int(available),
         "fits": needs.most <= available,
     }
@@ -73,7 +74,7 @@ def plan(
     if not facts["fits"]:
         setting = MachineSetting(
             model, prepared.tokenizer, data, tune, precision, gpu, spread, process, sizer.again,
-            data.micro_batch_tokens,
+            data.batching.micro_batch_tokens,
         )  # fmt: skip
         raise UserError(refusal(setting, needs, available))
     return {}

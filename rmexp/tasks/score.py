@@ -6,9 +6,9 @@ from typing import Any
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.core.process_memory import peak_memory_gib
-from rmexp.data.datamodule import OWN_TEMPLATE, ComparisonData
-from rmexp.data.mixture import Mixture
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
+from rmexp.data.row_source import OWN_TEMPLATE_NOTE, MixedSource
 from rmexp.data.token_dataset import source_fingerprint
 from rmexp.inference.score_file import ScoreFile, check_out, score_stream
 from rmexp.inference.scorer import open_scorer
@@ -44,16 +44,17 @@ def score(
         UserError: rows, checkpoint or `out` cannot be used.
     """
     file = check_out(out)
-    if isinstance(data, Mixture):
+    source = data.source
+    if isinstance(source, MixedSource):
         raise UserError("task=score reads one source: give data=jsonl data.path=FILE.")
-    data.check_sources()
+    source.check()
     seed_everything(seed)
     tokenizer = model.load_tokenizer()
     template.install(tokenizer)
-    recipe, precision = data.recipe, trainer.resolved_precision()
-    own = data.own_tokenizer(tokenizer)
+    recipe, precision = source.spec, trainer.resolved_precision()
+    own = source.own_tokenizer(tokenizer)
     if own is not tokenizer:
-        note_fallback(OWN_TEMPLATE)
+        note_fallback(OWN_TEMPLATE_NOTE)
     fingerprint = template_fingerprint(own)
     weights = source_fingerprint(getattr(model, "path", None) or model.weights)
     key = [weights, recipe.dialogues_key, fingerprint, precision]
@@ -66,7 +67,7 @@ def score(
         precision,
         model.layout,
         recipe.max_length,
-        data.micro_batch_tokens,
+        data.batching.micro_batch_tokens,
     )
     scorer.tokenizer = own  # once the run's own template was found to be the trained one
     reporter.say(

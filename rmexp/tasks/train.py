@@ -12,8 +12,9 @@ from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
 from rmexp.core.process_memory import trim_heap
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses import Loss
+from rmexp.losses.compatibility import check_trainable
 from rmexp.models.pretrained import RunCheckpoint
 from rmexp.models.reward_model import model_facts
 from rmexp.templates.template import Template
@@ -63,20 +64,20 @@ def train(
         exports: write `export/`; a sweep does that for its best run alone, at its end.
     """
     seed_everything(seed)
-    check = functools.partial(data.check_trainable, loss, labels["loss"], labels["data"])
+    check = functools.partial(check_trainable, data, loss, labels["loss"], labels["data"])
     with distributed.local_rank_zero_first():  # rows are tokenised once, and weights converted
         prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = resolve_monitor(trainer, data)
-    network = load_model(model, prepared, seed, run, reporter, trainer.device(), tune)
+    network, layout = load_model(model, prepared, seed, run, reporter, trainer.device(), tune)
     if not model_facts(network).fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(network, run.path)
-    steps = trainer.steps(len(data.train_dataloader()))
+    steps = trainer.steps(len(data.plan()))
     fingerprints = {"template": prepared.audit.fingerprint, "data": data.fingerprint}
     last = _resume_point(run, fingerprints) if resume else None
     run.update(**training_facts(trainer, data, steps))
     cached = load_or_compute(
-        network, data, trainer.resolved_precision(), tune.cache_gib, reporter.count
+        network, data, layout, trainer.resolved_precision(), tune.cache_gib, reporter.count
     )
     if cached is not None:
         run.update(features=cached.facts)
@@ -84,15 +85,16 @@ def train(
     trim_heap()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(skip_frozen_layers(network, data, cached))
-        module = RewardModule(network, loss, data, optim, steps, fingerprints)
+        layout = stack.enter_context(skip_frozen_layers(network, layout, cached))
+        module = RewardModule(network, loss, data, layout, optim, steps, fingerprints)
         module.train()  # a pretrained model is in eval mode
         progress = TrainingProgress(reporter)
         if distributed.rank():  # each process draws its own dropout masks
             torch.manual_seed(seed + (distributed.rank() << 32))
         logs = [JsonLines(run), *loggers] if distributed.is_rank_zero() else []
         fit = trainer.build(run, logs, [progress])
-        fit.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        loaders = data.train_loader(layout), data.eval_loader("val", layout)
+        fit.fit(module, *loaders, ckpt_path=last, weights_only=True)
         run.update(
             training_seconds=round(time.monotonic() - started, 1),
             pairs_per_second=round(progress.per_second(module, "pairs"), 3),
@@ -109,7 +111,7 @@ def train(
             if not module.sharded:
                 return network
             weights = RunCheckpoint(model, best.best_model_path, tune, model.layout)
-            return open_model(weights, prepared, seed, "cpu")
+            return open_model(weights, prepared, seed, "cpu")[0]
 
         return finish_run(
             RunParts(run, reporter, model, prepared, name, labels, trainer.keep, exports),

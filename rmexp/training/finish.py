@@ -4,6 +4,7 @@ The same for a run by itself (`tasks.train`), for heads that trained together (`
 and for the best run of a sweep, which is reported and exported once the sweep has ended.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,17 +16,19 @@ from omegaconf import OmegaConf
 
 from rmexp.analysis.report.eval_section import Shown
 from rmexp.analysis.report.run_page import write_report
+from rmexp.batching.collate import BatchLayout
 from rmexp.config.compose import build
 from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.process_memory import peak_memory_gib, trim_heap
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation import calibration
 from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.scored_set import ScoredSet, eval_labels
 from rmexp.inference.checkpoint import find_weights, saved_config
 from rmexp.inference.export import export
 from rmexp.losses import Loss
+from rmexp.losses.compatibility import check_trainable
 from rmexp.models.reward_model import compute_rewards
 from rmexp.tracking.predictions import EvalSetTables, eval_set_tables, read_predictions
 from rmexp.tracking.run_directory import RunDirectory
@@ -113,7 +116,9 @@ def finish_run(
     if parts.exports:
         trim_heap()
         facts = card_facts(parts.name, parts.source, parts.labels, parts.prepared, loss, metrics)
-        count = export_verified(network().cpu(), parts.prepared, facts, run.path / "export", scale)
+        layout = dataclasses.replace(module.layout, activations=None)
+        whole, home = network().cpu(), run.path / "export"
+        count = export_verified(whole, layout, parts.prepared, facts, home, scale)
         reporter.say(f"export: verified on {count} responses, alone and padded on either side")
     notes = [scale.note] if scale and scale.note else []
     report_warnings([*notes, *warn_of_set("test", metrics)], run, reporter)
@@ -164,12 +169,13 @@ def score_split(
 ) -> dict[str, float]:
     """The metrics of one split under the module's weights; its rewards stay in `module.rewards`."""
     module.split = split
-    fit.test(module, dataloaders=data.evaluation_dataloader(split), verbose=False)
+    fit.test(module, dataloaders=data.eval_loader(split, module.layout), verbose=False)
     return module.metrics
 
 
 def export_verified(
     network: Any,
+    layout: BatchLayout,
     prepared: Prepared,
     facts: Mapping[str, Any],
     home: Path,
@@ -180,20 +186,22 @@ def export_verified(
     Raises:
         UserError: plain Hugging Face loading gives other rewards.
     """
-    texts, rewards = verification_responses(network, prepared.data)
+    texts, rewards = verification_responses(network, prepared.data, layout)
     export(network, prepared.tokenizer, texts, rewards, facts, home, scale)
     return len(texts)
 
 
 @torch.no_grad()
-def verification_responses(network: Any, data: ComparisonData) -> tuple[list[str], list[float]]:
+def verification_responses(
+    network: Any, data: ComparisonData, layout: BatchLayout
+) -> tuple[list[str], list[float]]:
     """A few rendered responses of val and their rewards by our own path, in fp32."""
     network.float().eval()
     device = next(network.parameters()).device
     texts, rewards = [], []
     for index in data.splits["val"][:VERIFICATION_ROWS]:
         row = {**data.rows[int(index)], "row": int(index)}
-        batch = data.collate()([row]).batches[0].to(device)
+        batch = data.collate(layout)([row]).batches[0].to(device)
         rewards += compute_rewards(network, batch).tolist()
         texts += row["texts"]
     step = max(1, len(texts) // VERIFICATION_ROWS)
@@ -238,7 +246,8 @@ def _reopen(home: Path) -> tuple[Any, RunDirectory, Prepared, Loss]:
     config, run = saved_config(home), RunDirectory.reopen(home)
     source, template, data, loss = (build(config[g]) for g in ("model", "template", "data", "loss"))
     prepared = prepare(source, template, data, config.seed, Reporter(quiet=True))
-    data.check_trainable(loss, run.result["labels"]["loss"], run.result["labels"]["data"])
+    labels = run.result["labels"]
+    check_trainable(data, loss, labels["loss"], labels["data"])
     return config, run, prepared, loss
 
 
@@ -267,9 +276,9 @@ def export_saved_run(home: Path) -> None:
     trust = bool(config.model.get("trust_remote_code", False))
     node = find_weights(home, config.model, config.model.layout, trust)
     source = build(OmegaConf.create(node))
-    network = open_model(source, prepared, config.seed, "cpu")
+    network, layout = open_model(source, prepared, config.seed, "cpu")
     facts = card_facts(
         run.result["name"], source, run.result["labels"], prepared, loss, run.result["metrics"]
     )
     scale = calibration.load_calibration(home)
-    export_verified(network, prepared, facts, home / "export", scale)
+    export_verified(network, layout, prepared, facts, home / "export", scale)

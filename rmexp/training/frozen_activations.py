@@ -6,6 +6,7 @@ and later sweeps look it up (`features.Features`).
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -25,11 +26,11 @@ from rmexp.batching.activation_store import (
     ActivationWriter,
     unique_prefixes,
 )
-from rmexp.batching.collate import Batch, Collate, unlabelled_row
+from rmexp.batching.collate import Batch, BatchLayout, unlabelled_row
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.core.disk_cache import build_once
 from rmexp.core.errors import note_fallback
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.models.frozen_layers import ReplayLayer, SkippedLayer
 from rmexp.models.reward_model import (
     DROPOUTS,
@@ -77,6 +78,7 @@ class CachedActivations:
 def load_or_compute(
     model: Any,
     data: ComparisonData,
+    layout: BatchLayout,
     precision: str,
     limit_gib: float,
     progress: Callable[[str, int], None],
@@ -93,7 +95,7 @@ def load_or_compute(
         return None
     pooled = not any(p.requires_grad for p in backbone(model).parameters())
     started = time.monotonic()
-    home = data.cache / "features" / _key(model, data, count, pooled, precision)
+    home = data.cache / "features" / _key(model, data, layout, count, pooled, precision)
     # Counting what a store would take goes through all rows: not for one that is there.
     there = (home / FACTS).is_file()
     reason = _unfit(model) if there else reason_not_cached(model, data, pooled, limit_gib)
@@ -102,9 +104,9 @@ def load_or_compute(
         return None
     with build_once(home, FACTS) as folder:
         if folder is not None:
-            _compute(model, data, count, pooled, precision, folder, progress)
+            _compute(model, data, layout, count, pooled, precision, folder, progress)
     features = ActivationStore.open(home)
-    if (difference := _difference(model, data, features, count, precision)) is not None:
+    if (difference := _difference(model, data, layout, features, count, precision)) is not None:
         note_fallback(
             "The frozen part of the model is computed anew in each step: kept apart, it gives "
             f"rewards that differ by {difference:.1e} (relative)."
@@ -119,13 +121,12 @@ def load_or_compute(
 
 @contextlib.contextmanager
 def skip_frozen_layers(
-    model: Any, data: ComparisonData, frozen: CachedActivations | None
-) -> Iterator[None]:
-    """Within, `data` brings the kept states along, and the model takes them."""
+    model: Any, layout: BatchLayout, frozen: CachedActivations | None
+) -> Iterator[BatchLayout]:
+    """Within, the model takes cached activations; yields the layout whose batches have them."""
     if frozen is None:
-        yield
+        yield layout
         return
-    data.features = frozen.features
     if frozen.features.pooled:
         places: dict[str, nn.Module] = {}
     else:
@@ -136,9 +137,8 @@ def skip_frozen_layers(
         *_, last = places
         model.set_submodule(last, ReplayLayer(places[last]))
     try:
-        yield
+        yield dataclasses.replace(layout, activations=frozen.features)
     finally:
-        data.features = None
         for name, layer in places.items():
             model.set_submodule(name, layer)
 
@@ -181,7 +181,14 @@ def _sequences(data: ComparisonData) -> Iterator[tuple[str, Sequence[Sequence[in
         yield row["prompt_key"], row["tokens"]
 
 
-def _key(model: Any, data: ComparisonData, count: int, pooled: bool, precision: str) -> str:
+def _key(
+    model: Any,
+    data: ComparisonData,
+    layout: BatchLayout,
+    count: int,
+    pooled: bool,
+    precision: str,
+) -> str:
     """A name made of everything that decides what is stored (24 hex digits)."""
     digest = hashlib.sha256()
     for name, parameter in backbone(model).named_parameters():
@@ -199,7 +206,7 @@ def _key(model: Any, data: ComparisonData, count: int, pooled: bool, precision: 
         count,
         pooled,
         precision,
-        data.layout,
+        layout.layout,
         str(model.config.to_dict()),
     ]
     digest.update(json.dumps(facts).encode())
@@ -210,6 +217,7 @@ def _key(model: Any, data: ComparisonData, count: int, pooled: bool, precision: 
 def _compute(
     model: Any,
     data: ComparisonData,
+    layout: BatchLayout,
     count: int,
     pooled: bool,
     precision: str,
@@ -223,7 +231,7 @@ def _compute(
         unlabelled_row(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
         for n, (prompt, tokens) in enumerate(unique_prefixes(_sequences(data), TOGETHER))
     ]
-    collate: Collate = data.collate()
+    collate = data.collate(layout)
     done = 0
     with _precision(device, precision), _upto(model, None if pooled else count) as below:
         for start in range(0, len(chunks), TOGETHER):
@@ -316,6 +324,7 @@ def _store(
 def _difference(
     model: Any,
     data: ComparisonData,
+    layout: BatchLayout,
     features: ActivationStore,
     count: int,
     precision: str,
@@ -326,16 +335,17 @@ def _difference(
     shortest = np.argsort(data.rows.data.column("size").to_numpy(), kind="stable")[:2]
     few = [{**data.rows[int(row)], "row": int(row)} for row in shortest]
 
-    def scored() -> Tensor:
-        batches = [batch.to(device) for batch in data.collate()(few).batches]
+    def scored(layout: BatchLayout) -> Tensor:
+        batches = [batch.to(device) for batch in data.collate(layout)(few).batches]
         order = torch.cat([batch.items_N for batch in batches]).argsort(stable=True)
         return torch.cat([compute_rewards(model, batch) for batch in batches])[order]
 
     with _precision(device, precision):
-        plain_N = scored()
+        plain_N = scored(layout)
         try:
-            with skip_frozen_layers(model, data, CachedActivations(features, count, {})):
-                kept_N = scored()
+            frozen = CachedActivations(features, count, {})
+            with skip_frozen_layers(model, layout, frozen) as skipping:
+                kept_N = scored(skipping)
         except (AttributeError, TypeError, ValueError):  # a family that needs more of its layers
             return float("inf")
     difference = float((plain_N - kept_N).norm() / plain_N.norm().clamp_min(1e-12))

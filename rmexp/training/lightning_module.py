@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch, Step
+from rmexp.batching.collate import Batch, BatchLayout, Step
 from rmexp.core import distributed
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.calibration import Calibration
 from rmexp.evaluation.metric_values import compute_metrics
 from rmexp.evaluation.scored_set import EvalLabels, ScoredSet, eval_labels
@@ -48,6 +48,7 @@ class RewardModule(lightning.LightningModule):
         model: see `model.prepare`.
         loss: see `losses.Loss`; its own parameters train and are checkpointed.
         data: the rows that evaluation steps come from.
+        layout: how their micro-batches are laid out for the model.
         optim: builds optimizer and schedule; not needed to score.
         steps: updates of the whole run, over which the schedule is laid.
         fingerprints: of template and data; checkpoints carry them.
@@ -58,6 +59,7 @@ class RewardModule(lightning.LightningModule):
         model: nn.Module,
         loss: Loss,
         data: ComparisonData,
+        layout: BatchLayout,
         optim: AdamW | None = None,
         steps: int = 0,
         fingerprints: Mapping[str, str] | None = None,
@@ -66,7 +68,7 @@ class RewardModule(lightning.LightningModule):
         # Lightning must not step for us: a step has several backward passes and one update.
         self.automatic_optimization = False
         self.model, self.loss, self.data, self.optim = model, loss, data, optim
-        self.steps = steps
+        self.layout, self.steps = layout, steps
         self.fingerprints = fingerprints or {}
         self.judges_loss = self.logs = True
         self.sharded = False
@@ -141,8 +143,8 @@ class RewardModule(lightning.LightningModule):
 
     @functools.cached_property
     def dummy_batch(self) -> Batch:
-        """See `ComparisonData.idle`."""
-        return self.data.dummy_batch().to(self.device)
+        """See `ComparisonData.dummy_batch`."""
+        return self.data.dummy_batch(self.layout).to(self.device)
 
     def _exchange(self, now: bool) -> Any:
         """Within, a backward pass sends its gradients to the other processes, or keeps them. Parted

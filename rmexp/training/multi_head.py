@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch
-from rmexp.data.datamodule import ComparisonData
+from rmexp.batching.collate import Batch, BatchLayout
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.metrics import lower_is_better
 from rmexp.losses.base import Loss
 from rmexp.models.reward_model import RewardHead, draw_head, head_layers
@@ -69,18 +69,19 @@ class CachedBatches:
     """Micro-batches of cached activations for all heads.
 
     Args:
-        data: its `features` are the activations.
+        data: the rows.
+        layout: has the activations.
         device: of the heads.
     """
 
-    def __init__(self, data: ComparisonData, device: str) -> None:
-        self.data, self.device = data, device
+    def __init__(self, data: ComparisonData, layout: BatchLayout, device: str) -> None:
+        self.data, self.layout, self.device = data, layout, device
         self.split = functools.lru_cache(CACHED_SPLITS)(self.collate)
         self._row = functools.lru_cache(CACHED_ROWS)(self._read)
 
     def collate(self, rows: tuple[int, ...]) -> Batch:
         """The micro-batch of these rows; `split` keeps the last ones."""
-        (batch,) = self.data.collate()([self._row(row) for row in rows]).batches
+        (batch,) = self.data.collate(self.layout)([self._row(row) for row in rows]).batches
         return batch.to(self.device)
 
     def _read(self, index: int) -> dict[str, Any]:
@@ -117,7 +118,8 @@ class HeadModule(RewardModule):
         fingerprints: dict[str, str],
     ) -> None:
         plan = data.plan()
-        super().__init__(model, loss, data, optim, settings.steps(len(plan)), fingerprints)
+        steps = settings.steps(len(plan))
+        super().__init__(model, loss, data, batches.layout, optim, steps, fingerprints)
         self.to(batches.device)
         self.settings, self.plan, self.batches = settings, plan, batches
         self.due = validation_steps(self.steps, settings.validations)

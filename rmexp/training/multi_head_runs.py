@@ -4,7 +4,7 @@ They share the model, the tokenised data and the cached activations; each has it
 loggers and order of comparisons.
 """
 
-import copy
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -13,9 +13,10 @@ from typing import Any
 
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.scored_set import EvalLabels
 from rmexp.losses import Loss
+from rmexp.losses.compatibility import check_trainable
 from rmexp.models.reward_model import model_facts
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
@@ -100,18 +101,18 @@ def fit_heads(
     tune.check(source)
     shared = prepare(source, template, data, seed, reporter)
     device, precision = trainer.device(), trainer.resolved_precision()
-    network = open_model(source, shared, seed, device, tune)
+    network, layout = open_model(source, shared, seed, device, tune)
     # A seed that draws frozen weights too gives each run a model of its own.
     one_model = model_facts(network).only_head_drawn or len({run.seed for run in runs}) == 1
     if not (one_model and head_is_linear(network)):
         return []
-    cached = load_or_compute(network, data, precision, tune.cache_gib, reporter.count)
+    cached = load_or_compute(network, data, layout, precision, tune.cache_gib, reporter.count)
     if cached is None or not cached.features.pooled:
         return []
-    batches = CachedBatches(copy.copy(data), device)
-    batches.data.features = cached.features
+    layout = dataclasses.replace(layout, activations=cached.features)
+    batches = CachedBatches(data, layout, device)
     settings = functools.cache(lambda: resolve_monitor(trainer, data))
-    facts = parameter_counts(network, tune) | {"layout": data.layout, "features": cached.facts}
+    facts = parameter_counts(network, tune) | {"layout": layout.layout, "features": cached.facts}
     labels: dict[tuple[bytes, ...], dict[str, EvalLabels]] = {}
     found: list[TrainedHead | UserError] = []
     for run in runs:
@@ -151,10 +152,8 @@ def _begin(
     Raises:
         UserError: the loss cannot be trained on this data.
     """
-    data = copy.copy(shared.data)
-    data.splits, data.report = dict(shared.data.splits), copy.deepcopy(shared.data.report)
-    data.seed = run.seed
-    data.check_trainable(run.loss, run.labels["loss"], run.labels["data"])
+    data = shared.data.with_seed(run.seed)
+    check_trainable(data, run.loss, run.labels["loss"], run.labels["data"])
     fingerprints = {"template": shared.audit.fingerprint, "data": data.fingerprint}
     head = copy_head(network, run.seed)
     module = HeadModule(head, run.loss, data, run.optim, settings(), batches, fingerprints)

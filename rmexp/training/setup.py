@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from rmexp.batching.collate import BatchLayout
 from rmexp.config.compose import suggest
 from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.metric_values import compute_metrics
 from rmexp.evaluation.metrics import monitored_metrics
 from rmexp.evaluation.scored_set import eval_labels
@@ -77,7 +78,7 @@ def prepare(
     """
     everything = [data, *others]
     for one in everything:
-        one.check_sources()
+        one.source.check()
     tokenizer = source.load_tokenizer()
     said = template.install(tokenizer)
     for one in everything:
@@ -122,15 +123,15 @@ def load_model(
     reporter: Reporter,
     device: str,
     tune: Any = None,
-) -> Any:
-    """`open_model`, and say what it is."""
-    model = open_model(source, prepared, seed, device, tune)
+) -> tuple[Any, BatchLayout]:
+    """`open_model`, and report it."""
+    model, layout = open_model(source, prepared, seed, device, tune)
     facts = parameter_counts(model, tune)
-    run.update(**facts, layout=prepared.data.layout)
+    run.update(**facts, layout=layout.layout)
     trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
     parameters = f"{_millions(facts['parameters'])} parameters{trains}"
-    reporter.say_once(f"model: {source.name}, {parameters}, layout {prepared.data.layout}")
-    return model
+    reporter.say_once(f"model: {source.name}, {parameters}, layout {layout.layout}")
+    return model, layout
 
 
 def open_model(
@@ -139,7 +140,7 @@ def open_model(
     seed: int,
     device: str,
     tune: Any = None,
-) -> Any:
+) -> tuple[Any, BatchLayout]:
     """Load the reward model, check that it fits the data, and choose the layout on its device.
 
     Args:
@@ -152,23 +153,22 @@ def open_model(
     model = source.load_model(prepared.tokenizer, seed)
     if tune is not None:
         tune(model, seed)
-    places, longest = max_positions(model), prepared.data.longest()
-    if places is not None and longest > places:
+    positions, longest = max_positions(model), prepared.data.longest()
+    if positions is not None and longest > positions:
         raise UserError(
-            f"The longest row has {longest} tokens, the model {places} positions: "
-            f"set data.max_length={places}."
+            f"The longest row has {longest} tokens, the model {positions} positions: "
+            f"set data.max_length={positions}."
         )
     if (known := length_dependent(model, longest)) is not None:
         note_fallback(known)
     model.to(device)  # the layout is proved with the kernels that will train
     check_padding(model, prepared.tokenizer.pad_token_id)
-    prepared.data.layout = choose_layout(model, source.layout)
-    prepared.data.places = places
+    layout = BatchLayout(choose_layout(model, source.layout), positions)
     if source.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if source.compile:
         compile_layers(model)
-    return model
+    return model, layout
 
 
 def parameter_counts(model: Any, tune: Any = None) -> dict[str, int]:
@@ -198,7 +198,7 @@ def _millions(count: int) -> str:
 
 def load_trained(
     source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter, device: str
-) -> Any:
+) -> tuple[Any, BatchLayout]:
     """Load a model that must have been trained as a reward model already.
 
     Raises:
@@ -206,10 +206,10 @@ def load_trained(
     """
     if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), prepared.tokenizer)
-    model = load_model(source, prepared, seed, run, reporter, device)
+    model, layout = load_model(source, prepared, seed, run, reporter, device)
     if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head (score.weight): train it first.")
-    return model
+    return model, layout
 
 
 def card_facts(
@@ -223,7 +223,7 @@ def card_facts(
     """What an export says of itself in its card and in rmexp.json."""
     settings = {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
     shown = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "training" and k[0] != "_")
-    paths = ", ".join(Path(path).name for path in prepared.data.paths)
+    paths = ", ".join(Path(path).name for path in prepared.data.source.paths)
     return {
         "name": name,
         "base": source.name,

@@ -30,9 +30,9 @@ def deal(groups, fold, prompts=None, share=0.25):
     """The splits of rows with these groups, as lists, and what was held out."""
     prompts = prompts or [f"p{n}" for n in range(len(groups))]
     nothing = [None] * len(groups)
-    dealing = SplitPolicy({"val": share, "test": 0.1}, 0, fold)
+    policy = SplitPolicy({"val": share, "test": 0.1}, 0, fold)
     report = RowReport()
-    splits, facts = dealing.deal(prompts, nothing, ["all"] * len(groups), groups, report)
+    splits, facts = policy.assign(prompts, nothing, ["all"] * len(groups), groups, report)
     return {name: rows.tolist() for name, rows in splits.items()}, facts, report
 
 

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from rmexp.batching.collate import Collate, unlabelled_row
+from rmexp.batching.collate import BatchLayout, Collate, unlabelled_row
 from rmexp.models.pretrained import Pretrained
 from rmexp.models.reward_model import compute_rewards, fit_tokenizer, record_facts
 from rmexp.models.tuning import Full, LastLayers
@@ -158,7 +158,9 @@ def test_the_demo_epoch_is_counted_token_by_token(rmexp):
 
 def test_tokens_of_a_tree_and_of_padded_rows():
     rows = [unlabelled_row([[1, 2, 3, 4], [1, 2, 5]])]
-    tree, padded = (Collate(0, 99, layout)(rows).batches[0] for layout in ("tree", "padded"))
+    tree, padded = (
+        Collate(0, 99, BatchLayout(layout))(rows).batches[0] for layout in ("tree", "padded")
+    )
     # Trunk 1 2, branches 3 4 and 5: keys 1 + 2, 3 + 4, 3.
     assert work_of(tree) == Work(5, 13)
     assert work_of(padded) == Work(7, 10 + 6)
@@ -167,7 +169,7 @@ def test_tokens_of_a_tree_and_of_padded_rows():
 def test_flops_are_those_that_torch_counts():
     model = from_conf("model/tiny", hidden=64, layers=3).load_model(tiny_tokenizer(), 0)
     LastLayers(2, 0)(model, 0)
-    batch = Collate(0, 99, "padded")([unlabelled_row([list(range(9, 41))])]).batches[0]
+    batch = Collate(0, 99, BatchLayout("padded"))([unlabelled_row([list(range(9, 41))])]).batches[0]
     with FlopCounterMode(display=False) as counter:
         compute_rewards(model, batch).sum().backward()
     counted = counter.get_flop_counts()["Global"]
@@ -226,7 +228,7 @@ def trees(count=3, shared=40, own=30):
         unlabelled_row([[n, *range(9, 9 + shared), *[k] * own] for k in (1, 2)], str(n))
         for n in range(count)
     ]
-    return Collate(0, 10**6, "tree")(rows).batches[0]
+    return Collate(0, 10**6, BatchLayout("tree"))(rows).batches[0]
 
 
 @pytest.mark.parametrize(

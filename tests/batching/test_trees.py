@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import flex_attention
 
 from rmexp.batching import prefix_tree
-from rmexp.batching.collate import Collate
+from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.batching.prefix_tree import PrefixTreeBuilder, Tree
 from rmexp.core.errors import UserError
 from rmexp.models.layout_probe import choose_layout
@@ -105,7 +105,7 @@ def test_micro_batches_do_not_change_the_update(tiny):
         whole, whole_gradient = losses_and_gradients(tiny, rows, layout)
         for budget in (1, 60, 120):
             cut, cut_gradient = losses_and_gradients(tiny, rows, layout, budget)
-            assert len(Collate(0, budget, layout)(rows).batches) > 1
+            assert len(Collate(0, budget, BatchLayout(layout))(rows).batches) > 1
             for item, values in whole.items():
                 assert cut[item] == pytest.approx(values, abs=1e-5)
             assert (whole_gradient - cut_gradient).norm() <= 1e-5 * whole_gradient.norm()
@@ -119,7 +119,7 @@ def test_the_mixed_layout_pads_where_trees_save_nothing(tiny):
     together = [toy_row([ids(0, 40), ids(0, 30) + ids(50, 8)])]
     uneven = [toy_row([ids(0, 40), ids(50, 8)])]
     for rows, padded in ((apart, True), (together, False), (uneven, False)):
-        (batch,) = Collate(0, 10**9, "mixed")(rows).batches
+        (batch,) = Collate(0, 10**9, BatchLayout("mixed"))(rows).batches
         assert (batch.trees is None) is padded
         mixed, mixed_gradient = losses_and_gradients(tiny, rows, "mixed")
         tree, tree_gradient = losses_and_gradients(tiny, rows, "tree")
@@ -129,7 +129,7 @@ def test_the_mixed_layout_pads_where_trees_save_nothing(tiny):
 
 def packed_tokens(rows, tokens=10**9, layout="tree"):
     """(tokens of each micro-batch, the rows in each)."""
-    step = Collate(0, tokens, layout)(rows)
+    step = Collate(0, tokens, BatchLayout(layout))(rows)
     return [
         (
             sum(tree.size for tree in batch.trees) if batch.trees else batch.tokens_R_T.numel(),

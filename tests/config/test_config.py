@@ -76,8 +76,6 @@ def test_every_key_has_a_comment_and_every_file_its_command(file):
 OF_FORMATS = (
     "rmexp.data.formats.",
     # Until these take objects:
-    "rmexp.data.datamodule.",
-    "rmexp.data.mixture.",
     "rmexp.evaluation.eval_sets.",
     "rmexp.tasks.evaluate.",
 )

@@ -8,13 +8,13 @@ import pyarrow.parquet
 import pytest
 
 from rmexp.core.errors import UserError, collect_fallbacks
-from rmexp.data.datamodule import ComparisonData
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.benchmarks import JudgeBench
 from rmexp.evaluation.benchmarks.base import PairBenchmark
 from rmexp.evaluation.eval_cases import eval_cases
 from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
 from rmexp.evaluation.external_rewards import join_rewards, read_rewards
+from tests.helpers.options import from_conf
 
 PAIR = {"question": "?", "response_A": "aa", "response_B": "b", "source": "livecodebench"}
 ROWS = [
@@ -36,7 +36,7 @@ def an_evaluation(path, **more):
 
 def read(evaluation, cache):
     """The only case of an evaluation set, read without a tokenizer."""
-    (case,) = eval_cases(ComparisonData(Auto(), "", cache=str(cache)), evaluation)
+    (case,) = eval_cases(from_conf("data/jsonl", path="", cache=str(cache)), evaluation)
     case.data.prepare(None, 0, lambda what, count: None)
     return case
 
@@ -64,7 +64,7 @@ def test_rows_without_a_tokenizer(write_rows, tmp_path):
     assert math.isnan(found["ratings"][0])
     assert found["texts"] == ["?\n\n- x", "?\n\ny"]
     assert second["pairs"] == []
-    data = ComparisonData(Auto(), file, cache=str(tmp_path))
+    data = from_conf("data/jsonl", path=file, cache=str(tmp_path))
     data.prepare(None, 0, lambda what, count: None)
     assert data.rows[1]["pairs"] == [[1, 0, 1], [0, 2, 0], [1, 2, 1]]
 

@@ -2,13 +2,13 @@
 
 import math
 
-from rmexp.batching.collate import Collate, unlabelled_row
+from rmexp.batching.collate import BatchLayout, Collate, unlabelled_row
 from tests.helpers.options import from_conf
 
 
 def toy_batch(*rows):
     """The micro-batch of some toy rows."""
-    return Collate(0, 10**9, "padded")(list(rows)).batches[0]
+    return Collate(0, 10**9, BatchLayout("padded"))(list(rows)).batches[0]
 
 
 def toy_comparison(responses, row=0, **judgements):

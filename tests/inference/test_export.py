@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from rmexp.batching.collate import Collate
+from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.core.errors import UserError
 from rmexp.inference.export import export
 from rmexp.models.reward_model import compute_rewards, model_facts, prepare_model
@@ -28,7 +28,7 @@ def scored():
     ids = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         values = compute_rewards(
-            model, Collate(0, 10**9, "padded")([toy_row(ids)]).batches[0]
+            model, Collate(0, 10**9, BatchLayout("padded"))([toy_row(ids)]).batches[0]
         ).tolist()
     return model, tokenizer, values
 
@@ -141,7 +141,7 @@ def test_models_that_number_positions_by_index_must_be_padded_right(tmp_path):
     ).eval()
     ids = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
-        batch = Collate(0, 10**9, "padded")([toy_row(ids)]).batches[0]
+        batch = Collate(0, 10**9, BatchLayout("padded"))([toy_row(ids)]).batches[0]
         values = compute_rewards(model, batch).tolist()
     with pytest.warns(UserWarning, match="must pad on the right"):
         export(model, tokenizer, TEXTS, values, FACTS, tmp_path / "e")

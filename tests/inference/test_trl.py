@@ -5,8 +5,6 @@ import warnings
 
 import pytest
 
-from rmexp.data.datamodule import ComparisonData
-from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.hh import HH as HHFormat
 from rmexp.data.sources import BadRow, read_rows
 from tests.conftest import HH, needs
@@ -68,7 +66,7 @@ def test_step_losses_agree_with_trl(layout, rmexp, write_rows, tmp_path):
     lines = map(json.loads, (rmexp.runs()[0] / "metrics.jsonl").read_text().splitlines())
     ours = [line["train/loss"] for line in lines if "train/loss" in line]
 
-    data = ComparisonData(Auto(), file, cache=rmexp.environment["RMEXP_CACHE"])
+    data = from_conf("data/jsonl", path=file, cache=rmexp.environment["RMEXP_CACHE"])
     own = from_conf("model/hf", path=str(start)).load_tokenizer()
     from_conf("template/tokenizer").install(own)
     data.prepare(own, 0, lambda *_: None)

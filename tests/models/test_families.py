@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers.modeling_layers import GenericForSequenceClassification
 
-from rmexp.batching.collate import Collate
+from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.core.errors import UserError
 from rmexp.models.layout_probe import check_layout, choose_layout, probe_layout
 from rmexp.models.reward_model import (
@@ -167,7 +167,7 @@ def comparisons():
 def losses_and_gradients(model, rows, layout, tokens=10**9):
     """Rewards by row, and the gradient of a step."""
     model.zero_grad()
-    step = Collate(0, tokens, layout)(rows)
+    step = Collate(0, tokens, BatchLayout(layout))(rows)
     loss, found = from_conf("loss/bradley_terry"), {}
     totals = loss.total_weights(step.batches)
     for batch in step.batches:
@@ -262,7 +262,7 @@ def test_rotary_embeddings_that_change_with_length_are_said():
 
 def test_padded_rows_are_never_wider_than_the_model_has_places():
     rows = [toy_row([[5] * 126, [6] * 3])]
-    batch = Collate(0, 10**9, "padded", places=126)(rows).batches[0]
+    batch = Collate(0, 10**9, BatchLayout("padded", max_positions=126))(rows).batches[0]
     assert batch.tokens_R_T.shape == (2, 126)
     model = small("roberta", pad_token_id=1, **PADDED["roberta"])
     assert max_positions(model) == 126

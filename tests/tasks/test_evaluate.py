@@ -16,10 +16,9 @@ import transformers
 
 import rmexp as package
 from rmexp.core.errors import UserError
-from rmexp.data.datamodule import ComparisonData
-from rmexp.data.formats.auto import Auto
 from tests.conftest import CommandLine, result
 from tests.data.test_supervision import FAST, list_rows
+from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
 GOOD, BAD = "xxx", "ooo"
@@ -266,7 +265,7 @@ def test_splits_are_the_same_whether_a_model_scores_the_rows_or_a_file_does(tmp_
     path = str(jsonl(tmp_path / "rows.jsonl", rows))
     ids = []
     for tokenizer in (tiny_tokenizer(), None):
-        data = ComparisonData(Auto(), path, max_length=300, cache=str(tmp_path))
+        data = from_conf("data/jsonl", path=path, max_length=300, cache=str(tmp_path))
         for _ in range(2):  # tokenised, and from the cache
             data.prepare(tokenizer, 0, lambda what, count: None)
         names = data.rows["id"][:]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rmexp.batching.activation_store import ActivationStore, ActivationWriter, unique_prefixes
-from rmexp.batching.collate import Collate, unlabelled_row
+from rmexp.batching.collate import BatchLayout, Collate, unlabelled_row
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compute_rewards
 from rmexp.models.tuning import Head, LastLayers
@@ -51,10 +51,10 @@ class Data:
             [row | {"size": size} for row, size in zip(rows, sizes, strict=True)]
         )
         self.splits = {"train": np.arange(len(rows) - 1), "val": np.array([len(rows) - 1])}
-        self.layout, self.cache, self.features = layout, cache, None
+        self.layout, self.cache = BatchLayout(layout), cache
 
-    def collate(self):
-        return Collate(0, 200, self.layout, features=self.features)
+    def collate(self, layout):
+        return Collate(0, 200, layout)
 
 
 def some_rows():
@@ -78,27 +78,30 @@ def test_rewards_and_gradients_are_those_of_the_whole_model(tmp_path, layout, tu
     data = Data(rows, layout, tmp_path)
     signs = torch.linspace(-1, 1, 4 * len(rows))
 
-    def found():
+    def found(layout):
         model.zero_grad()
-        parts = [(b.items_N, compute_rewards(model, b)) for b in data.collate()(rows).batches]
+        parts = [(b.items_N, compute_rewards(model, b)) for b in data.collate(layout)(rows).batches]
         items, rewards_N = (torch.cat(part) for part in zip(*parts, strict=True))
         rewards_N = rewards_N[torch.argsort(items, stable=True)]
         (rewards_N * signs).sum().backward()
         return rewards_N.detach(), [p.grad.clone() for p in model.parameters() if p.requires_grad]
 
-    plain_N, gradients = found()
-    kept = load_or_compute(model, data, "32-true", tune.cache_gib, lambda *_: None)
+    plain_N, gradients = found(data.layout)
+    kept = load_or_compute(model, data, data.layout, "32-true", tune.cache_gib, lambda *_: None)
     assert kept is not None
     assert kept.facts["from_cache"] is False
     assert kept.features.pooled == isinstance(tune, Head)
     names = set(model.state_dict())
-    with skip_frozen_layers(model, data, kept):
-        kept_N, with_kept = found()
+    with skip_frozen_layers(model, data.layout, kept) as skipping:
+        kept_N, with_kept = found(skipping)
     assert set(model.state_dict()) == names
     torch.testing.assert_close(kept_N, plain_N, rtol=1e-5, atol=1e-6)
     for one, other in zip(with_kept, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert load_or_compute(model, data, "32-true", 1, lambda *_: None).facts["from_cache"] is True
+    assert (
+        load_or_compute(model, data, data.layout, "32-true", 1, lambda *_: None).facts["from_cache"]
+        is True
+    )
 
 
 def test_other_weights_find_no_store(tmp_path):
@@ -106,7 +109,8 @@ def test_other_weights_find_no_store(tmp_path):
     for seed in (0, 1):
         model = from_conf("model/tiny", layers=3, seed=seed).load_model(tiny_tokenizer(), 0)
         LastLayers(1, 1)(model, 0)
-        kept = load_or_compute(model, Data(rows, "padded", tmp_path), "32-true", 1, lambda *_: None)
+        data = Data(rows, "padded", tmp_path)
+        kept = load_or_compute(model, data, data.layout, "32-true", 1, lambda *_: None)
         assert kept.facts["from_cache"] is False
 
 
@@ -114,9 +118,9 @@ def test_folds_share_a_store_and_a_store_that_is_there_needs_no_room(tmp_path):
     model = from_conf("model/tiny", layers=3).load_model(tiny_tokenizer(), 0)
     Head(1)(model, 0)
     data = Data(some_rows(), "padded", tmp_path)
-    first = load_or_compute(model, data, "32-true", 1, lambda *_: None)
+    first = load_or_compute(model, data, data.layout, "32-true", 1, lambda *_: None)
     data.splits = {"train": np.array([2]), "val": np.array([0]), "test": np.array([5])}
-    other = load_or_compute(model, data, "32-true", 1e-9, lambda *_: None)
+    other = load_or_compute(model, data, data.layout, "32-true", 1e-9, lambda *_: None)
     assert (first.facts["from_cache"], other.facts["from_cache"]) == (False, True)
 
 
@@ -125,7 +129,7 @@ def test_what_is_too_large_is_computed_anew_and_said(tmp_path, recwarn):
     LastLayers(1, 1)(model, 0)
     data = Data(some_rows(), "padded", tmp_path)
     with pytest.warns(UserWarning, match="would take .* GiB on disk, and tune.cache_gib=1e-09"):
-        assert load_or_compute(model, data, "32-true", 1e-9, print) is None
+        assert load_or_compute(model, data, data.layout, "32-true", 1e-9, print) is None
 
 
 def test_a_store_that_gives_other_rewards_is_not_used(tmp_path, monkeypatch):
@@ -135,7 +139,7 @@ def test_a_store_that_gives_other_rewards_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(ActivationWriter, "add", lambda self, states: add(self, states * 1.01))
     data = Data(some_rows(), "padded", tmp_path)
     with pytest.warns(UserWarning, match="gives rewards that differ by"):
-        found = load_or_compute(model, data, "32-true", 1, lambda *_: None)
+        found = load_or_compute(model, data, data.layout, "32-true", 1, lambda *_: None)
     assert found is None
 
 

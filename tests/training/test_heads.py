@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rmexp.batching.collate import BatchLayout
 from rmexp.models.reward_model import update_facts
 from rmexp.models.tiny import Tiny
 from rmexp.runner import head_groups
@@ -163,7 +164,7 @@ def test_a_head_is_where_its_rows_are():
     settings = SimpleNamespace(steps=lambda epoch: epoch, validations=1)
     optim, batches = (
         from_conf("optim/adamw", lr=1e-3, head_lr=None),
-        SimpleNamespace(device="meta"),
+        SimpleNamespace(device="meta", layout=BatchLayout("padded")),
     )
     module = HeadModule(head, from_conf("loss/bradley_terry"), rows, optim, settings, batches, {})
     groups = HeadBank([module]).optimizer.param_groups

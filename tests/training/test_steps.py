@@ -1,11 +1,13 @@
 """Which comparisons share a step: the same whatever the layout, the workers and the epoch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmexp.batching.collate import Collate
+from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.batching.step_loader import BatchPlan, StepLoader, evaluation_loader
 from rmexp.core.errors import UserError
 from tests.conftest import result
@@ -66,7 +68,7 @@ class Rows(list):
 def test_neither_layout_nor_workers_change_a_step(workers, layout):
     rows = Rows(toy_row([[n, 1], [n, 2, 3]], row=n) for n in range(10))
     made = BatchPlan(np.arange(10), np.arange(10), np.full(10, 4), 3, None, 0)
-    loader = StepLoader(rows, made, Collate(0, 100, layout), workers)
+    loader = StepLoader(rows, made, Collate(0, 100, BatchLayout(layout)), workers)
     seen = [{item for b in step.batches for item in b.items_N.tolist()} for step in loader]
     assert seen == [set(step) for step in made.steps(0)]
 
@@ -78,7 +80,7 @@ def test_evaluation_keeps_the_rows_of_a_prompt_together():
         row["prompt_key"] = "same"
     indices, prompts = np.arange(7), np.array([0, 0, 0, 0, 0, 1, 1])
     loader = evaluation_loader(
-        rows, indices, prompts, np.full(7, 3), Collate(0, 100, "tree"), batch_size=2
+        rows, indices, prompts, np.full(7, 3), Collate(0, 100, BatchLayout("tree")), batch_size=2
     )
     seen = [sorted({i for b in step.batches for i in b.items_N.tolist()}) for step in loader]
     assert seen == [[0, 1, 2, 3, 4], [5, 6]]
@@ -115,8 +117,7 @@ def test_a_run_by_tokens(rmexp, write_rows):
 
 
 def test_a_comparison_above_the_budget_names_itself(tmp_path):
-    from rmexp.data.datamodule import ComparisonData
-    from rmexp.data.formats.auto import Auto
+    from tests.helpers.options import from_conf
     from tests.helpers.toys import tiny_tokenizer
 
     file = tmp_path / "rows.jsonl"
@@ -126,10 +127,11 @@ def test_a_comparison_above_the_budget_names_itself(tmp_path):
             for n in range(1, 9)
         )
     )
-    data = ComparisonData(
-        Auto(), str(file), cache=str(tmp_path), tokens_per_batch=80, val_share=0.2
+    data = from_conf(
+        "data/jsonl", path=str(file), cache=str(tmp_path), tokens_per_batch=80, val_share=0.2
     )
     data.prepare(tiny_tokenizer(), 0, lambda *_: None)
-    data.tokens_per_batch = int(data.rows["size"][5]) - 1
+    limit = int(data.rows["size"][5]) - 1
+    data.batching = dataclasses.replace(data.batching, tokens_per_batch=limit)
     with pytest.raises(UserError, match=r"Comparison r\d has \d+ tokens"):
         data.plan()

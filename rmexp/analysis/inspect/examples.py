@@ -6,7 +6,7 @@ from typing import Any
 
 from rmexp.analysis.inspect.prompts import truncate
 from rmexp.analysis.inspect.rows import RowFacts
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 
 EXAMPLE_SUBSETS = 20
 EXAMPLE_CHARACTERS = 3000  # of a rendered response

@@ -8,7 +8,7 @@ from typing import Any
 from rmexp.analysis.inspect.agreement import VoteTable
 from rmexp.analysis.inspect.prompts import Prompt, prompt_text
 from rmexp.comparison import Comparison, Message
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.text_style import spoken
 
 ROW_COLUMNS = ("id", "subset", "language", "prompt_key", "ratings", "pairs", "size", "lengths")
@@ -62,7 +62,7 @@ def gather(
     rows: list[RowFacts] = []
     prompts: dict[str, Prompt] = {}
     number, kept = next(stored)
-    for comparison, _ in data.comparisons():
+    for comparison, _ in data.source.comparisons():
         if comparison.id != kept["id"]:
             continue  # tokenising dropped it
         if (split := split_of.get(number)) is not None:

@@ -9,7 +9,7 @@ from rmexp.analysis.inspect import duplicates, length_and_labels
 from rmexp.analysis.inspect.agreement import agreement
 from rmexp.analysis.inspect.leakage import Overlap
 from rmexp.analysis.inspect.rows import RowFacts
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reader import RowReport
 
 # Warn above these values.
@@ -34,11 +34,11 @@ def describe_data(
     votes = [(vote, row.prompt) for row in rows for vote in row.votes]
     agreed = agreement([vote for vote, _ in votes], [prompt for _, prompt in votes])
     return {
-        "rows": read_data(data.report, len(rows), data.max_length),
+        "rows": read_data(data.report, len(rows), data.source.max_length),
         "splits": splits(data, rows),
         "subsets": subsets,
         "languages": languages,
-        "lengths": {"max_length": data.max_length} | length_and_labels.lengths(rows),
+        "lengths": {"max_length": data.source.max_length} | length_and_labels.lengths(rows),
         "ratings": length_and_labels.ratings(rows),
         "position": length_and_labels.position(rows),
         "length_bias": length_and_labels.length_bias(rows),

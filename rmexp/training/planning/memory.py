@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.collate import Batch, BatchLayout
 from rmexp.core.errors import UserError
 from rmexp.models.reward_model import compute_rewards, hidden_states, update_facts
 from rmexp.models.tuning import layers
@@ -127,10 +127,8 @@ def _traced(shape: Shape, work: Callable[..., None], kept: bool, share: float = 
         if kept and shape.kept and not shape.pooled:
             below = sum(1 for n in counts if n < shape.kept)
             store: Any = SimpleNamespace(pooled=False)
-            home: Any = SimpleNamespace(features=None)
-            stack.enter_context(
-                skip_frozen_layers(model, home, CachedActivations(store, below, {}))
-            )
+            kept_layers = CachedActivations(store, below, {})
+            stack.enter_context(skip_frozen_layers(model, BatchLayout("padded"), kept_layers))
         if shape.gpu:
             before = model.config._attn_implementation
             update_facts(model, padded_attention=FUSED)

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from rmexp.data.datamodule import ComparisonData
+from rmexp.batching.collate import BatchLayout
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.models.layout_probe import check_layout
 from rmexp.models.reward_model import (
     backbone,
@@ -97,11 +98,13 @@ class Sizer:
     shape   the model, tuned
     sizes   of it
     again   its layers are checkpointed
+    layout  of its batches, by what the model declares
     """
 
     shape: Shape
     sizes: Sizes
     again: bool
+    layout: BatchLayout
 
     def needs(self, epoch: work.Epoch, devices: Devices, process: int) -> Needs:
         """Bytes on each device; `process`: what its process holds without any tensor."""
@@ -148,7 +151,7 @@ def sized(
     """The model of a source, made of its configuration alone.
 
     Args:
-        data: prepared; its layout is set to what the model's declarations allow.
+        data: prepared.
         again: checkpoint layers; None: as the source says.
 
     Raises:
@@ -167,7 +170,7 @@ def sized(
             tune(model, 0)
         frozen = frozen_layers(model)
     refused = source.layout == "padded" or check_layout(model) is not None
-    data.layout = "padded" if refused else "tree" if source.layout == "tree" else "mixed"
+    layout = BatchLayout("padded" if refused else "tree" if source.layout == "tree" else "mixed")
     pooled = not any(p.requires_grad for p in backbone(model).parameters())
     kept = frozen if tune.cache_gib and frozen else 0
     if kept and reason_not_cached(model, data, pooled, tune.cache_gib) is not None:
@@ -176,7 +179,7 @@ def sized(
     if checkpointed:
         model.activation_checkpointing_enable({"use_reentrant": False})
     shape = Shape(mode, model, kept, bool(kept) and pooled, precision, gpu)
-    return Sizer(shape, _sizes(model, whole), checkpointed)
+    return Sizer(shape, _sizes(model, whole), checkpointed, layout)
 
 
 def _sizes(model: Any, whole: Mapping[str, int]) -> Sizes:

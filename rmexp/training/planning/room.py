@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from rmexp.config.compose import build
 from rmexp.config.schema import CONF_DIR
 from rmexp.core.errors import UserError
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.models.tuning import LoRA
 from rmexp.training.planning.needs import Devices, Needs, Sizer, sized
 from rmexp.training.planning.work import lay_out
@@ -74,7 +74,6 @@ class MachineSetting:
 
     def needs(self) -> Needs:
         """Bytes on each device."""
-        before = self.data.micro_batch_tokens
         key = (repr(self.tune), self.again)
         if key not in self.made:
             self.made[key] = sized(
@@ -87,11 +86,7 @@ class MachineSetting:
                 self.again,
             )
         sizer = self.made[key]
-        self.data.micro_batch_tokens = self.budget
-        try:
-            epoch = lay_out(self.data, self.devices.count)
-        finally:
-            self.data.micro_batch_tokens = before
+        epoch = lay_out(self.data, sizer.layout, self.budget, self.devices.count)
         return sizer.needs(epoch, self.devices, self.process)
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rmexp.batching.collate import Batch, Step
+from rmexp.batching.collate import Batch, BatchLayout, Collate, Step
 from rmexp.batching.prefix_tree import Tree
 from rmexp.batching.step_loader import IndexedRows
-from rmexp.data.datamodule import ComparisonData
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.models.tuning import layers
 
 LAID_OUT = 128
@@ -60,12 +60,13 @@ class Epoch:
     most: int
 
 
-def lay_out(data: ComparisonData, devices: int) -> Epoch:
-    """Lay out the first epoch's steps; see `LAID_OUT`."""
-    steps, portion = data.plan().steps(0), data.portion(0, devices)
+def lay_out(data: ComparisonData, layout: BatchLayout, budget: int, devices: int) -> Epoch:
+    """Lay out the first epoch's steps in micro-batches of `budget` tokens; see `LAID_OUT`."""
+    steps, portion = data.plan().steps(0), data.partition(0, devices)
     totals = np.array([portion.sizes[rows].sum() for rows in steps])
     chosen = _chosen(totals)
-    rows, collate = IndexedRows(data.rows), data.collate()
+    rows = IndexedRows(data.rows)
+    collate = Collate(data.tokenizer.pad_token_id, budget, layout)
     work, seen, widest, most = Work(), 0, None, 0
     for number in chosen:
         seen += int(totals[number])

@@ -1,0 +1,297 @@
+"""Comparisons, tokenised, split by prompt, and handed out in steps."""
+
+import copy
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from rmexp.batching.collate import Batch, BatchLayout, Collate
+from rmexp.batching.rank_partition import RankPartition
+from rmexp.batching.step_loader import BatchPlan, StepLoader, evaluation_loader
+from rmexp.core import distributed
+from rmexp.core.errors import UserError, note_fallback
+from rmexp.data import sampling
+from rmexp.data.reader import RowReport
+from rmexp.data.row_source import MixedSource, RowSource
+from rmexp.data.splits import SingleSplit, SplitPolicy, describe_fold
+from rmexp.data.token_columns import COUNT_COLUMNS, Balance, TokenColumns
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Which training rows are drawn, and how often; see `options.comparison_data`."""
+
+    max_per_prompt: int | None = None
+    balance: Balance | None = None
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How many comparisons share a step or a micro-batch; see `options.comparison_data`."""
+
+    batch_size: int
+    tokens_per_batch: int | None
+    group_by_prompt: bool
+    eval_batch_size: int
+    micro_batch_tokens: int
+    workers: int
+
+    def __post_init__(self) -> None:
+        if self.tokens_per_batch is not None and self.group_by_prompt:
+            raise UserError(
+                "data.tokens_per_batch deals out comparisons, data.group_by_prompt whole prompts: "
+                "leave out one of them (with the latter data.batch_size counts prompts)."
+            )
+
+
+class ComparisonData:
+    """The tokenised rows of a source, their splits, and loaders over them.
+
+    The layout of micro-batches depends on the model, so that loaders take it as an argument.
+
+    Args:
+        source: where the rows come from.
+        split_policy: which rows train, select and test.
+        sampling: which training rows are drawn.
+        batching: the sizes of steps.
+
+    Raises:
+        UserError: settings exclude each other.
+
+    Attributes:
+        rows: the tokenised data set, see `token_dataset.TOKEN_SCHEMA`; set by `prepare`.
+        splits: split -> the sorted indices of its rows.
+        report: counts of the rows that were read, kept and dropped.
+        held_out: facts of the fold that is held out; None without folds.
+        fingerprint: hash of the source and of the splits.
+    """
+
+    def __init__(
+        self,
+        source: RowSource | MixedSource,
+        split_policy: SplitPolicy | SingleSplit,
+        sampling: SamplingSettings,
+        batching: BatchSettings,
+    ) -> None:
+        if batching.tokens_per_batch is not None and sampling.balance is not None:
+            raise UserError(
+                "data.tokens_per_batch lays all rows out once, data.balance draws some of them "
+                "several times: leave out one of them."
+            )
+        self.source, self.split_policy = source, split_policy
+        self.sampling, self.batching = sampling, batching
+        self.rows: Any = None
+        self.report = RowReport()
+        self.splits: dict[str, np.ndarray] = {}
+        self.held_out: dict[str, Any] | None = None
+        self.from_cache = False
+        self.fingerprint = ""
+
+    def prepare(self, tokenizer: Any, seed: int, progress: Callable[[str, int], None]) -> None:
+        """Read, tokenise (or load from the cache) and split the rows; needs no model.
+
+        Args:
+            tokenizer: with the run's template; None for rewards that come from a file, see
+                `load_or_tokenise`.
+            seed: of the order of training rows.
+            progress: called with a description and a count while rows are tokenised.
+
+        Raises:
+            UserError: the source or its rows cannot be used.
+        """
+        self.tokenizer, self.seed = tokenizer, seed
+        table, self.home = self.source.load(tokenizer, progress)
+        self.rows, self.report, self.from_cache = table.rows, table.report, table.from_cache
+        parts = [self.source.key, *self.split_policy.key]
+        self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+        self.splits, self.held_out = self.split_policy.assign(
+            self.rows["prompt_key"][:],
+            self.rows["split"][:],
+            self.rows["subset"][:],
+            self.rows["group"][:],
+            self.report,
+            table.dropped,
+        )
+
+    def with_seed(self, seed: int) -> "ComparisonData":
+        """A copy that shares the rows, with its own splits, report and order of training rows."""
+        twin = copy.copy(self)
+        twin.splits, twin.report, twin.seed = dict(self.splits), copy.deepcopy(self.report), seed
+        return twin
+
+    @property
+    def columns(self) -> TokenColumns:
+        """The rows column by column."""
+        return TokenColumns(self.rows)
+
+    @property
+    def cache(self) -> Path:
+        """Directory for tokenised rows and cached activations."""
+        return self.source.cache
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Label kind -> its count in a split: pairs and ties, else rows that have it."""
+        return self.columns.counts(self.splits[split])
+
+    def example(self) -> tuple[str, list[int]]:
+        """The first response, as rendered and as token ids."""
+        row = self.rows[0]
+        return row["texts"][0], row["tokens"][0]
+
+    def longest(self) -> int:
+        """Tokens of the longest response with its prompt."""
+        return int(self.columns.numbers("longest").max())
+
+    def keep_trainable(self, kinds: Sequence[str], reason: str) -> None:
+        """Drop training rows that cannot train, and check what remains.
+
+        Rows without a label of `kinds` (all rows are kept if it is empty), of weight 0, or beyond
+        `max_per_prompt` are dropped and counted. Without test rows, test becomes val.
+
+        Raises:
+            UserError: train or val has no label of these kinds.
+        """
+        columns = self.columns
+        if kinds:
+            self._drop_train(columns.with_any(kinds, self.splits["train"]), reason)
+        self._drop_train(columns.numbers("weight")[self.splits["train"]] > 0, "of weight 0")
+        if (most := self.sampling.max_per_prompt) is not None:
+            prompts = columns.prompts(self.splits["train"])
+            keep = sampling.capped(prompts, most, self.split_policy.seed)
+            self._drop_train(keep, f"beyond data.max_per_prompt={most}")
+        wanted = kinds or tuple(COUNT_COLUMNS)
+        for name in ("train", "val"):
+            counts = self.counts(name)
+            if not any(counts[kind] for kind in wanted):
+                raise UserError(
+                    f"The {name} split has {len(self.splits[name])} comparisons and none with "
+                    f"{' or '.join(wanted)}: give more rows, other shares (data.val_share), or "
+                    "ratings that differ by data.min_rating_gap."
+                )
+        self.test_on_val()
+
+    def test_on_val(self) -> None:
+        """Use val as test if there are no test rows."""
+        if not any(self.counts("test").values()):
+            self.splits["test"] = self.splits["val"]
+            note_fallback("There is no test split: selected and judged on the same rows (val).")
+
+    def _drop_train(self, keep: np.ndarray, cause: str) -> None:
+        if keep.all():
+            return
+        train = self.splits["train"]
+        lost = self.rows.select_columns("subset").select(train[~keep])
+        for subset, count in Counter(lost["subset"]).items():
+            self.report.drop(cause, subset, count)
+        self.splits["train"] = train[keep]
+
+    def rating_spans(self) -> dict[str, tuple[float, float]]:
+        """Source of a mixture -> the lowest and highest rating of its training rows."""
+        train, spans = self.splits["train"], {}
+        for number, name in enumerate(self.source.names):
+            rows = self.columns.objects("ratings", train[self.home[train] == number])
+            if found := [rating for row in rows for rating in row if rating == rating]:
+                spans[name] = (min(found), max(found))
+        return spans
+
+    def plan(self) -> BatchPlan:
+        """Which training rows share a step.
+
+        Raises:
+            UserError: a comparison has more tokens than a step may have.
+        """
+        rows, limit = self.splits["train"], self.batching.tokens_per_batch
+        grouped = self.batching.group_by_prompt
+        units = self.columns.prompts(rows) if grouped else np.arange(len(rows))
+        sizes = self.columns.numbers("size")[rows]
+        if limit is not None and len(rows) and sizes.max() > limit:
+            row = self.rows[int(rows[sizes.argmax()])]
+            raise UserError(
+                f"Comparison {row['id']} has {sizes.max()} tokens, more than "
+                f"data.tokens_per_batch={limit}: raise it, or lower data.max_length."
+            )
+        size, rate = self.batching.batch_size, self.sampling_rate()
+        return BatchPlan(rows, units, sizes, size, limit, self.seed, rate)
+
+    def sampling_rate(self) -> np.ndarray | None:
+        """(C,) draws an epoch of each training row, mean 1; None: each row once."""
+        return self.source.sampling_rate(self.home[self.splits["train"]], self._balance_groups())
+
+    def _balance_groups(self) -> Sequence[Any] | None:
+        balance = self.sampling.balance
+        return None if balance is None else self.columns.groups(balance, self.splits["train"])
+
+    def sampled(self) -> dict[str, tuple[float, float]]:
+        """Source and balanced group -> its shares of the training rows and of the draws."""
+        names = self.source.names
+        homes = self.home[self.splits["train"]]
+        groupings = [[names[number] for number in homes] if names else None, self._balance_groups()]
+        found: dict[str, tuple[float, float]] = {}
+        for groups in groupings:
+            if groups is not None:
+                plan = self.plan()
+                found |= sampling.shares_of(groups, plan.unit_times()[plan.units])
+        return found
+
+    def collate(self, layout: BatchLayout) -> Collate:
+        """The collator of these rows for a model's layout."""
+        return Collate(self.tokenizer.pad_token_id, self.batching.micro_batch_tokens, layout)
+
+    def train_loader(self, layout: BatchLayout) -> StepLoader:
+        """Shuffled steps, of which this process gets its part; resumable."""
+        count = distributed.world_size()
+        partition = self.partition(distributed.rank(), count) if count > 1 else None
+        collate, workers = self.collate(layout), self.batching.workers
+        return StepLoader(self.rows, self.plan(), collate, workers, partition)
+
+    def partition(self, rank: int, count: int) -> RankPartition:
+        """Which rows of each step the process `rank` of `count` gets."""
+        columns = self.columns
+        prompts = columns.prompts(np.arange(len(self.rows)))
+        return RankPartition(rank, count, columns.numbers("size"), columns.shared(), prompts)
+
+    def dummy_batch(self, layout: BatchLayout) -> Batch:
+        """The smallest training row: what a process without rows computes, to keep in step."""
+        train = self.splits["train"]
+        row = int(train[self.columns.numbers("size")[train].argmin()])
+        return self.collate(layout)([{**self.rows[row], "row": row}]).batches[0]
+
+    def eval_loader(self, split: str, layout: BatchLayout) -> DataLoader:
+        """Every row of a split once, longest first; of several processes, this one's part."""
+        rows = self.splits[split]
+        return evaluation_loader(
+            self.rows,
+            rows,
+            self.columns.prompts(rows),
+            self.columns.numbers("longest")[rows],
+            self.collate(layout),
+            self.batching.eval_batch_size,
+            distributed.rank(),
+            distributed.world_size(),
+        )
+
+    def lines(self) -> list[str]:
+        """A summary of the data for the terminal."""
+        fresh = "read now" if self.tokenizer is None else "tokenised now"
+        source = "from the cache" if self.from_cache else fresh
+        sizes = []
+        for name, rows in self.splits.items():
+            counts = self.counts(name)
+            labels = [
+                f"{counts[kind]} {kind}" for kind in ("pairs", "ties", "ratings") if counts[kind]
+            ]
+            sizes.append(f"{name} {len(rows)} ({', '.join(labels) or 'no judgement'})")
+        drawn = [
+            f"drawn: {group} {share:.1%} of the time ({rows:.1%} of the rows)"
+            for group, (rows, share) in self.sampled().items()
+        ]
+        fold = [] if self.held_out is None else [describe_fold(self.held_out)]
+        lines = [*fold, *self.report.lines(), *drawn]
+        return [f"data: {', '.join(sizes)}; {source}", *("  " + line for line in lines)]
