@@ -1,13 +1,14 @@
 """python -m bench.memory: estimates of task=plan beside the memory of real runs.
 
-Each setting is planned and then run by the real command line, to its end with its export; what it
-took is the peak of its process's resident memory. SmolLM2-135M on the demo data, on a CPU. Each
-that is done is a line of memory.jsonl; docs/plan.md is rewritten after it.
+Each setting is planned and then run by the real command line, to its end with its export. Measured
+is the peak of the resident memory of the run's process. SmolLM2-135M on the demo data, on a CPU.
+Each setting that is done is a line of memory.jsonl. Prints the table of docs/planning.md.
 """
 
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,16 @@ from bench.rounds import table
 from bench.works import ROOT
 
 LINES = ROOT / "bench/memory.jsonl"
-PAGE = ROOT / "docs/plan.md"
 
 PRECISIONS = ("32-true", "bf16-mixed")
-TUNES = ("full", "lora", "last_layers", "head")
+TUNES = ("full", "last_layers", "lora", "head")
 STEPS = {
     "8 comparisons": ("data.limit=60",),
     "8 comparisons in several micro-batches": ("data.limit=80", "data.micro_batch_tokens=700"),
-    "4 comparisons": ("data.limit=40", "data.batch_size=4", "data.micro_batch_tokens=1024"),
 }
-"""A step -> its words. `planning.live.GAPS` was chosen by the last of them."""
+"""Options of each kind of step."""
 
-COLUMNS = "a step has|tune|precision|planned|measured|difference"
-
-HEAD = """# What task=plan says, and what a run takes
-
-Written by `python -m bench.memory`: SmolLM2-135M on a CPU, GiB of a whole run with its export, the
-process in it. A plan counts tensors; what glibc's heap loses between them is a measured share.
-
-"""
+COLUMNS = "a step has|tune|precision|planned, GiB|measured, GiB|difference"
 
 
 def main() -> None:
@@ -50,8 +42,7 @@ def main() -> None:
                     words = [f"tune={tune}", f"trainer.precision={precision}", *more]
                     with open(LINES, "a") as stream:
                         stream.write(json.dumps(line | both(home, words)) + "\n")
-                    write()
-    write()
+    print("\n".join(table(COLUMNS, list(rows()))))
 
 
 def both(home: Path, words: list[str]) -> dict[str, float]:
@@ -68,20 +59,12 @@ def lines() -> list[dict[str, Any]]:
     return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.is_file() else []
 
 
-def write() -> None:
-    """docs/plan.md of all that was measured."""
-    rows = [
-        [
-            one["step"],
-            one["tune"],
-            one["precision"],
-            f"{one['planned']:.2f}",
-            f"{one['measured']:.2f}",
-            f"{one['planned'] / one['measured'] - 1:+.0%}",
-        ]
-        for one in lines()
-    ]
-    PAGE.write_text(HEAD + "\n".join(table(COLUMNS, rows)) + "\n")
+def rows() -> Iterator[list[str]]:
+    """Cells of the table."""
+    for one in lines():
+        setting = [one["step"], one["tune"], one["precision"]]
+        sizes = [f"{one[name]:.2f}" for name in ("planned", "measured")]
+        yield [*setting, *sizes, f"{one['planned'] / one['measured'] - 1:+.0%}"]
 
 
 if __name__ == "__main__":

@@ -143,9 +143,7 @@ def test_the_readme_is_short():
     assert len(TEXTS["README.md"].splitlines()) <= 170
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in TEXTS if page.startswith("docs/") and page != "docs/plan.md"]
-)
+@pytest.mark.parametrize("page", [page for page in TEXTS if page.startswith("docs/")])
 def test_every_guide_opens_with_a_command(page):
     opening = TEXTS[page].split("\n## ")[0]
     assert "```bash\n" in opening

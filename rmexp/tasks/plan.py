@@ -1,26 +1,35 @@
-"""task=plan: what a training will need, and whether it fits; no weights are loaded."""
+"""task=plan: what a training run needs, and whether it fits; no weights are loaded."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt
 
-from rmexp.analysis.report import plan_table
+from rmexp.analysis.report.plan_table import UNKNOWN, plan_table
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
+from rmexp.core.process_memory import device_memory, resident_bytes
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses import Loss
 from rmexp.losses.compatibility import check_trainable
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.optim import AdamW
-from rmexp.training.planning.needs import Devices, Needs, Sizer, sized
-from rmexp.training.planning.room import GIBIBYTE, MachineSetting, device_memory, refusal, resident
-from rmexp.training.planning.work import Epoch, lay_out
+from rmexp.training.planning.estimate import estimate
+from rmexp.training.planning.fake_model import FakeModel
+from rmexp.training.planning.proposals import GIBIBYTE, propose
 from rmexp.training.setup import prepare_data
 from rmexp.training.trainer import TrainerSettings
+
+NEEDS = {
+    "training": "a training step",
+    "keeping": "caching the outputs of the frozen layers",
+    "saving": "saving a checkpoint",
+    "export": "verifying the export",
+    "loading": "loading all weights",
+}
 
 
 def plan(
@@ -41,91 +50,56 @@ def plan(
     """Print parameters, memory by part, tokens, FLOPs and hours; `plan.json` has them too.
 
     Args:
-        model: where the model comes from; its configuration and tokenizer are read.
-        optim: every optimizer of ours keeps the same.
+        model: source of the model; its configuration and tokenizer are read.
+        optim: all optimizers have AdamW's two moments.
+        memory_gib: memory of each device; None: of this machine's.
+        tflops: TFLOP/s that each device reaches; None: no hours are estimated.
 
     Raises:
-        UserError: it does not fit; says what would make it fit.
+        UserError: it does not fit; names settings that do.
     """
     check = functools.partial(check_trainable, data, loss, labels["loss"], labels["data"])
     prepared = prepare_data(model, template, data, seed, run, reporter, check)
     gpu = trainer.resolved_accelerator() == "gpu"
-    # `auto` is one device where this machine has no GPU.
-    spread = Devices(trainer.strategy, max(1, trainer.processes))
-    sharing = max(1, trainer.resolved_devices())
-    available = memory_gib * GIBIBYTE if memory_gib else device_memory(gpu, sharing)
-    process = 0 if gpu else resident()
-    precision = _precision(trainer)
-    sizer = sized(model, prepared.tokenizer, data, tune, precision, gpu)
-    epoch = lay_out(data, sizer.layout, data.batching.micro_batch_tokens, spread.count)
-    needs = sizer.needs(epoch, spread, process)
-    facts = _facts(sizer, epoch, needs, spread, trainer, tflops)
+    elsewhere = gpu and not torch.cuda.is_available() and trainer.precision == "auto"
+    precision = "bf16-mixed" if elsewhere else trainer.resolved_precision()
+    fake = FakeModel(model, prepared.tokenizer, data, tune, precision == "bf16-mixed", gpu)
+    process = 0 if gpu else resident_bytes()
+    devices = max(1, trainer.processes)  # with `auto`, the machine may have no GPU
+    facts = estimate(fake, data.batching.micro_batch_tokens, trainer.strategy, devices, process)
+    shared = max(1, trainer.resolved_devices())
+    available = device_memory(gpu, shared) if memory_gib is None else memory_gib * GIBIBYTE
+    epochs = trainer.steps(facts["steps"]) / facts["steps"]
+    flops = facts["flops"] * epochs + facts["keeping_flops"]
     facts |= {
         "model": model.name,
         "tune": type(tune).__name__,
+        "strategy": trainer.strategy,
+        "devices": devices,
         "precision": precision,
-        "layout": sizer.layout.layout,
+        "epochs": epochs,
+        "tflops": tflops,
+        "hours": None if tflops is None else flops / (tflops * 1e12 * devices * 3600),
         "available": int(available),
-        "fits": needs.most <= available,
+        "fits": facts["needed"] <= available,
     }
     run.write_json("plan.json", facts)
     run.update(plan=facts)
-    reporter.console.print(plan_table.plan_table(facts))
+    reporter.console.print(plan_table(facts))
+    reporter.console.print(UNKNOWN)
     if not facts["fits"]:
-        setting = MachineSetting(
-            model, prepared.tokenizer, data, tune, precision, gpu, spread, process, sizer.again,
-            data.batching.micro_batch_tokens,
-        )  # fmt: skip
-        raise UserError(refusal(setting, needs, available))
+        ways = propose(fake, facts, available, data.batching.micro_batch_tokens, process)
+        raise UserError(_refusal(facts, list(ways)))
     return {}
 
 
-def _precision(trainer: TrainerSettings) -> str:
-    """The trainer's; bf16 where a GPU is planned for that is not here to be asked."""
-    elsewhere = trainer.resolved_accelerator() == "gpu" and not torch.cuda.is_available()
-    if trainer.precision == "auto" and elsewhere:
-        return "bf16-mixed"
-    return trainer.resolved_precision()
-
-
-def _facts(
-    sizer: Sizer,
-    epoch: Epoch,
-    needs: Needs,
-    devices: Devices,
-    trainer: TrainerSettings,
-    tflops: float | None,
-) -> dict[str, Any]:
-    """What `plan.json` holds: memory in bytes, on each device."""
-    flops, once = sizer.epoch_flops(epoch), sizer.keeping_flops(epoch)
-    epochs = trainer.steps(epoch.steps) / epoch.steps
-    rate = None if tflops is None else tflops * 1e12 * devices.count * 3600
-    return {
-        "parameters": sizer.sizes.all,
-        "trainable": sizer.sizes.trainable,
-        "parts": dict(sizer.sizes.parts),
-        "strategy": devices.strategy,
-        "devices": devices.count,
-        "gradient_checkpointing": sizer.again,
-        "kept_layers": sizer.shape.kept,
-        "micro_batch": int(epoch.widest.tokens_R_T.numel()),
-        "micro_batches": epoch.most,
-        "memory": dict(needs.parts),
-        "peak": needs.when,
-        "training": needs.training,
-        "loading": needs.loading,
-        "saving": needs.saving,
-        "export": needs.export,
-        "keeping": needs.keeping,
-        "needed": needs.most,
-        "steps": epoch.steps,
-        "comparisons": epoch.comparisons,
-        "laid_out": epoch.laid_out,
-        "tokens": round(epoch.work.tokens),
-        "keys": round(epoch.work.keys),
-        "flops": flops,
-        "keeping_flops": once,
-        "epochs": epochs,
-        "tflops": tflops,
-        "hours": None if rate is None else (flops * epochs + once) / rate,
-    }
+def _refusal(facts: Mapping[str, Any], ways: Sequence[str]) -> str:
+    what = next(what for name, what in NEEDS.items() if facts[name] == facts["needed"])
+    where = f"{facts['strategy']} over {facts['devices']} devices"
+    none = "no tune, micro-batch or number of devices that rmexp can propose makes it fit"
+    return (
+        f"This does not fit: {what} needs {facts['needed'] / GIBIBYTE:.1f} GiB on each device "
+        f"({where if facts['devices'] > 1 else 'one device'}), and there are "
+        f"{facts['available'] / GIBIBYTE:.1f} GiB; "
+        f"{'it would fit with ' + '; or '.join(ways) if ways else none}."
+    )

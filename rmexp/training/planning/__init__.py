@@ -1,4 +1,1 @@
-"""Memory and time of a run, estimated before it starts.
-
-Imports packages down to training. Start with `needs`.
-"""
+"""What a run needs, estimated without its weights. Start with `estimate`."""

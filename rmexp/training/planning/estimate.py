@@ -1,0 +1,94 @@
+"""Memory of each device by part, and FLOPs."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from rmexp.batching.collate import BatchLayout
+from rmexp.batching.epoch_layout import lay_out_epoch
+from rmexp.models.reward_model import head_parameters
+from rmexp.training.optim import AdamW
+from rmexp.training.planning.fake_model import FakeModel
+
+FLOAT, HALF = 4, 2  # bytes of weights, gradients and moments, and of numbers in bf16
+
+
+def estimate(
+    fake: FakeModel, tokens: int, strategy: str, devices: int, process: int
+) -> dict[str, Any]:
+    """Facts for `plan.json`: bytes on each device, FLOPs of all devices together.
+
+    Args:
+        tokens: of a micro-batch at most.
+        strategy: `single`, `ddp` or `fsdp`.
+        process: bytes of a process without tensors.
+    """
+    collate = replace(fake.data.collate(BatchLayout(fake.layout)), micro_batch_tokens=tokens)
+    steps, partition = fake.data.plan().steps(0), fake.data.partition(0, devices)
+    batch, epoch = lay_out_epoch(steps, partition, fake.data.rows, collate)
+    trace, cells = fake.trace(batch), batch.tokens_R_T.numel()
+    parts, weights, gradients, gathered = _sizes(fake)
+    sharded = strategy == "fsdp" and devices > 1
+    share = 1 / devices if sharded else 1.0
+    phase, peak = trace.peak(share, gradients if epoch["micro_batches"] > 1 else 0)
+    memory = {
+        "weights": math.ceil(weights * share),
+        "gradients": math.ceil(gradients * share) if sharded else peak[2],
+        "optimizer": math.ceil(AdamW.moments * gradients * share),
+        "activations": peak[0],
+        "casts": 0 if sharded else peak[1],  # fully_shard gathers layers in bf16
+        "exchange": gathered if sharded else gradients if devices > 1 else 0,  # ddp's buckets
+        "process": process,
+    }
+    saved = memory["weights"] + memory["optimizer"] + (1 + AdamW.moments) * gradients
+    needs = {
+        "training": sum(memory.values()),
+        "loading": process + weights,
+        "saving": 0 if fake.gpu or strategy != "fsdp" else process + saved,
+        "export": 0 if fake.gpu else process + 2 * weights,
+        "keeping": 0,
+    }
+    config, recompute = fake.model.config.get_text_config(), fake.source.gradient_checkpointing
+    count, heads = len(fake.layers), config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    attention = 4 * width * epoch["keys"]  # of one layer, forward; twice that backward
+    passes = count - fake.cached + (count - fake.frozen) * (2 + recompute)
+    flops, feature_flops = trace.flops() / cells * epoch["tokens"] + passes * attention, 0.0
+    if fake.cached:
+        features = fake.trace(batch, feature_pass=True)
+        needs["keeping"] = needs["loading"] + sum(features.peak()[1])
+        feature_flops = features.flops() / cells * epoch["tokens"] + fake.cached * attention
+    return {
+        "parameters": weights // FLOAT,
+        "trainable": gradients // FLOAT,
+        "parts": parts,
+        "gradient_checkpointing": recompute,
+        "layout": fake.layout,
+        "kept_layers": fake.cached,
+        "micro_batch": cells,
+        **epoch,
+        "memory": memory,
+        "peak": phase,
+        **needs,
+        "needed": max(needs.values()),
+        "flops": flops,
+        "keeping_flops": feature_flops,
+    }
+
+
+def _sizes(fake: FakeModel) -> tuple[dict[str, int], int, int, int]:
+    """Parameters by part; bytes of weights, of gradients, and of what fully_shard gathers."""
+    layer_of = {id(p): n for n, layer in enumerate(fake.layers) for p in layer.parameters()}
+    part_of = {id(p): "head" for p in head_parameters(fake.model)}
+    part_of |= {id(fake.model.get_input_embeddings().weight): "embeddings"}
+    parts, moved, gradients = Counter[str](), Counter[int](), 0
+    for name, p in fake.parameters.items():
+        layer, size, trained = layer_of.get(id(p), -1), p.numel(), p.numel() * p.requires_grad
+        part = part_of.get(id(p), "other") if layer < 0 else "layers"
+        parts["adapters" if ".lora_" in name else part] += size
+        moved[layer] += (HALF if fake.bf16 and layer >= 0 else FLOAT) * size + FLOAT * trained
+        gradients += FLOAT * trained
+    # Parameters outside the layers are gathered for the whole step, layers two at a time.
+    gathered = moved.pop(-1) + 2 * max(moved.values(), default=0)
+    return dict(parts), FLOAT * parts.total(), gradients, gathered
