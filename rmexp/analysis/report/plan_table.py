@@ -24,7 +24,7 @@ MEANING = {
 
 UNKNOWN = (
     "Not in the plan, as only a run can tell: memory that the allocator holds between tensors "
-    "(10% to 25% more on a CPU, up to 50% with LoRA), and workspaces of libraries."
+    "(on a CPU 5% to 20% more, about 40% with LoRA), and workspaces of libraries."
 )
 
 
