@@ -87,7 +87,7 @@ class Bench:
         from rmexp.batching.collate import BatchLayout, Collate
         from rmexp.config.compose import build, option_values
         from rmexp.models.reward_model import compute_rewards
-        from rmexp.training.lightning_module import normalise_terms
+        from rmexp.training.step_terms import normalise_terms
 
         batches = Collate(0, most, BatchLayout(layout))(rows).batches
         loss = build(OmegaConf.create(option_values("loss/bradley_terry")))

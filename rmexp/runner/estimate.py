@@ -21,8 +21,8 @@ from rmexp.models.reward_model import compute_rewards
 from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
-from rmexp.training.lightning_module import normalise_terms
 from rmexp.training.setup import load_model, prepare_data
+from rmexp.training.step_terms import normalise_terms
 from rmexp.training.trainer import TrainerSettings, required_disk_bytes
 
 FORWARD_SHARE = 1 / 3

@@ -28,8 +28,9 @@ from rmexp.evaluation.metrics import lower_is_better
 from rmexp.losses.base import Loss
 from rmexp.models.reward_model import RewardHead, draw_head, head_layers
 from rmexp.training.callbacks import validation_steps
-from rmexp.training.lightning_module import RewardModule, TrainingFailed, normalise_terms, step_sums
+from rmexp.training.lightning_module import RewardModule, TrainingFailed
 from rmexp.training.optim import AdamW
+from rmexp.training.step_terms import normalise_terms, step_sums
 from rmexp.training.trainer import TrainerSettings
 
 CACHED_SPLITS = 2

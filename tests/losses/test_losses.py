@@ -24,7 +24,7 @@ from rmexp.losses import (
     SquaredMargin,
     Ties,
 )
-from rmexp.training.lightning_module import normalise_terms
+from rmexp.training.step_terms import normalise_terms
 from tests.helpers.options import from_conf
 from tests.helpers.toys import toy_batch, toy_comparison
 

@@ -19,7 +19,7 @@ from rmexp.models.reward_model import (
     max_positions,
     prepare_model,
 )
-from rmexp.training.lightning_module import normalise_terms
+from rmexp.training.step_terms import normalise_terms
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
 
