@@ -124,7 +124,7 @@ def finish_run(
     report_warnings([*notes, *warn_of_set("test", metrics)], run, reporter)
     run.update(peak_memory_gib=round(peak_memory_gib(), 2))
     if parts.reports:
-        _write_run_report(run, parts.name, parts.labels, parts.prepared, scored, scale, metrics)
+        write_run_report(run, parts.name, parts.labels, parts.prepared, scored, scale, metrics)
     needs_weights = not parts.exports and parts.keep == "none"  # the sweep may export them
     remove_checkpoints(run.path, "weights" if needs_weights else parts.keep)
     return metrics
@@ -208,7 +208,7 @@ def verification_responses(
     return texts[::step][:VERIFICATION_ROWS], rewards[::step][:VERIFICATION_ROWS]
 
 
-def _write_run_report(
+def write_run_report(
     run: RunDirectory,
     name: str,
     labels: Mapping[str, str],
@@ -261,9 +261,7 @@ def report_saved_run(home: Path) -> None:
     rewards = {n: [known[row["id"], k] for k in range(len(row["texts"]))] for n, row in rows}
     scored = eval_labels(data.rows, test).with_rewards(rewards)
     scale = calibration.load_calibration(home)
-    _write_run_report(
-        run, facts["name"], facts["labels"], prepared, scored, scale, facts["metrics"]
-    )
+    write_run_report(run, facts["name"], facts["labels"], prepared, scored, scale, facts["metrics"])
 
 
 def export_saved_run(home: Path) -> None:

@@ -1,0 +1,173 @@
+"""The forward pass through a model's frozen part, whose output goes to an activation store."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rmexp.batching.activation_store import ActivationWriter, unique_prefixes
+from rmexp.batching.collate import Batch, BatchLayout, unlabelled_row
+from rmexp.data.comparison_data import ComparisonData
+from rmexp.models.reward_model import backbone, hidden_states
+from rmexp.models.tuning import layers
+
+ACTIVATION_CACHE_VERSION = 2
+"""Part of every store's key; increase it when the content of stores changes."""
+
+MAX_TREE_RESPONSES = 32
+"""Maximum responses of a prompt in one tree of the pass, and trees collated at once."""
+
+
+def token_sequences(data: ComparisonData) -> Iterator[tuple[str, Sequence[Sequence[int]]]]:
+    """The prompt key and the responses' tokens of each row."""
+    for row in data.rows.select_columns(["prompt_key", "tokens"]):
+        yield row["prompt_key"], row["tokens"]
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """A model's frozen part and the rows that pass through it.
+
+    Args:
+        layers: number of leading layers that are frozen.
+        pooled: the whole backbone is frozen: only the state of each response's last token is kept.
+        precision: `bf16-mixed` or `32-true`.
+    """
+
+    model: Any
+    data: ComparisonData
+    layout: BatchLayout
+    layers: int
+    pooled: bool
+    precision: str
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device."""
+        return next(self.model.parameters()).device
+
+    def autocast(self) -> Any:
+        """The context of the precision."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"
+        )
+
+    def cache_key(self) -> str:
+        """24 hex digits from the frozen weights, the tokens and everything else that matters."""
+        digest = hashlib.sha256()
+        for name, parameter in backbone(self.model).named_parameters():
+            if not parameter.requires_grad:
+                digest.update(name.encode())
+                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        for column in ("prompt_key", "tokens"):
+            for chunk in self.data.rows.data.column(column).chunks:
+                digest.update(f"{chunk.offset} {len(chunk)}".encode())
+                for buffer in chunk.buffers():
+                    if buffer is not None:
+                        digest.update(buffer)
+        facts = [
+            ACTIVATION_CACHE_VERSION,
+            self.layers,
+            self.pooled,
+            self.precision,
+            self.layout.layout,
+            str(self.model.config.to_dict()),
+        ]
+        digest.update(json.dumps(facts).encode())
+        return digest.hexdigest()[:24]
+
+    @torch.no_grad()
+    def compute(self, folder: Path, progress: Callable[[str, int], None]) -> None:
+        """Write the activations of all rows to a new store in `folder`."""
+        self.model.eval()
+        hidden_size = self.model.config.get_text_config().hidden_size
+        writer = ActivationWriter(folder, hidden_size, self.pooled)
+        sequences = unique_prefixes(token_sequences(self.data), MAX_TREE_RESPONSES)
+        chunks = [
+            unlabelled_row(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
+            for n, (prompt, tokens) in enumerate(sequences)
+        ]
+        collate, done = self.data.collate(self.layout), 0
+        with self.autocast(), self._frozen_forward() as forward:
+            for start in range(0, len(chunks), MAX_TREE_RESPONSES):
+                for batch in collate(chunks[start : start + MAX_TREE_RESPONSES]).batches:
+                    hidden_R_T_D = forward(batch.to(self.device)).float().cpu()
+                    tokens_N = _response_tokens(batch, chunks)
+                    _write(batch, tokens_N, hidden_R_T_D, writer)
+                    done += len(tokens_N)
+                    progress("responses through the frozen part", done)
+        writer.finish()
+
+    @contextlib.contextmanager
+    def _frozen_forward(self) -> Iterator[Callable[[Batch], Tensor]]:
+        """A function of a micro-batch to the frozen part's output (R, T, D)."""
+        if self.pooled:
+            yield lambda batch: hidden_states(self.model, batch)
+            return
+
+        class FrozenPartEnd(Exception):
+            pass
+
+        found: list[Tensor] = []
+
+        def stop(module: Any, args: Any, kwargs: Any) -> None:
+            found.append(args[0] if args else kwargs["hidden_states"])
+            raise FrozenPartEnd
+
+        def forward(batch: Batch) -> Tensor:
+            with contextlib.suppress(FrozenPartEnd):
+                hidden_states(self.model, batch)
+            return found.pop()
+
+        first_trained = layers(self.model)[self.layers]
+        hook = first_trained.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            yield forward
+        finally:
+            hook.remove()
+
+
+def _response_tokens(batch: Batch, chunks: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
+    """The token sequence of each of the N responses."""
+    iterators = {item: iter(chunks[item]["tokens"]) for item in set(batch.items_N.tolist())}
+    return [next(iterators[item]) for item in batch.items_N.tolist()]
+
+
+def _write(
+    batch: Batch,
+    tokens_N: Sequence[tuple[int, ...]],
+    hidden_R_T_D: Tensor,
+    writer: ActivationWriter,
+) -> None:
+    """Write a micro-batch's activations, shared prefixes once, and index them by response."""
+    rows, ends = batch.row_N.tolist(), batch.end_N.tolist()
+    if writer.pooled:
+        start = writer.add(hidden_R_T_D[batch.row_N, batch.end_N].numpy())
+        for n, tokens in enumerate(tokens_N):
+            writer.place(tokens, start + n, 1, 0)
+        return
+    if batch.trees is None:
+        lengths = dict(zip(rows, ends, strict=True))
+        starts = {
+            row: writer.add(hidden_R_T_D[row, : end + 1].numpy()) for row, end in lengths.items()
+        }
+        for tokens, row in zip(tokens_N, rows, strict=True):
+            writer.place(tokens, starts[row], len(tokens), 0)
+        return
+    used = sum(tree.size for tree in batch.trees)
+    start = writer.add(hidden_R_T_D[0, :used].numpy())
+    firsts = np.cumsum([0, *(tree.size for tree in batch.trees)])
+    for tokens, end in zip(tokens_N, ends, strict=True):
+        number = int(np.searchsorted(firsts, end, side="right")) - 1
+        first, tree = int(firsts[number]), batch.trees[number]
+        shared = min(tree.trunk, len(tokens))
+        # A response may end inside a longer one's branch: its own part is counted from its end.
+        rest = end + 1 - (len(tokens) - shared)
+        writer.place(tokens, start + first, shared, start + rest)
