@@ -10,8 +10,8 @@ from rmexp.evaluation import calibration
 from rmexp.losses import Loss
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
-from rmexp.training.finish import export_verified
-from rmexp.training.setup import card_facts, load_trained, prepare_data, seed_everything
+from rmexp.training.setup import load_trained, prepare_data, seed_everything
+from rmexp.training.verified_export import card_facts, export_verified
 
 
 def export_run(

@@ -23,17 +23,16 @@ from rmexp.training.callbacks import TrainingProgress
 from rmexp.training.finish import BestWeights, RunParts, finish_run, score_split
 from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
 from rmexp.training.lightning_module import RewardModule
+from rmexp.training.monitor import resolve_monitor
 from rmexp.training.optim import AdamW
 from rmexp.training.setup import (
-    check_disk,
     load_model,
     open_model,
     prepare_data,
-    resolve_monitor,
     seed_everything,
     training_facts,
 )
-from rmexp.training.trainer import TrainerSettings
+from rmexp.training.trainer import TrainerSettings, check_disk
 
 
 def train(

@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 
 from rmexp.analysis.report.eval_section import Shown
 from rmexp.analysis.report.run_page import write_report
-from rmexp.batching.collate import BatchLayout
 from rmexp.config.compose import build
 from rmexp.core import distributed
 from rmexp.core.console import Reporter
@@ -26,17 +25,13 @@ from rmexp.evaluation import calibration
 from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.scored_set import ScoredSet, eval_labels
 from rmexp.inference.checkpoint import find_weights, saved_config
-from rmexp.inference.export import export
 from rmexp.losses import Loss
 from rmexp.losses.compatibility import check_trainable
-from rmexp.models.reward_model import compute_rewards
 from rmexp.tracking.predictions import EvalSetTables, eval_set_tables, read_predictions
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.lightning_module import RewardModule
-from rmexp.training.setup import Prepared, card_facts, open_model, prepare, report_warnings
-
-VERIFICATION_ROWS = 8
-"""Number of responses on which an export is verified."""
+from rmexp.training.setup import Prepared, open_model, prepare, report_warnings
+from rmexp.training.verified_export import card_facts, export_verified
 
 
 @dataclass(frozen=True)
@@ -171,41 +166,6 @@ def score_split(
     module.split = split
     fit.test(module, dataloaders=data.eval_loader(split, module.layout), verbose=False)
     return module.metrics
-
-
-def export_verified(
-    network: Any,
-    layout: BatchLayout,
-    prepared: Prepared,
-    facts: Mapping[str, Any],
-    home: Path,
-    scale: calibration.Calibration | None,
-) -> int:
-    """Export a reward model to `home`; returns the number of responses it was verified on.
-
-    Raises:
-        UserError: plain Hugging Face loading gives other rewards.
-    """
-    texts, rewards = verification_responses(network, prepared.data, layout)
-    export(network, prepared.tokenizer, texts, rewards, facts, home, scale)
-    return len(texts)
-
-
-@torch.no_grad()
-def verification_responses(
-    network: Any, data: ComparisonData, layout: BatchLayout
-) -> tuple[list[str], list[float]]:
-    """A few rendered responses of val and their rewards by our own path, in fp32."""
-    network.float().eval()
-    device = next(network.parameters()).device
-    texts, rewards = [], []
-    for index in data.splits["val"][:VERIFICATION_ROWS]:
-        row = {**data.rows[int(index)], "row": int(index)}
-        batch = data.collate(layout)([row]).batches[0].to(device)
-        rewards += compute_rewards(network, batch).tolist()
-        texts += row["texts"]
-    step = max(1, len(texts) // VERIFICATION_ROWS)
-    return texts[::step][:VERIFICATION_ROWS], rewards[::step][:VERIFICATION_ROWS]
 
 
 def write_run_report(

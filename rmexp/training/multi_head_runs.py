@@ -23,6 +23,7 @@ from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import write_checkpoint
 from rmexp.training.finish import BestWeights, RunParts, finish_run
 from rmexp.training.frozen_activations import load_or_compute
+from rmexp.training.monitor import resolve_monitor
 from rmexp.training.multi_head import (
     CachedBatches,
     HeadModule,
@@ -38,7 +39,6 @@ from rmexp.training.setup import (
     parameter_counts,
     prepare,
     report_prepared,
-    resolve_monitor,
     seed_everything,
     training_facts,
 )

@@ -1,28 +1,20 @@
-"""What several tasks do first: tokenizer, data and model, in the order that fails cheaply."""
+"""The first steps of several tasks: tokenizer, data and model, the cheapest checks first."""
 
 import dataclasses
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
-from torch import nn
 
 from rmexp.batching.collate import BatchLayout
-from rmexp.config.compose import suggest
 from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.comparison_data import ComparisonData
-from rmexp.evaluation.metric_values import compute_metrics
-from rmexp.evaluation.metrics import monitored_metrics
-from rmexp.evaluation.scored_set import eval_labels
 from rmexp.inference.export import check_fingerprint
-from rmexp.losses import Loss
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import (
     check_padding,
@@ -33,12 +25,12 @@ from rmexp.models.reward_model import (
 )
 from rmexp.templates.template import Audit, Template, audit_template
 from rmexp.tracking.run_directory import RunDirectory, describe_environment
-from rmexp.training.trainer import TrainerSettings, required_disk_bytes
+from rmexp.training.trainer import TrainerSettings
 
 
 @dataclasses.dataclass
 class Prepared:
-    """A tokenizer that carries the template, the data rendered with it, and what to say of both."""
+    """A tokenizer with the template, the data rendered with it, and notes on both."""
 
     tokenizer: Any
     data: ComparisonData
@@ -56,7 +48,7 @@ def prepare_data(
     check: Callable[[], None] = lambda: None,
     others: Sequence[ComparisonData] = (),
 ) -> Prepared:
-    """`prepare`, and say it all."""
+    """`prepare`, and report it."""
     prepared = prepare(source, template, data, seed, reporter, check, others)
     report_prepared(prepared, seed, run, reporter, others)
     return prepared
@@ -73,8 +65,11 @@ def prepare(
 ) -> Prepared:
     """Load the tokenizer, install the template, read, tokenise and check the data.
 
-    Nothing here loads a model, so that bad rows stop a run within seconds. `others` are data that
-    the same model will see.
+    No model is loaded, so that bad rows stop a run within seconds.
+
+    Args:
+        check: called once the data is tokenised.
+        others: further data for the same model.
     """
     everything = [data, *others]
     for one in everything:
@@ -99,7 +94,7 @@ def report_prepared(
     reporter: Reporter,
     others: Sequence[ComparisonData] = (),
 ) -> None:
-    """Say what the data and the template are, and keep it in `environment.json`."""
+    """Print facts about data and template, and write them to `environment.json`."""
     everything, audit, said = [prepared.data, *others], prepared.audit, prepared.said
     lines = [line for one in everything for line in one.lines()]
     reporter.say_once(*lines, *([said] if said else []), *audit.lines())
@@ -144,7 +139,7 @@ def open_model(
     """Load the reward model, check that it fits the data, and choose the layout on its device.
 
     Args:
-        tune: which part of it will train, see `tuning`; None where nothing will.
+        tune: which part trains, see `tuning`; None: nothing.
 
     Raises:
         UserError: the model has fewer positions than the longest row needs, or padding would
@@ -161,7 +156,7 @@ def open_model(
         )
     if (known := length_dependent(model, longest)) is not None:
         note_fallback(known)
-    model.to(device)  # the layout is proved with the kernels that will train
+    model.to(device)  # the layout is verified with the kernels that will train
     check_padding(model, prepared.tokenizer.pad_token_id)
     layout = BatchLayout(choose_layout(model, source.layout), positions)
     if source.gradient_checkpointing:
@@ -172,7 +167,7 @@ def open_model(
 
 
 def parameter_counts(model: Any, tune: Any = None) -> dict[str, int]:
-    """How many parameters a loaded model has, and how many of them train."""
+    """Number of parameters of a loaded model, and of those that train."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"parameters": model_facts(model).size} | (
         {} if tune is None else {"trainable": trainable}
@@ -199,10 +194,10 @@ def _millions(count: int) -> str:
 def load_trained(
     source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter, device: str
 ) -> tuple[Any, BatchLayout]:
-    """Load a model that must have been trained as a reward model already.
+    """Load a trained reward model.
 
     Raises:
-        UserError: its head is missing, or its template is not the one it was trained with.
+        UserError: it has no head, or another template than in training.
     """
     if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), prepared.tokenizer)
@@ -212,81 +207,14 @@ def load_trained(
     return model, layout
 
 
-def card_facts(
-    name: str,
-    source: Any,
-    labels: Mapping[str, str],
-    prepared: Prepared,
-    loss: Loss,
-    metrics: Mapping[str, float],
-) -> dict[str, Any]:
-    """What an export says of itself in its card and in rmexp.json."""
-    settings = {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
-    shown = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "training" and k[0] != "_")
-    paths = ", ".join(Path(path).name for path in prepared.data.source.paths)
-    return {
-        "name": name,
-        "base": source.name,
-        "data": f"{labels['data']} ({paths}, {prepared.data.fingerprint})",
-        "loss": f"{labels['loss']} ({shown})" if shown else labels["loss"],
-        "fingerprint": prepared.audit.fingerprint,
-        "metrics": {key: value for key, value in metrics.items() if key.startswith("test/")},
-    }
-
-
 def report_warnings(verdicts: Sequence[str], run: RunDirectory, reporter: Reporter) -> None:
-    """Say what is bad about the rewards, and keep it in `result.json`."""
+    """Print warnings about the rewards, and write them to `result.json`."""
     run.update(verdicts=list(verdicts))
     reporter.say(*(f"! {sentence}" for sentence in verdicts))
 
 
-def check_disk(model: nn.Module, folder: Path) -> None:
-    """Refuse to start a run that the disk cannot hold.
-
-    Raises:
-        UserError: says how much is needed and how much is free.
-    """
-    parameters = list(model.parameters())
-    needed = required_disk_bytes(
-        sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
-    )
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"The run may need {needed / 2**30:.1f} GiB in {folder}, "
-            f"and {free / 2**30:.1f} GiB are free; free some, or run elsewhere."
-        )
-
-
 def seed_everything(seed: int) -> None:
-    """Every generator, and no nondeterministic kernels where there is a choice."""
+    """Seed every random generator, and prefer deterministic kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it
     lightning.seed_everything(seed, verbose=False)
     torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def resolve_monitor(trainer: TrainerSettings, data: ComparisonData) -> TrainerSettings:
-    """The settings with `auto` settled: accuracy where val has pairs, else what its ratings allow.
-
-    Raises:
-        UserError: what is to be watched is not what a validation of these rows will measure.
-    """
-    val = data.splits["val"]
-    rng = np.random.default_rng(0)
-    rewards = {
-        int(row): rng.random(len(ratings)).tolist()
-        for row, ratings in zip(val, data.rows.select(val)["ratings"], strict=True)
-    }
-    scored = eval_labels(data.rows, val).with_rewards(rewards)
-    known = ["loss", *compute_metrics(scored, intervals=False)]
-    if trainer.monitor == "auto":
-        best = next(m.name for m in monitored_metrics() if m.monitor == "auto" and m.name in known)
-        return dataclasses.replace(trainer, monitor=f"val/{best}")
-    if trainer.monitor.removeprefix("val/") not in known:
-        close = suggest(trainer.monitor, [f"val/{name}" for name in known])
-        subsets = sorted(name for name in known if "/" in name)
-        raise UserError(
-            f"trainer.monitor={trainer.monitor}: these validation rows do not have it{close}"
-            + (f"; of subsets they have {', '.join(subsets)}." if subsets else ".")
-        )
-    return trainer

@@ -1,7 +1,9 @@
 """Trainer settings and the Lightning Trainer built from them."""
 
 import re
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lightning
@@ -9,6 +11,7 @@ import torch
 from annotated_types import Ge, Gt
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 
 from rmexp.config.compose import build, suggest
 from rmexp.config.schema import SINGLE_PROCESS
@@ -208,3 +211,21 @@ def required_disk_bytes(parameters: int, trainable: int) -> int:
     """Maximum bytes on disk: two resume checkpoints, best weights and the export, in fp32."""
     resume_checkpoint = 3 * trainable  # weights and two moments
     return 4 * (2 * resume_checkpoint + trainable + parameters)
+
+
+def check_disk(model: nn.Module, folder: Path) -> None:
+    """Refuse a run that does not fit on the disk.
+
+    Raises:
+        UserError: says how much is needed and free.
+    """
+    parameters = list(model.parameters())
+    needed = required_disk_bytes(
+        sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    )
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"The run may need {needed / 2**30:.1f} GiB in {folder}, "
+            f"and {free / 2**30:.1f} GiB are free; free some, or run elsewhere."
+        )
