@@ -23,15 +23,9 @@ from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import write_checkpoint
 from rmexp.training.finish import BestWeights, RunParts, finish_run
 from rmexp.training.frozen_activations import load_or_compute
+from rmexp.training.head_module import CachedBatches, HeadModule, copy_head, head_is_linear
 from rmexp.training.monitor import resolve_monitor
-from rmexp.training.multi_head import (
-    CachedBatches,
-    HeadModule,
-    copy_head,
-    head_is_linear,
-    score_heads,
-    train_heads,
-)
+from rmexp.training.multi_head import score_heads, train_heads
 from rmexp.training.optim import AdamW
 from rmexp.training.setup import (
     Prepared,

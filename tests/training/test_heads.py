@@ -14,7 +14,8 @@ from rmexp.runner import head_groups
 from rmexp.runner.sweep_plan import Cell
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.tracking.run_state import State
-from rmexp.training.multi_head import HeadBank, HeadModule, copy_head
+from rmexp.training.head_module import HeadModule, copy_head
+from rmexp.training.multi_head import HeadBank
 from tests.conftest import result
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
