@@ -22,7 +22,8 @@ from rmexp.data.token_dataset import encode
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
 from rmexp.models.layout_probe import choose_layout
-from rmexp.models.reward_model import check_padding, compute_rewards, max_positions, model_facts
+from rmexp.models.model_checks import check_padding, max_positions
+from rmexp.models.reward_model import compute_rewards, model_facts
 
 Scale = Literal["reward", "normalised", "rating"]
 

@@ -16,13 +16,8 @@ from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.inference.export import check_fingerprint
 from rmexp.models.layout_probe import choose_layout
-from rmexp.models.reward_model import (
-    check_padding,
-    compile_layers,
-    length_dependent,
-    max_positions,
-    model_facts,
-)
+from rmexp.models.model_checks import check_padding, length_dependent, max_positions
+from rmexp.models.reward_model import compile_layers, model_facts
 from rmexp.templates.template import Audit, Template, audit_template
 from rmexp.tracking.run_directory import RunDirectory, describe_environment
 from rmexp.training.trainer import TrainerSettings

@@ -12,11 +12,9 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.core.errors import UserError
 from rmexp.models.layout_probe import check_layout, choose_layout, probe_layout
+from rmexp.models.model_checks import check_padding, length_dependent, max_positions
 from rmexp.models.reward_model import (
-    check_padding,
     compute_rewards,
-    length_dependent,
-    max_positions,
     prepare_model,
 )
 from rmexp.training.step_terms import normalise_terms
