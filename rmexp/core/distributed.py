@@ -14,11 +14,9 @@ from typing import Any
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=12)
 """Timeout of a collective, long enough for tokenising; launchers end peers of a dead process."""
 
-
 QUIET_ENVIRONMENT = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 """Set before importing torch: DDP would warn in each process about its search for parameters
 without gradient, which some models have."""
-
 
 PEER_LOSS_MESSAGES = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")
 """Parts of the messages of a collective that failed because a peer is gone."""
@@ -94,14 +92,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Rank of this process, from 0."""
     import torch
 
     return torch.distributed.get_rank() if world_size() > 1 else 0
 
 
 def is_rank_zero() -> bool:
-    """Whether this process writes and prints."""
     return rank() == 0
 
 

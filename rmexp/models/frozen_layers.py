@@ -13,7 +13,6 @@ class SkippedLayer(nn.Module):
         self.attention_type = getattr(layer, "attention_type", None)  # some backbones read it
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return `hidden`."""
         return hidden
 
 
@@ -27,6 +26,5 @@ class ReplayLayer(SkippedLayer):
     states: Tensor | None = None
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return `states`."""
         assert self.states is not None, "the micro-batch has no cached activations"
         return self.states

@@ -21,7 +21,6 @@ from rmexp.models.tree_attention import TreeRow
 LAYOUT_TOLERANCE = 1e-4
 """Maximum relative difference of rewards and of gradients between the layouts, in fp32."""
 
-
 PROBED_PARAMETERS = 8
 """Number of the lowest trainable parameters whose gradients are compared; these depend on the
 whole backward pass."""
@@ -97,7 +96,6 @@ def probe_layout(model: Any) -> str | None:
 
 
 def _sliding_layers(config: Any) -> int:
-    """Number of layers with a sliding window."""
     if (kinds := getattr(config, "layer_types", None)) is not None:
         return int(kinds.count("sliding_attention"))
     return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0

@@ -1,5 +1,7 @@
 """Reward models from a directory, the Hugging Face hub, a GGUF file or a run's checkpoint."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -158,7 +160,6 @@ class Pretrained:
 
     @property
     def name(self) -> str:
-        """A short name for tables and cards."""
         return Path(self.gguf_file or self.path).name.removesuffix(".gguf")
 
 
@@ -181,7 +182,6 @@ class RunCheckpoint:
     compile: bool = False
 
     def load_tokenizer(self) -> Any:
-        """The base's tokenizer."""
         return self.base.load_tokenizer()
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
@@ -209,22 +209,14 @@ class RunCheckpoint:
 
     @property
     def name(self) -> str:
-        """A short name for tables and cards."""
         return self.base.name
 
 
-class _loading:
+@contextmanager
+def _loading(path: str, wanted: str) -> Iterator[None]:
     """Turn a loader's error for a wrong path into one sentence."""
-
-    def __init__(self, path: str, wanted: str) -> None:
-        self.path, self.wanted = path, wanted
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (OSError, ValueError, ImportError)):
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise UserError(
-                f"model.path={self.path} does not give {self.wanted}: {first}"
-            ) from error
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"model.path={path} does not give {wanted}: {first}") from error

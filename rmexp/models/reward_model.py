@@ -36,7 +36,6 @@ DROPOUTS = {
 }
 """Names of dropout probabilities in configurations of model families."""
 
-
 BATCH_INVARIANCE_TOLERANCE = 1e-3
 """Maximum change of a reward with the other rows of the batch, in fp32; bugs are far above."""
 
@@ -110,7 +109,6 @@ def record_facts(
 
 
 def model_facts(model: Any) -> ModelFacts:
-    """What loading found out about the model."""
     layers = head_layers(model)
     head: Any = layers[-1] if layers else find_head(model)[1]
     facts: ModelFacts = head.facts
@@ -118,7 +116,6 @@ def model_facts(model: Any) -> ModelFacts:
 
 
 def update_facts(model: Any, **changes: Any) -> None:
-    """Replace some of the model's facts."""
     _, head = find_head(model)
     head.facts = dataclasses.replace(head.facts, **changes)
 
@@ -172,12 +169,10 @@ def find_head(model: Any) -> tuple[str, RewardHead]:
 
 
 def backbone(model: Any) -> nn.Module:
-    """The part that computes hidden states."""
     return getattr(model, model.base_model_prefix)
 
 
 def head_parameters(model: Any) -> list[nn.Parameter]:
-    """The parameters outside the backbone."""
     inside = {id(p) for p in backbone(model).parameters()}
     return [p for p in model.parameters() if id(p) not in inside]
 

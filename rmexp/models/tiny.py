@@ -34,11 +34,10 @@ class Tiny:
     seed: int
 
     def check(self) -> None:
-        """Nothing can be missing: the model needs no files."""
+        """Nothing can be missing."""
 
     @property
     def name(self) -> str:
-        """A short name for tables and cards."""
         return "tiny"
 
     def load_tokenizer(self) -> Any:
@@ -60,14 +59,12 @@ class Tiny:
         )
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
-        """A random Llama with a fresh head."""
         config = self._config(len(tokenizer))
         with seeded_weights(self.seed):
             model = transformers.LlamaForSequenceClassification(config)
         return prepare_model(model, tokenizer, seed, fresh_head=True)
 
     def skeleton(self) -> nn.Module:
-        """The model without weights."""
         with torch.device("meta"):
             return transformers.LlamaForSequenceClassification(self._config(vocabulary=8))
 

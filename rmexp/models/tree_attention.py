@@ -25,7 +25,6 @@ TREE_ATTENTION = "rmexp_tree"
 
 Kernel = Literal["blocks", "flex", "sdpa"]
 
-
 KEPT_SCORES = 2**24
 """Maximum attention weights that a layer keeps for its backward pass; more are recomputed."""
 
@@ -165,7 +164,6 @@ AttentionInterface.register(TREE_ATTENTION, tree_attention)
 
 @functools.cache
 def _flex() -> Callable[..., Tensor]:
-    """FlexAttention, compiled once for all lengths."""
     from torch.nn.attention.flex_attention import flex_attention
 
     compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=True)

@@ -16,22 +16,29 @@ from rmexp.core.errors import UserError
 from rmexp.models.reward_model import backbone, compute_rewards, head_parameters, random_tokens
 
 
+class TrainablePart:
+    """Which part of a model trains; called with a model and a seed, it sets `requires_grad`."""
+
+    def check(self, source: Any) -> None:
+        """Check the setting on `source.skeleton()`, before the model's weights are loaded.
+
+        Raises:
+            UserError: the model does not have the part.
+        """
+
+
 @dataclass(frozen=True)
-class Full:
+class Full(TrainablePart):
     """tune=full: every weight trains."""
 
     cache_gib: ClassVar[float] = 0.0  # nothing is frozen
 
-    def check(self, source: Any) -> None:
-        """Every model can be trained."""
-
     def __call__(self, model: nn.Module, seed: int) -> None:
-        """Set which parameters need gradients."""
         model.requires_grad_(True)
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(TrainablePart):
     """tune=head: only the reward head trains, with the pooler of an encoder.
 
     Args:
@@ -41,16 +48,12 @@ class Head:
 
     cache_gib: Annotated[float, Ge(0)]
 
-    def check(self, source: Any) -> None:
-        """Every reward model has a head."""
-
     def __call__(self, model: nn.Module, seed: int) -> None:
-        """Set which parameters need gradients."""
         _train_only(model, _head_and_pooler(model))
 
 
 @dataclass(frozen=True)
-class LastLayers:
+class LastLayers(TrainablePart):
     """tune=last_layers: the last layers, the final norm and the head train.
 
     Args:
@@ -63,22 +66,9 @@ class LastLayers:
     cache_gib: Annotated[float, Ge(0)]
 
     def check(self, source: Any) -> None:
-        """Refuse a model with fewer layers, before its weights are loaded.
-
-        Args:
-            source: of the model; its `skeleton()` has no weights.
-
-        Raises:
-            UserError: says how many there are.
-        """
         self._layers(source.skeleton())
 
     def __call__(self, model: nn.Module, seed: int) -> None:
-        """Set which parameters need gradients.
-
-        Raises:
-            UserError: the model has fewer layers.
-        """
         last = self._layers(model)
         above = _parameters_above(model, last[-1])
         _train_only(model, [*above, *(p for layer in last for p in layer.parameters())])
@@ -92,7 +82,7 @@ class LastLayers:
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(TrainablePart):
     """tune=lora: low-rank updates of linear layers (Hu et al. 2021, arXiv:2106.09685), by peft.
 
     A weight W becomes W + (alpha / rank) B A, where B starts at zero; the head (and the pooler of
@@ -115,11 +105,6 @@ class LoRA:
     target_modules: Literal["all-linear"] | list[str] | None
 
     def check(self, source: Any) -> None:
-        """Try it on the model's skeleton, before its weights are loaded.
-
-        Raises:
-            UserError: a target module does not exist or does not support LoRA.
-        """
         self(source.skeleton(), 0)
 
     def __call__(self, model: nn.Module, seed: int) -> None:
@@ -149,7 +134,6 @@ class LoRA:
             parameter.requires_grad_(True)
 
     def _targets(self, model: Any) -> list[str]:
-        """Full names of the layers to adapt."""
         start = model.base_model_prefix + "."
         names = [
             name

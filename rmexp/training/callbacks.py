@@ -32,7 +32,6 @@ class TrainingProgress(lightning.Callback):
         self.first: dict[str, int] = {}
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Open the bar; a resumed run starts at its step."""
         self.total = module.steps
         self.start, self.first_step = time.monotonic(), trainer.global_step
         self.first = module.seen
@@ -53,7 +52,6 @@ class TrainingProgress(lightning.Callback):
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Advance the bar, or print a line every few seconds without a terminal."""
         for name in {"loss", "accuracy"} & set(module.shown):
             new = module.shown[name]
             self.shown[name] = SMOOTHING * self.shown.get(name, new) + (1 - SMOOTHING) * new
@@ -69,12 +67,10 @@ class TrainingProgress(lightning.Callback):
             self.reporter.say(f"step {trainer.global_step}/{self.total}  {note}  {left:.0f} s left")
 
     def on_validation_start(self, trainer: Any, module: Any) -> None:
-        """Show that a validation is running."""
         if hasattr(self, "bar"):
             self.bar.update(self.task, description="validating")
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        """Print the metrics of the validation."""
         if hasattr(self, "bar") and not trainer.sanity_checking:
             self.bar.update(self.task, description="training")
             values = {
@@ -87,11 +83,9 @@ class TrainingProgress(lightning.Callback):
             self.reporter.say(f"val at step {trainer.global_step}: {'  '.join(words)}")
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        """Close the bar."""
         self.bar.stop()
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-        """Close the bar."""
         if hasattr(self, "bar"):
             self.bar.stop()
 
@@ -119,14 +113,12 @@ class EvenlySpacedValidation(lightning.Callback):
         self.count = count
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Compute the steps after which to validate."""
         self.due = validation_steps(module.steps, self.count)
         trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
-        """Let Lightning validate if it is time."""
         trainer.val_check_batch = 1 if trainer.global_step in self.due else NEVER
 
 
@@ -135,7 +127,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     first, which doubles what a run needs."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        """Write one file, see `write_checkpoint`."""
         write_checkpoint(checkpoint, Path(path))
 
 
@@ -167,7 +158,6 @@ class ResumeCheckpoint(Checkpoint):
         self._handler: Any = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Handle Ctrl-C, if this is the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._stop)
 
@@ -203,7 +193,6 @@ class ResumeCheckpoint(Checkpoint):
             raise KeyboardInterrupt
 
     def teardown(self, trainer: Any, module: Any, stage: str) -> None:
-        """Restore the handler of Ctrl-C."""
         self._restore_handler()
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 DIVERGENCE_WINDOW = 20
 
-
 DIVERGENCE_FACTOR = 100.0
 
 
@@ -35,9 +34,7 @@ class Divergence:
         )
 
     def state(self) -> dict[str, Any]:
-        """State for a checkpoint."""
         return {"first": self.first, "last": list(self.last)}
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
         self.first, self.last = list(state["first"]), deque(state["last"], maxlen=DIVERGENCE_WINDOW)

@@ -69,7 +69,6 @@ class BestWeights:
 
     @classmethod
     def of(cls, checkpoint: Any) -> "BestWeights":
-        """What a `ModelCheckpoint` kept."""
         stored = torch.load(
             checkpoint.best_model_path, map_location="cpu", weights_only=True, mmap=True
         )

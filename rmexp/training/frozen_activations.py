@@ -54,7 +54,6 @@ class CachedActivations:
     facts: dict[str, Any]
 
     def line(self) -> str:
-        """A line for the terminal."""
         part = "the frozen model" if self.features.pooled else f"{self.layers} frozen layers"
         how = "from the cache" if self.facts["from_cache"] else f"{self.facts['seconds']} s"
         return f"features: cached activations of {part}, {self.facts['mib']} MiB, {how}"

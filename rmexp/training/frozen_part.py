@@ -50,11 +50,9 @@ class FrozenPart:
 
     @property
     def device(self) -> torch.device:
-        """The model's device."""
         return next(self.model.parameters()).device
 
     def autocast(self) -> Any:
-        """The context of the precision."""
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"
         )
@@ -135,7 +133,6 @@ class FrozenPart:
 
 
 def _response_tokens(batch: Batch, chunks: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
-    """The token sequence of each of the N responses."""
     iterators = {item: iter(chunks[item]["tokens"]) for item in set(batch.items_N.tolist())}
     return [next(iterators[item]) for item in batch.items_N.tolist()]
 

@@ -119,7 +119,6 @@ class HeadModule(RewardModule):
 
     @property
     def global_step(self) -> int:
-        """Number of updates so far."""
         return self.done
 
     @property
@@ -129,7 +128,6 @@ class HeadModule(RewardModule):
         return self.error is None and waits and self.done < self.steps
 
     def next_rows(self) -> tuple[int, ...]:
-        """The rows of the next step."""
         epoch, position = divmod(self.done, len(self.plan))
         if position == 0:
             self._order = list(self.plan.steps(epoch))

@@ -74,12 +74,10 @@ class RewardModule(lightning.LightningModule):
         self._rng: Mapping[str, Any] | None = None
 
     def forward(self, batch: Batch) -> Tensor:
-        """rewards_N, fp32."""
         return compute_rewards(self.model, batch)
 
     # ---------------------------------------------------------------- training
     def configure_optimizers(self) -> Any:
-        """Optimizer and schedule over all steps of the run."""
         assert self.optim is not None, "a module without `optim` only scores"
         optimizer, self.schedule = self.optim.build(self.model, self.loss, self.steps)
         return [optimizer], [self.schedule]
@@ -124,7 +122,6 @@ class RewardModule(lightning.LightningModule):
 
     @functools.cached_property
     def dummy_batch(self) -> Batch:
-        """See `ComparisonData.dummy_batch`."""
         return self.data.dummy_batch(self.layout).to(self.device)
 
     def _gradient_sync(self, sync: bool) -> Any:
@@ -180,7 +177,6 @@ class RewardModule(lightning.LightningModule):
 
     @property
     def clip_limit(self) -> float:
-        """Maximum gradient norm of a step."""
         return self.optim.clip if self.optim and self.optim.clip else float("inf")
 
     def _clip(self, optimizer: Any) -> Tensor:
@@ -189,13 +185,11 @@ class RewardModule(lightning.LightningModule):
 
     # -------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self) -> None:
-        """Forget the rewards of the last evaluation."""
         self.rewards, self.loss_sums = {}, {}
 
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, step: Step, index: int) -> None:
-        """Score every response of the step."""
         # Sharded weights are gathered in each forward pass: all processes must run as many.
         count = max(distributed.all_gather_object(len(step.batches))) if self.sharded else 0
         for batch in step.batches:
@@ -273,7 +267,6 @@ class RewardModule(lightning.LightningModule):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """The inverse of `state_dict`; frozen weights keep their values."""
         return load_trained_state(self, sharded_state(self, state_dict), strict)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -291,7 +284,6 @@ class RewardModule(lightning.LightningModule):
         self.divergence.load(checkpoint["divergence"])
 
     def on_train_batch_start(self, step: Step, index: int) -> None:
-        """Restore the random states of the interrupted run."""
         if self._rng is not None:
             set_random_state(self._rng)
             self._rng = None

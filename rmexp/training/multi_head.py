@@ -68,14 +68,12 @@ class HeadBank:
         return norms_H
 
     def step(self) -> None:
-        """Update all heads."""
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
 
 
 def make_banks(modules: Sequence[HeadModule]) -> list[HeadBank]:
-    """Put heads with the same optimizer settings together."""
     return [HeadBank(some) for some in _by(modules, lambda m: (m.optim, m.steps)).values()]
 
 
@@ -105,7 +103,6 @@ def train_heads(modules: Sequence[HeadModule]) -> None:
 
 
 def _loss(module: HeadModule, rewards_N: Tensor, batch: Batch) -> Tensor:
-    """The loss of a step with one micro-batch."""
     terms = module.loss(rewards_N, batch)
     return normalise_terms(terms, {name: float(w.sum()) for name, (_, w) in terms.items()})
 

@@ -162,7 +162,6 @@ def open_model(
 
 
 def parameter_counts(model: Any, tune: Any = None) -> dict[str, int]:
-    """Number of parameters of a loaded model, and of those that train."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"parameters": model_facts(model).size} | (
         {} if tune is None else {"trainable": trainable}
@@ -170,7 +169,6 @@ def parameter_counts(model: Any, tune: Any = None) -> dict[str, int]:
 
 
 def training_facts(trainer: TrainerSettings, data: ComparisonData, steps: int) -> dict[str, Any]:
-    """What `result.json` says about how a run trains."""
     return {
         "kinds": data.counts("train"),
         "sampled": data.sampled(),

@@ -21,7 +21,6 @@ class StepTotals:
 
     @classmethod
     def of(cls, batches: Sequence[Batch], loss: Loss) -> "StepTotals":
-        """Count the micro-batches of this process."""
         return cls(
             loss.total_weights(batches),
             sum(len(batch.better_P) for batch in batches),
@@ -31,7 +30,6 @@ class StepTotals:
 
 
 def total_weights(parts: Sequence[StepTotals]) -> dict[str, float]:
-    """The weight of each loss term over all processes."""
     totals: dict[str, float] = {}
     for part in parts:
         for term, weight in part.weights.items():

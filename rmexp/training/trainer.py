@@ -123,11 +123,9 @@ class TrainerSettings:
 
     @property
     def processes(self) -> int:
-        """Total number of processes."""
         return self.resolved_devices() * self.num_nodes
 
     def _process_options(self) -> dict[str, Any]:
-        """Options of Lightning's Trainer for one process or several."""
         if distributed.world_size() == 1:
             return {"devices": 1, "plugins": [AtomicCheckpointIO()]}
         # Buffers are equal on all ranks; broadcasting them would cost time at each validation.
@@ -143,7 +141,6 @@ class TrainerSettings:
     def build(
         self, run: RunDirectory, loggers: list[Any], callbacks: list[lightning.Callback]
     ) -> lightning.Trainer:
-        """A Trainer that writes to the run directory."""
         folder = run.path / "checkpoints"
         mode = "min" if lower_is_better(self.monitor) else "max"
         best = ModelCheckpoint(
@@ -195,15 +192,12 @@ class TrainerSettings:
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def resolved_accelerator(self) -> Accelerator:
-        """The accelerator that `auto` means on this machine."""
         return resolve_accelerator(self.accelerator)
 
     def device(self) -> str:
-        """The accelerator's name in torch."""
         return device_name(self.resolved_accelerator())
 
     def resolved_precision(self) -> Precision:
-        """The precision that `auto` means on this machine."""
         return resolve_precision(self.precision, self.resolved_accelerator())
 
 

@@ -26,7 +26,6 @@ def card_facts(
     loss: Loss,
     metrics: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What an export's card and rmexp.json say about it."""
     settings = {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
     shown = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "training" and k[0] != "_")
     paths = ", ".join(Path(path).name for path in prepared.data.source.paths)
