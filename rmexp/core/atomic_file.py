@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all."""
+"""Files and directories that are written whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,3 +19,20 @@ def replace_file(file: Path) -> Iterator[Path]:
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_directory(home: Path) -> Iterator[Path]:
+    """Yield an empty directory beside `home`, which replaces it at the end.
+
+    On an error, `home` stays as it was.
+    """
+    temporary = home.with_name(f".writing-{home.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(home, ignore_errors=True)
+        os.replace(temporary, home)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,12 +1,12 @@
 """Directories of the cache, built atomically and once, also by concurrent processes."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+
+from rmexp.core.atomic_file import replace_directory
 
 
 @contextmanager
@@ -27,10 +27,5 @@ def build_once(home: Path, part: str) -> Iterator[Path | None]:
         if (home / part).is_file():
             yield None
             return
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=home.parent))
-        try:
+        with replace_directory(home) as folder:
             yield folder
-            shutil.rmtree(home, ignore_errors=True)
-            folder.rename(home)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)

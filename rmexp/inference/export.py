@@ -1,8 +1,6 @@
 """Export of a reward model as a plain Hugging Face directory, verified with plain transformers."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 import transformers
 
 from rmexp import __version__
+from rmexp.core.atomic_file import replace_directory
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.evaluation.calibration import CALIBRATION_FILE as CALIBRATION
 from rmexp.evaluation.calibration import Calibration
@@ -48,23 +47,17 @@ def export(
     Raises:
         UserError: plain transformers compute other rewards; nothing is left at `home`.
     """
-    aside = home.with_name(f".{home.name}")
-    shutil.rmtree(aside, ignore_errors=True)
     merge(model)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    (aside / "rmexp.json").write_text(json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n")
-    (aside / "README.md").write_text(_card(facts, calibration), encoding="utf-8")
-    if calibration is not None:
-        stored = json.dumps(calibration.to_dict(), indent=2) + "\n"
-        (aside / CALIBRATION).write_text(stored)
-    try:
-        verify_export(aside, texts, rewards, padded_left=head_layers(model) is not None)
-    except BaseException:
-        shutil.rmtree(aside)
-        raise
-    shutil.rmtree(home, ignore_errors=True)
-    os.rename(aside, home)
+    with replace_directory(home) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        stored = json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n"
+        (folder / "rmexp.json").write_text(stored)
+        (folder / "README.md").write_text(_card(facts, calibration), encoding="utf-8")
+        if calibration is not None:
+            stored = json.dumps(calibration.to_dict(), indent=2) + "\n"
+            (folder / CALIBRATION).write_text(stored)
+        verify_export(folder, texts, rewards, padded_left=head_layers(model) is not None)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Lightning callbacks: validation schedule, resume checkpoints, progress."""
 
-import os
 import signal
 import sys
 import threading
@@ -185,10 +184,7 @@ class ResumeCheckpoint(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: Any) -> None:
-        aside = self.file.with_name(".last.ckpt")
-        trainer.save_checkpoint(aside)
-        if distributed.is_rank_zero():
-            os.replace(aside, self.file)
+        trainer.save_checkpoint(self.file)
         if self.agreed:
             raise KeyboardInterrupt
 
