@@ -216,7 +216,7 @@ class _ModelScorer:
         module.calibration, module.logs = self.calibration, False
         if reason := _without_loss(module.loss, case.data, case.name, self.home):
             note_fallback(reason)
-            module.judges_loss = False
+            module.computes_loss = False
         values = score_split(self.fit, module, case.data, case.name)
         case.rewards = module.rewards
         return values

@@ -59,7 +59,7 @@ class RewardModule(lightning.LightningModule):
         self.model, self.loss, self.data, self.optim = model, loss, data, optim
         self.layout, self.steps = layout, steps
         self.fingerprints = fingerprints or {}
-        self.judges_loss = self.logs = True
+        self.computes_loss = self.logs = True
         self.sharded = False
         self.rewards: dict[int, list[float]] = {}
         self.loss_sums: dict[str, Tensor] = {}
@@ -70,7 +70,7 @@ class RewardModule(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
         self.validated_at = -1
         self.calibration: Calibration | None = None
-        self.judged: dict[str, EvalLabels] = {}
+        self.labels: dict[str, EvalLabels] = {}
         self._rng: Mapping[str, Any] | None = None
 
     def forward(self, batch: Batch) -> Tensor:
@@ -201,7 +201,7 @@ class RewardModule(lightning.LightningModule):
 
     def add_scored(self, batch: Batch, rewards_N: Tensor) -> None:
         """Keep the rewards of a micro-batch and its loss sums."""
-        terms = self.loss(rewards_N, batch) if self.judges_loss else {}
+        terms = self.loss(rewards_N, batch) if self.computes_loss else {}
         for term, (values_U, weights_U) in terms.items():
             sums = torch.stack([(values_U * weights_U).sum(), weights_U.sum()]).cpu().double()
             self.loss_sums[term] = self.loss_sums.get(term, torch.zeros_like(sums)) + sums
@@ -244,9 +244,9 @@ class RewardModule(lightning.LightningModule):
 
     def scored(self, split: str) -> ScoredSet:
         """The split that was just scored, with its labels, which are read once."""
-        if split not in self.judged:
-            self.judged[split] = eval_labels(self.data.rows, self.data.splits[split])
-        return self.judged[split].with_rewards(self.rewards)
+        if split not in self.labels:
+            self.labels[split] = eval_labels(self.data.rows, self.data.splits[split])
+        return self.labels[split].with_rewards(self.rewards)
 
     def evaluation(self, split: str, intervals: bool = True) -> dict[str, float]:
         """The metrics of the split that was just scored, by their full names.
@@ -255,7 +255,7 @@ class RewardModule(lightning.LightningModule):
             intervals: bootstrap 95% intervals too.
         """
         values = compute_metrics(self.scored(split), self.calibration, intervals=intervals)
-        if self.judges_loss:
+        if self.computes_loss:
             values["loss"] = sum(float(v / w) if w else 0.0 for v, w in self.loss_sums.values())
         return {f"{split}/{name}": value for name, value in values.items() if value == value}
 

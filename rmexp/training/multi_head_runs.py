@@ -119,7 +119,7 @@ def fit_heads(
             found.append(error)
             continue
         splits = (module.data.splits[name].tobytes() for name in ("val", "test"))
-        module.judged = labels.setdefault(tuple(splits), module.judged)
+        module.labels = labels.setdefault(tuple(splits), module.labels)
         own = facts | {"shared_with": others}
         found.append(TrainedHead(run, module, prepared, source, network, own, notes=notes))
     trained = [one for one in found if isinstance(one, TrainedHead)]

@@ -30,7 +30,7 @@ class Prepared:
     tokenizer: Any
     data: ComparisonData
     audit: Audit
-    said: str | None = None
+    template_note: str | None = None
 
 
 def prepare_data(
@@ -70,7 +70,7 @@ def prepare(
     for one in everything:
         one.source.check()
     tokenizer = source.load_tokenizer()
-    said = template.install(tokenizer)
+    note = template.install(tokenizer)
     for one in everything:
         one.prepare(tokenizer, seed, reporter.count)
     check()
@@ -79,7 +79,7 @@ def prepare(
         raise UserError(
             f"The template begins a text with {audit.bos_count} BOS tokens; write one at most."
         )
-    return Prepared(tokenizer, data, audit, said)
+    return Prepared(tokenizer, data, audit, note)
 
 
 def report_prepared(
@@ -90,9 +90,9 @@ def report_prepared(
     others: Sequence[ComparisonData] = (),
 ) -> None:
     """Print facts about data and template, and write them to `environment.json`."""
-    everything, audit, said = [prepared.data, *others], prepared.audit, prepared.said
+    everything, audit, note = [prepared.data, *others], prepared.audit, prepared.template_note
     lines = [line for one in everything for line in one.lines()]
-    reporter.say_once(*lines, *([said] if said else []), *audit.lines())
+    reporter.say_once(*lines, *([note] if note else []), *audit.lines())
     reports = [one.report.to_dict() for one in everything]
     facts = {
         "data": reports if others else reports[0],
