@@ -9,6 +9,7 @@ import gc
 import os
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -18,9 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rmexp.config.compose import explain
 from rmexp.config.schema import CONF_DIR, register
 from rmexp.core import distributed
-from rmexp.core.console import Reporter
 from rmexp.core.errors import DiskFull, PeerProcessLost, UserError
-from rmexp.runner.job_spec import JobSpec
+
+if TYPE_CHECKING:
+    from rmexp.runner.job_spec import JobSpec  # `--help` does not wait for it
 
 QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion", "version")
 """Options that Hydra answers; nothing runs."""
@@ -93,13 +95,15 @@ def _run(arguments: argparse.Namespace) -> bool:
         from rmexp.runner.sweep import run_sweep
 
         return run_sweep(checked, sys.argv[1:])
+    from rmexp.core.console import Reporter
     from rmexp.runner.job import attempt_job
 
     return attempt_job(job, Reporter())
 
 
-def _join(job: JobSpec, rank: int) -> bool:
+def _join(job: "JobSpec", rank: int) -> bool:
     """Take part in the run of rank 0, as another process that torchrun or srun started."""
+    from rmexp.core.console import Reporter
     from rmexp.runner.job import run_job
     from rmexp.tracking.run_directory import first_line
 
