@@ -15,7 +15,7 @@ from rmexp.config.grid import Composer, parse_override, sweep_values
 from rmexp.config.yaml_io import write_yaml
 from rmexp.runner.check_job import JobChecker
 from rmexp.runner.job_spec import JobSpec
-from rmexp.runner.sweep_plan import SweepPlan
+from rmexp.runner.sweep_plan import SweepPlan, make_cell
 
 
 class Search:
@@ -107,9 +107,8 @@ class Search:
         if self.settings["custom_search_space"]:
             get_method(self.settings["custom_search_space"])(self.compose(self.fixed), trial)
         overrides = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
-        return plan.place(
-            number, self.checker.check(self.compose(overrides), overrides, self.fixed)
-        )
+        job = self.checker.check(self.compose(overrides), overrides, self.fixed)
+        return plan.place(job, make_cell(number, job, plan.inputs))
 
 
 def _suggest(trial: Any, key: str, override: Override) -> None:

@@ -57,7 +57,7 @@ def _run_grid(
     plan: SweepPlan, cells: Sequence[JobSpec], execute: Executor, reporter: Reporter
 ) -> None:
     """Run the cells that are not done; heads that train together run as one item."""
-    jobs = [plan.place(number, cell) for number, cell in enumerate(cells)]
+    jobs = [plan.place(job, cell) for job, cell in zip(cells, plan.cells, strict=True)]
     groups = head_groups(plan, jobs)
     grouped = {cell.number for group in groups.values() for cell, _ in group.members}
     items: list[WorkItem] = []

@@ -58,15 +58,14 @@ class SweepPlan:
     cells: list[Cell]
     left_out: list[str] = field(default_factory=list)
 
-    def place(self, number: int, job: JobSpec) -> JobSpec:
-        """A checked job with its number, directory and fingerprint in the sweep."""
-        name = job_directory(number, directory_label(job.differing))
+    def place(self, job: JobSpec, cell: Cell) -> JobSpec:
+        """A checked job with its place in the sweep."""
         return dataclasses.replace(
             job,
-            directory=self.directory.absolute() / name,
+            directory=self.directory.absolute() / cell.directory,
             sweep=self.directory.name,
-            number=number,
-            fingerprint=short_hash(config_fingerprint(job.config) + self.inputs),
+            number=cell.number,
+            fingerprint=cell.fingerprint,
         )
 
     def states(self) -> list[State]:
@@ -143,7 +142,7 @@ def _number(home: Path) -> tuple[int, str]:
 
 
 def make_plan(
-    cells: Sequence[JobSpec],
+    jobs: Sequence[JobSpec],
     command: Sequence[str],
     directory: str,
     searches: bool,
@@ -152,26 +151,30 @@ def make_plan(
     """Number the cells and name the sweep's directory by all that its results depend on.
 
     Args:
-        cells: the checked jobs of the grid; of a search, one with what its jobs share.
+        jobs: the checked cells of the grid; of a search, one with what its jobs share.
         command: the arguments of `python -m rmexp`.
         directory: where the user wants it; empty: `outputs/sweeps/NAME-HASH`.
         searches: Optuna proposes the jobs.
     """
-    inputs = input_fingerprint([cell.config for cell in cells])
-    prints = [short_hash(config_fingerprint(cell.config) + inputs) for cell in cells]
-    whole = short_hash(" ".join(command if searches else []) + " ".join(prints))
-    names = [job_directory(n, directory_label(cell.differing)) for n, cell in enumerate(cells)]
-    rows = zip(cells, names, prints, strict=True)
+    inputs = input_fingerprint([job.config for job in jobs])
+    cells = [make_cell(number, job, inputs) for number, job in enumerate(jobs)]
+    prints = " ".join(cell.fingerprint for cell in cells)
+    whole = short_hash(" ".join(command if searches else []) + prints)
     return SweepPlan(
-        directory=Path(directory or f"outputs/sweeps/{_sweep_name(cells)}-{whole[:8]}"),
+        directory=Path(directory or f"outputs/sweeps/{_sweep_name(jobs)}-{whole[:8]}"),
         command=list(command),
-        task=cells[0].config.task.name,
+        task=jobs[0].config.task.name,
         inputs=inputs,
-        cells=[]
-        if searches
-        else [Cell(n, cell.overrides, *row) for n, (cell, *row) in enumerate(rows)],
+        cells=[] if searches else cells,
         left_out=list(left_out),
     )
+
+
+def make_cell(number: int, job: JobSpec, inputs: str) -> Cell:
+    """The directory's name and the fingerprint of a job; `inputs`: see `SweepPlan`."""
+    name = job_directory(number, directory_label(job.differing))
+    fingerprint = short_hash(config_fingerprint(job.config) + inputs)
+    return Cell(number, job.overrides, name, fingerprint)
 
 
 def shared_overrides(grid: Sequence[Sequence[str]]) -> set[str]:
@@ -179,19 +182,16 @@ def shared_overrides(grid: Sequence[Sequence[str]]) -> set[str]:
     return set.intersection(*map(set, grid))
 
 
-def _sweep_name(cells: Sequence[JobSpec]) -> str:
+def _sweep_name(jobs: Sequence[JobSpec]) -> str:
     """The name that the user gave, or that of the file in sweeps/, or the losses and the data."""
-    first = cells[0]
+    first = jobs[0]
     name = first.config.name or first.choices.get("sweeps")
     if name is None and first.config.task.name != "train":
         name = first.config.task.name
     if name is None:
-        losses, data = ("_".join(dict.fromkeys(c.choices[g] for c in cells)) for g in _LABELS)
-        name = f"{losses[:50]}-{data[:30]}"
+        loss, data = ("_".join(dict.fromkeys(j.choices[g] for j in jobs)) for g in ("loss", "data"))
+        name = f"{loss[:50]}-{data[:30]}"
     return plain_name(str(name))
-
-
-_LABELS = ("loss", "data")
 
 
 def headline(state: State) -> str:

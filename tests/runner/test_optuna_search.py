@@ -1,5 +1,6 @@
 """The search proposes what the sweep's grammar says, stops early, and writes what it found."""
 
+import functools
 from types import SimpleNamespace
 
 import pytest
@@ -35,12 +36,19 @@ def test_sweeps_become_distributions(sweep, kind, facts):
     assert {name: getattr(found, name) for name in facts} == facts
 
 
-def searched(tmp_path, value, *overrides):
+@pytest.fixture
+def searched(tmp_path, monkeypatch):
+    """Runs a search without jobs."""
+    monkeypatch.setattr("rmexp.runner.optuna_search.make_cell", lambda number, job, inputs: number)
+    return functools.partial(search, tmp_path)
+
+
+def search(tmp_path, value, *overrides):
     """The jobs of a search that return `value(overrides)`, why it stopped, and its results."""
     words = ["hydra/sweeper=optuna", *(o for o in overrides if o.startswith("hydra"))]
     settings, jobs = compose_config(words).hydra.sweeper, []
     checker = SimpleNamespace(check=lambda composed, overrides, shared: overrides)
-    plan = SimpleNamespace(directory=tmp_path, place=lambda number, job: (number, job))
+    plan = SimpleNamespace(directory=tmp_path, inputs="", place=lambda job, number: (number, job))
 
     def execute(batch):
         jobs.extend(batch)
@@ -52,13 +60,13 @@ def searched(tmp_path, value, *overrides):
     return jobs, stopped, read_yaml(file) if file.exists() else None
 
 
-def test_a_grid_sampler_visits_each_cell_once(tmp_path):
+def test_a_grid_sampler_visits_each_cell_once(searched):
     words = ("seed=3", "loss.margin=0.5,1.0", "tune.rank=range(1,3)")
 
     def rank(job):
         return float(next(text[-1] for text in job if text.startswith("tune.rank")))
 
-    jobs, stopped, results = searched(tmp_path, rank, *words, "hydra/sweeper/sampler=grid")
+    jobs, stopped, results = searched(rank, *words, "hydra/sweeper/sampler=grid")
     assert [number for number, _ in jobs] == [0, 1, 2, 3]
     assert all(job[0] == "seed=3" for _, job in jobs)
     assert len({tuple(job) for _, job in jobs}) == 4
@@ -67,17 +75,17 @@ def test_a_grid_sampler_visits_each_cell_once(tmp_path):
     assert results["best_params"]["tune.rank"] == 1
 
 
-def test_it_stops_when_too_many_jobs_fail(tmp_path):
+def test_it_stops_when_too_many_jobs_fail(searched):
     words = ("loss.margin=interval(0,1)", "hydra.sweeper.n_jobs=1", "hydra.sweeper.n_trials=9")
-    jobs, stopped, results = searched(tmp_path, lambda job: None, *words)
+    jobs, stopped, results = searched(lambda job: None, *words)
     assert len(jobs) == 1
     assert stopped == "search stopped: 1 of 1 jobs failed (hydra.sweeper.max_failure_rate=0.0)"
     assert results is None
     words = (*words, "hydra.sweeper.max_failure_rate=1")
-    assert len(searched(tmp_path, lambda job: None, *words)[0]) == 9
+    assert len(searched(lambda job: None, *words)[0]) == 9
 
 
-def test_the_last_override_of_a_key_counts(tmp_path):
+def test_the_last_override_of_a_key_counts(searched):
     words = ("seed=1,2", "seed=5", "loss.margin=0.3", "loss.margin=0.3,0.4")
-    jobs, _, _ = searched(tmp_path, lambda job: 1.0, *words, "hydra.sweeper.n_trials=2")
+    jobs, _, _ = searched(lambda job: 1.0, *words, "hydra.sweeper.n_trials=2")
     assert all(job[0] == "seed=5" and len(job) == 2 for _, job in jobs)
