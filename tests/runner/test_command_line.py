@@ -1,7 +1,9 @@
 """The real entry point, on the main paths: train, evaluate, export, sweep, refuse."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -189,6 +191,22 @@ def test_a_traceback_is_announced_where_it_is_written(rmexp):
     assert done.returncode == 1
     (file,) = rmexp.folder.glob("run-2/error.txt")
     assert f"(traceback: {file})" in done.stderr
+
+
+def test_a_job_gets_the_directory_and_the_variables_that_hydra_names(tmp_path, monkeypatch):
+    from rmexp.config.schema import register
+    from rmexp.runner.job import _surroundings
+    from rmexp.runner.preflight import preflight
+
+    monkeypatch.chdir(tmp_path)
+    register()
+    words = ["hydra.job.chdir=true", "+hydra.job.env_set.COLOUR=red", "hydra.run.dir=run"]
+    (job,) = preflight(["model=tiny", *words], False, None).cells
+    assert job.directory == tmp_path / "run"
+    with _surroundings(job):
+        assert (Path.cwd(), os.environ["COLOUR"]) == (tmp_path / "run", "red")
+    assert Path.cwd() == tmp_path
+    assert "COLOUR" not in os.environ
 
 
 def test_three_runs_of_one_second_have_three_directories(rmexp, tmp_path):
