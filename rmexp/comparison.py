@@ -43,7 +43,7 @@ class PreferenceLabel:
         return self.votes_i / total, self.votes_j / total, self.votes_tie / total
 
     @property
-    def verdict(self) -> int:
+    def label(self) -> int:
         """+1 if `i` is better, -1 if `j` is better, 0 for a tie.
 
         It is a tie if `i` and `j` have equal votes, or if tie votes outnumber both.
@@ -101,7 +101,7 @@ class Comparison:
         if not self.weight >= 0:
             raise ValueError(f"weight {self.weight}")
 
-    def levels(self) -> tuple[int | None, ...]:
+    def rank_levels(self) -> tuple[int | None, ...]:
         """Rank level of each response, 0 the worst; equal levels tie, None is unranked.
 
         From the pairwise labels where there are any, else from ratings. All responses are unranked
@@ -134,7 +134,7 @@ def _levels_of(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int |
     for judgement in judgements:
         for one, other, won in ((judgement.i, judgement.j, 1), (judgement.j, judgement.i, -1)):
             below.setdefault(one, set())
-            if judgement.verdict == won:
+            if judgement.label == won:
                 below[one].add(other)
     rank = {wins: level for level, wins in enumerate(sorted({len(b) for b in below.values()}))}
     levels = tuple(rank[len(below[k])] if k in below else None for k in range(count))
@@ -142,7 +142,7 @@ def _levels_of(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int |
     for judgement in judgements:
         forward = judgement if judgement.i < judgement.j else judgement.flipped()
         first = judged.setdefault(frozenset((forward.i, forward.j)), forward)
-        if first.verdict != forward.verdict:
+        if first.label != forward.label:
             return (None,) * count
     for i, high in enumerate(levels):
         for j, low in enumerate(levels[:i]):
@@ -150,7 +150,7 @@ def _levels_of(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int |
                 continue
             pair = judged.get(frozenset((i, j)))
             sign = (high > low) - (high < low)
-            found = 0 if pair is None else -pair.verdict  # i is the later of the two
+            found = 0 if pair is None else -pair.label  # i is the later of the two
             if found != sign:
                 return (None,) * count
     return levels

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rmexp.batching.collate import Batch, Collate
+from rmexp.batching.batch import Batch
+from rmexp.batching.collate import Collate
 from rmexp.batching.rank_partition import RankPartition
 from rmexp.batching.step_loader import IndexedRows
 
@@ -28,7 +29,7 @@ def lay_out_epoch(
     sizes = np.array([partition.sizes[list(step)].sum() for step in steps])
     spread = np.linspace(0, len(steps) - 1, LAID_OUT).round().astype(int)
     chosen = np.unique([*spread, *np.argsort(-sizes, kind="stable")[: LAID_OUT // 8]])
-    indexed, hands = IndexedRows(rows), chain(*(partition.hands(steps[n]) for n in chosen))
+    indexed, hands = IndexedRows(rows), chain(*(partition.by_rank(steps[n]) for n in chosen))
     dealt = [collate([indexed[int(row)] for row in hand]).batches for hand in hands]
     tokens, keys = _work(chain(*dealt)) * (sizes.sum() / sizes[chosen].sum())
     return max(chain(*dealt), key=lambda batch: batch.tokens_R_T.numel()), {

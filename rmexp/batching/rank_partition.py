@@ -1,4 +1,4 @@
-"""Which comparisons of a step each process of a run takes: as many tokens each as can be."""
+"""The rows of each step that one process of several takes, balanced by tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 
 SLACK = 1.1
-"""A process may have so much of the fair share before comparisons of one prompt are parted."""
+"""A process may have this many fair shares before comparisons of one prompt are split."""
 
 
 @dataclass(frozen=True)
 class RankPartition:
-    """The part of every step that one process of several takes.
+    """The part of every step that one process takes.
 
     Args:
-        rank: of the process, from 0.
-        count: of processes.
+        rank: of the process.
+        count: number of processes.
         sizes: (rows of the data set,) distinct tokens of each comparison.
         shared: (same,) tokens that all responses to its prompt share.
-        prompts: (same,) the prompt of each, as a number.
+        prompts: (same,) its prompt, as a number.
     """
 
     rank: int
@@ -28,50 +28,52 @@ class RankPartition:
     prompts: np.ndarray
 
     def of(self, rows: Sequence[int]) -> list[int]:
-        """This process's rows of a step; the processes' parts make up the step."""
-        return self.hands(rows)[self.rank]
+        """This process's rows of a step; together the processes have all of them."""
+        return self.by_rank(rows)[self.rank]
 
-    def hands(self, rows: Sequence[int]) -> list[list[int]]:
+    def by_rank(self, rows: Sequence[int]) -> list[list[int]]:
         """Each process's rows of a step."""
         at = np.asarray(rows)
-        dealt = partition_rows(self.sizes[at], self.shared[at], self.prompts[at], self.count)
-        return [[rows[place] for place in hand] for hand in dealt]
+        parts = partition_rows(self.sizes[at], self.shared[at], self.prompts[at], self.count)
+        return [[rows[index] for index in part] for part in parts]
 
 
 def partition_rows(
     sizes: np.ndarray, shared: np.ndarray, prompts: np.ndarray, count: int
 ) -> list[list[int]]:
-    """Deal comparisons out to `count` processes by tokens: the largest first, to whom has least.
+    """Assign comparisons to `count` processes: the largest first, to the process with least tokens.
 
-    Comparisons of a prompt stay together, as they share a tree, as long as nobody has more than
-    `SLACK` fair shares; else the largest such group of the fullest hand is halved, and all is dealt
-    anew. So the fullest hand has at most `SLACK` fair shares, or a fair share and the largest
-    comparison. (Graham 1969, "Bounds on multiprocessing timing anomalies".)
+    Comparisons of a prompt stay together, as they share a tree, while no process has more than
+    `SLACK` fair shares; else the largest such group of the fullest process is halved and the
+    assignment restarts. So the fullest process has at most `SLACK` fair shares, or a fair share and
+    the largest comparison. (Graham 1969, "Bounds on multiprocessing timing anomalies".)
 
     Args:
         sizes, shared, prompts: (C,) see `RankPartition`.
 
-    Returns the places of each process, rising; a process has none where there are too few.
+    Returns:
+        Increasing indices for each process; none for some where there are too few comparisons.
     """
     groups: dict[int, list[int]] = {}
-    for place, prompt in enumerate(prompts.tolist()):
-        groups.setdefault(prompt, []).append(place)
+    for index, prompt in enumerate(prompts.tolist()):
+        groups.setdefault(prompt, []).append(index)
     units = list(groups.values())
     while True:
-        costs = [cost(sizes[unit], shared[unit]) for unit in units]
-        loads, hands = [0] * count, [[] for _ in range(count)]  # type: ignore[var-annotated]
+        costs = [tree_tokens(sizes[unit], shared[unit]) for unit in units]
+        loads = [0] * count
+        assigned: list[list[int]] = [[] for _ in range(count)]
         for n in sorted(range(len(units)), key=lambda n: -costs[n]):
             least = loads.index(min(loads))
             loads[least] += costs[n]
-            hands[least].append(n)
+            assigned[least].append(n)
         fullest = loads.index(max(loads))
-        groups_there = [n for n in hands[fullest] if len(units[n]) > 1]
-        if loads[fullest] <= SLACK * sum(costs) / count or not groups_there:
-            return [sorted(place for n in hand for place in units[n]) for hand in hands]
-        parted = units.pop(max(groups_there, key=lambda n: costs[n]))
-        units += [parted[: len(parted) // 2], parted[len(parted) // 2 :]]
+        divisible = [n for n in assigned[fullest] if len(units[n]) > 1]
+        if loads[fullest] <= SLACK * sum(costs) / count or not divisible:
+            return [sorted(index for n in part for index in units[n]) for part in assigned]
+        largest = units.pop(max(divisible, key=lambda n: costs[n]))
+        units += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
 
 
-def cost(sizes: np.ndarray, shared: np.ndarray) -> int:
-    """Distinct tokens of comparisons of one prompt in one tree, about."""
+def tree_tokens(sizes: np.ndarray, shared: np.ndarray) -> int:
+    """Approximate distinct tokens of comparisons of one prompt in one tree."""
     return int((sizes - shared).sum() + shared.max())

@@ -1,4 +1,4 @@
-"""Steps: which comparisons share an optimizer step, and the loaders that hand steps out."""
+"""Optimizer steps: which comparisons share one, and the loaders that yield them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rmexp.batching.collate import Collate, Step
+from rmexp.batching.batch import Step
+from rmexp.batching.collate import Collate
 from rmexp.batching.rank_partition import RankPartition
 
 
@@ -16,20 +17,20 @@ from rmexp.batching.rank_partition import RankPartition
 class BatchPlan:
     """Which comparisons share an optimizer step; the same for every layout and number of workers.
 
-    Units (comparisons, or all comparisons of a prompt) are put in an order drawn from seed and
-    epoch and dealt out: `batch_size` a step, or, with `tokens_per_batch`, as many as have about so
-    many distinct tokens. Every epoch has the same number of steps.
+    Units (comparisons, or all comparisons of a prompt) are shuffled by seed and epoch; a step takes
+    the next `batch_size` of them or, with `tokens_per_batch`, units with about that many distinct
+    tokens. Every epoch has the same number of steps.
 
     Args:
         rows: rows of the data set, C of them.
         units: (C,) the unit of each, 0 to U - 1.
         sizes: (C,) distinct tokens of each.
         batch_size: units of a step.
-        tokens_per_batch: no unit may have more tokens; None deals by `batch_size`.
+        tokens_per_batch: no unit may have more tokens; None: `batch_size` decides.
         seed: of the order.
-        times: (C,) how often each is drawn in an epoch, on average; mean 1. None: each once. A
-            unit of several rows has their mean. An epoch has as many draws as units either way, and
-            a unit's draws differ from its `unit_times` by less than one.
+        sampling_rate: (C,) expected draws of each row in an epoch, mean 1; None: each once. A unit
+            of several rows has their mean. An epoch has as many draws as units either way, and a
+            unit's draws differ from its `unit_rates` by less than one.
     """
 
     rows: np.ndarray
@@ -43,7 +44,7 @@ class BatchPlan:
     def __len__(self) -> int:
         if self.tokens_per_batch is None:
             return -(-self._count // self.batch_size)
-        # Rounded down: a step's share is then no smaller than any unit, so that none is empty.
+        # Rounded down, so that a step's share is at least as large as any unit and none is empty.
         return max(1, int(self.sizes.sum()) // self.tokens_per_batch)
 
     @property
@@ -68,34 +69,36 @@ class BatchPlan:
             steps[step] += self.rows[own].tolist()
         return steps
 
-    def unit_times(self) -> np.ndarray:
-        """(U,) how often each unit is drawn in an epoch, on average; mean 1."""
+    def unit_rates(self) -> np.ndarray:
+        """(U,) expected draws of each unit in an epoch; mean 1."""
         if self.sampling_rate is None:
             return np.ones(self._count)
         counts_U = np.bincount(self.units, minlength=self._count)
-        times_U = np.bincount(self.units, weights=self.sampling_rate) / counts_U
-        return times_U / times_U.sum() * self._count
+        rates_U = np.bincount(self.units, weights=self.sampling_rate) / counts_U
+        return rates_U / rates_U.sum() * self._count
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        """(U,) the units of an epoch in their order."""
+        """(U,) the units of an epoch in order."""
         order_U = np.argsort(rng.permutation(self._count))
         if self.sampling_rate is None:
             return order_U
-        # Systematic sampling: U even marks over the units laid end to end, each as long as `times`.
-        ends_U = np.cumsum(self.unit_times()[order_U])
+        # Systematic sampling: U evenly spaced marks over the units laid end to end, each as long as
+        # its rate.
+        ends_U = np.cumsum(self.unit_rates()[order_U])
         marks_U = rng.random() + np.arange(self._count)
         drawn_U = np.searchsorted(ends_U, marks_U, side="right").clip(max=self._count - 1)
         return rng.permutation(order_U[drawn_U])
 
 
 class StepLoader:
-    """Yields the steps of an epoch, knows where it is, and goes on from there after a resume.
+    """Yields the steps of an epoch, and resumes in the middle of one.
 
-    Lightning stores and restores `state_dict()`. A plain `DataLoader` would replay the epoch's
-    start. Its own generator keeps worker seeds from drawing on the global random state.
+    Lightning stores and restores `state_dict()`; a plain `DataLoader` would replay the start of the
+    epoch. Worker seeds come from a generator of the loader, not from the global random state.
 
-    Of each step a process of several gets its `portion`, which may be none of it (None: the whole
-    step): the steps are the same for any number of processes.
+    Args:
+        partition: the part of each step that this process takes, which may be empty; None: the
+            whole step. Steps are the same for any number of processes.
     """
 
     def __init__(
@@ -104,15 +107,15 @@ class StepLoader:
         plan: BatchPlan,
         collate: Collate,
         workers: int,
-        portion: RankPartition | None = None,
+        partition: RankPartition | None = None,
     ) -> None:
         self.rows, self.plan, self.collate, self.workers = rows, plan, collate, workers
-        self.portion = portion
+        self.partition = partition
         self.epoch = 0
         self.done = 0
 
     def __len__(self) -> int:
-        """Steps of a whole epoch, wherever the loader stands."""
+        """Steps of a whole epoch."""
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Step]:
@@ -121,7 +124,7 @@ class StepLoader:
         left = self.plan.steps(self.epoch)[self.done :]
         loader: DataLoader = DataLoader(
             IndexedRows(self.rows),
-            batch_sampler=left if self.portion is None else map(self.portion.of, left),
+            batch_sampler=left if self.partition is None else map(self.partition.of, left),
             collate_fn=self.collate,
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(0),
@@ -131,16 +134,16 @@ class StepLoader:
             yield step
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, and steps of it that were handed out."""
+        """Epoch, and the number of its steps that were yielded."""
         return {"epoch": self.epoch, "done": self.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict()` was taken."""
+        """Resume where `state_dict()` was called."""
         self.epoch, self.done = state["epoch"], state["done"]
 
 
 class IndexedRows(Dataset):
-    """A memory-mapped data set whose rows know their number; `texts` stay on disk."""
+    """A memory-mapped data set whose rows have their index; `texts` stay on disk."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows.remove_columns("texts") if "texts" in rows.column_names else rows
@@ -162,16 +165,16 @@ def evaluation_loader(
     rank: int = 0,
     count: int = 1,
 ) -> DataLoader:
-    """Every row once, longest first, so that little is padded; rows of one prompt stay together.
+    """Every row once, longest first to pad little; rows of one prompt share a step.
 
-    Processes take the steps in turn; the last step of some may be without rows.
+    Processes take the steps in turn; the last step of some may be empty.
 
     Args:
         rows: the tokenised data set.
         indices: its rows to score, C of them.
         units: (C,) the prompt of each, 0 to U - 1.
         lengths: (C,) tokens of the longest response of each.
-        batch_size: a step ends with the prompt that brings it to so many comparisons.
+        batch_size: a step ends with the prompt that reaches this many comparisons.
         rank: of this process, from 0.
         count: of processes.
     """

@@ -5,14 +5,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-from rmexp.batching.collate import Batch, BatchLayout, Collate
+from rmexp.batching.batch import Batch
+from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.batching.rank_partition import RankPartition
 from rmexp.batching.step_loader import BatchPlan, StepLoader, evaluation_loader
 from rmexp.core import distributed
@@ -20,35 +20,9 @@ from rmexp.core.errors import UserError, note_fallback
 from rmexp.data import sampling
 from rmexp.data.reader import RowReport
 from rmexp.data.row_source import MixedSource, RowSource
+from rmexp.data.settings import BatchSettings, SamplingSettings
 from rmexp.data.splits import SingleSplit, SplitPolicy, describe_fold
-from rmexp.data.token_columns import COUNT_COLUMNS, Balance, TokenColumns
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """Which training rows are drawn, and how often; see `options.comparison_data`."""
-
-    max_per_prompt: int | None = None
-    balance: Balance | None = None
-
-
-@dataclass(frozen=True)
-class BatchSettings:
-    """How many comparisons share a step or a micro-batch; see `options.comparison_data`."""
-
-    batch_size: int
-    tokens_per_batch: int | None
-    group_by_prompt: bool
-    eval_batch_size: int
-    micro_batch_tokens: int
-    workers: int
-
-    def __post_init__(self) -> None:
-        if self.tokens_per_batch is not None and self.group_by_prompt:
-            raise UserError(
-                "data.tokens_per_batch deals out comparisons, data.group_by_prompt whole prompts: "
-                "leave out one of them (with the latter data.batch_size counts prompts)."
-            )
+from rmexp.data.token_columns import COUNT_COLUMNS, TokenColumns
 
 
 class ComparisonData:
@@ -237,7 +211,7 @@ class ComparisonData:
         for groups in groupings:
             if groups is not None:
                 plan = self.plan()
-                found |= sampling.shares_of(groups, plan.unit_times()[plan.units])
+                found |= sampling.shares_of(groups, plan.unit_rates()[plan.units])
         return found
 
     def collate(self, layout: BatchLayout) -> Collate:

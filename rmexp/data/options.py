@@ -9,14 +9,15 @@ from annotated_types import Ge, Gt, Le
 from rmexp.config.schema import CONF_DIR
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.errors import UserError
-from rmexp.data.comparison_data import BatchSettings, ComparisonData, SamplingSettings
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.formats.column_map import ColumnMap
 from rmexp.data.formats.fold_group import FoldGroup
 from rmexp.data.reader import Format
 from rmexp.data.row_source import MixedSource, RowSource
+from rmexp.data.settings import BatchSettings, SamplingSettings
 from rmexp.data.splits import Fold, SplitPolicy
 from rmexp.data.token_columns import Balance
-from rmexp.data.token_dataset import TokenizeSpec
+from rmexp.data.tokenize_spec import TokenizeSpec
 from rmexp.templates.template import Template
 
 Count = Annotated[int, Gt(0)]

@@ -1,4 +1,4 @@
-"""Source + format -> comparisons, with every row that was left out counted and placed."""
+"""Source + format -> comparisons; every row that is dropped is counted."""
 
 import dataclasses
 from collections import Counter
@@ -11,19 +11,20 @@ from rmexp.core.errors import UserError
 from rmexp.data.sources import SPLIT_ALIASES, BadRow, LeftOut, read_rows
 
 Format = Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
-"""A row becomes a comparison; a row that holds a whole tree of dialogues becomes several."""
-
+"""A row is a comparison, or several if it is a tree of dialogues."""
 
 EXAMPLES = 5
-"""Bad rows that are named one by one; the rest is counted."""
+"""Bad rows that are named; the rest is counted."""
 
 
 @dataclass
 class RowReport:
-    """What became of the rows: nothing is left out silently.
+    """Counts of the rows that were read, kept, refused, dropped and shortened.
 
-    `bad` counts by reason; `dropped` and `cut` count by cause and subset. `places` names the first
-    few bad rows as `file:line: reason`.
+    Attributes:
+        bad: reason -> count.
+        places: the first few bad rows as `file:line: reason`.
+        dropped, cut: cause -> subset -> count.
     """
 
     read: int = 0
@@ -34,21 +35,21 @@ class RowReport:
     cut: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add_bad(self, place: str, reason: str) -> None:
-        """Count a bad row; reasons are counted without the values they quote."""
+        """Count a bad row; the reason is counted without the values it quotes in parentheses."""
         self.bad[reason.split(" (")[0]] += 1
         if len(self.places) < EXAMPLES:
             self.places.append(f"{place}: {reason}")
 
     def drop(self, cause: str, subset: str, count: int = 1) -> None:
-        """Count comparisons that were left out after reading."""
+        """Count comparisons that were dropped after reading."""
         self.dropped.setdefault(cause, Counter())[subset] += count
 
     def trim(self, cause: str, subset: str) -> None:
-        """Count a comparison that was kept with less of its prompt."""
+        """Count a comparison that was kept in part."""
         self.cut.setdefault(cause, Counter())[subset] += 1
 
     def merge(self, other: "RowReport") -> None:
-        """Add what another report counted."""
+        """Add the counts of another report."""
         self.read += other.read
         self.kept += other.kept
         self.bad += other.bad
@@ -58,7 +59,7 @@ class RowReport:
                 getattr(self, verb).setdefault(cause, Counter()).update(subsets)
 
     def lines(self) -> list[str]:
-        """For the terminal and the report: a line a fact, the first always the total."""
+        """A summary of one fact a line; the first is the total."""
         out = [f"{self.read} rows read, {self.kept} comparisons kept"]
         out += [f"{count} bad: {reason}" for reason, count in self.bad.most_common()]
         for verb, causes in (("dropped", self.dropped), ("cut", self.cut)):
@@ -69,39 +70,31 @@ class RowReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
-        nested = {
-            name: {cause: dict(n) for cause, n in getattr(self, name).items()}
-            for name in ("dropped", "cut")
-        }
-        return {
-            "read": self.read,
-            "kept": self.kept,
-            "bad": dict(self.bad),
-            "places": self.places,
-        } | nested
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "RowReport":
         """The inverse of `to_dict`."""
         nested = {
-            name: {c: Counter(n) for c, n in stored[name].items()} for name in ("dropped", "cut")
+            name: {cause: Counter(n) for cause, n in stored[name].items()}
+            for name in ("dropped", "cut")
         }
-        return cls(
-            stored["read"], stored["kept"], Counter(stored["bad"]), list(stored["places"]), **nested
-        )
+        return cls(**{**stored, "bad": Counter(stored["bad"]), **nested})
 
 
 def read_comparisons(
     paths: Mapping[str | None, str], parse: Format, report: RowReport, limit: int | None = None
 ) -> Iterator[Comparison]:
-    """Stream the comparisons of several files.
+    """Stream the comparisons of several paths.
 
-    `paths` maps our split (or None: not split yet) to a path. A row that the format refuses is
-    counted in `report` and passed over. `limit` is the number of comparisons to take from each
-    file, from its start.
+    Args:
+        paths: split (None: not split yet) -> path.
+        parse: the format; rows that it refuses are skipped.
+        report: counts rows.
+        limit: number of comparisons to take from the start of each path.
 
     Raises:
-        UserError: the format cannot be for these rows; the first such row is named.
+        UserError: the format does not suit these rows; names the first such row.
     """
     seen: Counter[str] = Counter()
     for split, path in paths.items():
@@ -132,13 +125,13 @@ def read_comparisons(
 
 
 def _unique(name: str, seen: Counter[str]) -> str:
-    """Ids are unique, as predictions are joined by them: a repeated id gets a number."""
+    """Number repeated ids: predictions are joined by id."""
     seen[name] += 1
     return name if seen[name] == 1 else f"{name}#{seen[name]}"
 
 
 def _declared_split(name: str | None) -> str | None:
-    """Our name of the split that a row declares."""
+    """The split that a row declares, by our name."""
     if not name:
         return None
     if name not in SPLIT_ALIASES:
@@ -149,17 +142,17 @@ def _declared_split(name: str | None) -> str | None:
 def check_bad_rows(
     report: RowReport, on_bad_row: str, max_bad_share: float, group: str = "data"
 ) -> None:
-    """Stop where bad rows are not to be skipped, or are too many.
+    """Refuse bad rows that are not to be skipped, or are too many.
 
     Raises:
-        UserError: names the first bad rows with file, line and reason, and the mend.
+        UserError: names the first bad rows with file, line and reason, and the fix.
     """
     bad = sum(report.bad.values())
     shown = "\n  ".join(report.places)
     more = f"\n  ... and {bad - len(report.places)} more" if bad > len(report.places) else ""
     rows = f"{bad} of {report.read} rows cannot be used:\n  {shown}{more}\n"
     if bad and on_bad_row == "raise":
-        raise UserError(rows + f"Mend them, or leave them out with {group}.on_bad_row=skip.")
+        raise UserError(rows + f"Fix them, or leave them out with {group}.on_bad_row=skip.")
     if bad > max_bad_share * report.read:
         raise UserError(
             rows + f"That is {bad / report.read:.1%}, more than {group}.max_bad_share="

@@ -15,7 +15,8 @@ from rmexp.core.errors import UserError, note_fallback
 from rmexp.data import sampling
 from rmexp.data.reader import RowReport, read_comparisons
 from rmexp.data.sources import check_source
-from rmexp.data.token_dataset import TokenizeSpec, TokenTable, load_or_tokenise
+from rmexp.data.token_dataset import TokenTable, load_or_tokenise
+from rmexp.data.tokenize_spec import TokenizeSpec
 from rmexp.templates.template import Template
 
 OWN_TEMPLATE_NOTE = (

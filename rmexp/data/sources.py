@@ -1,7 +1,7 @@
-"""Where rows come from: files, local `datasets` directories, the hub.
+"""Raw rows of files, local `datasets` directories and hub data sets.
 
-Yields raw rows with their place. A row that cannot be read at all (not JSON, not UTF-8) comes as a
-`BadRow` in its turn, so that the caller counts it with the rows that no format accepts.
+A row that cannot be read (not JSON, not UTF-8) is yielded as a `BadRow`, so that the caller counts
+it with the rows that the format refuses.
 """
 
 import csv
@@ -17,7 +17,6 @@ from rmexp.core.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
 
-
 SPLIT_ALIASES = {
     "train": "train",
     "val": "val",
@@ -26,20 +25,20 @@ SPLIT_ALIASES = {
     "test": "test",
     "eval": "test",
 }
-"""What data sets call their splits -> what we call them."""
+"""Split names of data sets -> train, val or test."""
 
 
 class BadRow(Exception):
-    """A row that cannot be used; its text is the reason."""
+    """A row that cannot be used; the message is the reason."""
 
 
 class LeftOut(Exception):
-    """A good row that is not wanted, or says nothing; its text is the cause."""
+    """A valid row that is not wanted or has no labels; the message is the cause."""
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """One row as it stood in the source, and where: `file:line`, or `name[split]:index`."""
+    """A row as in the source, and its place: `file:line` or `name[split]:index`."""
 
     place: str
     row: dict[str, Any] | BadRow
@@ -49,14 +48,13 @@ class RawRow:
 def read_rows(path: str, split: str | None = None) -> Iterator[RawRow]:
     """Stream the rows of a file, a `datasets` directory (`save_to_disk`) or a hub data set.
 
-    A hub id may go on with one of its files (`owner/name:folder/rows.jsonl.gz`) or one of its
-    splits (`owner/name:train_prefs`).
-
-    `split` marks every row as belonging to one split of ours (train, val, test); for a data set
-    that has splits of its own it is None and theirs are kept.
+    Args:
+        path: a hub id may name one file (`owner/name:folder/rows.jsonl.gz`) or one split
+            (`owner/name:train_prefs`) of it.
+        split: the split of all rows (train, val, test); None keeps the splits of the data set.
 
     Raises:
-        UserError: nothing readable lies at `path`.
+        UserError: `path` cannot be read.
     """
     file = Path(path).expanduser()
     if file.is_dir():
@@ -72,17 +70,17 @@ def read_rows(path: str, split: str | None = None) -> Iterator[RawRow]:
 
 
 def check_source(path: str, key: str = "data.path") -> None:
-    """Refuse a path that cannot be one, before anything slower is tried.
+    """Refuse a path that does not exist and is no hub id.
 
     Raises:
-        UserError: there is no such file or directory, and it is no hub id.
+        UserError: names `key` and the path.
     """
     if not Path(path).expanduser().exists() and not _looks_like_a_hub_id(path):
         raise missing(path, key)
 
 
 def missing(path: str, key: str = "data.path") -> UserError:
-    """What to say of a path that is not there."""
+    """The error for a path that does not exist."""
     return UserError(f"{key}={path}: there is no such file{_nearby(Path(path).expanduser())}.")
 
 
@@ -151,7 +149,7 @@ def _read_json_array(file: Path) -> Iterator[RawRow]:
 
 def _read_csv(file: Path) -> Iterator[RawRow]:
     try:
-        # What is not UTF-8 becomes half a surrogate, which the formats refuse by row and field.
+        # Invalid UTF-8 becomes lone surrogates, which the formats refuse by row and field.
         with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             for row in reader:
@@ -169,7 +167,7 @@ def _read_csv(file: Path) -> Iterator[RawRow]:
 
 
 def _parse_cell(cell: str) -> Any:
-    """Lists and objects in a CSV cell (messages, responses, ratings) are written as JSON."""
+    """Lists and objects in CSV cells (messages, responses, ratings) are JSON."""
     if cell[:1] in "[{" and cell:
         try:
             return json.loads(cell)
@@ -217,7 +215,7 @@ def _read_hub(path: str) -> Iterator[RawRow]:
             file = huggingface_hub.hf_hub_download(name, part, repo_type="dataset")
             return _read_file(Path(file))
         loaded = datasets.load_dataset(name, split=part or None)
-    except Exception as error:  # the hub client raises many kinds; its first line says which
+    except Exception as error:  # the hub client raises many types; the first line names the problem
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"data.path={path}: no such file here, and the hub did not give it ({first})."
@@ -226,7 +224,7 @@ def _read_hub(path: str) -> Iterator[RawRow]:
 
 
 def _rows_of_dataset(loaded: Any, name: str) -> Iterator[RawRow]:
-    """Splits that are named train, validation or test (or dev, val, eval) stay what they are."""
+    """Rows of a data set with its known splits, see `SPLIT_ALIASES`."""
     import datasets
 
     parts = loaded if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
@@ -245,7 +243,7 @@ def _rows_of_dataset(loaded: Any, name: str) -> Iterator[RawRow]:
 
 
 def _looks_like_a_hub_id(path: str) -> bool:
-    """`owner/name` or `owner/name:part`; no ending that says "file", and no folder `owner` here."""
+    """`owner/name` or `owner/name:part`, without the suffix of a file or a local folder `owner`."""
     owner, slash, name = path.partition(":")[0].partition("/")
     plain = bool(slash) and owner not in ("", ".", "..", "~") and "/" not in name and name != ""
     return plain and not name.endswith(SUFFIXES) and not Path(owner).exists()

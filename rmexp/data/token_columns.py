@@ -1,4 +1,4 @@
-"""Tokenised rows column by column: what plans, counts and checks ask of many rows at once."""
+"""Columns of the tokenised rows, for plans, counts and checks of many rows at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from rmexp.core.errors import UserError
 
 Balance = Literal["subset", "language", "label", "length"]
 
-
 COUNT_COLUMNS = {
     "pairs": "judged",
     "ties": "tied",
@@ -18,17 +17,17 @@ COUNT_COLUMNS = {
     "ratings": "rated",
     "lists": "ranked",
 }
-"""Kind of judgement -> the column that counts it in a row; an order has two levels or more."""
+"""Label kind -> the column that counts it in a row; a ranking has two levels or more."""
 
 
 @dataclass(frozen=True)
 class TokenColumns:
-    """The columns of `rows`, a data set with `tokenised.FEATURES`."""
+    """The columns of `rows`, a data set with `token_dataset.TOKEN_SCHEMA`."""
 
     rows: Any
 
     def numbers(self, name: str) -> np.ndarray:
-        """A whole column of numbers, without making Python objects of the rows."""
+        """A column of numbers as an array."""
         return self.rows.data.column(name).to_numpy()
 
     def objects(self, name: str, rows: np.ndarray) -> list[Any]:
@@ -36,12 +35,12 @@ class TokenColumns:
         return self.rows.select_columns(name).select(rows)[name][:]
 
     def prompts(self, rows: np.ndarray) -> np.ndarray:
-        """The prompt of each of these rows, as a number from 0."""
+        """The prompt of each of these rows, numbered from 0."""
         column = self.rows.data.column("prompt_key").combine_chunks().dictionary_encode()
         return np.unique(column.indices.to_numpy()[rows], return_inverse=True)[1]
 
     def shared(self) -> np.ndarray:
-        """Tokens that all responses of a row share, about: what its tree spares."""
+        """Approximate number of tokens that all responses of a row share."""
         lengths = self.rows.data.column("lengths").combine_chunks()
         ends = lengths.offsets.to_numpy() - lengths.offsets[0].as_py()
         before = np.concatenate([[0], np.cumsum(lengths.flatten().to_numpy())])
@@ -49,7 +48,7 @@ class TokenColumns:
         return (np.diff(before[ends]) - self.numbers("size")) // others
 
     def counts(self, rows: np.ndarray) -> dict[str, int]:
-        """Kind of judgement -> how many these rows have: pairs and ties, else rows with it."""
+        """Label kind -> its count in these rows: pairs and ties, else rows that have it."""
         found = {kind: self.numbers(name)[rows] for kind, name in COUNT_COLUMNS.items()}
         strict = int(found["pairs"].sum())
         without = int(self.numbers("without_margin")[rows].sum())
@@ -63,16 +62,16 @@ class TokenColumns:
         }
 
     def with_any(self, kinds: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """Whether each of these rows has one of these kinds."""
+        """Whether each of these rows has a label of one of these kinds."""
         return np.any(
             [self.numbers(COUNT_COLUMNS[k])[rows] > (k == "lists") for k in kinds], axis=0
         )
 
     def groups(self, by: Balance, rows: np.ndarray) -> Sequence[Any]:
-        """The subset, language, label or longer winner of each of these rows; None: not told.
+        """The subset, language, label or longer winner of each of these rows; None: unknown.
 
         Raises:
-            UserError: the rows do not say.
+            UserError: no row has it.
         """
         if by == "length":
             more = self.numbers("longer_wins")[rows] - self.numbers("shorter_wins")[rows]

@@ -62,7 +62,7 @@ class EvalCase:
         """Slow metrics and the benchmark's own scores, by their full names."""
         values = {f"{self.name}/{k}": v for k, v in slow_metrics(scored).items()}
         if self.benchmark is not None:
-            rows = self.data.rows.select_columns(["id", "prompt_key", "subset", "levels"])
+            rows = self.data.rows.select_columns(["id", "prompt_key", "subset", "rank_levels"])
             rewards = [self.rewards[row] for row in self.indices.tolist()]
             values |= self.benchmark.metrics(rows.select(self.indices), rewards)
         return values

@@ -9,11 +9,12 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from rmexp.core.errors import UserError, note_fallback
-from rmexp.data.comparison_data import ComparisonData, SamplingSettings
+from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reader import Format
 from rmexp.data.row_source import RowSource
+from rmexp.data.settings import SamplingSettings
 from rmexp.data.splits import SingleSplit
-from rmexp.data.token_dataset import TokenizeSpec
+from rmexp.data.tokenize_spec import TokenizeSpec
 from rmexp.evaluation.benchmarks.base import ScoredList, Suite
 
 
@@ -129,7 +130,7 @@ def scored_lists(
             prompt=row["prompt_key"],
             subset=row["subset"],
             rewards=np.asarray(values, dtype=np.float64),
-            levels=np.asarray(row["levels"]),
+            levels=np.asarray(row["rank_levels"]),
         )
         for row, values in zip(rows, rewards, strict=True)
     ]

@@ -77,8 +77,8 @@ def _pairs(comparisons: Sequence[Comparison]) -> tuple[np.ndarray, np.ndarray]:
     better, worse, start = [], [], 0
     for one in comparisons:
         for judgement in one.judgements:
-            if judgement.verdict:
-                sides = (judgement.i, judgement.j)[:: judgement.verdict]
+            if judgement.label:
+                sides = (judgement.i, judgement.j)[:: judgement.label]
                 better.append(start + sides[0])
                 worse.append(start + sides[1])
         start += len(one.responses)

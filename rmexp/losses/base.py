@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.batch import Batch
 
 Terms = dict[str, tuple[Tensor, Tensor]]
 

@@ -1,4 +1,4 @@
-"""The contract of loss and data: what the one needs, the other must have."""
+"""Checks that data has the labels that a loss needs."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,19 +16,19 @@ from rmexp.losses.base import Loss
 
 
 def check_fits(loss: Loss, loss_name: str, label_kinds: Collection[str], data_name: str) -> None:
-    """Refuse a loss that the data's judgements cannot feed.
+    """Refuse a loss whose labels the data does not have.
 
     Args:
         loss: the loss, with its settings.
-        loss_name: its option, for the sentence; `data_name` the data's.
-        has: the kinds of judgement (`comparisons.KINDS`) that the data have.
+        loss_name: its option, for messages; `data_name` the data's.
+        label_kinds: label kinds of the data, see `comparison.LABEL_KINDS`.
 
     Raises:
-        UserError: names what is missing, and the losses that fit.
+        UserError: names the missing kinds, and the losses that fit.
     """
     if not loss.unmet(label_kinds):
         return
-    # A mix needs one of what its parts need: what they lack is said, not all of it.
+    # A mix needs the kinds of one of its losses: only the missing ones are named.
     both, lacking = (
         (" and ", loss.required()) if loss.needs_labels else (" or ", loss.unmet(label_kinds))
     )
@@ -41,7 +41,7 @@ def check_fits(loss: Loss, loss_name: str, label_kinds: Collection[str], data_na
 
 
 def fitting_losses(label_kinds: Collection[str]) -> Iterator[str]:
-    """The options of conf/loss that data with these kinds of judgement can feed."""
+    """The options of conf/loss that can train on data with these label kinds."""
     for file in sorted((CONF_DIR / "loss").glob("*.yaml")):
         needs_labels = locate("loss", _target_of(file)).needs_labels
         if needs_labels and set(needs_labels) <= set(label_kinds):
@@ -49,7 +49,7 @@ def fitting_losses(label_kinds: Collection[str]) -> Iterator[str]:
 
 
 def _target_of(file: Path) -> str:
-    """The class of an option; one without its own has that of the option that it stands on."""
+    """The class of an option, which may come from the option in its defaults."""
     node = OmegaConf.load(file)
     if "_target_" in node:
         return str(node._target_)
@@ -87,10 +87,10 @@ Splits = Mapping[str, np.ndarray]
 def check_labels(
     columns: TokenColumns, splits: Splits, loss: Loss, loss_name: str, data_name: str
 ) -> None:
-    """The training rows have what the loss needs, and its pairs the margins or ratings it takes.
+    """Check that the training rows have the labels, margins and ratings that the loss reads.
 
     Raises:
-        UserError: the loss finds nothing to learn from; a pair has no margin where each must.
+        UserError: a label kind is missing; a pair has no margin or no ratings.
     """
     label_kinds = {kind for kind, count in columns.counts(splits["train"]).items() if count}
     check_fits(loss, loss_name, label_kinds, data_name)
@@ -102,7 +102,7 @@ def check_labels(
 
 
 def _check_pairs(columns: TokenColumns, splits: Splits, required: Sequence[str]) -> None:
-    """Each pair has the margin, or the rating gap, that the loss asks for."""
+    """Check that each pair has the margin or the rating gap that the loss reads."""
     for split in ("train", "val"):
         rows = splits[split]
         if "margins" in required and columns.numbers("without_margin")[rows].any():
@@ -119,13 +119,13 @@ def _check_pairs(columns: TokenColumns, splits: Splits, required: Sequence[str])
 
 
 def fit_loss_to_ratings(
-    columns: TokenColumns, train: np.ndarray, times: np.ndarray | None, loss: Loss
+    columns: TokenColumns, train: np.ndarray, rates: np.ndarray | None, loss: Loss
 ) -> None:
-    """Let the loss learn its scale; a rating counts as often as its row is drawn."""
+    """Fit the loss to the ratings of the training rows, weighted by their sampling rates."""
     rated = columns.numbers("rated")[train] > 0
     if not rated.any():
         return
-    weights_C = (columns.numbers("weight")[train] * (1.0 if times is None else times))[rated]
+    weights_C = (columns.numbers("weight")[train] * (1.0 if rates is None else rates))[rated]
     rows = columns.objects("ratings", train[rated])
     found = [(r, w) for row, w in zip(rows, weights_C, strict=True) for r in row if r == r]
     if found:

@@ -6,7 +6,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.batch import Batch
 from rmexp.losses.base import Loss, Terms
 
 

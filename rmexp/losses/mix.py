@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.batch import Batch
 from rmexp.core.errors import UserError
 from rmexp.losses.base import Loss, Terms
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.batch import Batch
 from rmexp.core.errors import note_fallback
 from rmexp.losses.base import Loss, Margin, Terms, pair_gaps, pair_margins
 

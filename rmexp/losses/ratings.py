@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.batch import Batch
 from rmexp.core.errors import UserError
 from rmexp.losses.base import Loss, Terms
 

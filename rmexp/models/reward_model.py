@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.batch import Batch
 from rmexp.core.errors import UserError
 from rmexp.models.frozen_layers import ReplayLayer
 from rmexp.models.tree_attention import TREE_ATTENTION, TreeRow

@@ -63,7 +63,9 @@ class TreeRow:
 
     def layout(self, kernel: Kernel, window: int | None) -> Any:
         """The kernel's blocks or mask for a sliding window (None: no window)."""
-        if window is not None and window >= max(t.trunk + max(t.branches) for t in self.trees):
+        if window is not None and window >= max(
+            t.shared_prefix + max(t.branches) for t in self.trees
+        ):
             window = None
         if (kernel, window) not in self._made:
             make: dict[Kernel, Callable[[int | None], Any]] = {
@@ -233,7 +235,7 @@ class BlockAttention(torch.autograd.Function):
 
 def _queries(x: Tensor, groups: int, block: Block) -> Tensor:
     """A block's rows of x (T, H, d) as (G, H/G x wide, d), grouped by the heads that share keys."""
-    rows = x[block.start : block.start + block.wide]
+    rows = x[block.start : block.start + block.width]
     return rows.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(1, 2)
 
 
@@ -246,7 +248,7 @@ def _keys(x: Tensor, block: Block) -> Tensor:
 def _write(out: Tensor, found: Tensor, block: Block) -> None:
     """Write (G, H/G x wide, e) to the rows of the block's queries in `out` (T, H, e)."""
     groups = found.shape[0]
-    counted = found.unflatten(1, (-1, block.wide))[:, :, : block.queries]
+    counted = found.unflatten(1, (-1, block.width))[:, :, : block.queries]
     rows = out[block.start : block.start + block.queries].unflatten(1, (groups, -1))
     rows.copy_(counted.permute(2, 0, 1, 3))
 
@@ -273,7 +275,7 @@ def _weights(
         scores = torch.tanh(scores / softcap)
         slope = 1 - scores.square()
         scores = scores * softcap
-    by_head = scores.unflatten(1, (-1, block.wide))
+    by_head = scores.unflatten(1, (-1, block.width))
     by_head[..., block.first :].masked_fill_(hidden, float("-inf"))
     if sinks is None:
         weights = torch.softmax(scores, -1).to(scores.dtype)  # autocast on CUDA gives fp32
@@ -281,8 +283,8 @@ def _weights(
         sink = sinks.to(scores.dtype).view(k.shape[1], -1, 1, 1).expand(*by_head.shape[:3], 1)
         every = torch.softmax(torch.cat([by_head, sink], -1), -1).to(scores.dtype)
         weights = every[..., :-1].flatten(1, 2)
-    if block.wide > block.queries:
-        weights.unflatten(1, (-1, block.wide))[:, :, block.queries :] = 0
+    if block.width > block.queries:
+        weights.unflatten(1, (-1, block.width))[:, :, block.queries :] = 0
     return weights, slope
 
 

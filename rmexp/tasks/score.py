@@ -9,7 +9,7 @@ from rmexp.core.process_memory import peak_memory_gib
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
 from rmexp.data.row_source import OWN_TEMPLATE_NOTE, MixedSource
-from rmexp.data.token_dataset import source_fingerprint
+from rmexp.data.tokenize_spec import source_fingerprint
 from rmexp.inference.score_file import ScoreFile, check_out, score_stream
 from rmexp.inference.scorer import open_scorer
 from rmexp.templates.template import Template, template_fingerprint

@@ -1,13 +1,13 @@
-"""What is written into a chat template, so that the template alone says how a dialogue looks.
+"""Settings of a template as Jinja before its source, so that the chat template is complete.
 
-System prompt, response prefix and suffix, and arguments become Jinja in front of the source. A
-source may use four names that stand for nothing elsewhere:
+System prompt, response prefix and suffix, and arguments become Jinja code. A source may use four
+names that this code defines:
 
-- `bos`: BOS where the tokenizer puts one before every text by itself, else nothing;
+- `bos`: BOS if the tokenizer adds one to every text, else nothing;
 - `text_of(message)`: its reasoning (in <think>) and its content, whether text or parts;
 - `turns`, in a loop over them: the messages as plain `{role, content}`, with tools and tool calls
   as JSON in the text;
-- `strftime_now`: a fixed date, as a reward must not depend on the day.
+- `strftime_now`: a fixed date, because rewards must not depend on the day.
 """
 
 import json
@@ -18,12 +18,10 @@ from typing import Any
 from rmexp.core.errors import note_fallback
 
 BAKED = "{#- baked by rmexp -#}"
-"""Opens a template that carries its system prompt and arguments."""
-
+"""Marks a template that has its settings in its source."""
 
 DATE = "01 Jan 2025"
-"""What templates that ask for today's date are told."""
-
+"""The date for templates that write today's date."""
 
 TEXT_OF = r"""
 {%- macro text_of(message) -%}
@@ -37,7 +35,6 @@ TEXT_OF = r"""
 {%- endif -%}
 {%- endmacro -%}
 """
-
 
 TURNS = r"""
 {%- set made = namespace(turns=[], text='') -%}
@@ -71,7 +68,7 @@ def bake(
     prefix: str | None,
     suffix: str | None,
 ) -> str:
-    """The source with everything in front of it that it needs; itself where it needs nothing."""
+    """The source after the code of its settings; unchanged if it needs none."""
     uses_turns = re.search(r"\bfor \w+ in turns\b", source) is not None
     sets = dict(arguments)
     if re.search(r"\bbos\b", source):
@@ -100,7 +97,7 @@ def _system(text: str) -> str:
 
 
 def _around(prefix: str, suffix: str) -> str:
-    """Text before and after the content of the last message, where the assistant wrote it."""
+    """Text before and after the content of the last message, if it is the assistant's."""
     before, after = _literal(prefix), _literal(suffix)
     part = '[{"type": "text", "text": %s}]'
     return (
@@ -116,5 +113,5 @@ def _around(prefix: str, suffix: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    """A value as a Jinja literal: JSON is one, but that null is called none."""
+    """A value as a Jinja literal: JSON, except for none."""
     return "none" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Messages -> text -> token ids, under the template that a tokenizer carries.
+"""Messages -> text -> token ids with a tokenizer's chat template.
 
-The one path of training, evaluation, scoring and export. What a template would leave out or write
-as a Python list is put right here, or said.
+Training, evaluation, scoring and export all use this path. Contents that a template would print as
+a Python list are joined first; contents that it leaves out are reported.
 """
 
 import dataclasses
@@ -15,15 +15,13 @@ from rmexp.comparison import Comparison, Message
 from rmexp.core.errors import UserError, note_fallback
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""The names under which messages carry their reasoning."""
-
+"""Keys of the reasoning in a message."""
 
 ITERATES_PARTS = re.compile(r"\bfor\s+\w+\s+in\s+[\w.\[\]'\"]*content['\"\]]*(?![\w.'\"\]])")
-"""Finds a template that reads content as a list of parts by itself."""
+"""Matches a template that iterates over the parts of content."""
 
-
-_looked_at: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
-"""What of a dialogue was seen to be shown, or said to be left out, by a tokenizer's template."""
+_checked_parts: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""Parts of dialogues that were checked against a tokenizer's template, see `_note_omissions`."""
 
 
 def render(
@@ -38,18 +36,18 @@ def render(
         tokenizer: with a template installed.
         dialogues: lists of messages.
         tools: JSON schemas of the tools that the assistant may call.
-        unfinished: each dialogue ends where its last message ends, without an end of turn.
+        unfinished: the text ends with the last message, without an end of turn.
 
     Raises:
-        UserError: the template refuses a dialogue (its own sentence is passed on), a message holds
-            something that is not text, or an unfinished one does not end as it is written.
+        UserError: the template refuses a dialogue, a message has a part that is not text, or an
+            unfinished response is not at the end of its text.
     """
     keeps_parts = ITERATES_PARTS.search(tokenizer.chat_template or "") is not None
     texts = []
     for dialogue in dialogues:
         messages = [_prepared(message, keeps_parts) for message in dialogue]
         texts.append(_render_one(tokenizer, messages, tools, unfinished))
-        _say_what_is_left_out(tokenizer, messages, tools, unfinished, texts[-1])
+        _note_omissions(tokenizer, messages, tools, unfinished, texts[-1])
     return texts
 
 
@@ -64,17 +62,17 @@ def render_comparison(tokenizer: Any, comparison: Comparison) -> list[str]:
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered texts; nothing is added that the template did not write."""
+    """Token ids of rendered texts, without added special tokens."""
     return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
 
 def fit(
     tokenizer: Any, comparison: Comparison, max_length: int
 ) -> tuple[list[str], list[list[int]]] | None:
-    """Texts and token ids of a comparison whose oldest prompt turns are left out until it fits.
+    """Texts and token ids of a comparison without its oldest prompt turns, so that it fits.
 
-    System messages and the last user turn stay, and a response is never cut: None where the longest
-    response is over `max_length` tokens even so.
+    System messages, the last user turn and responses are kept whole: None if the longest response
+    has more than `max_length` tokens even so.
     """
     shorter = _without_oldest_turn(comparison.prompt)
     while shorter is not None:
@@ -87,7 +85,7 @@ def fit(
 
 
 def _without_oldest_turn(prompt: tuple[Message, ...]) -> tuple[Message, ...] | None:
-    """The prompt without its first user turn and the answers to it; None when one turn is left."""
+    """The prompt without its first user turn and the answers to it; None if one turn is left."""
     users = [n for n, message in enumerate(prompt) if message["role"] == "user"]
     if len(users) < 2:
         return None
@@ -118,7 +116,7 @@ def _render_one(
         called = any(message.get("tool_calls") for message in messages)
         hint = " (template=chatml shows tool calls)" if called else ""
         raise UserError(f"The chat template refuses a dialogue: {error}{hint}.") from error
-    # A template may trim what it shows, finished or not; it must end with the step all the same.
+    # A template may strip whitespace, but the text must end with the step.
     if unfinished and not text.rstrip().endswith(_plain_text(last["content"]).rstrip()):
         raise UserError(_NOT_AT_ITS_END)
     return text
@@ -131,9 +129,9 @@ _NOT_AT_ITS_END = (
 
 
 def _prepared(message: Message, keeps_parts: bool) -> dict[str, Any]:
-    """A message as templates expect it: parts joined to text, arguments of tool calls as objects.
+    """A message as templates expect it: parts joined, arguments of tool calls as objects.
 
-    Templates write arguments as JSON; arguments that are JSON text already would be written twice.
+    Templates convert arguments to JSON; arguments that are JSON text would be escaped twice.
     """
     prepared = dict(message)
     if isinstance(content := message.get("content"), list):
@@ -145,10 +143,10 @@ def _prepared(message: Message, keeps_parts: bool) -> dict[str, Any]:
 
 
 def _plain_text(content: Any) -> str:
-    """The text of a message's content; parts are joined as Hugging Face's own templates join them.
+    """The text of a message's content; parts are joined as in Hugging Face's templates.
 
     Raises:
-        UserError: a part is no text.
+        UserError: a part is not text.
     """
     if isinstance(content, str):
         return content
@@ -171,23 +169,23 @@ def _with_objects(call: Any) -> Any:
     return dict(call) | {"arguments": arguments} if isinstance(arguments, dict) else call
 
 
-def _say_what_is_left_out(
+def _note_omissions(
     tokenizer: Any,
     messages: list[dict[str, Any]],
     tools: Sequence[Mapping[str, Any]],
     unfinished: bool,
     text: str,
 ) -> None:
-    """Say, once a tokenizer, that its template leaves out tools, tool calls or the last reasoning.
+    """Note once that a template omits tools, tool calls or the last reasoning.
 
-    (Reasoning of earlier turns is left out by families that are trained so.)
+    Some model families are trained without the reasoning of earlier turns.
     """
     parts = {
         "tools": bool(tools),
         "tool_calls": any(message.get("tool_calls") for message in messages),
         "reasoning_content": any(messages[-1].get(name) for name in REASONING),
     }
-    looked_at = _looked_at.setdefault(tokenizer, set())
+    looked_at = _checked_parts.setdefault(tokenizer, set())
     for name in (name for name, there in parts.items() if there and name not in looked_at):
         keys = REASONING if name == "reasoning_content" else (name,)
         without = [{k: v for k, v in message.items() if k not in keys} for message in messages]

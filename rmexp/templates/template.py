@@ -1,8 +1,7 @@
-"""The template of a run: installed into the tokenizer, audited, fingerprinted.
+"""Chat templates: installed into a tokenizer, audited, fingerprinted.
 
-A template is a Jinja chat template and nothing else: all its settings are baked into its source, so
-what the exported tokenizer carries is exactly what was trained with. Special tokens come from the
-template alone, so a double BOS cannot happen.
+All settings become part of the Jinja source, so that an exported tokenizer has the template of the
+training. Special tokens come only from the template, which prevents a double BOS.
 """
 
 import hashlib
@@ -33,12 +32,10 @@ PROBES: tuple[tuple[Message, ...], ...] = (
         {"role": "assistant", "content": "你好！ naïve ☕"},
     ),
 )
-"""Dialogues whose token ids make up a template's fingerprint."""
-
+"""Dialogues whose token ids are hashed in a template's fingerprint."""
 
 TAG = re.compile(r"<[|｜][^|｜<>\s]+[|｜]>|</?\w+>|\[/?[A-Z_]+\]")
-"""What looks like a special token: <|im_end|>, <end_of_turn>, </s>, [/INST]."""
-
+"""Matches texts like special tokens: <|im_end|>, <end_of_turn>, </s>, [/INST]."""
 
 PAD_NAMES = (
     "<|pad|>",
@@ -48,20 +45,20 @@ PAD_NAMES = (
     "<|padding|>",
     "<|endoftext|>",
 )
-"""Names under which tokenizers already carry a token fit for padding, in order of preference."""
+"""Existing tokens for padding, in order of preference."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """What turns messages into text.
+    """A chat template and its settings.
 
     Args:
         source: a Jinja chat template; None takes the tokenizer's own.
         path: a file with a Jinja chat template, instead of `source`.
-        system: a system prompt for dialogues that bring none.
-        response_prefix: text put before the content of the answer that is judged.
-        response_suffix: text put after it.
-        arguments: values that the template reads, e.g. `enable_thinking: false`.
+        system: a system prompt for dialogues without one.
+        response_prefix: text before the content of the response.
+        response_suffix: text after it.
+        arguments: variables of the template, e.g. `enable_thinking: false`.
     """
 
     source: str | None
@@ -72,18 +69,19 @@ class Template:
     arguments: Mapping[str, Any]
 
     def check(self) -> None:
-        """Refuse a template file that is not there.
+        """Check that the file exists.
 
         Raises:
-            UserError: names it.
+            UserError: there is no such file.
         """
         if self.path is not None and not Path(self.path).expanduser().is_file():
             raise UserError(f"template.path={self.path}: there is no such file.")
 
     def install(self, tokenizer: Any) -> str | None:
-        """Give the tokenizer this template (baked), a pad token that is not eos, and right padding.
+        """Set this template, a pad token that is not eos, and right padding on the tokenizer.
 
-        Returns the sentence to say where a pad token had to be chosen.
+        Returns:
+            A note if a pad token was chosen.
 
         Raises:
             UserError: there is no template, the file is missing, or it is not valid Jinja.
@@ -92,7 +90,7 @@ class Template:
         tokenizer.padding_side = "right"
         said = choose_pad_token(tokenizer)
         _check_renders(tokenizer)
-        if self.source is not None or self.path is not None:  # its own is as its authors meant it
+        if self.source is not None or self.path is not None:  # the tokenizer's own is not checked
             _check_tags(tokenizer)
         return said
 
@@ -115,16 +113,18 @@ class Template:
     def _bake(self, source: str, tokenizer: Any) -> str:
         settings = (self.system, self.response_prefix, self.response_suffix)
         if source.startswith(BAKED) and not self.arguments and settings == (None, None, None):
-            return source  # an export's: it was baked when it was trained
+            return source  # the template of an export has its settings
         bos = tokenizer.bos_token if _adds_bos(tokenizer) else ""
         return bake(source, bos, self.arguments, *settings)
 
 
 def choose_pad_token(tokenizer: Any) -> str | None:
-    """Make sure that pad != eos: Hugging Face pools the last token that is not pad.
+    """Set a pad token that is not eos: Hugging Face pools the last token that is not pad.
 
-    Returns the sentence to say where the token had to be chosen or added, else None. A model whose
-    embedding is smaller than the tokenizer must be resized afterwards.
+    Resize a model whose embedding is smaller than the tokenizer afterwards.
+
+    Returns:
+        A note if the token was chosen or added, else None.
     """
     taken = {tokenizer.eos_token, tokenizer.bos_token, None}
     if tokenizer.pad_token not in taken:
@@ -139,21 +139,19 @@ def choose_pad_token(tokenizer: Any) -> str | None:
 
 
 def template_fingerprint(tokenizer: Any) -> str:
-    """16 hex digits that change when any probe dialogue would get other token ids."""
+    """A hash (16 hex digits) of the token ids of the probe dialogues."""
     seen: list[Any] = []
     for probe in PROBES:
         try:
             seen.append(tokenize(tokenizer, render(tokenizer, [probe]))[0])
-        except (
-            UserError
-        ) as error:  # a template may refuse a system message: that, too, tells it apart
+        except UserError as error:  # a template may refuse a system message
             seen.append(str(error))
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What the template makes of one example: shown at the start and kept in `environment.json`."""
+    """The template on one example: printed at the start and written to `environment.json`."""
 
     fingerprint: str
     bos_count: int
@@ -163,7 +161,7 @@ class Audit:
     example: str
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """A summary for the terminal."""
         return [
             f"template {self.fingerprint}: BOS x{self.bos_count}, "
             f"EOS {'yes' if self.eos_present else 'NO'}, "
@@ -173,9 +171,9 @@ class Audit:
 
 
 def audit_template(tokenizer: Any, text: str, ids: Sequence[int]) -> Audit:
-    """Look at one rendered response: how many BOS, is there an EOS, which token is pooled."""
+    """Audit one rendered response: its BOS, its EOS, and the token that is pooled."""
     bos = tokenizer.bos_token_id
-    # Where bos also opens every turn (SmolLM2), only those before the first turn count.
+    # BOS may also begin every turn (SmolLM2): only those at the start of the text count.
     leading = next((n for n, token in enumerate(ids) if token != bos), len(ids))
     return Audit(
         fingerprint=template_fingerprint(tokenizer),
@@ -188,7 +186,7 @@ def audit_template(tokenizer: Any, text: str, ids: Sequence[int]) -> Audit:
 
 
 def _adds_bos(tokenizer: Any) -> bool:
-    """Does the tokenizer put BOS before every text by itself (as Llama's does)?"""
+    """Whether the tokenizer adds BOS to every text (as Llama's does)."""
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [
         tokenizer.bos_token_id
     ]
@@ -204,7 +202,7 @@ def _check_renders(tokenizer: Any) -> None:
 
 
 def _check_tags(tokenizer: Any) -> None:
-    """Say which tags of the template are no tokens: they would be split into pieces."""
+    """Note tags of the template that are not tokens: they are split into pieces."""
     found: set[str] = set()
     for probe in PROBES:
         with suppress(UserError):  # a template may refuse a system message

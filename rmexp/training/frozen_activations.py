@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmexp.batching.activation_store import FACTS, ActivationStore, unique_prefixes
+from rmexp.batching.activation_store import FACTS, ActivationStore, unique_sequences
 from rmexp.batching.collate import BatchLayout
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.core.disk_cache import build_once
@@ -151,7 +151,7 @@ def _not_separable(model: Any) -> str | None:
 def _too_large(model: Any, data: ComparisonData, pooled: bool, limit_gib: float) -> str | None:
     size = sum(
         len(chunk) if pooled else PrefixTreeBuilder().with_sequences(chunk).size
-        for _, chunk in unique_prefixes(token_sequences(data), MAX_TREE_RESPONSES)
+        for _, chunk in unique_sequences(token_sequences(data), MAX_TREE_RESPONSES)
     )
     needed = size * model.config.get_text_config().hidden_size * 4 / 2**30
     if needed > limit_gib:

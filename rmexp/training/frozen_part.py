@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rmexp.batching.activation_store import ActivationWriter, unique_prefixes
-from rmexp.batching.collate import Batch, BatchLayout, unlabelled_row
+from rmexp.batching.activation_store import ActivationWriter, unique_sequences
+from rmexp.batching.batch import Batch
+from rmexp.batching.collate import BatchLayout, unlabelled_row
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.models.reward_model import backbone, hidden_states
 from rmexp.models.tuning import layers
 
-ACTIVATION_CACHE_VERSION = 2
+ACTIVATION_CACHE_VERSION = 3
 """Part of every store's key; increase it when the content of stores changes."""
 
 MAX_TREE_RESPONSES = 32
@@ -87,7 +88,7 @@ class FrozenPart:
         self.model.eval()
         hidden_size = self.model.config.get_text_config().hidden_size
         writer = ActivationWriter(folder, hidden_size, self.pooled)
-        sequences = unique_prefixes(token_sequences(self.data), MAX_TREE_RESPONSES)
+        sequences = unique_sequences(token_sequences(self.data), MAX_TREE_RESPONSES)
         chunks = [
             unlabelled_row(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
             for n, (prompt, tokens) in enumerate(sequences)
@@ -148,7 +149,7 @@ def _write(
     if writer.pooled:
         start = writer.add(hidden_R_T_D[batch.row_N, batch.end_N].numpy())
         for n, tokens in enumerate(tokens_N):
-            writer.place(tokens, start + n, 1, 0)
+            writer.add_sequence(tokens, start + n, 1, 0)
         return
     if batch.trees is None:
         lengths = dict(zip(rows, ends, strict=True))
@@ -156,7 +157,7 @@ def _write(
             row: writer.add(hidden_R_T_D[row, : end + 1].numpy()) for row, end in lengths.items()
         }
         for tokens, row in zip(tokens_N, rows, strict=True):
-            writer.place(tokens, starts[row], len(tokens), 0)
+            writer.add_sequence(tokens, starts[row], len(tokens), 0)
         return
     used = sum(tree.size for tree in batch.trees)
     start = writer.add(hidden_R_T_D[0, :used].numpy())
@@ -164,7 +165,7 @@ def _write(
     for tokens, end in zip(tokens_N, ends, strict=True):
         number = int(np.searchsorted(firsts, end, side="right")) - 1
         first, tree = int(firsts[number]), batch.trees[number]
-        shared = min(tree.trunk, len(tokens))
+        shared = min(tree.shared_prefix, len(tokens))
         # A response may end inside a longer one's branch: its own part is counted from its end.
         rest = end + 1 - (len(tokens) - shared)
-        writer.place(tokens, start + first, shared, start + rest)
+        writer.add_sequence(tokens, start + first, shared, start + rest)

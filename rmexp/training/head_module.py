@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch, BatchLayout
+from rmexp.batching.batch import Batch
+from rmexp.batching.collate import BatchLayout
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.metrics import lower_is_better
 from rmexp.losses.base import Loss

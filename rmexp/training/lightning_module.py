@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch, BatchLayout, Step
+from rmexp.batching.batch import Batch, Step
+from rmexp.batching.collate import BatchLayout
 from rmexp.core import distributed
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.calibration import Calibration

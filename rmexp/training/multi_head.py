@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.batch import Batch
 from rmexp.training.head_module import HeadModule, HeadOnly
 from rmexp.training.step_terms import normalise_terms, step_sums
 

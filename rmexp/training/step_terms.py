@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rmexp.batching.collate import Batch
+from rmexp.batching.batch import Batch
 from rmexp.losses.base import Loss
 
 

@@ -32,7 +32,7 @@ def grow(sequences):
 
 def test_grow_by_hand():
     tree, packed, ends = grow([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 6], [1, 2, 5]])
-    assert tree == Tree(trunk=2, branches=(2, 1, 2))
+    assert tree == Tree(shared_prefix=2, branches=(2, 1, 2))
     assert ends == [3, 4, 6, 4]  # the same response is there once
     assert packed == [1, 2, 3, 4, 5, 3, 6]
     assert tree.positions().tolist() == [0, 1, 2, 3, 2, 2, 3]
@@ -178,8 +178,8 @@ def test_shapes_are_few_however_lengths_vary():
         row = prefix_tree.row_width(sum(int(tree.size) for tree in packed))
         for block in prefix_tree.attention_blocks(packed, None):
             keys = sum(length for _, length in block.keys)
-            seen.add((block.wide, keys))
-            assert block.start + block.wide <= row
+            seen.add((block.width, keys))
+            assert block.start + block.width <= row
             assert all(start + length <= row for start, length in block.keys)
         sizes.append(len(seen))
     assert sizes[-1] == sizes[99] < 120

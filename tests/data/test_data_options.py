@@ -367,12 +367,12 @@ def said(comparison):
     judged = comparison.judgements
     votes = [(j.votes_i, j.votes_j, j.votes_tie) for j in judged]
     found = {
-        "pairs": any(j.verdict for j in judged),
-        "ties": any(j.verdict == 0 for j in judged),
+        "pairs": any(j.label for j in judged),
+        "ties": any(j.label == 0 for j in judged),
         "votes": any(sum(v > 0 for v in counts) > 1 for counts in votes),
         "margins": any(j.margin is not None for j in judged),
         "ratings": comparison.ratings is not None,
-        "lists": len({level for level in comparison.levels() if level is not None}) > 1,
+        "lists": len({level for level in comparison.rank_levels() if level is not None}) > 1,
     }
     return {kind for kind, there in found.items() if there}
 

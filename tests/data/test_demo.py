@@ -41,7 +41,7 @@ def test_every_row_is_a_good_comparison_with_graded_distinct_answers():
     for row, comparison in zip(ROWS, comparisons, strict=True):
         assert len(set(row["responses"])) == 4
         assert set(row["ratings"]) <= {1, 2, 3, 4, 5}
-        assert any(j.verdict for j in pairs_from_ratings(comparison, 1.0).judgements)
+        assert any(j.label for j in pairs_from_ratings(comparison, 1.0).judgements)
     assert len({c.prompt_key for c in comparisons}) == len(comparisons)
     assert any(len(set(row["ratings"])) < 4 for row in ROWS)
 

@@ -1,4 +1,4 @@
-"""Raw rows -> comparisons, and what is said of rows that cannot be used."""
+"""Raw rows -> comparisons, and the messages about rows that cannot be used."""
 
 import pytest
 
@@ -234,8 +234,8 @@ def test_pairs_from_ratings_by_gap_and_ties():
         id="", prompt=(USER,), responses=((YES,), (NO,), (USER,)), ratings=(1.0, 1.5, 1.0)
     )
     judged = pairs_from_ratings(rated, min_gap=0.5).judgements
-    assert [(j.i, j.j, j.verdict) for j in judged] == [(1, 0, 1), (0, 2, 0), (1, 2, 1)]
-    assert [j.verdict for j in pairs_from_ratings(rated, min_gap=0.6).judgements] == [0]
+    assert [(j.i, j.j, j.label) for j in judged] == [(1, 0, 1), (0, 2, 0), (1, 2, 1)]
+    assert [j.label for j in pairs_from_ratings(rated, min_gap=0.6).judgements] == [0]
 
 
 def test_pairs_from_ratings_leaves_what_people_judged():
@@ -248,7 +248,7 @@ def test_pairs_from_ratings_leaves_what_people_judged():
     [((3, 1, 1), 1), ((1, 3, 1), -1), ((2, 2, 0), 0), ((1, 0, 2), 0), ((2, 1, 2), 1)],
 )
 def test_verdict_of_votes(votes, verdict):
-    assert PreferenceLabel(0, 1, *votes).verdict == verdict
+    assert PreferenceLabel(0, 1, *votes).label == verdict
 
 
 def test_a_comparison_checks_its_parts():
@@ -280,14 +280,14 @@ def test_the_order_of_responses_by_judgements(judged, levels):
         judgements=tuple(PreferenceLabel(i, j, *ties[won]) for i, j, won in judged),
         ratings=(1.0, 2.0, 3.0),  # judgements come first
     )
-    assert comparison.levels() == levels
+    assert comparison.rank_levels() == levels
 
 
 def test_the_order_of_responses_by_ratings():
     rated = Comparison(
         id="", prompt=(USER,), responses=((YES,), (NO,), (USER,)), ratings=(3.0, None, 1.5)
     )
-    assert rated.levels() == (1, None, 0)
+    assert rated.rank_levels() == (1, None, 0)
 
 
 def test_labels_as_a_csv_writes_them():

@@ -43,7 +43,7 @@ def read(file, parse):
 def test_every_shared_file_is_read_whole(file):
     option, *counts = FILES[file]
     comparisons, report = read(file, named(option))
-    verdicts = Counter(abs(j.verdict) for one in comparisons for j in one.judgements)
+    verdicts = Counter(abs(j.label) for one in comparisons for j in one.judgements)
     rated = sum(r is not None for one in comparisons for r in one.ratings or ())
     out = sum(report.bad.values()) + sum(sum(n.values()) for n in report.dropped.values())
     assert [len(comparisons), verdicts[1], verdicts[0], rated, out] == counts
@@ -77,5 +77,5 @@ FOUR = "finegrained_rlhf/qa_feedback_dev_k4.jsonl.gz"
 @needs(SHARED / FOUR)
 def test_some_people_go_in_a_circle():
     comparisons = read(FOUR, named("finegrained_rlhf"))[0]
-    ordered = [one for one in comparisons if None not in one.levels()]
+    ordered = [one for one in comparisons if None not in one.rank_levels()]
     assert (len(comparisons), len(ordered)) == (500, 478)

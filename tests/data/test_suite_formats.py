@@ -27,7 +27,7 @@ def test_rewardbench_2_each_right_answer_beats_each_wrong_one():
     found = ChosenRejected()({**row, "num_correct": 2, "subset": "Ties", "total_completions": 5})
     assert texts(found) == list("abcde")
     assert pairs(found) == [(i, j) for i in (0, 1) for j in (2, 3, 4)]
-    assert found.levels() == (1, 1, 0, 0, 0)
+    assert found.rank_levels() == (1, 1, 0, 0, 0)
     assert (found.id, found.subset) == ("tied:3", "Ties")
 
 
@@ -35,7 +35,7 @@ def test_rm_bench_domain_is_the_subset_and_styles_keep_their_order():
     row = {"id": 1, "prompt": "?", "chosen": ["a", "b", "c"], "rejected": ["d", "e", "f"]}
     found = ChosenRejected()({**row, "domain": "safety-refuse"})
     assert (texts(found), found.subset) == (list("abcdef"), "safety-refuse")
-    assert found.levels() == (1, 1, 1, 0, 0, 0)
+    assert found.rank_levels() == (1, 1, 1, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("label", "expected"), [("A>B", [(0, 1)]), ("B>A", [(1, 0)])])

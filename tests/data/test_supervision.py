@@ -1,4 +1,4 @@
-"""Every kind of supervision through the real entry point: what fits trains, what does not is told.
+"""Every kind of supervision through the real entry point: what fits trains, the rest is refused.
 
 A tiny model learns that answers with more x are better, whatever people say of them it by.
 """
@@ -212,7 +212,7 @@ def test_balance_is_reported(rmexp, write_rows):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )  # fmt: skip
-def test_what_does_not_fit_is_told_before_anything_is_made(rmexp, write_rows, words, sentence):
+def test_what_does_not_fit_is_refused_before_anything_is_made(rmexp, write_rows, words, sentence):
     path = write_rows(pair_rows(4))
     here = [word.replace("PATH", path) for word in words]
     if not any("sources" in word or word == "data=mix" for word in here):
@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_told_before_anything_is_made(rmexp, write_rows, wo
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_only_the_rows_tell_is_told_before_a_model_loads(rmexp, write_rows, words, sentence):
+def test_what_only_rows_show_is_refused_before_a_model_loads(rmexp, write_rows, words, sentence):
     path = write_rows(pair_rows(30))
     done = rmexp(*TINY, "data=jsonl", f"data.path={path}", *words, check=False)
     assert done.returncode == 1

@@ -59,7 +59,7 @@ def test_rows_without_a_tokenizer(write_rows, tmp_path):
     file = write_rows([{**ROWS[2], "weight": 2}, rated])
     found, second = read(EvaluationSet("x", Auto(), file, PairBenchmark()), tmp_path).data.rows
     assert found["pairs"] == [[0, 1, 1]]
-    assert (found["lengths"], found["levels"], found["weight"]) == ([3, 1], [1, 0], 2)
+    assert (found["lengths"], found["rank_levels"], found["weight"]) == ([3, 1], [1, 0], 2)
     assert found["style"] == [[3, 0, 1, 0], [1, 0, 0, 0]]
     assert math.isnan(found["ratings"][0])
     assert found["texts"] == ["?\n\n- x", "?\n\ny"]

@@ -213,7 +213,7 @@ def row(subset, prompt, sizes, ratings, levels, pairs, weight):
         "lengths": [length for length, _ in sizes],
         "style": [[0, marks, 0, 0] for _, marks in sizes],
         "ratings": ratings,
-        "levels": levels,
+        "rank_levels": levels,
         "pairs": [list(pair) for pair in pairs],
         "weights": [0.5] * len(pairs),
         "weight": weight,

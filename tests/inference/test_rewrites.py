@@ -82,12 +82,12 @@ def test_a_swapped_pair_is_the_raw_row_with_its_sides_swapped(row):
     other = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
     found, expected = swap_labels(Auto()(row)), Auto()(other)
     assert (found.responses, found.prompt) == (expected.responses, expected.prompt)
-    assert [(j.i, j.j, j.verdict) for j in flipped(found)] == [(0, 1, 1)]
+    assert [(j.i, j.j, j.label) for j in flipped(found)] == [(0, 1, 1)]
     assert swap_labels(found) == Auto()(row)
 
 
 def flipped(found):
-    return [j if j.verdict >= 0 else j.flipped() for j in found.judgements]
+    return [j if j.label >= 0 else j.flipped() for j in found.judgements]
 
 
 def test_swapped_rows_mirror_accuracy_whatever_the_rewards():
@@ -107,7 +107,7 @@ def test_swapped_rows_mirror_accuracy_whatever_the_rewards():
 def accuracy(found, quality):
     said, gaps = texts(found), []
     for judgement in flipped(found):
-        if judgement.verdict:
+        if judgement.label:
             gaps.append(quality[said[judgement.i]] - quality[said[judgement.j]])
     gaps = np.array(gaps)
     return {"accuracy": (gaps > 0).mean(), "tie_rate": (gaps == 0).mean(), "pairs": len(gaps)}

@@ -160,7 +160,7 @@ def likelihood(rewards, order):
 
 
 def listed(levels, **more):
-    return toy_batch(toy_comparison(len(levels), pairs=[], levels=levels, **more))
+    return toy_batch(toy_comparison(len(levels), pairs=[], rank_levels=levels, **more))
 
 
 def test_plackett_luce_by_hand():
@@ -202,8 +202,8 @@ def test_a_list_of_two_is_bradley_terry():
 
 def test_short_lists_can_be_left_to_another_loss():
     pair, three = (
-        toy_comparison(2, pairs=[], levels=[1, 0]),
-        toy_comparison(3, row=1, pairs=[], levels=[2, 1, 0]),
+        toy_comparison(2, pairs=[], rank_levels=[1, 0]),
+        toy_comparison(3, row=1, pairs=[], rank_levels=[2, 1, 0]),
     )
     rewards = torch.tensor([0.3, -1.0, 2.0, 0.5, 0.1])
     for name in ("loss/plackett_luce", "loss/infonce"):
@@ -227,10 +227,10 @@ def test_infonce_by_hand():
 
 def test_lists_of_a_micro_batch_do_not_mix():
     one, two = (
-        toy_comparison(3, pairs=[], levels=[2, 1, 0], weight=0.5),
-        toy_comparison(2, row=1, pairs=[], levels=[0, 1]),
+        toy_comparison(3, pairs=[], rank_levels=[2, 1, 0], weight=0.5),
+        toy_comparison(2, row=1, pairs=[], rank_levels=[0, 1]),
     )
-    none = toy_comparison(2, row=2, pairs=[], levels=[-1, -1])
+    none = toy_comparison(2, row=2, pairs=[], rank_levels=[-1, -1])
     rewards = torch.tensor([0.1, 0.7, -0.4, 2.0, 1.0, 5.0, 6.0])
     for loss in (from_conf("loss/plackett_luce"), from_conf("loss/infonce")):
         found, weights = loss(rewards, toy_batch(one, none | {"row": 2}, two))["lists"]
@@ -368,11 +368,11 @@ def everything():
         votes=[(0.8, 0.2, 0.0), (0.5, 0.2, 0.3), (0.3, 0.3, 0.4)],
         weights=[1.0, 3.0, 2.0],
         ratings=[2.0, 1.0, 4.0],
-        levels=[1, 0, 2],
+        rank_levels=[1, 0, 2],
     )
     return toy_batch(
         first,
-        toy_comparison(2, row=1, ratings=[1.0, NAN], levels=[1, 0], margins=[0.2])
+        toy_comparison(2, row=1, ratings=[1.0, NAN], rank_levels=[1, 0], margins=[0.2])
         | {"pairs": [], "margins": [], "votes": [], "weights": []},
     )
 
@@ -408,7 +408,7 @@ def test_a_better_reward_never_costs_more_than_it_did(loss):
     """A step down the gradient raises the chosen and lowers the rejected, wherever that matters."""
     if type(loss) in (Centring, RewardL2, Regression, Ordinal, Binary, Mix):
         return
-    batch = toy_batch(toy_comparison(2, levels=[1, 0], margins=[0.5], ratings=[2.0, 1.0]))
+    batch = toy_batch(toy_comparison(2, rank_levels=[1, 0], margins=[0.5], ratings=[2.0, 1.0]))
     rewards = torch.tensor([0.0, 0.2], requires_grad=True)
     normalise_terms(loss(rewards, batch), loss.total_weights([batch])).backward()
     assert rewards.grad[0] < 0 < rewards.grad[1]
@@ -422,7 +422,7 @@ def test_losses_over_differences_do_not_see_a_shift(rewards, shift):
         toy_comparison(
             count,
             pairs=[(k, k + 1, k % 2) for k in range(count - 1)],
-            levels=list(range(count)),
+            rank_levels=list(range(count)),
         )
     )
     for loss in (

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmexp import load
-from rmexp.batching.rank_partition import SLACK, RankPartition, cost, partition_rows
+from rmexp.batching.rank_partition import SLACK, RankPartition, partition_rows, tree_tokens
 from rmexp.core import distributed
 from tests.conftest import ROOT, result
 
@@ -44,7 +44,10 @@ def test_every_comparison_is_dealt_once_and_hands_are_even(step, count):
         for prompt in {prompts[place] for place in hand}
     ]
     # Parts of a prompt that meet again in one hand only make it lighter.
-    loads = [sum(cost(sizes[u], shared[u]) for u in units if set(u) <= set(hand)) for hand in hands]
+    loads = [
+        sum(tree_tokens(sizes[u], shared[u]) for u in units if set(u) <= set(hand))
+        for hand in hands
+    ]
     fair = sum(sizes) / count
     assert max(loads) <= max(SLACK * fair, fair + max(sizes))
     parts = [RankPartition(n, count, sizes, shared, prompts) for n in range(count)]

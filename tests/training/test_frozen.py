@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmexp.batching.activation_store import ActivationStore, ActivationWriter, unique_prefixes
+from rmexp.batching.activation_store import ActivationStore, ActivationWriter, unique_sequences
 from rmexp.batching.collate import BatchLayout, Collate, unlabelled_row
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compute_rewards
@@ -20,9 +20,9 @@ def test_a_shared_start_is_kept_once(tmp_path):
     states = np.arange(10, dtype=np.float32).reshape(5, 2)
     writer = ActivationWriter(tmp_path, 2, pooled=False)
     start = writer.add(states)
-    writer.place([1, 2, 3], start, 2, start + 2)
-    writer.place([1, 2, 4, 5], start, 2, start + 3)
-    writer.place([1, 2], start, 2, 0)
+    writer.add_sequence([1, 2, 3], start, 2, start + 2)
+    writer.add_sequence([1, 2, 4, 5], start, 2, start + 3)
+    writer.add_sequence([1, 2], start, 2, 0)
     assert not (tmp_path / "facts.json").exists()
     writer.finish()
     kept = ActivationStore.open(tmp_path)
@@ -35,7 +35,7 @@ def test_a_shared_start_is_kept_once(tmp_path):
 
 def test_distinct_sequences_by_prompt():
     rows = [("a", [[1, 2], [3]]), ("b", [[1, 2]]), ("a", [[3], [0]])]
-    assert list(unique_prefixes(iter(rows), 2)) == [
+    assert list(unique_sequences(iter(rows), 2)) == [
         ("a", [(0,), (1, 2)]),
         ("a", [(3,)]),
         ("b", [(1, 2)]),

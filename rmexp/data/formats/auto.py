@@ -1,4 +1,4 @@
-"""Tell the format of a row from its columns."""
+"""The format of a row by its columns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from rmexp.data.sources import BadRow
 
 @dataclass(frozen=True)
 class Auto:
-    """Whichever form the columns say.
+    """Chooses a format by the columns of each row.
 
     `responses`: candidates; `completions` and `labels`: steps; `messages` with `rejected_response`
     or `rejected_messages`: ms-swift; `response` or `completion`, or `messages` alone: a single
@@ -24,7 +24,6 @@ class Auto:
     """
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row in the format found; a row of no known format raises `BadRow`."""
         row = {name: value for name, value in row.items() if value is not None}
         if "responses" in row:
             return Candidates()(row)

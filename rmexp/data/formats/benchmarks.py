@@ -1,7 +1,7 @@
-"""Rows as the publishers of the public suites write them.
+"""Rows of the public benchmarks as their publishers write them.
 
-Each format takes our own rows as well (`prompt`, `chosen`, `rejected`, ...): whatever has not the
-publisher's columns is read as `auto.Auto` would. RewardBench 1 has our columns as it is.
+Rows without the publisher's columns are read by `auto.Auto`, so that each format takes rows with
+`prompt`, `chosen`, `rejected`, ... too. RewardBench 1 has these columns.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,10 @@ from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.dialogues import prompt_field
 from rmexp.data.formats.fields import common_fields, field, list_field, text_field, unique_texts
-from rmexp.data.formats.messages import prompt_messages, response_messages
+from rmexp.data.formats.messages import prompt_messages, response_list, response_messages
 from rmexp.data.sources import BadRow
 
 BenchmarkRow = Mapping[str, Any]
-
 
 AREAS = {
     "mmlu-pro": "knowledge",
@@ -25,21 +24,20 @@ AREAS = {
     "livebench-math": "math",
     "livecodebench": "coding",
 }
-"""How JudgeBench's sources begin, and what they test."""
+"""Prefix of JudgeBench's sources -> the skill that they test."""
 
 
 @dataclass(frozen=True)
 class ChosenRejected:
-    """`prompt`, `chosen` and `rejected` as lists: each chosen answer beats each rejected one.
+    """`prompt`, `chosen` and `rejected` as lists: each chosen answer is better than each rejected.
 
-    RewardBench 2 (`subset`; ids of Ties say which questions belong together) and RM-Bench
-    (`domain`; three styles on either side, in one order).
+    RewardBench 2 (`subset`; ids of Ties group questions) and RM-Bench
+    (`domain`; three styles on each side, in the same order).
     """
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
     def __call__(self, row: BenchmarkRow) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         if not (_is_texts(row.get("chosen")) or _is_texts(row.get("rejected"))):
             return Auto()(_with_subset(row, "domain"))
         good, bad = (list_field(row, name, "answers") for name in ("chosen", "rejected"))
@@ -51,13 +49,12 @@ class ChosenRejected:
 class JudgeBench:
     """`question`, `response_A`, `response_B` and `label` ("A>B" or "B>A"); `source` is the subset.
 
-    Sources are gathered into knowledge, reasoning, math and coding.
+    Sources are grouped into knowledge, reasoning, math and coding.
     """
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
     def __call__(self, row: BenchmarkRow) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         if "response_A" not in row:
             return Auto()(row)
         source = text_field(row, "source", "")
@@ -77,7 +74,7 @@ class LLMBar:
     """`input`, `output_1`, `output_2` and `label` (1 or 2: the better one).
 
     Args:
-        subset: of rows that name none. The publishers have a file each for Natural, Neighbor,
+        subset: of rows without one. The publishers have one file each for Natural, Neighbor,
             GPTInst, GPTOut and Manual.
     """
 
@@ -85,7 +82,6 @@ class LLMBar:
     subset: str = "all"
 
     def __call__(self, row: BenchmarkRow) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         row = {"subset": self.subset, **row}
         if "output_1" not in row:
             return Auto()(row)
@@ -103,7 +99,6 @@ class RMB:
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
     def __call__(self, row: BenchmarkRow) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         if "conversation_input" not in row:
             return Auto()(row)
         names = ("bon_best", "loser_list") if "bon_best" in row else ("chosen", "reject")
@@ -132,12 +127,8 @@ def _answers(given: Any, name: str) -> list[Any]:
 def _lists(
     prompt: Any, good: list[Any], bad: list[Any], names: tuple[str, str], row: BenchmarkRow
 ) -> Comparison:
-    """Each good answer beats each bad one; among themselves nobody compared them."""
-    responses = tuple(
-        response_messages(text, f"{name}[{k}]")
-        for name, texts in zip(names, (good, bad), strict=True)
-        for k, text in enumerate(texts)
-    )
+    """Each good answer is better than each bad one; other pairs have no label."""
+    responses = (*response_list(good, names[0]), *response_list(bad, names[1]))
     pairs = product(range(len(good)), range(len(good), len(responses)))
     return Comparison(
         prompt=prompt,
@@ -154,7 +145,7 @@ def _labelled(
     labels: tuple[str, str],
     labelled: BenchmarkRow,
 ) -> Comparison:
-    """Two answers in the row's order, and a label that says which is better."""
+    """Two answers in the row's order, and a label that names the better one."""
     one, other = (field(row, name) for name in names)
     unique_texts(one, other, " and ".join(names))
     label = str(field(row, "label")).strip()

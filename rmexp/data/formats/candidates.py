@@ -1,4 +1,4 @@
-"""Rows with K answers to one prompt, and a rating each where people gave one."""
+"""Rows with K answers to a prompt and optional ratings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rmexp.comparison import Comparison
 from rmexp.data.formats.dialogues import prompt_field
 from rmexp.data.formats.fields import common_fields, list_field, rating_field
-from rmexp.data.formats.messages import response_messages
+from rmexp.data.formats.messages import response_list
 from rmexp.data.sources import BadRow
 
 
@@ -15,23 +15,20 @@ from rmexp.data.sources import BadRow
 class Candidates:
     """`prompt`, `responses` (K texts or message lists), `ratings` (K numbers, booleans or null).
 
-    Rows without ratings can be scored; they teach nothing.
+    Rows without ratings can be scored, but cannot train.
 
     Args:
-        lower_is_better: ratings are errors or ranks: they are turned around.
+        lower_is_better: ratings are errors or ranks; their sign is flipped.
     """
 
     label_kinds: ClassVar[tuple[str, ...]] = ("ratings", "lists")
     lower_is_better: bool = False
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         responses = list_field(row, "responses", "answers")
         return Comparison(
             prompt=prompt_field(row),
-            responses=tuple(
-                response_messages(text, f"responses[{k}]") for k, text in enumerate(responses)
-            ),
+            responses=response_list(responses, "responses"),
             ratings=self._ratings(row.get("ratings"), len(responses)),
             **common_fields(row),
         )

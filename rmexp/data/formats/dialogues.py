@@ -1,4 +1,4 @@
-"""Prompts that a row does not hand over as a text or a list of messages."""
+"""Prompts of rows, and dialogues that are written as one text."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ SPEAKERS = {"Human": "user", "User": "user", "Assistant": "assistant"}
 def prompt_field(
     row: Mapping[str, Any], name: str = "prompt", turn_mark: str | None = None
 ) -> Messages:
-    """The prompt of a row, with its `system_prompt` in front.
+    """The prompt of a row, after its `system_prompt`.
 
     `turn_mark` opens the turns inside a prompt that is one text (see `marked_dialogue`).
     """
@@ -25,7 +25,7 @@ def prompt_field(
 
 
 def with_system(prompt: Messages, row: Mapping[str, Any]) -> Messages:
-    """The prompt, with the row's `system_prompt` in front of it where it has one."""
+    """The prompt after the row's `system_prompt`, if it has one."""
     system = text_field(row, "system_prompt", "")
     if not system:
         return prompt
@@ -37,9 +37,9 @@ def with_system(prompt: Messages, row: Mapping[str, Any]) -> Messages:
 def shared_dialogue(
     one: Any, other: Any, names: tuple[str, str]
 ) -> tuple[Messages, Messages, Messages]:
-    """The prompt that two dialogues share, and how each goes on.
+    """The prompt that two dialogues share, and the rest of each.
 
-    The prompt is cut back to its last user (or tool) turn, so that an answer is never torn.
+    The prompt ends with a user (or tool) turn, so that no answer is split.
     """
     one, other = without_nulls(one), without_nulls(other)
     if not (isinstance(one, list) and isinstance(other, list)):
@@ -65,7 +65,7 @@ def _role(message: Any) -> Any:
 
 
 def marked_dialogue(text: str, mark: str) -> list[dict[str, str]]:
-    """A text whose later turns open with a line of `mark` and `User` or `Assistant`."""
+    """A text whose later turns begin with a line of `mark` and `User` or `Assistant`."""
     first, *rest = re.split(rf"\n?{re.escape(mark)}(User|Assistant)\n", text)
     opening = [("User", first)] if first.strip() else []
     return _turns([*opening, *zip(rest[::2], rest[1::2], strict=True)])

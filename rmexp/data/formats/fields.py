@@ -1,4 +1,4 @@
-"""Fields, labels and numbers of a row, read strictly."""
+"""Strict readers of fields, labels and numbers of a row."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from rmexp.data.sources import BadRow
 
 
 def field(row: Mapping[str, Any], name: str) -> Any:
-    """The value of a field that must be there."""
+    """The value of a required field."""
     if row.get(name) is None:
         have = ", ".join(map(str, row)) or "nothing"
         raise BadRow(f"field {name!r} is missing (the row has {have})")
@@ -17,7 +17,7 @@ def field(row: Mapping[str, Any], name: str) -> Any:
 
 
 def list_field(row: Mapping[str, Any], name: str, of: str) -> list[Any]:
-    """A field that must be a list with something in it."""
+    """A required field that is a non-empty list."""
     value = field(row, name)
     if not isinstance(value, list) or not value:
         raise BadRow(f"{name} must be a list of {of}")
@@ -31,7 +31,7 @@ def text_field(row: Mapping[str, Any], name: str, default: str) -> str:
 
 
 def number_field(value: Any, name: str) -> float:
-    """A finite number, also where it is written as text (CSV)."""
+    """A finite number, which may be text (CSV)."""
     try:
         read = float(value)
     except (TypeError, ValueError):
@@ -42,27 +42,27 @@ def number_field(value: Any, name: str) -> float:
 
 
 def rating_field(value: Any, name: str) -> float:
-    """A number; good and bad (true and false, also as a CSV writes them) are 1 and 0."""
+    """A number; true and false, which may be text (CSV), are 1 and 0."""
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return float(value.strip().lower() == "true")
     return float(value) if isinstance(value, bool) else number_field(value, name)
 
 
 def optional_number(row: Mapping[str, Any], name: str) -> float | None:
-    """A number where the field is there; an empty CSV cell is a field that is not there."""
+    """The number of an optional field; None if it is missing or an empty CSV cell."""
     value = row.get(name)
     return None if value is None or value == "" else number_field(value, name)
 
 
 def unique_texts(one: Any, other: Any, names: str = "chosen and rejected") -> None:
-    """Refuse a pair whose two sides are the same."""
+    """Refuse a pair of equal answers."""
     if one == other:
         raise BadRow(f"{names} are the same")
 
 
 def common_fields(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What rows of every format may say of themselves: `id`, `subset`, `language` (or `lang`),
-    `split`, `weight` in the loss, and `tools`."""
+    """Optional fields of every format: `id`, `subset`, `language` (or `lang`), `split`, `weight` in
+    the loss, and `tools`."""
     weight = optional_number(row, "weight")
     if weight is not None and weight < 0:
         raise BadRow(f"weight is {weight}, below 0")
@@ -91,14 +91,14 @@ def _tools(value: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def without_nulls(value: Any) -> Any:
-    """Arrow fills absent keys with None, at any depth: a template must not see them."""
+    """Remove None values at any depth: Arrow adds them for missing keys."""
     if isinstance(value, Mapping):
         return {key: without_nulls(part) for key, part in value.items() if part is not None}
     return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def check_unicode(text: str, name: str) -> None:
-    """Half a surrogate pair is no character: neither a tokenizer nor a file takes it."""
+    """Refuse lone surrogates, which neither tokenizers nor files accept."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,7 +1,7 @@
-"""Rows with the group by which folds are made."""
+"""The group of a row in cross-validation."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,33 +9,28 @@ from rmexp.comparison import Comparison
 from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
 from rmexp.data.formats.column_map import value_at
+from rmexp.data.formats.wrapper import FormatWrapper
 
 FIELDS = ("subset", "language")
-"""What every comparison has, whatever its column is called."""
+"""Fields of a comparison, whatever their columns are called."""
 
 
 @dataclass(frozen=True)
-class FoldGroup:
+class FoldGroup(FormatWrapper):
     """The comparisons of a format, each with the value of a column as its group.
 
     Args:
         format: raw row -> Comparison.
-        by: `subset`, `language`, or any column of the rows (`a.b`: b within a).
+        by: `subset`, `language`, or any column of the rows; `a.b` is nested.
     """
 
-    format: Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
     by: str
 
-    @property
-    def label_kinds(self) -> tuple[str, ...] | None:
-        """What the format's rows may say; None where only the rows tell."""
-        return getattr(self.format, "label_kinds", None)
-
     def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
-        """The comparison of a row.
+        """The comparison or comparisons of a row.
 
         Raises:
-            UserError: the row has no such column, or no text or number in it.
+            UserError: the row has no such column, or its value is no text or number.
         """
         found = self.format(row)
         if isinstance(found, Comparison):

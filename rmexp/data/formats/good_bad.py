@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rmexp.comparison import Comparison
 from rmexp.data.formats.dialogues import prompt_field
 from rmexp.data.formats.fields import common_fields, list_field
-from rmexp.data.formats.messages import response_messages
+from rmexp.data.formats.messages import response_list
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,10 @@ class GoodBad:
     label_kinds: ClassVar[tuple[str, ...]] = ("ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
-        sides = [(name, list_field(row, name, "answers")) for name in ("good", "bad")]
+        good, bad = (list_field(row, name, "answers") for name in ("good", "bad"))
         return Comparison(
             prompt=prompt_field(row),
-            responses=tuple(
-                response_messages(text, f"{name}[{k}]")
-                for name, texts in sides
-                for k, text in enumerate(texts)
-            ),
-            ratings=tuple(float(name == "good") for name, texts in sides for _ in texts),
+            responses=(*response_list(good, "good"), *response_list(bad, "bad")),
+            ratings=(1.0,) * len(good) + (0.0,) * len(bad),
             **common_fields(row),
         )

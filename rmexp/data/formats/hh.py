@@ -16,7 +16,7 @@ from rmexp.data.sources import BadRow
 class HH:
     """`chosen` and `rejected` are dialogues of `\\n\\nHuman: ...\\n\\nAssistant: ...` turns.
 
-    Rows that somebody has split already, into `prompt`, `chosen` and `rejected`, are read as well.
+    Rows with `prompt`, `chosen` and `rejected` are read too.
 
     Source: Bai et al. 2022, arXiv:2204.05862, https://github.com/anthropics/hh-rlhf.
     """
@@ -24,7 +24,6 @@ class HH:
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         if row.get("prompt") is not None:
             return Preference()(row)
         prompt, chosen = _dialogue(field(row, "chosen"), "chosen")

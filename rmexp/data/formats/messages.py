@@ -1,15 +1,15 @@
-"""Prompts and responses of a row, read strictly: messages, or text that stands for one."""
+"""Strict readers of prompts and responses: lists of messages, or a text for a single message."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from rmexp.comparison import Message
 from rmexp.data.formats.fields import check_unicode, without_nulls
 from rmexp.data.sources import BadRow
+from rmexp.data.text_style import spoken
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-
 
 Messages = tuple[Message, ...]
 
@@ -54,6 +54,11 @@ def response_messages(value: Any, name: str) -> Messages:
     return messages
 
 
+def response_list(texts: Iterable[Any], name: str, field: str = "") -> tuple[Messages, ...]:
+    """The responses of a list field; errors name the entry (and its field)."""
+    return tuple(response_messages(text, f"{name}[{k}]{field}") for k, text in enumerate(texts))
+
+
 def _messages(value: Any, name: str) -> Messages:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise BadRow(f"{name} is neither text nor a list of messages")
@@ -86,7 +91,7 @@ def _check_content(message: Mapping[str, Any], name: str) -> None:
 
 
 def _check_part(part: Any, name: str) -> None:
-    """Parts of text are the template's to join; what is not text would be scored unseen."""
+    """Templates join parts of text; other parts would not be seen by the model."""
     text = part.get("text") if isinstance(part, Mapping) else None
     if not isinstance(text, str):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
@@ -95,13 +100,11 @@ def _check_part(part: Any, name: str) -> None:
 
 
 def _is_blank(message: Message) -> bool:
-    content = message.get("content") or ""
-    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
-    return not message.get("tool_calls") and not "".join(texts).strip()
+    return not message.get("tool_calls") and not spoken([message]).strip()
 
 
 def _check_order(messages: Messages, name: str) -> None:
-    """System messages first; then user and assistant take turns (tools answer the assistant)."""
+    """System messages first; then user and assistant alternate, with tools after the assistant."""
     talk = [message["role"] for message in messages]
     while talk and talk[0] in ("system", "developer"):
         talk.pop(0)

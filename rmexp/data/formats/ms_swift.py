@@ -1,4 +1,4 @@
-"""ms-swift's rows: a dialogue that ends with the chosen answer, and a rejected one."""
+"""ms-swift's rows: a dialogue that ends with the chosen answer, and a rejected answer."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,6 @@ class MsSwift:
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "margins", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         messages = _messages(row, "messages")
         if row.get("rejected_messages") is not None:
             name, other = "rejected_messages", _messages(row, "rejected_messages")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rmexp.comparison import Comparison
 from rmexp.data.formats.dialogues import human_dialogue, with_system
 from rmexp.data.formats.fields import common_fields, field, list_field, number_field
-from rmexp.data.formats.messages import prompt_messages, response_messages
+from rmexp.data.formats.messages import prompt_messages, response_list
 from rmexp.data.sources import BadRow
 
 
@@ -15,14 +15,13 @@ from rmexp.data.sources import BadRow
 class Nectar:
     """`prompt` (a text of Human: and Assistant: turns) and `answers` with `answer` and `rank`.
 
-    Rank 1 is the best; ranks become ratings below 0.
+    Rank 1 is the best; ratings are negative ranks.
     Source: https://huggingface.co/datasets/berkeley-nest/Nectar.
     """
 
     label_kinds: ClassVar[tuple[str, ...]] = ("ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         turns = human_dialogue(field(row, "prompt"), "prompt")
         if turns[-1] == {"role": "assistant", "content": ""}:
             turns.pop()
@@ -31,10 +30,7 @@ class Nectar:
             raise BadRow("answers must be a list of objects with answer and rank")
         return Comparison(
             prompt=with_system(prompt_messages(turns), row),
-            responses=tuple(
-                response_messages(each.get("answer"), f"answers[{k}].answer")
-                for k, each in enumerate(answers)
-            ),
+            responses=response_list((each.get("answer") for each in answers), "answers", ".answer"),
             ratings=tuple(
                 -number_field(each.get("rank"), f"answers[{k}].rank")
                 for k, each in enumerate(answers)

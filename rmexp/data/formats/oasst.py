@@ -1,4 +1,4 @@
-"""OpenAssistant: trees of messages, in which people ranked the answers to a prompt."""
+"""OpenAssistant: trees of messages with ranked answers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Oasst:
     """A row is a tree: `prompt` with `message_id`, `text`, `role`, `lang`, `rank` and `replies`.
 
     Each prompter's message with two or more ranked answers is a comparison; rank 0 is the best, and
-    ranks become ratings (0, -1, ...). Answers without a rank, and deleted messages, are left out.
+    ranks become ratings (0, -1, ...). Answers without a rank, and deleted messages, are dropped.
     Source: Köpf et al. 2023, arXiv:2304.07327, https://huggingface.co/datasets/OpenAssistant/oasst1
     (the files `*.trees.jsonl.gz`).
     """
@@ -25,7 +25,6 @@ class Oasst:
     label_kinds: ClassVar[tuple[str, ...]] = ("ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> list[Comparison]:
-        """The comparisons of a tree; a row that does not fit raises `BadRow`."""
         found = list(_comparisons(field(row, "prompt"), ()))
         if not found:
             raise LeftOut("no prompt of the tree has two ranked answers")

@@ -1,4 +1,4 @@
-"""Rows with a chosen and a rejected answer: TRL's forms, and the seed row."""
+"""Rows with a chosen and a rejected answer, as TRL has them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,17 +19,15 @@ from rmexp.data.sources import BadRow
 
 @dataclass(frozen=True)
 class Preference:
-    """`prompt`, `chosen`, `rejected`, as text or messages; a missing prompt is what both share.
+    """`prompt`, `chosen`, `rejected`, as text or messages; without `prompt`, what both share is.
 
     Optional fields: `rating` of the chosen answer (higher is better) or `chosen_rating` and
-    `rejected_rating`, `margin` (in units of reward). `context` is another name of the prompt: the
-    seed row.
+    `rejected_rating`, `margin` (in units of reward). `context` is another name of the prompt.
     """
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "margins", "ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         chosen, rejected = field(row, "chosen"), field(row, "rejected")
         for name, side in (("chosen", chosen), ("rejected", rejected)):
             if isinstance(side, str) and not side.strip():
@@ -57,7 +55,7 @@ class Preference:
 
 
 def _without_prompt(side: Any, prompt: Messages) -> Any:
-    """Some sets repeat the prompt in front of each answer's messages: it is counted once."""
+    """Some data sets repeat the prompt before the messages of each answer."""
     plain = [dict(message) for message in prompt]
     side = without_nulls(side)
     repeats = isinstance(side, list) and len(side) > len(plain) and side[: len(plain)] == plain
@@ -65,7 +63,7 @@ def _without_prompt(side: Any, prompt: Messages) -> Any:
 
 
 def _split_shared_prompt(chosen: Any, rejected: Any) -> tuple[Messages, Messages, Messages]:
-    """The implicit prompt: the leading messages, or text up to a blank, that both share."""
+    """The implicit prompt: the leading messages, or text up to a space, that both share."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:

@@ -1,4 +1,4 @@
-"""Rows with two answers and by how much one is preferred."""
+"""Rows with two answers and the strength of the preference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from rmexp.data.formats.votes import two_answers
 
 @dataclass(frozen=True)
 class PreferenceStrength:
-    """`prompt`, `response_a`, `response_b` and `strength`: its sign says who won, 0 is a tie.
+    """`prompt`, `response_a`, `response_b` and `strength`: its sign names the better; 0 is a tie.
 
-    The margin is the size of the strength. `strengths`, where the row has it, is one strength per
-    annotator (a number, or an object with `score` or `strength`): their signs are the votes.
+    The margin is the absolute strength. `strengths` (optional) has one strength per annotator (a
+    number, or an object with `score` or `strength`): their signs are the votes.
 
     Args:
-        positive: the answer that a strength above 0 prefers.
+        positive: the better answer if the strength is above 0.
         turn_mark: opens the turns of a dialogue that is one text, before `User` or `Assistant`.
     """
 
@@ -26,7 +26,6 @@ class PreferenceStrength:
     turn_mark: str | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         prompt, *responses = two_answers(row, self.turn_mark)
         sign = 1.0 if self.positive == "a" else -1.0
         strength = sign * number_field(field(row, "strength"), "strength")

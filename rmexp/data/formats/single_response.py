@@ -1,4 +1,4 @@
-"""Rows with one answer: to be scored, or (with a rating) to learn ratings from."""
+"""Rows with one answer and an optional rating."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class SingleResponse:
     one; `label` is another name for it. TRL's and KTO's good and bad rows are of this form.
 
     Args:
-        lower_is_better: ratings are errors or ranks: they are turned around.
+        lower_is_better: ratings are errors or ranks; their sign is flipped.
         attributes: the rating is the sum of these columns, each times its weight here.
         turn_mark: opens the turns of a dialogue that is one text, before `User` or `Assistant`.
     """
@@ -30,7 +30,6 @@ class SingleResponse:
     turn_mark: str | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         prompt, response = self._texts(row)
         value = self._weighted(row, self.attributes) if self.attributes else _rating(row)
         sign = -1.0 if self.lower_is_better else 1.0

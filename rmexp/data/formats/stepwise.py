@@ -1,4 +1,4 @@
-"""Rows with one answer in steps, each step judged: TRL's stepwise supervision."""
+"""Rows with one answer in labelled steps: TRL's stepwise supervision."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rmexp.comparison import Comparison
 from rmexp.data.formats.dialogues import prompt_field
 from rmexp.data.formats.fields import common_fields, list_field, rating_field
-from rmexp.data.formats.messages import response_messages
+from rmexp.data.formats.messages import response_list
 from rmexp.data.sources import BadRow
 
 
@@ -15,8 +15,8 @@ from rmexp.data.sources import BadRow
 class Stepwise:
     """`prompt`, `completions` (the steps) and `labels` (true, false, a number or null each).
 
-    Each response is the answer up to and with a step, rated by that step's label, and scored at
-    the step's last token. Source: the PRM trainer of TRL; Lightman et al. 2023, arXiv:2305.20050.
+    Each response is the answer up to and including a step, rated by that step's label and scored
+    at its last token. Source: the PRM trainer of TRL; Lightman et al. 2023, arXiv:2305.20050.
 
     Args:
         separator: stands between two steps.
@@ -26,7 +26,6 @@ class Stepwise:
     separator: str = "\n"
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         steps = list_field(row, "completions", "steps")
         labels = list_field(row, "labels", "labels, one a step")
         if len(labels) != len(steps):
@@ -37,9 +36,7 @@ class Stepwise:
         prefixes = [self.separator.join(steps[: k + 1]) for k in range(len(steps))]
         return Comparison(
             prompt=prompt_field(row),
-            responses=tuple(
-                response_messages(text, f"completions[{k}]") for k, text in enumerate(prefixes)
-            ),
+            responses=response_list(prefixes, "completions"),
             ratings=tuple(
                 None if label is None else rating_field(label, f"labels[{k}]")
                 for k, label in enumerate(labels)

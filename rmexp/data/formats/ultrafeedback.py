@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rmexp.comparison import Comparison
 from rmexp.data.formats.dialogues import prompt_field
 from rmexp.data.formats.fields import common_fields, list_field, number_field
-from rmexp.data.formats.messages import response_messages
+from rmexp.data.formats.messages import response_list
 from rmexp.data.sources import BadRow
 
 
@@ -15,8 +15,8 @@ from rmexp.data.sources import BadRow
 class UltraFeedback:
     """`instruction` and `completions`, with `response` and `annotations.ASPECT.Rating` each.
 
-    The rating is the weighted mean of the aspects that were rated: "N/A" says that an aspect does
-    not apply. Source: Cui et al. 2023, arXiv:2310.01377,
+    The rating is the weighted mean of the aspects that are rated and not "N/A".
+    Source: Cui et al. 2023, arXiv:2310.01377,
     https://huggingface.co/datasets/openbmb/UltraFeedback.
 
     Args:
@@ -27,15 +27,13 @@ class UltraFeedback:
     label_kinds: ClassVar[tuple[str, ...]] = ("ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         completions = list_field(row, "completions", "objects with response and annotations")
         if not all(isinstance(each, Mapping) for each in completions):
             raise BadRow("completions must be a list of objects with response and annotations")
         return Comparison(
             prompt=prompt_field(row, "instruction"),
-            responses=tuple(
-                response_messages(each.get("response"), f"completions[{k}].response")
-                for k, each in enumerate(completions)
+            responses=response_list(
+                (each.get("response") for each in completions), "completions", ".response"
             ),
             ratings=tuple(
                 self._rating(each.get("annotations") or {}, f"completions[{k}].annotations")

@@ -1,4 +1,4 @@
-"""Rows with two answers and the votes of people: which is better, or that they tie."""
+"""Rows with two answers and votes for the better one or a tie."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ class Votes:
     """`prompt`, `response_a`, `response_b` and `votes`.
 
     `votes` is one label, a list with a label per annotator, or an object of label -> count; or the
-    counts stand in `votes_a`, `votes_b` and `votes_tie`. Without a `prompt`, the answers are whole
-    dialogues, and the prompt is what both share.
+    counts are in `votes_a`, `votes_b` and `votes_tie`. Without a `prompt`, the answers are whole
+    dialogues, and the prompt is what they share.
 
     Args:
         a, b, tie: labels of a vote for the first answer, for the second, and for a tie.
@@ -32,7 +32,6 @@ class Votes:
     tie: Sequence[Any] = ("tie",)
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        """The comparison of a row; a row that does not fit raises `BadRow`."""
         prompt, *responses = two_answers(row)
         votes_a, votes_b, votes_tie = self._votes(row)
         return Comparison(

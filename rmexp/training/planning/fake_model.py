@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from rmexp.batching.collate import Batch, Layout
+from rmexp.batching.batch import Batch
+from rmexp.batching.collate import Layout
 from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.models import reward_model

@@ -1,0 +1,23 @@
+"""The base of formats that wrap another one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rmexp.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class FormatWrapper:
+    """A format over another one.
+
+    Args:
+        format: raw row -> Comparison.
+    """
+
+    format: Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
+
+    @property
+    def label_kinds(self) -> tuple[str, ...] | None:
+        """The label kinds of the wrapped format; None: only the rows tell."""
+        return getattr(self.format, "label_kinds", None)
