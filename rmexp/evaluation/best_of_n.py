@@ -1,7 +1,7 @@
-"""What the reward picks out of K responses: is it the best one, and what does picking bring?
+"""Best of K: how good is the response with the highest reward among K?
 
-Plain functions of arrays over N responses: `rewards_N` (no NaN), `levels_N` (the place in the
-order, 0 the worst, -1 outside of it), and `rows_N`, the comparison that each belongs to.
+Functions of arrays over N responses: `rewards_N` (no NaN), `levels_N` (rank level in the
+comparison, 0 the worst, -1 unranked) and `rows_N`, the comparison of each response.
 """
 
 import numpy as np
@@ -11,15 +11,15 @@ from scipy import special
 def best_of_k(
     rewards_N: np.ndarray, levels_N: np.ndarray, rows_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The chance that the response with the highest reward is one of the best.
+    """Probability that a response with the highest reward is one of the best responses.
 
-    Where several share the highest reward, one of them is taken at random: with one best response
-    that is RewardBench 2's 1 / (number of maxima).
+    Ties are broken at random: with one best response this is RewardBench 2's 1 / (number of
+    maxima).
 
     Returns:
-        rows_R: the comparisons whose responses are not all equally good, sorted.
-        values_R: that chance for each of them, 0..1.
-        chances_R: the same for a reward that knows nothing: the share of best responses.
+        rows_R: comparisons whose responses are not all equally good, sorted.
+        values_R: the probability for each of them.
+        chances_R: the same for a random pick: the share of best responses.
     """
     inside = levels_N >= 0
     rewards, levels = rewards_N[inside].astype(np.float64), levels_N[inside]
@@ -35,20 +35,20 @@ def best_of_k(
         np.bincount(member, weights=flags, minlength=len(rows_R))
         for flags in (picked & good, picked, good, np.ones(len(member)))
     )
-    told = best > worst
-    return rows_R[told], (both / maxima)[told], (bests / sizes)[told]
+    differ = best > worst
+    return rows_R[differ], (both / maxima)[differ], (bests / sizes)[differ]
 
 
 def best_of_n_curve(
     rewards_N: np.ndarray, ratings_N: np.ndarray, rows_N: np.ndarray, most: int
 ) -> np.ndarray:
-    """What best-of-n brings: the mean rating of the highest reward among n random candidates.
+    """Mean rating of the highest-reward response among n random candidates.
 
-    Exact, over all subsets of n of a comparison's K responses; equal rewards share their place.
-    Comparisons with fewer than `most` rated responses are left out.
+    Exact, over all subsets of n of a comparison's K responses; responses with equal rewards share
+    their mean rating. Comparisons with fewer than `most` rated responses are left out.
 
     Returns:
-        (most,) for n = 1 .. most; NaN where no comparison has enough.
+        (most,) for n = 1 .. most; NaN where no comparison has enough responses.
     """
     rated = np.flatnonzero(~np.isnan(ratings_N))
     _, member, counts = np.unique(rows_N[rated], return_inverse=True, return_counts=True)
@@ -58,18 +58,18 @@ def best_of_n_curve(
 
 
 def _expected_best(rewards: np.ndarray, ratings: np.ndarray, most: int) -> np.ndarray:
-    """The k-th smallest of K is the best of n with probability C(k - 1, n - 1) / C(K, n)."""
+    """The k-th smallest of K is the largest of n with probability C(k - 1, n - 1) / C(K, n)."""
     _, member = np.unique(rewards, return_inverse=True)
     mean = np.bincount(member, weights=ratings) / np.bincount(member)
     ordered, sizes = mean[np.sort(member)], np.arange(1, most + 1)
-    places = np.arange(len(rewards))
+    positions = np.arange(len(rewards))
     subsets = special.comb(len(rewards), sizes)
-    chances = special.comb(places[None], sizes[:, None] - 1) / subsets[:, None]
+    chances = special.comb(positions[None], sizes[:, None] - 1) / subsets[:, None]
     return chances @ ordered
 
 
 def _by_group(ufunc: np.ufunc, values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """A reduction of the values of each group (groups are numbered from 0, none is empty)."""
+    """Reduce the values of each group; groups are numbered from 0 and not empty."""
     order = np.argsort(member, kind="stable")
     starts = np.flatnonzero(np.diff(member[order], prepend=-1))
     return ufunc.reduceat(values[order], starts)

@@ -1,8 +1,7 @@
-"""Does the reward judge what is said, or how? Cheap probes of biases, for every validation.
+"""Bias probes: does the reward depend on length and formatting? Cheap enough for each validation.
 
-Plain functions of arrays. Everything but the rewards is the same at each validation: `Traits` is
-made once. Correlations are within a comparison, so that a prompt which asks for a list, and gets
-better answers, is no bias.
+Correlations are within a comparison: a prompt that asks for a list and gets better answers is no
+bias.
 """
 
 from dataclasses import dataclass
@@ -13,21 +12,21 @@ from rmexp.data.text_style import MARKS
 from rmexp.evaluation.reliability import sigmoid
 
 PENALTY = 1.0
-"""Weight of slope^2 / 2 in the length regression: keeps it finite where length decides all."""
+"""Weight of slope^2 / 2 in the length regression: keeps it finite for separable data."""
 
 
 STEPS = 25
-"""Newton steps of the regression at most; it converges in under ten."""
+"""Maximum Newton steps of the regression; it converges in under ten."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a reward should not care for, of N responses and P strictly judged pairs.
+    """Properties that a reward should not depend on, of N responses and P strictly labelled pairs.
 
-    tokens_N     length as rendered, prompt included: the place of the pooled token
-    style_N_S    counts of `style.STYLE`
+    tokens_N     length as rendered, prompt included: the position of the pooled token
+    style_N_S    counts of `text_style.STYLE_NAMES`
     rows_N       the comparison of each response, numbered from 0
-    better_P     index of the better response; worse_P the other
+    better_P     index of the better response; worse_P of the other
     """
 
     tokens_N: np.ndarray
@@ -38,24 +37,22 @@ class Traits:
 
     @property
     def longer_P(self) -> np.ndarray:
-        """Tokens that the better response has more than the worse one."""
+        """Length of the better response minus that of the worse one, in tokens."""
         return self.tokens_N[self.better_P] - self.tokens_N[self.worse_P]
 
 
 def probe_biases(traits: Traits, rewards_N: np.ndarray) -> dict[str, float]:
-    """Every probe that the rows allow, under its metric's name.
+    """Compute every probe that the rows allow.
 
     length_baseline        accuracy of "the longer one is better"; equal lengths count half
     longer_preferred       how often the model prefers the longer response of a pair
-    length_controlled_accuracy   accuracy as it would be between equally long responses
-    length_r2              share of the reward's variance that length explains (tokens, and log
-                           characters)
-    verbosity_correlation  of the reward and log characters; `headers_`, `lists_` and
-                           `bold_correlation`: of the reward and log(1 + how many there are)
-    formatting_baseline, formatting_preferred   as for length, of the response with more marks
-    formatted_pairs        pairs that differ in marks, which the two speak of
-    position_correlation   of the reward and the place of the token that it is read from, over all
-                           responses
+    length_controlled_accuracy   estimated accuracy for equally long responses
+    length_r2              share of the reward's variance explained by tokens and log characters
+    verbosity_correlation  of reward and log characters; `headers_`, `lists_` and
+                           `bold_correlation`: of reward and log(1 + count)
+    formatting_baseline, formatting_preferred   as for length, for the response with more marks
+    formatted_pairs        pairs that differ in marks, on which these two are computed
+    position_correlation   of reward and position of the pooled token, over all responses
     """
     rewards_N = rewards_N.astype(np.float64)
     out = _correlations(traits, rewards_N)
@@ -85,19 +82,19 @@ def _preferred(gaps_P: np.ndarray, more_P: np.ndarray) -> float:
 
 
 def length_controlled_accuracy(right_P: np.ndarray, longer_P: np.ndarray) -> float:
-    """Accuracy as it would be if better and worse responses were equally long.
+    """Estimated accuracy if better and worse responses were equally long.
 
-    P(right) = sigmoid(a + b tanh(longer / spread)) is fitted over pairs, where spread is the root
-    mean square of `longer`, and told at `longer` = 0: sigmoid(a). Where length has nothing to do
-    with it, that is the accuracy. It is the length term of length-controlled win rates (Dubois et
-    al. 2024, arXiv:2404.04475), with "ranked as people did" in the place of "wins".
+    P(right) = sigmoid(a + b tanh(longer / spread)) is fitted over pairs, with the root mean square
+    of `longer` as spread, and evaluated at `longer` = 0: sigmoid(a). This is the length term of
+    length-controlled win rates (Dubois et al. 2024, arXiv:2404.04475), for "ranks as people did"
+    instead of "wins". Without an effect of length it equals the accuracy.
 
-    Pairs whose better response is longer weigh as much in all as those where it is shorter: a model
-    that takes the longer one then has 1/2, however often people do.
+    Pairs with a longer better response get the same total weight as those with a shorter one, so
+    that a model which always takes the longer one scores 1/2.
 
     Args:
         right_P: whether the model ranks the pair as people did; a tie does not.
-        longer_P: tokens that the better response has more than the worse one.
+        longer_P: length of the better response minus that of the worse one, in tokens.
     """
     right, longer = right_P.astype(np.float64), longer_P.astype(np.float64)
     weights = _balanced(longer)
@@ -108,7 +105,7 @@ def length_controlled_accuracy(right_P: np.ndarray, longer_P: np.ndarray) -> flo
 
 
 def _balanced(longer: np.ndarray) -> np.ndarray:
-    """Weights that make up for how often the better response is the longer one."""
+    """Weights that balance pairs whose better response is longer against the others."""
     signs = np.sign(longer)
     more, less = (signs > 0).sum(), (signs < 0).sum()
     if not more or not less:
@@ -126,7 +123,9 @@ def _intercept(y: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
         up = design @ (weights * (y - chance)) - penalty * beta
         bend = (design * (weights * chance * (1 - chance))) @ design.T + np.diag(penalty)
         step = np.linalg.solve(bend + 1e-12 * np.eye(2), up)
-        beta = beta + step * min(1.0, 4 / max(np.abs(step).max(), 1e-12))  # or it may overshoot
+        beta = beta + step * min(
+            1.0, 4 / max(np.abs(step).max(), 1e-12)
+        )  # damped, against overshooting
         if np.abs(step).max() < 1e-9:
             break
     return beta[0]
@@ -135,7 +134,7 @@ def _intercept(y: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _correlations(traits: Traits, rewards_N: np.ndarray) -> dict[str, float]:
     tokens_N = traits.tokens_N.astype(np.float64)
     out = {"position_correlation": correlation(rewards_N, tokens_N)}
-    # The logarithm: a tenth header says less than the first, and a word in a long answer less.
+    # Logarithms: the tenth header matters less than the first.
     columns = [rewards_N, tokens_N, *np.log1p(traits.style_N_S.astype(np.float64)).T]
     reward, tokens, *counts = centred(np.column_stack(columns), traits.rows_N).T
     out["length_r2"] = explained(reward, np.column_stack([tokens, counts[0]]))
@@ -145,7 +144,7 @@ def _correlations(traits: Traits, rewards_N: np.ndarray) -> dict[str, float]:
 
 
 def centred(values_N_C: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
-    """Values less their comparison's mean; where each has one response, as they are."""
+    """Values minus their comparison's mean; unchanged where each comparison has one response."""
     counts = np.bincount(rows_N)
     if counts.max(initial=0) < 2:
         return values_N_C
@@ -154,7 +153,7 @@ def centred(values_N_C: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Pearson's; None where something does not vary."""
+    """Pearson's correlation; None where x or y is constant."""
     x, y = x - x.mean(), y - y.mean()
     spread = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / spread if spread > 1e-9 else None

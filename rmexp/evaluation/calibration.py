@@ -1,4 +1,4 @@
-"""The scale of a reward model, as val taught it: rewards as probabilities, ratings, ranks.
+"""Calibration on val: the scale of a model's rewards as probabilities and as ratings.
 
 A pair's gap is r_better - r_worse; P(better wins) = sigmoid(gap / temperature).
 """
@@ -14,29 +14,29 @@ import numpy as np
 from scipy.optimize import isotonic_regression, minimize_scalar
 
 from rmexp.core.errors import UserError
-from rmexp.evaluation.reliability import negative_log_likelihood, pair_scores, sigmoid
+from rmexp.evaluation.reliability import negative_log_likelihood, pair_scores
 
 TEMPERATURES = (1e-3, 1e3)
-"""Where a temperature is looked for, in units of the mean gap."""
+"""Search bounds of the temperature, in units of the mean gap."""
 
 
 CALIBRATION_FILE = "calibration.json"
-"""Its name in a run, and in an export."""
-
-
-QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+"""File name in a run directory and in an export."""
 
 
 def fit_temperature(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> tuple[float, bool]:
-    """The temperature with the lowest negative log-likelihood, and whether there is none.
+    """Fit the temperature of lowest negative log-likelihood (Guo et al. 2017, arXiv:1706.04599).
 
-    The likelihood is convex in 1 / temperature. Where all pairs are right, 0 would be best, and
-    every probability 1: the temperature stays 1. Where they are no better than chance, infinity
-    would: it is the upper bound. Guo et al. 2017, arXiv:1706.04599, with the two classes of a pair.
+    The likelihood is convex in 1 / temperature. Where all pairs are right, the optimum is 0 and
+    every probability 1: the temperature stays 1. Where they are no better than chance, it is
+    infinite: the upper bound is returned.
+
+    Returns:
+        The temperature, and whether the optimum lies at such a bound.
     """
-    unit = float(np.abs(gaps_P).mean())  # a reward's unit is arbitrary: bounds go by the gaps' own
+    unit = float(np.abs(gaps_P).mean())  # rewards have no unit: bounds are relative to the gaps
     if not unit:
-        return 1.0, True  # all gaps are 0: every temperature says 1/2
+        return 1.0, True  # all gaps are 0: every temperature gives 1/2
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(
         lambda log: negative_log_likelihood(gaps_P / unit * np.exp(-log), weights_P),
@@ -51,17 +51,18 @@ def fit_temperature(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What val taught of a reward model's scale; kept as calibration.json in the run and export.
+    """Scale of a model's rewards, fitted on val; stored as calibration.json in run and export.
 
     Args:
-        temperature: gaps are divided by it before the sigmoid; None: val had no pairs.
-        at_bound: no temperature was best: val's pairs are all right, or no better than chance.
-        pairs: val pairs that it was fitted on.
-        before, after: nll, brier and ece on those pairs, without it and with it.
-        affine: (slope, intercept) from rewards to ratings, least squares; None: val has no ratings.
-        isotonic: (rewards, ratings), the knots of the best increasing map, linear in between.
+        temperature: divisor of gaps before the sigmoid; None: val has no pairs.
+        at_bound: val's pairs are all right or no better than chance, so that no temperature is
+            optimal.
+        pairs: number of val pairs that it was fitted on.
+        before, after: nll, brier and ece on those pairs, without and with the temperature.
+        affine: (slope, intercept) of the least-squares line from rewards to ratings; None: val has
+            no ratings.
+        isotonic: (rewards, ratings), knots of the least-squares increasing map, linear in between.
         reward_mean, reward_std: over val's responses.
-        quantiles: (share, reward) pairs.
     """
 
     temperature: float | None = None
@@ -73,18 +74,13 @@ class Calibration:
     isotonic: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     reward_mean: float = 0.0
     reward_std: float = 1.0
-    quantiles: tuple[tuple[float, float], ...] = ()
-
-    def probability(self, gaps: np.ndarray) -> np.ndarray:
-        """P(the first is better) of gaps between rewards."""
-        return sigmoid(np.asarray(gaps, dtype=np.float64) / (self.temperature or 1.0))
 
     def normalised(self, rewards: np.ndarray) -> np.ndarray:
-        """Rewards with mean 0 and deviation 1 on val; order and comparisons stay."""
+        """Rewards with mean 0 and standard deviation 1 on val; their order is unchanged."""
         return (np.asarray(rewards, dtype=np.float64) - self.reward_mean) / self.reward_std
 
     def rating(self, rewards: np.ndarray) -> np.ndarray:
-        """The rating that people would give, by the isotonic map.
+        """Predicted human rating, by the isotonic map.
 
         Raises:
             ValueError: val had no ratings.
@@ -94,7 +90,7 @@ class Calibration:
         return np.interp(rewards, *self.isotonic)
 
     def linear_rating(self, rewards: np.ndarray) -> np.ndarray:
-        """The same by the affine map, which also tells beyond val's rewards.
+        """Predicted human rating, by the affine map, which extrapolates beyond val's rewards.
 
         Raises:
             ValueError: val had no ratings.
@@ -103,14 +99,9 @@ class Calibration:
             raise ValueError("the validation rows had no ratings to map rewards to")
         return self.affine[0] * np.asarray(rewards, dtype=np.float64) + self.affine[1]
 
-    def rank(self, rewards: np.ndarray) -> np.ndarray:
-        """The share of val's responses that have a lower reward, by the stored quantiles."""
-        shares, at = zip(*self.quantiles, strict=True)
-        return np.interp(rewards, at, shares)
-
     @property
     def note(self) -> str | None:
-        """Why there is no best temperature; None where there is one (or there were no pairs)."""
+        """Why no temperature is optimal; None where one is, or val has no pairs."""
         if not self.at_bound:
             return None
         if self.temperature == 1.0:
@@ -121,22 +112,23 @@ class Calibration:
         return f"val's {self.pairs} pairs are no better than chance: probabilities are all 1/2."
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Plain JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Calibration":
-        """The inverse of `to_dict`, from JSON as well."""
-        pairs = {
-            "affine": stored["affine"] and tuple(stored["affine"]),
-            "isotonic": stored["isotonic"] and tuple(map(tuple, stored["isotonic"])),
-            "quantiles": tuple(map(tuple, stored["quantiles"])),
-        }
-        return cls(**{**stored, **pairs})
+        """Inverse of `to_dict`; keys that older versions wrote are ignored."""
+        known = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
+        affine, isotonic = known.pop("affine"), known.pop("isotonic")
+        return cls(
+            affine=affine and tuple(affine),
+            isotonic=isotonic and tuple(map(tuple, isotonic)),
+            **known,
+        )
 
 
 def load_calibration(home: Path) -> Calibration | None:
-    """What a run, or an export, knows of its scale; None where it has not been calibrated.
+    """Read the calibration of a run directory or an export; None where there is none.
 
     Raises:
         UserError: the file is broken.
@@ -159,15 +151,19 @@ def fit_calibration(
     gaps_P: np.ndarray,
     weights_P: np.ndarray | None = None,
 ) -> Calibration:
-    """Everything that val's rewards, ratings (NaN where unrated) and pairs allow.
+    """Fit a calibration to val's rewards, ratings and pairs.
 
-    Ratings are mapped where they and the rewards vary. Pairs weigh by `weights_P` (None: all 1).
+    Args:
+        rewards_N: (N,) reward of each response.
+        ratings_N: (N,) rating of each response, NaN where unrated. The maps to ratings need both
+            ratings and rewards to vary.
+        gaps_P: (P,) r_better - r_worse of each pair.
+        weights_P: (P,) weight of each pair; None: all 1.
     """
     rewards_N = rewards_N.astype(np.float64)
     facts: dict[str, Any] = {
         "reward_mean": float(rewards_N.mean()),
         "reward_std": float(rewards_N.std()) or 1.0,
-        "quantiles": tuple(zip(QUANTILES, np.quantile(rewards_N, QUANTILES).tolist(), strict=True)),
     }
     if weights_P is not None:
         gaps_P, weights_P = gaps_P[weights_P > 0], weights_P[weights_P > 0]
@@ -187,12 +183,12 @@ def fit_calibration(
 
 
 def rating_maps(rewards_N: np.ndarray, ratings_N: np.ndarray) -> dict[str, Any]:
-    """The `affine` and `isotonic` maps from rewards to ratings, least squares both."""
+    """Least-squares `affine` and `isotonic` maps from rewards to ratings."""
     slope, intercept = np.polyfit(rewards_N, ratings_N, 1)
     at_K, of_N, counts_K = np.unique(rewards_N, return_inverse=True, return_counts=True)
     means_K = np.bincount(of_N, ratings_N) / counts_K  # one reward has one rating
     found = isotonic_regression(means_K, weights=counts_K)
-    # The map is flat within a block, so that a block's ends tell all of it.
+    # The map is flat within a block: its two ends describe it.
     ends = sorted({*found.blocks[:-1].tolist(), *(found.blocks[1:] - 1).tolist()})
     knots = (at_K[ends].tolist(), found.x[ends].tolist())
     return {"affine": (float(slope), float(intercept)), "isotonic": tuple(map(tuple, knots))}

@@ -1,7 +1,7 @@
-"""Does the reward order responses as their ratings do? Rank correlations, good against bad.
+"""Rank correlations of rewards and ratings, and the area under the ROC curve.
 
-Plain functions of arrays over N responses: `rewards_N` (no NaN), `ratings_N` (NaN where unrated),
-and the prompt that each belongs to.
+Functions of arrays over N responses: `rewards_N` (no NaN), `ratings_N` (NaN where unrated) and the
+prompt of each.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from rmexp.evaluation.stats.bootstrap import Estimate, Means, clustered, ratio, stratified
 
 ROWS_PER_BLOCK = 1_000_000
-"""Pairs of units compared at once: memory."""
+"""Pairs of units compared at once, to bound memory."""
 
 
 def within_prompts(
@@ -19,7 +19,7 @@ def within_prompts(
 
     Returns:
         prompts_G: the prompts with two or more different ratings, sorted.
-        kendall_G, spearman_G: for each of them; equal rewards throughout are a correlation of 0.
+        kendall_G, spearman_G: the correlations; 0 where all rewards are equal.
     """
     rated = ~np.isnan(ratings_N)
     prompts, member = np.unique(prompts_N[rated], return_inverse=True)
@@ -28,17 +28,17 @@ def within_prompts(
     x = np.sign(rewards[first] - rewards[second])
     y = np.sign(ratings[first] - ratings[second])
     group, count = member[first], len(prompts)
-    kendall, told = _ratio_of_sums(x, y, group, count)
+    kendall, varies = _ratio_of_sums(x, y, group, count)
     ranked = [_ranks_within(values, member) for values in (rewards, ratings)]
     x, y = (_centred(values, member) for values in ranked)
     spearman, _ = _ratio_of_sums(x, y, member, count)
-    return prompts[told], kendall[told], spearman[told]
+    return prompts[varies], kendall[varies], spearman[varies]
 
 
 def _ratio_of_sums(
     x: np.ndarray, y: np.ndarray, group: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """sum(xy) / sqrt(sum(xx) sum(yy)) of each group, and where y varies."""
+    """sum(xy) / sqrt(sum(xx) sum(yy)) of each group, and whether its y varies."""
     xy, xx, yy = (
         np.bincount(group, weights=products, minlength=count) for products in (x * y, x * x, y * y)
     )
@@ -49,11 +49,11 @@ def _ratio_of_sums(
 def within_means(
     rewards_N: np.ndarray, ratings_N: np.ndarray, prompts_N: np.ndarray, weights_N: np.ndarray
 ) -> dict[str, Estimate]:
-    """`kendall_within` and `spearman_within`: the means over prompts of `within_prompts`.
+    """`kendall_within` and `spearman_within`: means of `within_prompts` over prompts.
 
-    That is what RL and best-of-n use; the correlations over all responses say whether rewards are
-    comparable between prompts. A prompt weighs the mean of its rated responses' weights (above 0).
-    Nothing where ratings vary within no prompt.
+    RL and best-of-n depend on the order within a prompt; correlations over all responses also
+    measure whether rewards are comparable between prompts. A prompt's weight is the mean weight of
+    its rated responses. Empty where ratings vary within no prompt.
     """
     groups, kendall_G, spearman_G = within_prompts(rewards_N, ratings_N, prompts_N)
     if not len(groups):
@@ -74,15 +74,15 @@ def _within(means: Means) -> dict[str, np.ndarray]:
 def spearman(
     x: np.ndarray, y: np.ndarray, clusters: np.ndarray, weights: np.ndarray | None = None
 ) -> Estimate:
-    """Spearman's correlation: Pearson's of (weighted) ranks, where equal values share theirs.
+    """Spearman's correlation: Pearson's of (weighted) mid-ranks.
 
-    A weight is as good as so many copies; ranks are drawn anew with the units. NaN where something
-    does not vary.
+    A unit of weight w counts as w copies. Ranks are recomputed in each resample. NaN where x or y
+    is constant.
 
     Args:
-        x, y: (U,) two numbers a unit.
+        x, y: (U,) two numbers of each unit.
         clusters: (U,) the cluster of each unit.
-        weights: (U,) of each unit, above 0; None: all 1.
+        weights: (U,) weight of each unit, above 0; None: all 1.
     """
     w = np.ones(len(x)) if weights is None else weights
     r, q, total = _mass_below(x, x, w), _mass_below(y, y, w), w.sum()
@@ -96,16 +96,16 @@ def spearman(
 def kendall(
     x: np.ndarray, y: np.ndarray, clusters: np.ndarray, weights: np.ndarray | None = None
 ) -> Estimate:
-    """Kendall's tau-b, in which a pair weighs the product of its weights.
+    """Kendall's tau-b, where a pair's weight is the product of its units' weights.
 
-    The weighted form is that of Nagler's package wdm ("weighted dependence measures", CRAN 2018);
-    a weight is as good as so many copies. NaN where something does not vary. The time grows with
-    the square of the units: a second for 10,000.
+    The weighted form is that of the R package wdm (Nagler 2018, "Weighted dependence measures"): a
+    unit of weight w counts as w copies. NaN where x or y is constant. Quadratic in the number of
+    units: a second for 10,000.
 
     Args:
-        x, y: (U,) two numbers a unit.
+        x, y: (U,) two numbers of each unit.
         clusters: (U,) the cluster of each unit.
-        weights: (U,) of each unit, above 0; None: all 1.
+        weights: (U,) weight of each unit, above 0; None: all 1.
     """
     w = np.ones(len(x)) if weights is None else weights
     x, y = x.astype(np.float64), y.astype(np.float64)
@@ -119,7 +119,7 @@ def kendall(
 
 
 def _correlation(sums: np.ndarray) -> np.ndarray:
-    """From the sums of xy, x^2 and y^2; NaN where x or y does not vary."""
+    """Correlation from the sums of xy, x^2 and y^2; NaN where x or y is constant."""
     xy, xx, yy = np.moveaxis(sums, -1, 0)
     spread = np.maximum(xx, 0) * np.maximum(yy, 0)
     return np.clip(ratio(xy, np.sqrt(np.where(spread > 1e-12, spread, 0))), -1, 1)
@@ -131,10 +131,10 @@ def label_auc(
     prompts_N: np.ndarray,
     weights_N: np.ndarray | None = None,
 ) -> Estimate:
-    """P(a good response outscores a bad one of any prompt), ties half: the ROC's area.
+    """P(a good response outscores a bad one of any prompt), ties half: area under the ROC curve.
 
     Raises:
-        ValueError: ratings do not have exactly two values.
+        ValueError: the ratings do not have exactly two values.
     """
     weights_N = np.ones(len(rewards_N)) if weights_N is None else weights_N
     here = ~np.isnan(ratings_N) & (weights_N > 0)
@@ -147,14 +147,14 @@ def label_auc(
 
 
 Side = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Rewards, clusters and weights of some units."""
+"""Rewards, clusters and weights of units."""
 
 
 def area(better: Side, worse: Side) -> Estimate:
     """P(a better one outscores a worse one), ties half: the weighted Mann-Whitney statistic.
 
-    Its interval is that of clustered ROC data: Obuchowski 1997, "Nonparametric analysis of
-    clustered ROC curve data", Biometrics 53, has the same terms. NaN where a side has no weight.
+    The interval is that of clustered ROC data: Obuchowski 1997, "Nonparametric analysis of
+    clustered ROC curve data", Biometrics 53. NaN where a side has no weight.
     """
     (x, of_x, w), (y, of_y, v) = (
         [column[side[2] > 0] for column in side] for side in (better, worse)
@@ -170,7 +170,7 @@ def _share(sums: np.ndarray) -> np.ndarray:
 
 
 def _mass_below(at: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """For each of `at` the weight of the values below it, of equal ones the half."""
+    """For each of `at`, the total weight of smaller values plus half that of equal ones."""
     order = np.argsort(values, kind="stable")
     up_to = np.concatenate([[0.0], np.cumsum(weights[order])])
     ends = (np.searchsorted(values[order], at, side=side) for side in ("left", "right"))
@@ -183,29 +183,26 @@ def _mass_above(at: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.n
 
 
 def _pairs_within(member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of units that are of one group."""
+    """All pairs of units of one group."""
     order = np.argsort(member, kind="stable")
-    counts = np.bincount(member)
-    firsts, seconds, start = [], [], 0
-    for size in counts:
-        i, j = np.triu_indices(size, 1)
-        firsts.append(order[start + i])
-        seconds.append(order[start + j])
-        start += size
-    none = np.zeros(0, dtype=np.int64)
-    return np.concatenate([none, *firsts]), np.concatenate([none, *seconds])
+    ends = np.cumsum(np.bincount(member))
+    pairs = [np.zeros((2, 0), dtype=np.int64)]
+    for group in np.split(order, ends[:-1]):
+        pairs.append(group[np.stack(np.triu_indices(len(group), 1))])
+    first, second = np.concatenate(pairs, axis=1)
+    return first, second
 
 
 def _ranks_within(values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """The rank of each value in its group; equal values share the mean of theirs."""
+    """Mid-rank of each value in its group."""
     order = np.lexsort((values, member))
     changes = (np.diff(values[order], prepend=np.nan) != 0) | (
         np.diff(member[order], prepend=-1) != 0
     )
     run = np.cumsum(changes) - 1
-    place = np.bincount(run, weights=np.arange(len(values))) / np.bincount(run)
+    rank = np.bincount(run, weights=np.arange(len(values))) / np.bincount(run)
     ranks = np.empty(len(values))
-    ranks[order] = place[run]
+    ranks[order] = rank[run]
     return ranks
 
 

@@ -1,6 +1,6 @@
-"""Are a reward model's probabilities what they say? Plain functions of the gaps of judged pairs.
+"""Calibration error of pair probabilities, computed from the gaps of strictly labelled pairs.
 
-A pair's gap is r_better - r_worse; the model says P(better wins) = sigmoid(gap).
+A pair's gap is r_better - r_worse; the model predicts P(better wins) = sigmoid(gap).
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RELIABILITY_BINS = 10
-"""Bins of equal mass, as most papers have."""
+"""Bins of equal mass; the usual number in the literature."""
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -28,11 +28,11 @@ def brier(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> float:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Bins of pairs by how sure the model was: P(the response that it prefers is the better one).
+    """Bins of pairs by the model's confidence, P(the response that it prefers is better).
 
-    confidence_B    its mean in the bin
-    accuracy_B      how often it was
-    counts_B        pairs in the bin, each by its weight
+    confidence_B    mean confidence in each bin
+    accuracy_B      share of pairs that the model ranks as people did
+    counts_B        total weight of the pairs
     """
 
     confidence_B: np.ndarray
@@ -41,7 +41,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """|confidence - accuracy|, averaged over pairs."""
+        """Expected calibration error: |confidence - accuracy|, averaged over pairs."""
         apart_B = np.abs(self.confidence_B - self.accuracy_B)
         return float(apart_B @ self.counts_B / self.counts_B.sum())
 
@@ -49,12 +49,15 @@ class Reliability:
 def reliability(
     gaps_P: np.ndarray, bins: int = RELIABILITY_BINS, weights_P: np.ndarray | None = None
 ) -> Reliability:
-    """Bins of equal mass over confidence sigmoid(|gap|); a pair is in the bin of its middle.
+    """Bin pairs by confidence sigmoid(|gap|), into bins of equal mass.
 
-    Naeini, Cooper and Hauskrecht 2015; equal mass after Nixon et al. 2019, arXiv:1904.01685.
+    Expected calibration error: Naeini, Cooper and Hauskrecht 2015; bins of equal mass: Nixon et al.
+    2019, arXiv:1904.01685. A pair belongs to the bin of the middle of its mass.
 
     Args:
-        weights_P: of each pair; None: all 1.
+        gaps_P: (P,) gaps.
+        bins: number of bins; empty ones are left out.
+        weights_P: (P,) weight of each pair; None: all 1.
     """
     weights_P = np.ones(len(gaps_P)) if weights_P is None else weights_P
     order = np.argsort(np.abs(gaps_P), kind="stable")
@@ -70,15 +73,10 @@ def reliability(
     )
 
 
-def expected_calibration_error(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> float:
-    """See `Reliability.error`."""
-    return reliability(gaps_P, weights_P=weights_P).error
-
-
 def pair_scores(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> dict[str, float]:
-    """nll, brier and ece of some pairs, of which not all weigh 0."""
+    """nll, brier and ece of pairs; not all weights may be 0."""
     return {
         "nll": negative_log_likelihood(gaps_P, weights_P),
         "brier": brier(gaps_P, weights_P),
-        "ece": expected_calibration_error(gaps_P, weights_P),
+        "ece": reliability(gaps_P, weights_P=weights_P).error,
     }

@@ -84,10 +84,6 @@ def test_what_val_teaches():
     assert found.linear_rating(np.array([100.0])) == pytest.approx([201])
     assert found.normalised(rewards).mean() == pytest.approx(0, abs=1e-6)
     assert found.normalised(rewards).std() == pytest.approx(1)
-    assert found.rank(np.array([-99, np.median(rewards), 99])) == pytest.approx([0, 0.5, 1])
-    assert found.probability(np.array([0.0, found.temperature])) == pytest.approx(
-        [0.5, 1 / (1 + np.exp(-1))]
-    )
 
 
 def test_isotonic_by_hand():
@@ -102,7 +98,6 @@ def test_without_pairs_or_ratings_there_is_no_map():
     found = fit_calibration(np.array([1.0, 1.0, 1.0]), NONE, np.zeros(0))
     assert (found.temperature, found.affine, found.isotonic) == (None, None, None)
     assert found.normalised(np.array([1.0])).tolist() == [0]  # a reward that does not vary
-    assert found.probability(np.array([0.0])).tolist() == [0.5]
     for of in (found.rating, found.linear_rating):
         with pytest.raises(ValueError, match="no ratings"):
             of(np.array([1.0]))

@@ -11,8 +11,8 @@ from rmexp.evaluation.metric_values import compute_metrics, slow_metrics
 from rmexp.evaluation.metrics import METRICS, Metric, lower_is_better, shown_in
 from rmexp.runner.closing_table import closing_table
 from rmexp.tracking.wandb_logger import summary_of
-from rmexp.training.trainer import TrainerSettings
 from tests.evaluation.test_metrics import scored
+from tests.helpers.options import from_conf
 
 INDECISIVE = Metric(
     "indecisive",
@@ -38,10 +38,10 @@ def test_metrics_per_subset_at_each_validation_are_itemwise():
 def test_a_metric_is_added_by_one_entry(monkeypatch, tmp_path):
     """It is computed, monitored, compared pair by pair and shown everywhere."""
     with pytest.raises(UserError, match="no such metric"):
-        TrainerSettings(max_epochs=1, monitor="val/indecisive")
+        from_conf("trainer/default", monitor="val/indecisive")
     monkeypatch.setattr(metrics, "METRICS", (*METRICS, INDECISIVE))
-    TrainerSettings(max_epochs=1, monitor="val/indecisive")
-    TrainerSettings(max_epochs=1, monitor="val/chat/indecisive")
+    from_conf("trainer/default", monitor="val/indecisive")
+    from_conf("trainer/default", monitor="val/chat/indecisive")
     assert lower_is_better("val/chat/indecisive")
     assert summary_of("val/indecisive") == "min"
 

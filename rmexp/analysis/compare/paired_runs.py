@@ -19,7 +19,7 @@ from rmexp.analysis.compare.runs import Run, SkippedRun
 from rmexp.core.errors import UserError
 from rmexp.evaluation.external_rewards import read_rewards
 from rmexp.evaluation.metrics import itemwise_metrics
-from rmexp.evaluation.reliability import expected_calibration_error
+from rmexp.evaluation.reliability import pair_scores
 from rmexp.tracking.predictions import Judgements, read_judgements, read_predictions
 
 
@@ -148,7 +148,7 @@ def _metrics(
     values = {name: items(gaps_P, std) for name, items in itemwise_metrics().items()}
     values |= {"margin": gaps_P, "tie_rate": gaps_P == 0}
     means = {name: float(np.average(x, weights=weights_P)) for name, x in values.items()}
-    return means | {"ece": expected_calibration_error(gaps_P, weights_P)}
+    return means | pair_scores(gaps_P, weights_P)
 
 
 def _other_rows(run: Run, own: Judgements, first: Run, shared: Judgements, name: str) -> str:

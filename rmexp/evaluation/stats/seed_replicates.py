@@ -1,14 +1,14 @@
-"""Seeds as replicates: what holds of a setting, and not only of the checkpoints that came of it.
+"""Seeds as replicates: inference about a configuration rather than about its checkpoints.
 
-Seeds within a setting and prompts that all share are two sources of chance at once. That is the
-multi-reader multi-case problem of radiology, with seeds as readers, prompts as cases, and each
-reader using one modality: Obuchowski and Rockette 1995, "Hypothesis testing of diagnostic accuracy
-for multiple readers and multiple tests", with degrees of freedom as by Hillis 2014, "A
-marginal-mean ANOVA approach for analyzing multireader multicase radiological imaging data".
+Seeds and prompts are two crossed random factors: the multi-reader multi-case problem, with seeds as
+readers and prompts as cases, where each reader uses one modality. Obuchowski and Rockette 1995,
+"Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests"; degrees of
+freedom as in Hillis 2014, "A marginal-mean ANOVA approach for analyzing multireader multicase
+radiological imaging data".
 
-Each setting's variance between seeds is its own (Welch). A variance that all settings share would
-show twice as much with two or three seeds, but takes chance for a difference in 20 of 100 cases
-where the one setting is unstable and the others are not: in sweeps that happens.
+Each configuration has its own variance between seeds (Welch). A pooled variance would detect twice
+as much with two or three seeds, but has 20% false positives where only one of the configurations
+is unstable, which happens in sweeps.
 """
 
 import math
@@ -27,15 +27,15 @@ def contrast(
     prompts: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Difference:
-    """A weighted sum of settings' means, over seeds and prompts both.
+    """Test a weighted sum of the configurations' means, over seeds and prompts.
 
-    With coefficients 1, -1 it is the difference of two settings; with 1 a setting's own mean.
+    Coefficients 1, -1 give the difference of two configurations; 1 gives a configuration's mean.
 
     Args:
-        settings: for each, (S, P) a number a seed and item; two seeds or more.
-        coefficients: one a setting.
+        settings: for each configuration (S, P) values of S >= 2 seeds and P items.
+        coefficients: one for each configuration.
         prompts: (P,) the prompt of each item.
-        weights: (P,) of each item, above 0; None: all 1.
+        weights: (P,) weight of each item, above 0; None: all 1.
     """
     weights = np.ones(len(prompts)) if weights is None else weights
     shares = [c**2 / len(x) for c, x in zip(coefficients, settings, strict=True)]
@@ -44,7 +44,7 @@ def contrast(
         for share, x in zip(shares, settings, strict=True)
     ]
     items = np.sum([c * x.mean(0) for c, x in zip(coefficients, settings, strict=True)], axis=0)
-    # What seeds do to single prompts is in both, and would be counted twice.
+    # The seed-by-prompt interaction is in both variances and must be counted once.
     both = sum(
         share * _residual_variance(x, prompts, weights)
         for share, x in zip(shares, settings, strict=True)
@@ -68,7 +68,7 @@ def contrast(
 
 
 def _residual_variance(x: np.ndarray, prompts: np.ndarray, weights: np.ndarray) -> float:
-    """The variance of one seed's mean that is its own doing on these prompts; x is (S, P)."""
+    """Variance of a seed's mean due to the seed-by-prompt interaction; x is (S, P)."""
     residuals = x - x.mean(0)
     return sum(clustered_variance(r, prompts, weights) for r in residuals) / (len(x) - 1)
 
@@ -80,7 +80,7 @@ def _satterthwaite(parts: Sequence[float], freedom: Sequence[int]) -> float:
 
 
 def _student(value: float, variance: float, freedom: float) -> tuple[float, float, float]:
-    """The 95% interval and the two-sided p of value = 0, by Student's t."""
+    """95% interval and two-sided p of value = 0, by Student's t."""
     if variance == 0:
         return value, value, float(value == 0)
     error = math.sqrt(variance)

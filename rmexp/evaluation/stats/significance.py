@@ -1,7 +1,7 @@
-"""Is one reward model better than another? Paired tests on the same items, clustered by prompt.
+"""Paired tests of two reward models on the same items, clustered by prompt.
 
-A test's null: the two are exchangeable on each prompt, so that the sum of their differences on it
-is as likely with the one sign as with the other.
+Null hypothesis: the two models are exchangeable on each prompt, so that the sum of their
+differences on it is symmetric about 0.
 """
 
 import math
@@ -14,36 +14,35 @@ from scipy.special import bdtr, ndtri
 from rmexp.evaluation.stats.bootstrap import clustered_mean, clustered_variance
 
 N_PERMUTATIONS = 9_999
-"""Sign flips drawn where there are too many to enumerate: p is a multiple of 1/10,000."""
+"""Sign flips drawn where there are too many to enumerate; p is a multiple of 1/10,000."""
 
 
 STOP_AFTER = 500
-"""Draws as far from 0 as the data, after which no more are needed: p is above 5% then, or known to
-a twentieth of itself."""
+"""Exceedances after which drawing stops: p is then above 5%, or known to within 5% of itself."""
 
 
 MAX_ENUMERATED = 14
-"""Up to so many prompts every pattern of signs is counted: 2^13 of them, by symmetry."""
+"""Up to this many prompts all patterns of signs are enumerated: 2^13, by symmetry."""
 
 
 MIN_CLUSTERS = 6
-"""Of fewer prompts all 2^n patterns of signs have a p above 5%."""
+"""With fewer prompts no pattern of signs has a p of 5% or less."""
 
 
 ALPHA, POWER = 0.05, 0.80
-"""Two-sided level of a verdict; power of the sample sizes that are named."""
+"""Two-sided level of the tests; power assumed by sample sizes."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of A minus mean of B on the same items, and how sure that is.
+    """Mean of A minus mean of B on the same items, with its uncertainty.
 
     value low high     the difference and its 95% interval
-    p                  two-sided, of the one test; `holm` corrects several
-    method             the test, in words
-    items prompts      how many there were
-    variance           of `value`, from the choice of prompts: more of them make it smaller
-    seeds_variance     of `value`, from that of seeds, whatever the prompts; 0 for checkpoints
+    p                  two-sided, before correction for multiple tests (see `holm_correction`)
+    method             name of the test
+    items prompts      their numbers
+    variance           of `value`, due to the sample of prompts
+    seeds_variance     of `value`, due to the sample of seeds; 0 for checkpoints
     """
 
     value: float
@@ -64,13 +63,13 @@ def paired_difference(
     weights: np.ndarray | None = None,
     draws: int = N_PERMUTATIONS,
 ) -> Difference:
-    """Compare two checkpoints (or means of some) on the items that both were judged on.
+    """Test two checkpoints (or means of checkpoints) on the items that both were evaluated on.
 
     Args:
-        a, b: (P,) a number an item, e.g. 1.0 where the better response won.
+        a, b: (P,) value of each item, e.g. 1.0 where the better response won.
         prompts: (P,) the prompt of each item.
-        weights: (P,) of each item, above 0; None: all 1.
-        draws: sign flips to draw, see `sign_flip`.
+        weights: (P,) weight of each item, above 0; None: all 1.
+        draws: number of sign flips, see `sign_flip`.
     """
     d = a.astype(np.float64) - b
     weights = np.ones(len(d)) if weights is None else weights
@@ -87,17 +86,19 @@ def paired_difference(
 def sign_flip(
     differences: np.ndarray, prompts: np.ndarray, draws: int = N_PERMUTATIONS, seed: int = 0
 ) -> float:
-    """The two-sided p of mean(differences) = 0 when each prompt's sum may change its sign.
+    """Two-sided p of mean(differences) = 0, flipping the sign of each prompt's sum.
 
-    Every pattern of signs is counted where few prompts differ at all; else (b + 1) / (n + 1) of n
-    drawn ones (Phipson and Smyth 2010, "Permutation P-values should never be zero"), or b / n at
-    the draw that makes b `STOP_AFTER` (Besag and Clifford 1991, "Sequential Monte Carlo p-values").
-    That clusters change sign as wholes: Canay, Romano and Shaikh 2017, "Randomization tests under
-    an approximate symmetry assumption", Econometrica 85.
+    With few prompts all patterns of signs are enumerated. Otherwise n are drawn and p is
+    (b + 1) / (n + 1) (Phipson and Smyth 2010, "Permutation P-values should never be zero"), or b/n
+    as soon as b reaches `STOP_AFTER` (Besag and Clifford 1991, "Sequential Monte Carlo p-values").
+    Signs of whole clusters: Canay, Romano and Shaikh 2017, "Randomization tests under an
+    approximate symmetry assumption", Econometrica 85.
 
     Args:
-        differences: (P,) A minus B, an item each, times its weight.
-        prompts: (P,) the prompt of each.
+        differences: (P,) A minus B of each item, times its weight.
+        prompts: (P,) the prompt of each item.
+        draws: number of sign flips.
+        seed: of the drawn flips.
     """
     _, member = np.unique(prompts, return_inverse=True)
     sums = np.bincount(member, weights=differences)
@@ -123,19 +124,20 @@ def sign_flip(
 
 
 def _flipped(patterns: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """(D,) the total when the sums that a pattern (D, G) marks keep their sign, the others not."""
+    """(D,) totals of the sums, flipping the sign of those that a pattern (D, G) does not mark."""
     return 2 * (patterns.astype(np.float64) @ sums) - sums.sum()
 
 
 def mcnemar_midp(wins: int, losses: int) -> float:
-    """McNemar's mid-p: twice the binomial tail of the rarer outcome, its own point counted half.
+    """McNemar's mid-p: the two-sided binomial tail, with the observed point counted half.
 
     Fagerland, Lydersen and Laake 2013, "The McNemar test for binary matched-pairs data: mid-p and
-    asymptotic are better than exact conditional", BMC Medical Research Methodology 13:91. Only for
-    independent items: on prompts with many pairs it is far too sure.
+    asymptotic are better than exact conditional", BMC Medical Research Methodology 13:91. Valid for
+    independent items only, not for prompts with many pairs.
 
     Args:
-        wins: items that A got right and B did not; `losses` the other way round.
+        wins: items that A got right and B did not.
+        losses: the reverse.
     """
     n, fewer = wins + losses, min(wins, losses)
     below = float(bdtr(fewer - 1, n, 0.5)) if fewer else 0.0
@@ -143,13 +145,12 @@ def mcnemar_midp(wins: int, losses: int) -> float:
 
 
 def holm_correction(p_values: Sequence[float], family: int | None = None) -> list[float]:
-    """Holm's step-down correction, in the order given (Holm 1979).
+    """Holm's step-down correction (Holm 1979), in the order given.
 
     Args:
-        p_values: of the comparisons that are shown.
-        family: of how many comparisons they are the ones that somebody picked, where the picking
-            looked at the results: the others count as if they came after (which is on the safe
-            side). None: these are all.
+        p_values: of the tests shown.
+        family: size of the family that these tests were selected from by their results; the others
+            count as having larger p-values, which is conservative. None: these are all.
     """
     total = len(p_values) if family is None else family
     corrected, largest = [0.0] * len(p_values), 0.0
@@ -160,19 +161,19 @@ def holm_correction(p_values: Sequence[float], family: int | None = None) -> lis
 
 
 def needed_items(difference: Difference, effect: float = 0.01) -> tuple[int | None, float]:
-    """How much data would show a difference of `effect` (two-sided 5%, power 80%).
+    """Sample size that would detect a difference of `effect` (two-sided 5%, power 80%).
 
-    Prompts are taken to be as large as these and to differ as much.
+    Assumes prompts of the same size and variance as these.
 
     Returns:
-        The items, and by what factor there would have to be more seeds as well (1: these do).
-        None where no item told the two apart, so that nothing can be said.
+        The number of items, None where no item differs; and the factor by which seeds would have to
+        increase as well (1: enough seeds).
     """
-    bearable = (effect / float(ndtri(1 - ALPHA / 2) + ndtri(POWER))) ** 2
+    target = (effect / float(ndtri(1 - ALPHA / 2) + ndtri(POWER))) ** 2
     if not difference.variance > 0:
         return None, 1.0
-    left = bearable - difference.seeds_variance
+    remaining = target - difference.seeds_variance
     more = 1.0
-    if left <= 0:  # no number of items would do with so few seeds: half for each
-        left, more = bearable / 2, 2 * difference.seeds_variance / bearable
-    return math.ceil(difference.items * difference.variance / left), more
+    if remaining <= 0:  # no number of items suffices with these seeds: split in half
+        remaining, more = target / 2, 2 * difference.seeds_variance / target
+    return math.ceil(difference.items * difference.variance / remaining), more
