@@ -31,7 +31,7 @@ from rmexp.runner.outcome import (
     record_outcome,
 )
 from rmexp.runner.settle import decide_resume, settle_config
-from rmexp.tracking.run_directory import Listener, NoLogger, RunDirectory
+from rmexp.tracking.run_directory import NoLogger, RunDirectory
 from rmexp.tracking.run_state import read_state
 from rmexp.training.trainer import requested_processes
 
@@ -196,7 +196,7 @@ def _call(
 def _open(job: JobSpec, config: DictConfig) -> RunDirectory:
     """The run's directory; a process that does not write gets the path from rank 0."""
     if not distributed.is_rank_zero():
-        return Listener(distributed.broadcast_from_rank0(None))
+        return RunDirectory(distributed.broadcast_from_rank0(None), writes=False)
     if config.resume is not None:
         run = RunDirectory.reopen(Path(config.resume))
     else:

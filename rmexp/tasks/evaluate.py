@@ -29,8 +29,9 @@ from rmexp.inference.perturbation_sensitivity import probe_rewrites
 from rmexp.inference.scorer import Scorer
 from rmexp.losses import Loss
 from rmexp.templates.template import Template
+from rmexp.tracking.environment import describe_environment
 from rmexp.tracking.predictions import eval_set_tables
-from rmexp.tracking.run_directory import JsonLines, RunDirectory, describe_environment
+from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.finish import score_split
 from rmexp.training.lightning_module import RewardModule
 from rmexp.training.setup import (

@@ -13,7 +13,8 @@ from rmexp.data.tokenize_spec import source_fingerprint
 from rmexp.inference.score_file import ScoreFile, check_out, score_stream
 from rmexp.inference.scorer import open_scorer
 from rmexp.templates.template import Template, template_fingerprint
-from rmexp.tracking.run_directory import RunDirectory, describe_environment
+from rmexp.tracking.environment import describe_environment
+from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.setup import seed_everything
 from rmexp.training.trainer import TrainerSettings
 

@@ -1,8 +1,8 @@
-"""What a run said of an evaluation set, and what people did: files that comparisons need.
+"""Rewards and labels of evaluation sets, as files that comparisons of runs read.
 
-predictions/SET.parquet   a row a response
-judgements/SET.parquet    a row a judged pair; other models' rewards are judged by it too
-metrics.jsonl             what was logged, which `tracking` writes
+predictions/SET.parquet   one row per response
+judgements/SET.parquet    one row per labelled pair; other models' rewards are compared on them
+metrics.jsonl             what was logged, written by `run_directory`
 """
 
 import hashlib
@@ -25,16 +25,16 @@ PREDICTIONS = {
     "subset": "string",
     "tokens": "int32",
     "rating": "float64",  # null: nobody rated it
-    "prompt": "string",  # a hash of the prompt, whatever the template
+    "prompt": "string",  # a hash of the prompt, independent of the template
 }
 
 
 JUDGEMENTS = {
     "id": "string",
     "better": "int32",  # response
-    "worse": "int32",  # the other; in a tie both are what they happen to be
+    "worse": "int32",  # the other; in a tie the order has no meaning
     "verdict": "int32",  # 1: better is better; 0: people tied them
-    "prompt": "string",  # a hash of the prompt, whatever the template
+    "prompt": "string",  # as in PREDICTIONS
     "subset": "string",
     "weight": "float64",
 }
@@ -42,11 +42,11 @@ JUDGEMENTS = {
 
 @dataclass(frozen=True)
 class EvalSetTables:
-    """What the files of a set hold, whatever the rewards.
+    """Content of a set's files except the rewards.
 
-    sizes_C      (row of the data set, responses in it), in the set's order
-    predictions  a table with `PREDICTIONS`, but the reward
-    judgements   a table with `JUDGEMENTS`
+    sizes_C      (row of the data set, number of responses), in the set's order
+    predictions  a table with the columns `PREDICTIONS` without the reward
+    judgements   a table with the columns `JUDGEMENTS`
     """
 
     sizes_C: list[tuple[int, int]]
@@ -55,10 +55,11 @@ class EvalSetTables:
 
 
 def eval_set_tables(rows: Any, indices: Any) -> EvalSetTables:
-    """What is told of a set but its rewards.
+    """Collect the tables of a set.
 
     Args:
-        rows: a data set with `tokenised.FEATURES`; `indices` are those of the set.
+        rows: a data set with the columns of `TOKEN_SCHEMA`.
+        indices: its rows in the set.
     """
     sizes: list[tuple[int, int]] = []
     responses: list[tuple[Any, ...]] = []
@@ -77,11 +78,14 @@ def eval_set_tables(rows: Any, indices: Any) -> EvalSetTables:
     return EvalSetTables(sizes, _table(known, responses), _table(JUDGEMENTS, pairs))
 
 
-def write_set(run: Path, name: str, set: EvalSetTables, rewards: Mapping[int, list[float]]) -> Path:
-    """Write both files of the set `name` into a run directory; returns that of the predictions.
+def write_set(run: Path, name: str, set: EvalSetTables, rewards: Mapping[int, list[float]]) -> None:
+    """Write both files of the set `name` into a run directory.
 
     Args:
-        rewards: row -> a reward for each of its responses.
+        run: the run directory.
+        name: of the set.
+        set: its tables.
+        rewards: row of the data set -> the reward of each response.
     """
     import pyarrow
 
@@ -89,10 +93,10 @@ def write_set(run: Path, name: str, set: EvalSetTables, rewards: Mapping[int, li
     for (index, size), found in zip(set.sizes_C, values, strict=True):
         assert len(found) == size, f"row {index} has {size} responses and {len(found)} rewards"
     column = pyarrow.array(list(chain.from_iterable(values)), PREDICTIONS["reward"])
-    place = list(PREDICTIONS).index("reward")
+    position = list(PREDICTIONS).index("reward")
     _write(run / "judgements" / f"{name}.parquet", set.judgements)
-    file = run / "predictions" / f"{name}.parquet"
-    return _write(file, set.predictions.add_column(place, "reward", column))
+    predictions = set.predictions.add_column(position, "reward", column)
+    _write(run / "predictions" / f"{name}.parquet", predictions)
 
 
 def _table(columns: Mapping[str, str], rows: list[tuple[Any, ...]]) -> Any:
@@ -104,24 +108,21 @@ def _table(columns: Mapping[str, str], rows: list[tuple[Any, ...]]) -> Any:
     return pyarrow.table(table, schema=schema)
 
 
-def _write(file: Path, table: Any) -> Path:
+def _write(file: Path, table: Any) -> None:
     import pyarrow.parquet
 
     file.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(table, file)
-    return file
 
 
 @dataclass(frozen=True)
 class Judgements:
-    """The P strictly judged pairs of a set, in an order of their own, so that runs line up.
+    """The P strictly labelled pairs of a set with a weight above 0, sorted, so that runs align.
 
-    Pairs of weight 0 are none.
-
-    ids_P better_P worse_P   the comparison, and the two responses' indices in it
+    ids_P better_P worse_P   the comparison, and the indices of the two responses in it
     prompts_P                a hash of the prompt: the cluster
-    weights_P                of each pair in every mean
-    tied                     pairs that people tied, which are left out
+    weights_P                weight in every mean
+    tied                     number of pairs that people tied, which are left out
     """
 
     ids_P: np.ndarray
@@ -134,7 +135,7 @@ class Judgements:
 
     @property
     def keys(self) -> set[tuple[str, int, int]]:
-        """What tells the pairs apart."""
+        """Identifies each pair."""
         return set(zip(self.ids_P, self.better_P.tolist(), self.worse_P.tolist(), strict=True))
 
     @property
@@ -146,7 +147,7 @@ class Judgements:
 
 
 def read_judgements(file: Path) -> Judgements:
-    """The strictly judged pairs of a file, ordered by comparison and responses."""
+    """Read the strictly labelled pairs of a file, sorted by comparison and responses."""
     columns = _read(file, ("id", "better", "worse", "verdict", "prompt", "subset", "weight"))
     rows = list(zip(*columns, strict=True))
     strict = sorted((row for row in rows if row[3] == 1 and row[6] > 0), key=lambda row: row[:3])
@@ -164,7 +165,7 @@ def read_judgements(file: Path) -> Judgements:
 
 
 def read_predictions(file: Path) -> dict[tuple[str, int], float]:
-    """The reward of each response of a run's set, by comparison and index; NaN where it has none.
+    """Read the reward of each response, by comparison and index; NaN where missing.
 
     Raises:
         UserError: the file cannot be read.
@@ -175,14 +176,14 @@ def read_predictions(file: Path) -> dict[tuple[str, int], float]:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's `metrics.jsonl`; a kill may have left a piece behind them."""
+    """Read the complete lines of `metrics.jsonl`; a killed run may end with a partial one."""
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def read_responses(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """The whole row of each response of a run's set, by comparison and index, as `PREDICTIONS`.
+    """Read the row of each response, by comparison and index, with the columns `PREDICTIONS`.
 
     Raises:
         UserError: the file cannot be read.
@@ -193,10 +194,10 @@ def read_responses(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def _read(file: Path, names: tuple[str, ...]) -> list[list[Any]]:
-    """Columns of a parquet file.
+    """Read columns of a parquet file.
 
     Raises:
-        UserError: it is none, or half of one, or has no such columns.
+        UserError: the file is incomplete or lacks a column.
     """
     import pyarrow
     import pyarrow.parquet

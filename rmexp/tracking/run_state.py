@@ -1,4 +1,4 @@
-"""How a run stands, read from its directory alone: done, at work, dead, failed, or not begun."""
+"""Status of a run, read from its directory: done, running, dead, failed or not started."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import psutil
 
 STALE_SECONDS = 60
-"""A run without a heartbeat for so long is not at work."""
+"""A run without a heartbeat for this long is considered dead."""
 
 
 Status = Literal["done", "running", "dead", "interrupted", "failed", "broken", "left"]
@@ -25,11 +25,11 @@ class State:
 
     done         finished
     running      a live process works on it
-    dead         it says that it is running, but its process is gone, or sends no sign of life
-    interrupted  stopped by Ctrl-C, or by a full disk
-    failed       an error ended it
-    broken       its result.json is not whole
-    left         not begun
+    dead         marked as running, but its process is gone or has no heartbeat
+    interrupted  stopped by Ctrl-C or by a full disk
+    failed       ended by an error
+    broken       its result.json is incomplete
+    left         not started
     """
 
     status: Status
@@ -38,14 +38,14 @@ class State:
 
     @property
     def resumable(self) -> bool:
-        """Can it go on from a checkpoint? A failed one cannot: it would fail again."""
-        begun = "task" in self.result and (self.path / "config.yaml").is_file()
+        """Whether it can resume from a checkpoint. A failed run cannot: it would fail again."""
+        started = "task" in self.result and (self.path / "config.yaml").is_file()
         last = self.path / "checkpoints" / "last.ckpt"
-        return self.status in ("dead", "interrupted") and begun and last.is_file()
+        return self.status in ("dead", "interrupted") and started and last.is_file()
 
 
 def read_state(home: Path) -> State:
-    """The state of a run directory, which need not exist."""
+    """Read the state of a run directory, which need not exist."""
     file = home / "result.json"
     try:
         result = json.loads(file.read_text())
@@ -55,17 +55,17 @@ def read_state(home: Path) -> State:
     except (ValueError, KeyError, TypeError):
         return State("broken", home)
     if status == "running":
-        return State("running" if _at_work(result, file) else "dead", home, result)
+        return State("running" if _is_alive(result, file) else "dead", home, result)
     if status == "failed" and result.get("interrupted"):
         return State("interrupted", home, result)
     return State(status, home, result)
 
 
 def known_state(home: Path) -> State:
-    """The state of a run that one wants to take up.
+    """Read the state of a run that is to be resumed.
 
-    Another process, or another host that is gone, may have left it as running a moment ago: this
-    waits until that gives its next sign of life, or counts as dead.
+    Its process may have died a moment ago: wait until the next heartbeat, or until the run is
+    considered dead.
     """
     state = read_state(home)
     last = state.result.get("heartbeat")
@@ -75,18 +75,16 @@ def known_state(home: Path) -> State:
     return state
 
 
-def _at_work(result: Mapping[str, Any], file: Path) -> bool:
+def _is_alive(result: Mapping[str, Any], file: Path) -> bool:
     beat = result.get("heartbeat")
-    signed = file.stat().st_mtime if beat is None else datetime.fromisoformat(beat).timestamp()
-    if time.time() - signed > STALE_SECONDS:
-        return False
-    return lives(result["pid"], result["host"], signed)
+    seen = file.stat().st_mtime if beat is None else datetime.fromisoformat(beat).timestamp()
+    return time.time() - seen <= STALE_SECONDS and lives(result["pid"], result["host"], seen)
 
 
 def lives(pid: int, host: str, since: float) -> bool:
-    """Does the process that gave a sign at `since` (seconds) still live? Of another host: yes.
+    """Whether a process seen at `since` (Unix time) is alive; on another host: assumed.
 
-    A number that has since been given to a younger process, or to this one, is not it.
+    A process ID that now belongs to a younger process, or to this one, was reused.
     """
     if host != socket.gethostname():
         return True

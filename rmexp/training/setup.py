@@ -19,7 +19,8 @@ from rmexp.models.layout_probe import choose_layout
 from rmexp.models.model_checks import check_padding, length_dependent, max_positions
 from rmexp.models.reward_model import compile_layers, model_facts
 from rmexp.templates.template import Audit, Template, audit_template
-from rmexp.tracking.run_directory import RunDirectory, describe_environment
+from rmexp.tracking.environment import describe_environment
+from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.trainer import TrainerSettings
 
 
