@@ -1,6 +1,6 @@
-"""logger=wandb: Weights & Biases mirrors the run directory, and can never hurt a run.
+"""logger=wandb: mirror the run directory to Weights & Biases, without ever failing a run.
 
-What fails there is said once and recorded as a fallback; the run goes on without the mirror.
+The first W&B error is recorded as a fallback, and the run continues without the mirror.
 """
 
 import os
@@ -20,11 +20,11 @@ from rmexp.tracking.run_directory import RunDirectory, first_line
 from rmexp.tracking.wandb_media import log_run_media
 
 STEP = "trainer/global_step"
-"""The x axis of every metric: updates made, under the name that Lightning gives it in W&B."""
+"""The x axis of every metric: the number of updates, under Lightning's name for it."""
 
 
 PATIENCE_SECONDS = 60, 300
-"""How long the server may take to begin a run, and to take in what is left at its end."""
+"""Timeouts for starting a run, and for the uploads at its end."""
 
 
 Mode = Literal["online", "offline", "disabled"]
@@ -37,10 +37,10 @@ class WandB:
     Args:
         project: W&B project.
         entity: user or team; None takes the account's default.
-        mode: `auto` is online where the person is logged in and offline elsewhere.
-        tags: further tags; loss, data and model are always there.
-        table_rows: comparisons with their texts that W&B gets of each evaluation set, the most
-            wrongly judged first; 0 sends no text (and no report) anywhere.
+        mode: `auto` is online where the user is logged in, offline elsewhere.
+        tags: further tags; loss, data and model are always tagged.
+        table_rows: comparisons with their texts in the table of each evaluation set, the most
+            confidently wrong first; 0 uploads no text and no report.
     """
 
     project: str
@@ -58,13 +58,16 @@ class WandB:
         labels: Mapping[str, str],
         config: Mapping[str, Any],
     ) -> "Mirror | None":
-        """A fresh W&B run in the run's directory; offline where the server does not answer.
-
-        None where W&B is disabled (WANDB_MODE), or does not even start offline.
+        """Start a W&B run in the run's directory, offline if the server does not answer.
 
         Args:
-            labels: group -> the option chosen; they are tags, and `labels` in W&B's config.
+            run: the run directory.
+            name, group, job_type: of the W&B run.
+            labels: group -> chosen option; logged as tags and as `labels` in W&B's config.
             config: the resolved configuration, of plain types.
+
+        Returns:
+            The logger; None where W&B is disabled (WANDB_MODE) or fails to start offline too.
         """
         about: dict[str, Any] = {
             "name": name,
@@ -75,17 +78,14 @@ class WandB:
             "job_type": job_type,
             "tags": list(dict.fromkeys([*labels.values(), *self.tags])),
             "config": {**config, "labels": dict(labels)},
-            "id": run.result.get("wandb", {}).get("id"),  # a resumed run goes on in its W&B run
+            "id": run.result.get("wandb", {}).get("id"),  # resumes its W&B run
         }
-        ways: dict[Mode, tuple[Mode, ...]] = {
-            "online": ("online", "offline"),
-            "offline": ("offline",),
-            "disabled": (),
-        }
-        for mode in ways[self._mode()]:
+        first = self._mode()
+        modes: list[Mode] = ["online", "offline"] if first == "online" else [first]
+        for mode in modes if first != "disabled" else ():
             try:
                 experiment = _begin(mode, about)
-                url = experiment.url if mode == "online" else None  # offline W&B warns of it
+                url = experiment.url if mode == "online" else None  # offline, W&B would warn
                 facts = {"mode": mode, "id": experiment.id, "url": url}
                 run.update(wandb=facts | {"directory": str(Path(experiment.dir).parent)})
                 return Mirror(experiment, self.table_rows)
@@ -95,7 +95,7 @@ class WandB:
         return None
 
     def finish(self, exit_code: int) -> str | None:
-        """Close the W&B run, marked as failed where `exit_code` is not 0; returns what failed."""
+        """Close the W&B run, failed if `exit_code` is not 0; returns an error message or None."""
         wandb = sys.modules.get("wandb")
         if wandb is None or wandb.run is None:
             return None
@@ -103,12 +103,12 @@ class WandB:
             wandb.finish(exit_code=exit_code)
         except Exception as error:
             with suppress(Exception):
-                wandb.teardown()  # so that the next job of a sweep has a service again
+                wandb.teardown()  # the next job of a sweep needs a new service
             return f"W&B does not close the run ({first_line(error)})."
         return None
 
     def _mode(self) -> Mode:
-        """What the configuration says, then WANDB_MODE, then whether the person is logged in."""
+        """The configured mode, else WANDB_MODE, else by whether the user is logged in."""
         if self.mode != "auto":
             return self.mode
         wanted = os.environ.get("WANDB_MODE", "")
@@ -127,7 +127,7 @@ class WandB:
 
 
 class Mirror(Logger):
-    """Lightning's view of a W&B run; the first failure ends the mirroring, never the run."""
+    """Lightning logger of a W&B run; the first error ends the mirroring, never the run."""
 
     def __init__(self, experiment: Any, table_rows: int) -> None:
         super().__init__()
@@ -142,32 +142,35 @@ class Mirror(Logger):
 
     @property
     def version(self) -> str:
-        """W&B's id of the run."""
+        """ID of the W&B run."""
         return self.run.id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """A line of `metrics.jsonl`."""
+        """Log a line of `metrics.jsonl`."""
         self.step = int(step or 0)
         self._guard(lambda: self._log(metrics))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration went along when the run began."""
+        """Nothing: W&B has the configuration since the start."""
 
     def show(self, run: RunDirectory, metrics: Mapping[str, float]) -> list[str]:
-        """What the run directory has at the end: see `wandb_media`; returns what was left out.
+        """Upload the results of a finished run, see `wandb_media`.
 
-        `best/val/...` are val's metrics with the best weights (a sweep of W&B's own can aim at
-        them: `val/...` has a summary of all validations), `run/...` the numbers of result.json.
+        `best/val/...` are val's metrics with the best weights, as a target for W&B sweeps (the
+        summary of `val/...` covers all validations); `run/...` are the numbers of result.json.
+
+        Returns:
+            A sentence for each table that was shortened.
         """
         notes: list[str] = []
 
         def send() -> None:
-            media, said = log_run_media(run.path, run.result.get("evaluated"), self.table_rows)
+            media, shortened = log_run_media(run.path, run.result.get("evaluated"), self.table_rows)
             best = {f"best/{k}": v for k, v in metrics.items() if k.startswith("val/")}
             self._log({**best, **media})
             numbers = {k: v for k, v in run.result.items() if type(v) in (int, float)}
             self.run.summary.update({f"run/{k}": v for k, v in numbers.items() if k != "pid"})
-            notes.extend(said)
+            notes.extend(shortened)
 
         self._guard(send)
         return notes
@@ -199,7 +202,7 @@ def summary_of(name: str) -> Literal["max", "min"] | None:
 
 
 def _begin(mode: Mode, about: Mapping[str, Any]) -> Any:
-    """A W&B run; made here and not by Lightning, which passes settings that W&B warns of."""
+    """Start a W&B run; Lightning's own logger passes settings that W&B warns about."""
     import wandb
 
     begin, end = PATIENCE_SECONDS

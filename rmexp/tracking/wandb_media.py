@@ -1,8 +1,8 @@
-"""What W&B shows of an evaluation set, beside numbers: made once, of the run directory's files.
+"""W&B media of an evaluation set, made at the end of a run from the files of the run directory.
 
-For each set S: histograms S/rewards_better, S/rewards_worse (each pair counted once on either side)
-and S/margins; the charts S/reliability_plot and S/margin_plot; the table S/predictions. And the
-local report as it is.
+For each set S: histograms S/rewards_better, S/rewards_worse (each pair counts once on either side)
+and S/margins; the charts S/reliability_plot and S/margin_plot; the table S/predictions. The local
+report is uploaded as it is.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,16 @@ RESPONSES = ("id", "response", "subset", "text", "reward", "rating")
 def log_run_media(
     folder: Path, evaluated: str | None, rows: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """W&B objects by name, and a sentence for each table that does not have all rows.
+    """Build the W&B objects of a run.
 
     Args:
         folder: the run directory.
-        evaluated: the checkpoint that the run judged, with its calibration; None: its own.
-        rows: of each table; with 0 neither tables nor the report are made: no text leaves.
+        evaluated: the checkpoint that the run evaluated, with its calibration; None: its own.
+        rows: maximum rows of a table; 0: neither tables nor the report, so that no text is
+            uploaded.
+
+    Returns:
+        The objects by name, and a sentence for each table that was shortened.
     """
     import wandb
 
@@ -53,8 +57,8 @@ def _of_set(
     folder: Path, name: str, temperature: float | None, rows: int
 ) -> tuple[dict[str, Any], str | None]:
     responses = read_responses(folder / "predictions" / f"{name}.parquet")
-    judged = read_judgements(folder / "judgements" / f"{name}.parquet")
-    ids, better, worse = judged.ids_P, judged.better_P.tolist(), judged.worse_P.tolist()
+    pairs = read_judgements(folder / "judgements" / f"{name}.parquet")
+    ids, better, worse = pairs.ids_P, pairs.better_P.tolist(), pairs.worse_P.tolist()
     better_P = np.array([responses[key]["reward"] for key in zip(ids, better, strict=True)])
     worse_P = np.array([responses[key]["reward"] for key in zip(ids, worse, strict=True)])
     usable_P = np.isfinite(better_P) & np.isfinite(worse_P)
@@ -63,17 +67,17 @@ def _of_set(
     lines: list[tuple[Any, ...]]
     if usable_P.any():
         media |= _distributions(
-            better_P[usable_P], worse_P[usable_P], judged.weights_P[usable_P], temperature
+            better_P[usable_P], worse_P[usable_P], pairs.weights_P[usable_P], temperature
         )
         lines = [
             (id, subset, *(responses[id, k]["text"] for k in (i, j)), up, down, up - down)
             for id, subset, i, j, up, down, usable in zip(
-                ids, judged.subsets_P, better, worse, better_P, worse_P, usable_P, strict=True
+                ids, pairs.subsets_P, better, worse, better_P, worse_P, usable_P, strict=True
             )
             if usable
         ]
         lines.sort(key=lambda line: line[-1])
-        columns, what = PAIRS, "pairs that are judged most wrongly"
+        columns, what = PAIRS, "most confidently wrong pairs"
     else:
         lines = [tuple(row[column] for column in RESPONSES) for row in responses.values()]
         columns, what = RESPONSES, "first responses"
@@ -95,7 +99,7 @@ def _distributions(
     weights_P: np.ndarray,
     temperature: float | None,
 ) -> dict[str, Any]:
-    """Histograms and charts of a set's pairs; reliability weighs them, as the metrics do."""
+    """Histograms and charts of a set's pairs; reliability is weighted, as in the metrics."""
     import wandb
 
     gaps_P = better_P - worse_P
@@ -121,7 +125,7 @@ def _distributions(
 
 
 def _lines(series: Mapping[str, tuple[list[float], list[float]]], title: str, x: str) -> Any:
-    """A chart of lines (xs, ys) by name; its table is kept out of the panels."""
+    """A line chart of (xs, ys) by name; its table stays out of the panels."""
     import wandb
 
     xs, ys = zip(*series.values(), strict=True)
@@ -131,5 +135,5 @@ def _lines(series: Mapping[str, tuple[list[float], list[float]]], title: str, x:
 def _table(columns: tuple[str, ...], lines: list[tuple[Any, ...]]) -> Any:
     import wandb
 
-    # A column may be text in one row and null in the next: W&B would refuse the table.
+    # Mixed types: a column may be text in one row and null in the next.
     return wandb.Table(columns=list(columns), data=[list(x) for x in lines], allow_mixed_types=True)

@@ -1,7 +1,7 @@
-"""A saved view for a project of W&B: python -m rmexp.tracking.wandb_workspace ENTITY/PROJECT
+"""A saved view of a W&B project: python -m rmexp.tracking.wandb_workspace ENTITY/PROJECT
 
-Needs the extra `workspace` (pip install 'rmexp[workspace]'), and an account: only the server keeps
-views. `view` alone needs neither account nor network.
+Needs the extra `workspace` (pip install 'rmexp[workspace]') and an account, as only the server
+stores views. `view` alone needs neither account nor network.
 """
 
 import sys
@@ -22,7 +22,7 @@ BOUNDS = ("lower bound", "accuracy", "upper bound")
 
 
 def view(entity: str, project: str) -> Any:
-    """The view: which loss at which margin is better, and how sure that is; then how it came about.
+    """Build the view: test accuracy by loss and margin with intervals, then the training curves.
 
     Raises:
         UserError: the extra is not installed.
@@ -40,7 +40,7 @@ def view(entity: str, project: str) -> Any:
         *(wr.Config(key) for key in (LOSS, MARGIN, "optim.lr", "seed")),
         *(wr.SummaryMetric(name) for name in shown),
     ]
-    judged = ws.Section(
+    results = ws.Section(
         name="Which is better",
         is_open=True,
         pinned=True,
@@ -57,28 +57,24 @@ def view(entity: str, project: str) -> Any:
                 y=wr.SummaryMetric("test/accuracy"),
                 legend_template=f"${{config:{LOSS}}} ${{config:{MARGIN}}}",
             ),
-            wr.BarPlot(
-                title="Test accuracy by loss, mean and standard error over its runs",
-                metrics=["test/accuracy"],
-                groupby=wr.Config(LOSS),
-                groupby_aggfunc="mean",
-                groupby_rangefunc="stderr",
-            ),
-            wr.BarPlot(
-                title="Test accuracy by margin, mean and standard error over its runs",
-                metrics=["test/accuracy"],
-                groupby=wr.Config(MARGIN),
-                groupby_aggfunc="mean",
-                groupby_rangefunc="stderr",
+            *(
+                wr.BarPlot(
+                    title=f"Test accuracy by {what}, mean and standard error over its runs",
+                    metrics=["test/accuracy"],
+                    groupby=wr.Config(key),
+                    groupby_aggfunc="mean",
+                    groupby_rangefunc="stderr",
+                )
+                for what, key in (("loss", LOSS), ("margin", MARGIN))
             ),
             wr.ParallelCoordinatesPlot(
-                title="Settings and what came of them",
+                title="Settings and test metrics",
                 columns=[wr.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes],
             ),
         ],
     )
     training = ws.Section(
-        name="How it came about",
+        name="Training",
         is_open=True,
         panels=[
             wr.LinePlot(title=name, x=STEP, y=[name])
@@ -89,7 +85,7 @@ def view(entity: str, project: str) -> Any:
         entity=entity,
         project=project,
         name="rmexp: loss by margin",
-        sections=[judged, training],
+        sections=[results, training],
         auto_generate_panels=True,  # histograms, plots and tables below
         runset_settings=ws.RunsetSettings(
             order=[expr.Ordering(expr.Summary("test/accuracy"), ascending=False)],
@@ -103,7 +99,13 @@ def view(entity: str, project: str) -> Any:
 
 
 def write_workspace(words: list[str]) -> str:
-    """Save the view as a new one; returns its address.
+    """Save the view as a new one.
+
+    Args:
+        words: the command line: one ENTITY/PROJECT.
+
+    Returns:
+        Its URL.
 
     Raises:
         UserError: no ENTITY/PROJECT is given, the extra is missing, or the server refuses.
@@ -120,7 +122,7 @@ def write_workspace(words: list[str]) -> str:
         line = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{entity}/{project}: W&B does not save the view ({line}); `wandb login` first, "
-            "and see that the project exists."
+            "and check that the project exists."
         ) from error
 
 

@@ -177,7 +177,7 @@ def test_the_table_has_the_most_wrongly_judged_and_says_that_it_is_cut(mirrored,
     assert [row[-1] for row in shown["data"]] == pytest.approx(margins[:ROWS])
     assert all(row[4] - row[5] == pytest.approx(row[6]) for row in shown["data"])
     assert shown["data"][0][2].startswith("<|im_start|>")
-    said = f"test/predictions has the {ROWS} pairs that are judged most wrongly, of {len(margins)}"
+    said = f"test/predictions has the {ROWS} most confidently wrong pairs, of {len(margins)}"
     assert said in sweep[2].stdout
 
 
