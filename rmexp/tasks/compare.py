@@ -34,13 +34,10 @@ def compare(
     print_comparison(found, given, name, run.path, reporter)
     run.update(
         compared=[
-            str(path)
-            for row in found.rows
-            for entry in row.setting.entries
-            for path in entry.run.paths
+            str(path) for row in found.rows for one in row.group.runs for path in one.run.paths
         ],
-        best=found.rows[0].setting.name,
+        best=found.rows[0].group.name,
         verdicts=[verdict.sentence() for verdict in found.verdicts],
-        left_out=[f"{one.name}: {one.why}" for one in found.left],
+        left_out=[f"{one.name}: {one.why}" for one in found.skipped],
     )
     return {}

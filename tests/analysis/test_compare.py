@@ -81,7 +81,7 @@ def test_prompts_with_several_pairs_are_tested_as_wholes(tmp_path):
     (verdict,) = compare_runs(two(tmp_path, TWO_A_PROMPT), "test", "accuracy", "best").verdicts
     assert verdict.difference.method == "sign flips of prompts"
     assert verdict.p == 2 / 2**5, "the ten pairs are of five prompts"
-    assert not verdict.real
+    assert not verdict.significant
 
 
 def test_no_difference_says_what_it_would_take(tmp_path):
@@ -109,11 +109,11 @@ def test_equal_checkpoints_and_few_prompts(tmp_path):
 
 def test_several_seeds_speak_of_settings(tmp_path):
     found = compare_runs(grid(tmp_path, seeds=(0, 1, 2, 3)), "test", "accuracy", "all")
-    assert [len(row.setting.entries) for row in found.rows] == [4, 4, 4, 4]
+    assert [len(row.group.runs) for row in found.rows] == [4, 4, 4, 4]
     assert found.keys == ["loss", "loss.margin"]
     assert len(found.verdicts) == 6
-    assert all(verdict.of_settings for verdict in found.verdicts)
-    real = [verdict.sentence() for verdict in found.verdicts if verdict.real]
+    assert all(verdict.over_seeds for verdict in found.verdicts)
+    real = [verdict.sentence() for verdict in found.verdicts if verdict.significant]
     assert real
     assert all(re.match(r"loss=contrastive .* is better than loss=bradley", s) for s in real)
     assert all(" over 4 seeds each: accuracy +" in sentence for sentence in real)
@@ -134,8 +134,8 @@ def test_main_effects_are_over_the_grid(tmp_path):
     found = compare_runs(grid(tmp_path), "test", "accuracy", "best")
     loss, value = found.effects
     assert (loss.key, loss.base, loss.level) == ("loss", "bradley_terry", "contrastive")
-    assert (loss.cells, loss.of_settings) == (2, True)
-    means = {row.setting.name: row.value for row in found.rows}
+    assert (loss.cells, loss.over_seeds) == (2, True)
+    means = {row.group.name: row.value for row in found.rows}
     by_hand = np.mean([v for n, v in means.items() if "contrastive" in n]) - np.mean(
         [v for n, v in means.items() if "bradley" in n]
     )
@@ -152,7 +152,7 @@ def test_keys_that_always_change_together_are_named(tmp_path):
     write_run(tmp_path / "4", WORSE, config=margin(1.0) | {"optim": {"lr": 2e-5}, "x": 1})
     found = compare_runs([str(tmp_path)], "test", "accuracy", "best")
     assert {effect.key for effect in found.effects} == {"loss.margin", "x"}
-    assert "No two settings differ in optim.lr alone: no effect of it is told." in found.notes
+    assert "No two settings differ in optim.lr alone: its effect is unknown." in found.notes
 
 
 # ------------------------------------------------------------ what is compared
@@ -172,7 +172,7 @@ def test_what_differs_and_only_that(tmp_path):
     file.write_text("- loss.margin=1\n")
     found = compare_runs([str(tmp_path)], "test", "accuracy", "best")
     assert found.keys == ["loss", "loss.margin"], "unless somebody set it"
-    assert {row.setting.name for row in found.rows} == {
+    assert {row.group.name for row in found.rows} == {
         "loss=contrastive loss.margin=0",
         "loss=bradley_terry loss.margin=1",
     }
@@ -196,12 +196,12 @@ def test_failed_and_running_runs_are_listed(tmp_path):
     cut.write_bytes(cut.read_bytes()[:100])
     found = compare_runs(runs, "test", "accuracy", "best")
     assert len(found.rows) == 2
-    why = {one.name: f"{one.status}: {one.why}" for one in found.left}
+    why = {one.name: f"{one.status}: {one.why}" for one in found.skipped}
     assert why["burnt"] == "failed: out of <memory>"
-    assert why["dead"].startswith("running: no sign of life since 2026-01-01")
-    assert why["other"] == "done: task=score measures no rewards"
-    assert why["half"] == "unreadable: its result.json is not whole"
-    assert "1 of 40 judged responses have no finite reward (the first: row-0, " in why["nan"]
+    assert why["dead"].startswith("dead: no heartbeat since 2026-01-01")
+    assert why["other"] == "done: task=score computes no rewards"
+    assert why["half"] == "unreadable: its result.json is incomplete"
+    assert "1 of 40 responses have no finite reward (the first: row-0, " in why["nan"]
     assert "it has no rewards of test" in why["bare"]
     assert "task=evaluate checkpoint=" in why["old"]
     assert "not a whole parquet file" in why["cut"]
@@ -215,9 +215,9 @@ def test_other_rows_are_refused_with_what_differs(tmp_path):
     (moved / "environment.json").write_text('{"data_fingerprint": "d2"}')
     found = compare_runs(runs, "test", "accuracy", "best")
     assert len(found.rows) == 2
-    fewer, other = (next(o.why for o in found.left if o.name == n) for n in ("fewer", "moved"))
+    fewer, other = (next(o.why for o in found.skipped if o.name == n) for n in ("fewer", "moved"))
     assert fewer == (
-        "judged on other rows of test (15 pairs, 15 of them among the 20 of bad), so that no "
+        "evaluated on other rows of test (15 pairs, 15 of them among the 20 of bad), so that no "
         "paired test is possible"
     )
     assert (
@@ -236,7 +236,7 @@ def test_files_of_rewards_are_judged_by_the_runs(tmp_path):
     file = tmp_path / "peer.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = compare_runs([*runs, str(file)], "test", "accuracy", "best")
-    assert [row.setting.name for row in found.rows] == [
+    assert [row.group.name for row in found.rows] == [
         "peer",
         "loss.margin=1.0",
         "loss.margin=2.0",
@@ -247,8 +247,8 @@ def test_files_of_rewards_are_judged_by_the_runs(tmp_path):
         found.verdicts[1].sentence()
     )
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
-    (left,) = compare_runs([*runs, str(file)], "test", "accuracy", "best").left
-    assert "1 of 40 judged responses have no finite reward (the first: row-19, " in left.why
+    (left,) = compare_runs([*runs, str(file)], "test", "accuracy", "best").skipped
+    assert "1 of 40 responses have no finite reward (the first: row-19, " in left.why
     with pytest.raises(UserError, match="does not say which response is better: name a run too"):
         compare_runs([str(file)], "test", "accuracy", "best")
 
@@ -258,8 +258,8 @@ def test_the_same_run_twice_counts_once(tmp_path):
     write_run(tmp_path / "again", BETTER, config=margin(1.0))
     write_run(tmp_path / "rebuilt", BETTER[::-1], config=margin(1.0))
     found = compare_runs([*runs, str(tmp_path / "good")], "test", "accuracy", "best")
-    assert sorted(row.setting.name for row in found.rows) == ["again", "loss.margin=2.0", "rebuilt"]
-    (left,) = found.left
+    assert sorted(row.group.name for row in found.rows) == ["again", "loss.margin=2.0", "rebuilt"]
+    (left,) = found.skipped
     assert left.name == "good"
     assert "the same configuration, seed and rewards as again: counted once" in left.why
 
@@ -270,13 +270,13 @@ def test_val_is_never_silent(tmp_path):
     with pytest.raises(UserError, match=r"no rewards of test \(it has val: task.set=val\)"):
         compare_runs([str(tmp_path)], "test", "accuracy", "best")
     found = compare_runs([str(tmp_path)], "val", "accuracy", "best")
-    assert any(note.startswith("Selected and judged on the same rows") for note in found.notes)
+    assert any(note.startswith("Selected on the same rows") for note in found.notes)
     same = tmp_path / "same"
     write_run(same / "a", BETTER, config=margin(1.0))
     write_run(same / "a", BETTER, set="val", config=margin(1.0))
     broken(same / "a", metrics={"test/accuracy": 0.9})
     found = compare_runs([str(same)], "test", "accuracy", "best")
-    assert any(note.startswith("Selected and judged on the same rows") for note in found.notes)
+    assert any(note.startswith("Selected on the same rows") for note in found.notes)
 
 
 def test_val_says_which_to_take(tmp_path):
@@ -301,10 +301,10 @@ def test_other_metrics_sort_and_are_tested_where_they_can_be(tmp_path):
     )
     found = compare_runs([str(tmp_path)], "test", "nll", "best")
     assert found.tested == "nll"
-    assert found.rows[0].setting.name == "loss.margin=1", "the lowest is the best"
+    assert found.rows[0].group.name == "loss.margin=1", "the lowest is the best"
     assert found.verdicts[0].difference.value < 0
     found = compare_runs([str(tmp_path)], "test", "ece", "best")
-    assert found.rows[0].setting.name == "loss.margin=2"
+    assert found.rows[0].group.name == "loss.margin=2"
     assert found.tested == "accuracy"
     assert compare_runs([str(tmp_path)], "test", "rating_rmse", "best").rows[0].value == 1.0
     assert "ece is no mean over pairs: the tests are of accuracy." in found.notes
@@ -317,7 +317,7 @@ def test_rows_without_pairs_are_shown_and_not_tested(tmp_path):
         write_run(tmp_path / name, [], config=margin(value), metrics={"test/spearman": value / 4})
     found = compare_runs([str(tmp_path)], "test", "spearman", "best")
     assert [row.value for row in found.rows] == [0.5, 0.25]
-    assert "test has no strictly judged pairs: nothing can be tested." in found.notes
+    assert "test has no strictly labelled pairs: nothing can be tested." in found.notes
     assert "There is no pair to test." in compare_page.compare_page("n", "s", found, tmp_path)
 
 
@@ -333,7 +333,7 @@ def test_an_evaluation_stands_for_the_run_that_it_evaluated(tmp_path):
             training_seconds=None,
         )
     found = compare_runs([str(tmp_path / "evaluations")], "test", "accuracy", "best")
-    entry = next(row for row in found.rows if row.value == 0.4).setting.entries[0]
+    entry = next(row for row in found.rows if row.value == 0.4).group.runs[0]
     assert entry.run.name == "trained"
     assert entry.run.config["seed"] == 3
     assert entry.run.cost["training_seconds"] == 10
@@ -463,9 +463,9 @@ def test_a_sweep_is_compared_by_the_command(rmexp):
     table = compare_runs([str(home)], "test", "accuracy", "best")
     for row in table.rows:
         assert row.value == pytest.approx(
-            np.mean([e.run.metrics["test/accuracy"] for e in row.setting.entries])
+            np.mean([e.run.metrics["test/accuracy"] for e in row.group.runs])
         )
-        for entry in row.setting.entries:
+        for entry in row.group.runs:
             assert entry.items("accuracy").mean() == pytest.approx(entry.metrics["accuracy"])
     assert result(run)["verdicts"] == [verdict.sentence() for verdict in table.verdicts]
 
@@ -501,10 +501,10 @@ def test_bad_runs_are_left_out_by_the_command_and_said(rmexp):
     said = " ".join(done.stdout.split())
     for why in (
         "out of memory",
-        "1 of 40 judged responses have no finite reward",
+        "1 of 40 responses have no finite reward",
         "it has no rewards of test",
-        "judged on other rows of test",
-        "its result.json is not whole",
+        "evaluated on other rows of test",
+        "its result.json is incomplete",
     ):
         assert why in said, said
     done = rmexp("task=compare", f"runs={folder}", "task.metric=acuracy", check=False)

@@ -194,7 +194,7 @@ def bad(n, k):
 
 def test_folds_are_one_setting_judged_on_their_union(tmp_path):
     found = compare_runs(folds(tmp_path, {1.0: good, 2.0: bad}), "test", "accuracy", "best")
-    assert [row.setting.name for row in found.rows] == ["loss.margin=1.0", "loss.margin=2.0"]
+    assert [row.group.name for row in found.rows] == ["loss.margin=1.0", "loss.margin=2.0"]
     best, other = found.rows
     assert len(found.judgements.ids_P) == 20
     assert (best.value, other.value) == (18 / 20, 8 / 20)
@@ -204,7 +204,7 @@ def test_folds_are_one_setting_judged_on_their_union(tmp_path):
     # Sides differ by 0, 1, 1, 2, 1, 2, 1, 2 pairs: only the same signs throughout are as far off.
     assert verdict.p == pytest.approx(2 / 2**7)
     assert any("union of 8 folds" in note and "held-out group" in note for note in found.notes)
-    assert not found.left
+    assert not found.skipped
 
 
 def test_pairs_of_a_group_with_several_prompts_are_one_cluster(tmp_path):
@@ -227,8 +227,8 @@ def test_of_few_folds_prompts_are_the_clusters(tmp_path):
 def test_seeds_are_replicates_over_folds(tmp_path):
     given = folds(tmp_path, {1.0: good, 2.0: bad}, seeds=(0, 1, 2))
     found = compare_runs(given, "test", "accuracy", "best")
-    assert [len(row.setting.entries) for row in found.rows] == [3, 3]
-    assert found.verdicts[0].of_settings
+    assert [len(row.group.runs) for row in found.rows] == [3, 3]
+    assert found.verdicts[0].over_seeds
     assert found.rows[0].value == pytest.approx(18 / 20)
 
 
@@ -236,7 +236,7 @@ def test_a_fold_that_one_setting_lacks_is_left_out_of_all(tmp_path):
     given = folds(tmp_path, {1.0: good, 2.0: bad}, without={(2.0, 3)})
     found = compare_runs(given, "test", "accuracy", "best")
     assert len(found.judgements.ids_P) == 17
-    (left,) = found.left
+    (left,) = found.skipped
     assert (left.name, left.why) == (
         "fold side3",
         "loss.margin=2.0 lacks this fold, which is left out of all settings",
@@ -248,7 +248,7 @@ def test_a_setting_with_less_than_half_of_the_folds_is_left_out(tmp_path):
     found = compare_runs(given, "test", "accuracy", "best")
     assert len(found.judgements.ids_P) == 20
     assert len(found.rows) == 1
-    (left,) = found.left
+    (left,) = found.skipped
     assert (left.name, left.why.split(":")[0]) == ("loss.margin=2.0", "it has 3 of 8 folds")
 
 
@@ -257,7 +257,7 @@ def test_a_fold_run_twice_counts_once(tmp_path):
     fold_run(tmp_path / "again", "side0", [1, 1], ["side0-0", "side0-1"])
     found = compare_runs(given, "test", "accuracy", "best")
     assert len(found.judgements.ids_P) == 20
-    assert [one.why.split(": ")[1] for one in found.left] == ["counted once"]
+    assert [one.why.split(": ")[1] for one in found.skipped] == ["counted once"]
 
 
 def test_folds_that_share_rows_stay_apart(tmp_path):
@@ -274,14 +274,14 @@ def test_folds_that_share_rows_stay_apart(tmp_path):
             fold={"by": "side", "until": None, "number": n, "of": 2, "held_out": f"side{n}"},
         )
     found = compare_runs([str(tmp_path)], "suite", "accuracy", "best")
-    assert [row.setting.name for row in found.rows] == ["data.fold=1", "data.fold=0"]
+    assert [row.group.name for row in found.rows] == ["data.fold=1", "data.fold=0"]
 
 
 def test_each_fold_is_standardised_by_its_own_rewards(tmp_path):
     for n, scale in enumerate((1.0, 100.0)):
         fold_run(tmp_path / f"f{n}", f"s{n}", [scale, -scale], [f"{n}a", f"{n}b"], n, 2)
     found = compare_runs([str(tmp_path)], "test", "margin_standardised", "best")
-    items = found.rows[0].setting.items("margin_standardised")[0]
+    items = found.rows[0].group.items("margin_standardised")[0]
     assert items[:2].tolist() == pytest.approx(items[2:].tolist())
 
 

@@ -1,4 +1,4 @@
-"""A comparison as a whole: settings ranked, tested against each other, with what cannot be said."""
+"""Compare runs: ranked groups, paired tests, main effects, and notes on their limits."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmexp.analysis.compare import cross_validation
+from rmexp.analysis.compare.cross_validation import fold_notes
 from rmexp.analysis.compare.main_effects import Effect, confounded, main_effects
-from rmexp.analysis.compare.paired_runs import ScoredRun, pair_runs, selected_on_same
+from rmexp.analysis.compare.paired_runs import pair_runs, selected_on_same
 from rmexp.analysis.compare.pairwise_tests import PairVerdict, RunPairs, test_pairs
 from rmexp.analysis.compare.run_groups import RunGroup, group_runs
 from rmexp.analysis.compare.runs import COST, SkippedRun, find_runs
@@ -22,14 +22,14 @@ from rmexp.tracking.predictions import Judgements
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """A setting in the table.
+    """A group of runs in the table.
 
-    value low high   of the chosen metric, with its 95% interval (NaN where there is none)
-    besides          further metrics; cost: of its training
-    verdict          against the best, where that was tested
+    value low high   of the chosen metric, with its 95% interval (NaN where unknown)
+    besides          further metrics; cost: of training
+    verdict          against the best group, if tested
     """
 
-    setting: RunGroup
+    group: RunGroup
     value: float | None
     low: float
     high: float
@@ -40,13 +40,13 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What `compare` found.
+    """Result of `compare_runs`.
 
-    metric    what the table is sorted by; `tested`: what the tests are of
-    keys      those in which settings differ
+    metric    that the table is sorted by; tested: that the tests are of
+    keys      that differ between the groups
     rows      best first
-    left      runs that are not compared, and why
-    notes     what a reader must know of these numbers
+    skipped   runs that are not compared, and why
+    notes     limits of these numbers
     """
 
     set: str
@@ -56,150 +56,135 @@ class RunComparison:
     rows: list[ComparisonRow]
     verdicts: list[PairVerdict]
     effects: list[Effect]
-    left: list[SkippedRun]
+    skipped: list[SkippedRun]
     notes: list[str]
     judgements: Judgements
 
 
 def compare_runs(given: Sequence[str], name: str, metric: str, pairs: RunPairs) -> RunComparison:
-    """Compare what `runs` names on the evaluation set `name`.
+    """Compare runs on an evaluation set.
 
     Args:
-        given: run directories, folders of them, files of rewards.
+        given: run directories, folders of them, reward files.
+        name: of the set.
         metric: without the set, e.g. `accuracy`.
-        pairs: which pairs are tested, see `pairs.judge_pairs`.
+        pairs: the pairs to test, see `test_pairs`.
 
     Raises:
-        UserError: nothing can be compared, or nobody logged the metric.
+        UserError: nothing can be compared, or no run has the metric.
     """
-    runs, left = find_runs(given)
-    shared, entries, more = pair_runs(runs, name)
-    left += more
-    if not entries:
-        raise UserError(
-            f"No run can be compared on {name}. "
-            + "; ".join(f"{one.name}: {one.why}" for one in left)
-            + "."
-        )
-    settings, keys, twice = group_runs(entries)
-    left += twice
-    _check_metric(settings, name, metric)
-    ranked = sorted(settings, key=lambda s: _rank(s.metric(metric), metric))
+    runs, skipped = find_runs(given)
+    shared, scored, more = pair_runs(runs, name)
+    skipped += more
+    if not scored:
+        reasons = "; ".join(f"{one.name}: {one.why}" for one in skipped)
+        raise UserError(f"No run can be compared on {name}. {reasons}.")
+    groups, keys, duplicates = group_runs(scored)
+    known = sorted({m for one in scored for m in one.metrics})
+    if metric not in known:
+        hint = suggest(metric, known) or f"; there are {', '.join(known)}"
+        raise UserError(f"task.metric={metric}: no run has a {name}/{metric}{hint}.")
+    ranked = sorted(groups, key=lambda group: _rank(group.metric(metric), metric))
     tested = metric if metric in itemwise_metrics() else "accuracy"
-    judged = len(shared.ids_P) > 0
-    verdicts = test_pairs(ranked, shared, tested, pairs) if judged else []
-    effects = main_effects(settings, keys, shared, tested) if judged and len(keys) > 1 else []
-    return RunComparison(
+    has_pairs = len(shared.ids_P) > 0
+    verdicts = test_pairs(ranked, shared, tested, pairs) if has_pairs else []
+    effects = main_effects(groups, keys, shared, tested) if has_pairs and len(keys) > 1 else []
+    found = RunComparison(
         set=name,
         metric=metric,
         tested=tested,
         keys=keys,
-        rows=[_row(s, ranked[0], metric, shared, verdicts) for s in ranked],
+        rows=[_row(group, ranked[0], metric, shared, verdicts) for group in ranked],
         verdicts=verdicts,
         effects=effects,
-        left=left,
-        notes=list(_notes(name, metric, tested, ranked, shared, entries, effects, keys)),
+        skipped=skipped + duplicates,
+        notes=[],
         judgements=shared,
     )
-
-
-def _check_metric(settings: Sequence[RunGroup], name: str, metric: str) -> None:
-    known = sorted({m for s in settings for e in s.entries for m in e.metrics})
-    if metric not in known:
-        hint = suggest(metric, known) or f"; there are {', '.join(known)}"
-        raise UserError(f"task.metric={metric}: no run has a {name}/{metric}{hint}.")
+    found.notes.extend(_notes(found))
+    return found
 
 
 def _rank(value: float | None, metric: str) -> float:
-    """Sorts the best first, and settings without a value last."""
+    """Sort key: best first, missing values last."""
     if value is None or math.isnan(value):
         return math.inf
     return value if lower_is_better(metric) else -value
 
 
 def _row(
-    setting: RunGroup,
+    group: RunGroup,
     best: RunGroup,
     metric: str,
     shared: Judgements,
     verdicts: Sequence[PairVerdict],
 ) -> ComparisonRow:
-    low, high = metric_interval(setting, metric, shared)
-    against = (v for v in verdicts if {id(v.a), id(v.b)} == {id(setting), id(best)})
+    low, high = _interval(group, metric, shared)
+    against = (v for v in verdicts if {id(v.a), id(v.b)} == {id(group), id(best)})
     return ComparisonRow(
-        setting=setting,
-        value=setting.metric(metric),
+        group=group,
+        value=group.metric(metric),
         low=low,
         high=high,
-        besides={m.name: setting.metric(m.name) for m in shown_in("compare") if m.name != metric},
-        cost={name: setting.cost(name) for name in COST},
-        verdict=next(against, None) if setting is not best else None,
+        besides={m.name: group.metric(m.name) for m in shown_in("compare") if m.name != metric},
+        cost={name: group.cost(name) for name in COST},
+        verdict=next(against, None) if group is not best else None,
     )
 
 
-def metric_interval(setting: RunGroup, metric: str, shared: Judgements) -> tuple[float, float]:
-    """The 95% interval of a setting's value: over prompts, and over seeds where there are several.
+def _interval(group: RunGroup, metric: str, shared: Judgements) -> tuple[float, float]:
+    """95% interval over prompts, and over seeds if there are several; NaN where unknown.
 
-    A single run's is the one that it reported itself.
+    A single run's is the one that it logged.
     """
     of_P = (shared.prompts_P, shared.weights_P)
     itemwise = metric in itemwise_metrics() and len(shared.ids_P)
-    if len(setting.entries) == 1:
-        own = setting.entries[0].metrics
+    if len(group.runs) == 1:
+        own = group.runs[0].metrics
         if f"{metric}_low" in own:
             return own[f"{metric}_low"], own[f"{metric}_high"]
         if itemwise:
-            return clustered_mean(setting.items(metric)[0], *of_P).interval
+            return clustered_mean(group.items(metric)[0], *of_P).interval
     elif itemwise:
-        found = contrast([setting.items(metric)], [1], *of_P)
-        share = metric == "accuracy"  # which Student's t does not know
-        return (max(0.0, found.low), min(1.0, found.high)) if share else (found.low, found.high)
+        found = contrast([group.items(metric)], [1], *of_P)
+        if metric == "accuracy":  # Student's t ignores its range
+            return max(0.0, found.low), min(1.0, found.high)
+        return found.low, found.high
     return math.nan, math.nan
 
 
-def _notes(
-    name: str,
-    metric: str,
-    tested: str,
-    ranked: Sequence[RunGroup],
-    shared: Judgements,
-    entries: Sequence[ScoredRun],
-    effects: Sequence[Effect],
-    keys: Sequence[str],
-) -> Iterator[str]:
-    if selected_on_same(entries, name):
-        yield (
-            "Selected and judged on the same rows: checkpoints were chosen by them, so that these "
-            "numbers flatter."
-        )
-    yield from cross_validation.fold_notes([entry.run for entry in entries])
-    if not len(shared.ids_P):
-        yield f"{name} has no strictly judged pairs: nothing can be tested."
-    elif tested != metric:
-        yield f"{metric} is no mean over pairs: the tests are of accuracy."
-    seeds = {len(setting.entries) for setting in ranked}
-    if len(ranked) > 1 and seeds == {1}:
+def _notes(found: RunComparison) -> Iterator[str]:
+    groups = [row.group for row in found.rows]
+    runs = [one for group in groups for one in group.runs]
+    if selected_on_same(runs, found.set):
+        yield "Selected on the same rows: checkpoints were chosen by them, so these are optimistic."
+    yield from fold_notes([one.run for one in runs])
+    if not len(found.judgements.ids_P):
+        yield f"{found.set} has no strictly labelled pairs: nothing can be tested."
+    elif found.tested != found.metric:
+        yield f"{found.metric} is no mean over pairs: the tests are of accuracy."
+    seeds = {len(group.runs) for group in groups}
+    if len(groups) > 1 and seeds == {1}:
         yield (
             "One seed a setting: verdicts are on checkpoints, not on losses or other settings; "
             "more seeds (-m seed=0,1,2) would tell."
         )
     elif 1 in seeds and len(seeds) > 1:
         yield "Where a setting has one seed, verdicts are on its checkpoint."
-    if alone := confounded(effects, keys) if effects else []:
-        yield f"No two settings differ in {' or '.join(alone)} alone: no effect of it is told."
-    yield from _chosen_by_val(name, metric, ranked)
+    if alone := confounded(found.effects, found.keys) if found.effects else []:
+        yield f"No two settings differ in {' or '.join(alone)} alone: its effect is unknown."
+    yield from _choice_on_val(found, groups)
 
 
-def _chosen_by_val(name: str, metric: str, ranked: Sequence[RunGroup]) -> Iterator[str]:
-    """Which setting to take, as rows that are reported must not select."""
-    values = [_val(setting, metric) for setting in ranked]
-    if name == "val" or len(ranked) < 2 or None in values:
-        return
-    index = min(range(len(ranked)), key=lambda n: _rank(values[n], metric))
-    yield f"By val/{metric} the choice is {ranked[index].name} ({values[index]:.4f})."
+def _choice_on_val(found: RunComparison, groups: Sequence[RunGroup]) -> Iterator[str]:
+    """Which group to choose, as the rows that are reported must not select."""
+    values = [_val(group, found.metric) for group in groups]
+    if found.set != "val" and len(groups) > 1 and None not in values:
+        index = min(range(len(groups)), key=lambda n: _rank(values[n], found.metric))
+        yield f"By val/{found.metric} the choice is {groups[index].name} ({values[index]:.4f})."
 
 
-def _val(setting: RunGroup, metric: str) -> float | None:
-    values = [entry.run.metrics.get(f"val/{metric}") for entry in setting.entries]
+def _val(group: RunGroup, metric: str) -> float | None:
+    values = [one.run.metrics.get(f"val/{metric}") for one in group.runs]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None

@@ -1,12 +1,12 @@
-"""Folds of one cross-validation: runs that differ in `data.fold` alone are judged as one.
+"""Cross-validation: runs that differ only in `data.fold` are pooled into one run.
 
-Each group of rows is the test set of one of them, so that their union is the whole data, each pair
-judged by a model that never saw its group. Seeds stay replicates: one union a seed.
+Each group of rows is the test set of one fold, so their union is the whole data, with each pair
+scored by a model that never saw its group. Seeds stay replicates: one pooled run per seed.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,66 +22,72 @@ Rewards = Mapping[tuple[str, int], float]
 """By comparison and index of the response."""
 
 
-OpenedFolds = tuple[Run, Judgements, Rewards]
-
-
 FOLD_KEYS = ("data.fold", "data.fold_by", "data.fold_until")
 
 
-def pool_folds(
-    opened: Sequence[OpenedFolds], name: str
-) -> tuple[list[OpenedFolds], list[SkippedRun]]:
-    """The same, with the folds of a setting and seed as one run, on the folds that all have.
+class OpenRun(NamedTuple):
+    """A run with the labelled pairs and the rewards of a set."""
 
-    Where a setting has less than half of the folds it is left out; where one lacks some of them,
-    these folds are left out of all. Folds that share judged rows (val, a public suite) stay apart,
-    as does everything that is no fold.
+    run: Run
+    judgements: Judgements
+    rewards: Rewards
+
+
+def pool_folds(opened: Sequence[OpenRun], name: str) -> tuple[list[OpenRun], list[SkippedRun]]:
+    """Pool the folds of each configuration and seed, over the folds that all of them have.
+
+    A configuration with less than half of the folds is skipped; otherwise a fold that one of them
+    lacks is skipped for all. Folds that share evaluated rows (val, a public suite) are not pooled,
+    nor are runs without folds.
+
+    Args:
+        opened: the runs.
+        name: of the evaluation set.
     """
-    alone = [one for one in opened if one[0].fold is None]
-    families: dict[str, list[OpenedFolds]] = {}
+    kept = [one for one in opened if one.run.fold is None]
+    families: dict[str, list[OpenRun]] = {}
     for one in opened:
-        if one[0].fold is not None:
-            key = repr([one[0].fold["by"], one[0].fold["until"]])
-            families.setdefault(key, []).append(one)
-    left: list[SkippedRun] = []
+        if one.run.fold is not None:
+            families.setdefault(repr([one.run.fold["by"], one.run.fold["until"]]), []).append(one)
+    skipped: list[SkippedRun] = []
     for family in families.values():
-        found, more = _family(family, name)
-        alone += found
-        left += more
-    return alone, left
+        found, more = _pool_family(family, name)
+        kept += found
+        skipped += more
+    return kept, skipped
 
 
-def _family(family: Sequence[OpenedFolds], name: str) -> tuple[list[OpenedFolds], list[SkippedRun]]:
-    """The folds of one way of telling groups apart."""
-    groups: dict[Any, dict[str, OpenedFolds]] = {}
-    left: list[SkippedRun] = []
+def _pool_family(family: Sequence[OpenRun], name: str) -> tuple[list[OpenRun], list[SkippedRun]]:
+    """Pool folds that were split by the same field."""
+    groups: dict[Any, dict[str, OpenRun]] = {}
+    skipped: list[SkippedRun] = []
+
+    def skip(name: str, run: Run, why: str) -> None:
+        skipped.append(SkippedRun(name, run.path, "left out", why))
+
     for one in family:
-        run, held_out = one[0], _held_out(one[0])
-        members = groups.setdefault(run.identity(FOLD_KEYS[0]), {})
-        if held_out in members:
-            twice = f"the same configuration, seed and fold as {members[held_out][0].name}"
-            left.append(SkippedRun(run.name, run.path, "left out", f"{twice}: counted once"))
-        else:
-            members[held_out] = one
+        members = groups.setdefault(one.run.identity(FOLD_KEYS[0]), {})
+        same = members.setdefault(_held_out(one.run), one)
+        if same is not one:
+            twice = f"the same configuration, seed and fold as {same.run.name}: counted once"
+            skip(one.run.name, one.run, twice)
     union = {held_out for members in groups.values() for held_out in members}
-    if len(union) < 2 or not all(_disjoint(members) for members in groups.values()):
-        return [one for members in groups.values() for one in members.values()], left
-    names = dict(zip(groups, _names([_first(members) for members in groups.values()]), strict=True))
+    if len(union) < 2 or not all(_disjoint(members.values()) for members in groups.values()):
+        return [one for members in groups.values() for one in members.values()], skipped
+    firsts = {key: next(iter(members.values())).run for key, members in groups.items()}
+    names = dict(zip(groups, _distinguishing_names(list(firsts.values())), strict=True))
     kept, common = dict(groups), set.intersection(*map(set, groups.values()))
     while len(kept) > 1 and 2 * len(common) < len(union):
         key = min(kept, key=lambda key: len(kept[key]))
-        why = (
-            f"it has {len(kept[key])} of {len(union)} folds: to compare it, name the runs of these "
-            "folds alone"
-        )
-        left.append(SkippedRun(names[key], _first(kept.pop(key)).path, "left out", why))
+        few = f"it has {len(kept.pop(key))} of {len(union)} folds"
+        skip(names[key], firsts[key], f"{few}: to compare it, name the runs of these folds alone")
         common = set.intersection(*map(set, kept.values()))
     for held_out in sorted(set().union(*kept.values()) - common):
         without = [names[key] for key, members in kept.items() if held_out not in members]
-        path = next(members[held_out][0].path for members in kept.values() if held_out in members)
+        one = next(members[held_out] for members in kept.values() if held_out in members)
         why = f"{', '.join(without)} lacks this fold, which is left out of all settings"
-        left.append(SkippedRun(f"fold {held_out}", path, "left out", why))
-    return [_union([members[f] for f in sorted(common)], name) for members in kept.values()], left
+        skip(f"fold {held_out}", one.run, why)
+    return [_pool([m[f] for f in sorted(common)], name) for m in kept.values()], skipped
 
 
 def _held_out(run: Run) -> str:
@@ -89,60 +95,55 @@ def _held_out(run: Run) -> str:
     return run.fold["held_out"]
 
 
-def _first(members: Mapping[str, OpenedFolds]) -> Run:
-    return next(iter(members.values()))[0]
-
-
-def _disjoint(members: Mapping[str, OpenedFolds]) -> bool:
-    """No comparison is judged in two folds."""
-    ids = [set(judgements.ids_P) for _, judgements, _ in members.values()]
+def _disjoint(members: Iterable[OpenRun]) -> bool:
+    """Whether no comparison is evaluated in two folds."""
+    ids = [set(one.judgements.ids_P) for one in members]
     return len(set().union(*ids)) == sum(map(len, ids))
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """What tells the runs apart of all that was named on their command lines."""
+def _distinguishing_names(runs: Sequence[Run]) -> list[str]:
+    """What differs between the runs, of the keys on their command lines."""
     given = sorted(frozenset().union(*(run.given for run in runs)) - set(FOLD_KEYS))
     values = {key: [run.labels.get(key, run.config.get(key)) for run in runs] for key in given}
-    telling = [key for key in given if len(set(map(repr, values[key]))) > 1]
-    words = [" ".join(f"{k}={values[k][n]}" for k in telling) for n in range(len(runs))]
-    return [word or run.name for word, run in zip(words, runs, strict=True)]
+    differ = [key for key in given if len(set(map(repr, values[key]))) > 1]
+    names = [" ".join(f"{key}={values[key][n]}" for key in differ) for n in range(len(runs))]
+    return [name or run.name for name, run in zip(names, runs, strict=True)]
 
 
-def _union(members: Sequence[OpenedFolds], name: str) -> OpenedFolds:
-    """Folds as one run, one set of judged pairs and one of rewards."""
-    runs, judged, rewards = zip(*members, strict=True)
-    part_of = {id: n for n, one in enumerate(rewards) for id, _ in one}
+def _pool(members: Sequence[OpenRun], name: str) -> OpenRun:
+    """Folds as one run, with the union of their pairs and rewards."""
+    runs = tuple(one.run for one in members)
     first = runs[0]
     run = dataclasses.replace(
         first,
         name=f"{first.name} and {len(runs) - 1} more folds",
         config={key: value for key, value in first.config.items() if key != FOLD_KEYS[0]},
         given=first.given - {FOLD_KEYS[0]},
-        metrics=_means(runs) | _anew(members, name),
+        metrics=_mean_metrics(runs) | _pooled_metrics(members, name),
         cost=_cost(runs),
         parts=runs,
-        part_of=part_of,
+        part_of={id: n for n, one in enumerate(members) for id, _ in one.rewards},
     )
+    judged = [one.judgements for one in members]
     fields = {
         field: np.concatenate([getattr(one, field) for one in judged])
         for field in ("ids_P", "better_P", "worse_P", "prompts_P", "subsets_P", "weights_P")
     }
-    if len(runs) >= MIN_CLUSTERS:  # pairs of a group are judged by one model, and are of one kind
-        sizes = [len(one.ids_P) for one in judged]
+    if len(runs) >= MIN_CLUSTERS:  # one model scores all pairs of a group: the group is the cluster
         groups = np.array([_held_out(run) for run in runs], dtype=object)
-        fields["prompts_P"] = np.repeat(groups, sizes)
-    together = Judgements(**fields, tied=sum(one.tied for one in judged))
-    return run, together, {key: value for one in rewards for key, value in one.items()}
+        fields["prompts_P"] = np.repeat(groups, [len(one.ids_P) for one in judged])
+    pooled = Judgements(**fields, tied=sum(one.tied for one in judged))
+    return OpenRun(run, pooled, {k: v for one in members for k, v in one.rewards.items()})
 
 
-def _means(runs: Sequence[Run]) -> dict[str, float]:
-    """Metrics that all folds have: numbers add up, others are means, weighing by judged pairs."""
-    known = set.intersection(*(set(run.metrics) for run in runs))
+def _mean_metrics(runs: Sequence[Run]) -> dict[str, float]:
+    """Metrics that all folds have: sums of counts, else means weighted by pairs."""
     found = {}
-    for key in sorted(known):
-        home, metric = key.split("/", 1)[0], find_metric(key)
+    for key in sorted(set.intersection(*(set(run.metrics) for run in runs))):
+        metric = find_metric(key)
         values = np.array([run.metrics[key] for run in runs], dtype=np.float64)
-        weights = np.array([run.metrics.get(f"{home}/pairs", 0.0) for run in runs])
+        pairs = f"{key.split('/', 1)[0]}/pairs"
+        weights = np.array([run.metrics.get(pairs, 0.0) for run in runs])
         if metric is not None and metric.count:
             found[key] = float(values.sum())
         elif not key.endswith(("_low", "_high")):
@@ -150,28 +151,34 @@ def _means(runs: Sequence[Run]) -> dict[str, float]:
     return found
 
 
-def _anew(members: Sequence[OpenedFolds], name: str) -> dict[str, float]:
-    """What is no mean over folds: how length does over all pairs, ranks within prompts.
+def _pooled_metrics(members: Sequence[OpenRun], name: str) -> dict[str, float]:
+    """Metrics that are no mean over folds: accuracy by length, and ranks within prompts.
 
-    Pairs and prompts count alike here, as those metrics have no weights.
+    They have no weights: each pair, or each prompt, counts once.
     """
     right, longer = [], []
     kendall, spearman, clusters = [], [], []
     for run, judged, rewards in members:
-        told = read_responses(run.path / "predictions" / f"{name}.parquet")
+        responses = read_responses(run.path / "predictions" / f"{name}.parquet")
         for id, better, worse in zip(
             judged.ids_P, judged.better_P.tolist(), judged.worse_P.tolist(), strict=True
         ):
             right.append(rewards[id, better] > rewards[id, worse])
-            longer.append(told[id, better]["tokens"] - told[id, worse]["tokens"])
-        rated = [k for k, r in told.items() if r["rating"] is not None and rewards[k] == rewards[k]]
+            longer.append(responses[id, better]["tokens"] - responses[id, worse]["tokens"])
+        rated = {
+            key: row
+            for key, row in responses.items()
+            if row["rating"] is not None and rewards[key] == rewards[key]
+        }
         if rated:
-            of = np.array([told[k]["prompt"] for k in rated], dtype=object)
-            values = np.array([(rewards[k], told[k]["rating"]) for k in rated], dtype=np.float64)
-            found = within_prompts(values[:, 0], values[:, 1], of)
-            kendall += found[1].tolist()
-            spearman += found[2].tolist()
-            clusters += [_held_out(run)] * len(found[0])
+            _, kendall_G, spearman_G = within_prompts(
+                np.array([rewards[key] for key in rated], dtype=np.float64),
+                np.array([row["rating"] for row in rated.values()], dtype=np.float64),
+                np.array([row["prompt"] for row in rated.values()], dtype=object),
+            )
+            kendall += kendall_G.tolist()
+            spearman += spearman_G.tolist()
+            clusters += [_held_out(run)] * len(kendall_G)
     out = {}
     if longer:
         longer_P = np.array(longer)
@@ -180,23 +187,26 @@ def _anew(members: Sequence[OpenedFolds], name: str) -> dict[str, float]:
     for metric, values_G in (("kendall_within", kendall), ("spearman_within", spearman)):
         if values_G:
             out |= clustered_mean(np.array(values_G), np.array(clusters)).named(metric)
+            out[metric] = float(np.mean(values_G))
     return {f"{name}/{metric}": value for metric, value in out.items() if value == value}
 
 
 def _cost(runs: Sequence[Run]) -> dict[str, float]:
-    """Seconds add up; the rate is that of all; memory is what the largest took."""
-    how: dict[str, Callable[[list[float]], Any]]
-    how = {"training_seconds": sum, "pairs_per_second": np.mean, "peak_memory_gib": max}
+    combine: dict[str, Callable[[list[float]], Any]]
+    combine = {"training_seconds": sum, "pairs_per_second": np.mean, "peak_memory_gib": max}
     return {
-        key: float(combine([run.cost[key] for run in runs]))
-        for key, combine in how.items()
+        key: float(of([run.cost[key] for run in runs]))
+        for key, of in combine.items()
         if all(key in run.cost for run in runs)
     }
 
 
 def standard_deviations(run: Run, rewards: Rewards, known: Rewards, ids_P: np.ndarray) -> Any:
-    """The deviation of a run's rewards of all responses; of folds (P,), each pair that of its own
-    fold, as their models have scales of their own."""
+    """Standard deviation of a run's rewards of all responses in `known`.
+
+    Each fold's model has a scale of its own: for a pooled run the result is (P,), the standard
+    deviation in the fold of each pair.
+    """
     finite = [(key, rewards[key]) for key in known if np.isfinite(rewards.get(key, np.nan))]
     if not finite:
         return 0.0
@@ -204,12 +214,12 @@ def standard_deviations(run: Run, rewards: Rewards, known: Rewards, ids_P: np.nd
     if not run.parts:
         return float(values.std(dtype=np.float64))
     part = np.array([run.part_of[id] for (id, _), _ in finite])
-    spread = np.array([values[part == n].std(dtype=np.float64) for n in range(len(run.parts))])
-    return spread[[run.part_of[id] for id in ids_P]]
+    std = np.array([values[part == n].std(dtype=np.float64) for n in range(len(run.parts))])
+    return std[[run.part_of[id] for id in ids_P]]
 
 
 def metrics_by_fold(runs: Sequence[Run], key: str) -> dict[str, float]:
-    """Group -> the metric `SET/NAME` of the fold that held it out, the mean over these seeds."""
+    """Held-out group -> the metric `SET/NAME` of its fold, averaged over seeds."""
     found: dict[str, list[float]] = {}
     for part in (part for run in runs for part in run.parts if key in part.metrics):
         found.setdefault(_held_out(part), []).append(part.metrics[key])
@@ -217,12 +227,11 @@ def metrics_by_fold(runs: Sequence[Run], key: str) -> dict[str, float]:
 
 
 def fold_notes(runs: Sequence[Run]) -> Iterator[str]:
-    """What a reader must know of numbers over folds."""
-    counts = {len(run.parts) for run in runs if run.parts}
-    for count in sorted(counts):
+    """Notes on how pooled folds are evaluated."""
+    for count in sorted({len(run.parts) for run in runs if run.parts}):
         unit = "held-out group" if count >= MIN_CLUSTERS else "prompt, as the groups are few"
         yield (
-            f"Judged on the union of {count} folds, each pair by a model that saw nothing of its "
-            f"group; intervals and tests go by {unit}. Val rows of one fold are test rows of "
-            "others: a setting that is chosen by val was chosen by rows of other models' tests."
+            f"Evaluated on the union of {count} folds, each pair by a model that saw nothing of "
+            f"its group; intervals and tests are clustered by {unit}. Val rows of one fold are "
+            "test rows of others: a setting chosen on val was chosen on rows of other folds' tests."
         )

@@ -1,4 +1,4 @@
-"""Runs on the same judged pairs: what is compared item by item, and what cannot be."""
+"""Align runs on the same labelled pairs, and say which runs cannot be aligned."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rmexp.analysis.compare.cross_validation import (
-    OpenedFolds,
+    OpenRun,
     Rewards,
     pool_folds,
     standard_deviations,
@@ -25,11 +25,12 @@ from rmexp.tracking.predictions import Judgements, read_judgements, read_predict
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run with its rewards on the P judged pairs that all entries share.
+    """A run with its rewards on the P labelled pairs that all compared runs share.
 
     gaps_P        r_better - r_worse, in fp64 over fp32 rewards
-    reward_std    deviation of the rewards of all its responses; of folds (P,), of each pair's
-    metrics       of the set, by their names without it
+    reward_std    standard deviation of the rewards of all responses; of pooled folds (P,), that of
+                  each pair's fold
+    metrics       of the set, by their names without the set's
     """
 
     run: Run
@@ -45,104 +46,104 @@ class ScoredRun:
 def pair_runs(
     runs: Sequence[Run], name: str
 ) -> tuple[Judgements, list[ScoredRun], list[SkippedRun]]:
-    """The runs that share the judged pairs of the set `name`, and those that do not.
+    """Align the runs on the labelled pairs of the set `name`.
 
-    Where runs are judged on different pairs, the most common ones count. A file of rewards is
-    judged by the pairs of the runs.
+    Where runs have different pairs, the most common ones are used and the other runs are skipped.
+    Files of rewards use the pairs of the runs.
 
     Raises:
         UserError: no run has the set.
     """
-    opened, left = _open([run for run in runs if not run.is_file], name)
+    opened, skipped = _open([run for run in runs if not run.is_file], name)
     opened, more = pool_folds(opened, name)
-    left += more
+    skipped += more
     if not opened:
-        raise UserError(_nothing(runs, left, name))
-    digests = [judgements.digest for _, judgements, _ in opened]
-    most = max(digests, key=Counter(digests).__getitem__)  # of several the first
-    first, shared, known = opened[digests.index(most)]
-    entries: list[ScoredRun] = []
+        raise UserError(_nothing(runs, skipped, name))
+    digests = [one.judgements.digest for one in opened]
+    common = max(digests, key=Counter(digests).__getitem__)  # the first of equally common ones
+    first, shared, known = opened[digests.index(common)]
+    scored: list[ScoredRun] = []
+
+    def add(run: Run, rewards: Rewards) -> None:
+        found = _score(run, shared, rewards, known, name)
+        scored.append(found) if isinstance(found, ScoredRun) else skipped.append(found)
+
     for run, judgements, rewards in opened:
-        if judgements.digest != most:
-            left.append(_left(run, _other_rows(run, judgements, first, shared, name)))
+        if judgements.digest == common:
+            add(run, rewards)
         else:
-            _add(run, shared, rewards, known, name, entries, left)
-    for run in runs:
-        if run.is_file:
-            try:
-                rewards = read_rewards(str(run.path))
-            except UserError as error:
-                left.append(_left(run, str(error).removeprefix("eval.scores=")))
-            else:
-                _add(run, shared, rewards, known, name, entries, left)
-    return shared, entries, left
+            skipped.append(_skipped(run, _other_rows(run, judgements, first, shared, name)))
+    for run in (run for run in runs if run.is_file):
+        try:
+            add(run, read_rewards(str(run.path)))
+        except UserError as error:
+            skipped.append(_skipped(run, str(error).removeprefix("eval.scores=")))
+    return shared, scored, skipped
 
 
-def selected_on_same(entries: Sequence[ScoredRun], name: str) -> bool:
-    """Are the judged rows those that selected the checkpoints?"""
+def selected_on_same(scored: Sequence[ScoredRun], name: str) -> bool:
+    """Whether checkpoints were selected on the rows that are compared."""
     if name == "val":
         return True
-    run = next(entry.run for entry in entries if not entry.run.is_file)
+    run = next(one.run for one in scored if not one.run.is_file)
     val, own = (run.path / "judgements" / f"{which}.parquet" for which in ("val", name))
     return val.is_file() and read_judgements(val).digest == read_judgements(own).digest
 
 
-def _open(runs: Sequence[Run], name: str) -> tuple[list[OpenedFolds], list[SkippedRun]]:
-    opened: list[OpenedFolds] = []
-    left: list[SkippedRun] = []
+def _open(runs: Sequence[Run], name: str) -> tuple[list[OpenRun], list[SkippedRun]]:
+    opened: list[OpenRun] = []
+    skipped: list[SkippedRun] = []
     for run in runs:
         predictions, judgements = (
             run.path / kind / f"{name}.parquet" for kind in ("predictions", "judgements")
         )
         if not predictions.is_file():
-            left.append(_left(run, f"it has no rewards of {name} ({_has(run.path)})"))
+            skipped.append(_skipped(run, f"it has no rewards of {name} ({_sets(run.path)})"))
         elif not judgements.is_file():
-            again = f"task=evaluate checkpoint={run.path} makes them"
-            left.append(_left(run, f"it has no judgements of {name}, as it is older: {again}"))
+            again = f"task=evaluate checkpoint={run.path} writes them"
+            skipped.append(
+                _skipped(run, f"it has no judgements of {name}, as it is older: {again}")
+            )
         else:
             try:
-                opened.append((run, read_judgements(judgements), read_predictions(predictions)))
+                rewards = read_predictions(predictions)
+                opened.append(OpenRun(run, read_judgements(judgements), rewards))
             except UserError as error:
-                left.append(_left(run, str(error)))
-    return opened, left
+                skipped.append(_skipped(run, str(error)))
+    return opened, skipped
 
 
-def _add(
-    run: Run,
-    shared: Judgements,
-    rewards: Rewards,
-    known: Rewards,
-    name: str,
-    entries: list[ScoredRun],
-    left: list[SkippedRun],
-) -> None:
-    """Join a run's rewards with the judged pairs; it is left out where one of them is missing."""
-    sides = [
+def _score(
+    run: Run, shared: Judgements, rewards: Rewards, known: Rewards, name: str
+) -> ScoredRun | SkippedRun:
+    """Join a run's rewards with the shared pairs; it is skipped if it lacks one of them."""
+    better, worse = (
         list(zip(shared.ids_P.tolist(), side.tolist(), strict=True))
         for side in (shared.better_P, shared.worse_P)
-    ]
-    judged = dict.fromkeys(key for side in sides for key in side)
-    lost = [key for key in judged if not math.isfinite(rewards.get(key, math.nan))]
-    if lost:
-        where = f"{lost[0][0]}, response {lost[0][1]}"
-        counted = f"{len(lost)} of {len(judged)} judged responses have no finite reward"
-        left.append(_left(run, f"{counted} (the first: {where})"))
-        return
-    better, worse = (np.array([rewards[k] for k in side], dtype=np.float32) for side in sides)
-    gaps_P = better.astype(np.float64) - worse
+    )
+    needed = dict.fromkeys([*better, *worse])
+    missing = [key for key in needed if not math.isfinite(rewards.get(key, math.nan))]
+    if missing:
+        first = f"{missing[0][0]}, response {missing[0][1]}"
+        count = f"{len(missing)} of {len(needed)} responses have no finite reward"
+        return _skipped(run, f"{count} (the first: {first})")
+    better_P, worse_P = (
+        np.array([rewards[key] for key in side], dtype=np.float32) for side in (better, worse)
+    )
+    gaps_P = better_P.astype(np.float64) - worse_P
     std = standard_deviations(run, rewards, known, shared.ids_P)
     own = {
         k.removeprefix(f"{name}/"): v for k, v in run.metrics.items() if k.startswith(f"{name}/")
     }
-    anew = _metrics(gaps_P, shared.weights_P, std)
-    # A run knows its own numbers best; of folds they are means, which all pairs together are not.
-    entries.append(ScoredRun(run, gaps_P, std, own | anew if run.parts else anew | own))
+    computed = _gap_metrics(gaps_P, shared.weights_P, std)
+    # A run's own metrics are more complete; those of pooled folds are only means over the folds.
+    return ScoredRun(run, gaps_P, std, own | computed if run.parts else computed | own)
 
 
-def _metrics(
+def _gap_metrics(
     gaps_P: np.ndarray, weights_P: np.ndarray, std: float | np.ndarray
 ) -> dict[str, float]:
-    """Metrics of pairs that need nothing but their gaps."""
+    """The metrics that depend on gaps alone."""
     if not len(gaps_P):
         return {}
     values = {name: items(gaps_P, std) for name, items in itemwise_metrics().items()}
@@ -157,23 +158,23 @@ def _other_rows(run: Run, own: Judgements, first: Run, shared: Judgements, name:
     if common == len(own.ids_P) == len(shared.ids_P):
         what = f"the same ids as {first.name}, with other prompts or weights"
     data = "" if run.data == first.data else f"; its data is other ({run.data}, not {first.data})"
-    return f"judged on other rows of {name} ({what}{data}), so that no paired test is possible"
+    return f"evaluated on other rows of {name} ({what}{data}), so that no paired test is possible"
 
 
-def _has(home: Path) -> str:
+def _sets(home: Path) -> str:
     sets = sorted(file.stem for file in (home / "predictions").glob("*.parquet"))
     return f"it has {', '.join(sets)}: task.set={sets[0]}" if sets else "it has none at all"
 
 
-def _left(run: Run, why: str) -> SkippedRun:
+def _skipped(run: Run, why: str) -> SkippedRun:
     return SkippedRun(run.name, run.path, "left out", why)
 
 
-def _nothing(runs: Sequence[Run], left: Sequence[SkippedRun], name: str) -> str:
+def _nothing(runs: Sequence[Run], skipped: Sequence[SkippedRun], name: str) -> str:
     if runs and all(run.is_file for run in runs):
         return (
             "A file of rewards does not say which response is better: name a run too, whose "
             f"{name} rows they are of."
         )
-    found: Any = [f"{one.name}: {one.why}" for one in left]
+    found: Any = [f"{one.name}: {one.why}" for one in skipped]
     return f"No run can be compared on {name}. " + "; ".join(found or ["none is done"]) + "."

@@ -1,4 +1,4 @@
-"""Two settings against each other: a paired test, and a verdict that says no more than it may."""
+"""Paired tests of two groups of runs, and their results in words."""
 
 import itertools
 import math
@@ -22,16 +22,16 @@ from rmexp.tracking.predictions import Judgements
 RunPairs = Literal["best", "neighbours", "all"]
 
 
-LARGEST_DRAWS = 99_999
+MAX_PERMUTATIONS = 99_999
 
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """A against B, of whom A has the better value.
+    """Result of a test of A against B, where A has the better value.
 
-    difference    mean of A minus mean of B
-    p             Holm's, over the pairs of interest
-    of_settings   it holds of settings, whatever the seed; else of these checkpoints
+    difference   mean of A minus mean of B
+    p            Holm-corrected
+    over_seeds   whether it holds for the configurations, over seeds, or only for these checkpoints
     """
 
     a: RunGroup
@@ -39,69 +39,58 @@ class PairVerdict:
     metric: str
     difference: Difference
     p: float
-    of_settings: bool
+    over_seeds: bool
 
     @property
-    def real(self) -> bool:
-        """Is it more than chance?"""
+    def significant(self) -> bool:
+        """Whether the corrected p is at most `ALPHA`."""
         return self.p <= ALPHA
 
     def sentence(self) -> str:
-        """The verdict in plain words."""
+        """The result as a sentence."""
         d, a, b = self.difference, self._subject(self.a), self._subject(self.b)
-        figures = f"{self._amount(d.value)} [{self._ends()}], p={p_value(self.p)}"
-        if self.real:
-            where = self._seeds() if self.of_settings else " on these rows"
+        points = self.metric == "accuracy"
+        scale, digits = (100, 1) if points else (1, 3)
+        bounds = ("?" if math.isnan(x) else f"{scale * x:.{digits}f}" for x in (d.low, d.high))
+        value = f"{scale * d.value:+.{digits}f}" + " points" * points
+        figures = f"{value} [{', '.join(bounds)}], p={p_value(self.p)}"
+        if self.significant:
+            where = self._seeds() if self.over_seeds else " on these rows"
             test = f"n={d.items:,}, {d.method}"
             return f"{a} is better than {b}{where}: {self.metric} {figures} ({test})"
         return f"no detectable difference between {a} and {b} ({self._needed()}): {figures}"
 
-    def _subject(self, setting: RunGroup) -> str:
-        if self.of_settings:
-            return setting.name
-        seeds = len(setting.entries)
-        if seeds == 1:
-            return f"checkpoint {setting.name}"
-        return f"the mean checkpoint of {setting.name} ({seeds} seeds)"
+    def _subject(self, group: RunGroup) -> str:
+        if self.over_seeds:
+            return group.name
+        if len(group.runs) == 1:
+            return f"checkpoint {group.name}"
+        return f"the mean checkpoint of {group.name} ({len(group.runs)} seeds)"
 
     def _seeds(self) -> str:
-        one, other = len(self.a.entries), len(self.b.entries)
+        one, other = len(self.a.runs), len(self.b.runs)
         return f" over {one} seeds each" if one == other else f" over {one} and {other} seeds"
 
     def _needed(self) -> str:
-        d, unit = self.difference, _unit(self.metric)
+        d = self.difference
+        effect = (
+            "1 point" if self.metric == "accuracy" else f"a difference of 0.01 in {self.metric}"
+        )
         if d.prompts < MIN_CLUSTERS:
             return f"n={d.items:,} of {d.prompts} prompts, too few for any test"
         items, more = needed_items(d)
         if items is None:
             return f"n={d.items:,}, no pair tells them apart"
         if more == 1 and items <= d.items:
-            return f"n={d.items:,}, enough to see {unit}"
-        seeds = math.ceil(max(len(self.a.entries), len(self.b.entries)) * more)
+            return f"n={d.items:,}, enough to see {effect}"
+        seeds = math.ceil(max(len(self.a.runs), len(self.b.runs)) * more)
         also = f" and {seeds} seeds each" if more > 1 else ""
-        return f"n={d.items:,}, you would need about n={_round(items):,}{also} to see {unit}"
-
-    def _amount(self, value: float) -> str:
-        points = self.metric == "accuracy"
-        return f"{100 * value:+.1f} points" if points else f"{value:+.3f}"
-
-    def _ends(self) -> str:
-        scale, digits = (100, 1) if self.metric == "accuracy" else (1, 3)
-        ends = (self.difference.low, self.difference.high)
-        return ", ".join("?" if math.isnan(e) else f"{scale * e:.{digits}f}" for e in ends)
-
-
-def _unit(metric: str) -> str:
-    return "1 point" if metric == "accuracy" else f"a difference of 0.01 in {metric}"
-
-
-def _round(number: int) -> int:
-    """To two digits: it is a guess."""
-    return int(float(f"{number:.1e}"))
+        rounded = int(float(f"{items:.1e}"))  # two digits: it is a rough estimate
+        return f"n={d.items:,}, you would need about n={rounded:,}{also} to see {effect}"
 
 
 def p_value(p: float) -> str:
-    """A p in two digits; a very small one as a bound."""
+    """A p-value in two digits; very small ones as a bound."""
     if math.isnan(p):
         return "?"
     return f"{p:.2g}" if p >= 0.0001 else "<0.0001"
@@ -110,38 +99,38 @@ def p_value(p: float) -> str:
 def test_pairs(
     ranked: Sequence[RunGroup], shared: Judgements, metric: str, which: RunPairs
 ) -> list[PairVerdict]:
-    """A verdict on each pair of interest.
+    """Test each pair of interest.
 
-    The best is chosen by the very rows that it is tested on. Whoever was best, its pairs would have
-    been tested: Holm's family is all pairs then, of which these are shown.
+    The best group is chosen on the rows that it is tested on, and whichever were best, its pairs
+    would be tested: with `best`, Holm's family is therefore all pairs, of which these are shown.
 
     Args:
-        ranked: the settings, best first.
-        shared: the judged pairs.
-        metric: one of `judged.ITEMWISE`.
-        which: the pairs of interest: the best against each other one; those that differ in one key;
-            all.
+        ranked: the groups, best first.
+        shared: the labelled pairs.
+        metric: an itemwise metric.
+        which: the best group against each other one; pairs that differ in one key (neighbours);
+            or all pairs.
     """
     every = list(itertools.combinations(ranked, 2))
     pairs = {
         "best": [pair for pair in every if pair[0] is ranked[0]],
-        "neighbours": [pair for pair in every if _apart(*pair) == 1],
+        "neighbours": [pair for pair in every if _count_differences(*pair) == 1],
         "all": every,
     }[which]
     family = len(pairs) if which == "neighbours" else len(every)
-    draws = min(LARGEST_DRAWS, max(N_PERMUTATIONS, 100 * family - 1))
-    found = [difference_of(a, b, shared, metric, draws) for a, b in pairs]
+    draws = min(MAX_PERMUTATIONS, max(N_PERMUTATIONS, 100 * family - 1))
+    found = [_difference(a, b, shared, metric, draws) for a, b in pairs]
     corrected = holm_correction([d.p for d, _ in found], family)
     return [
-        PairVerdict(a, b, metric, d, p, of_settings)
-        for (a, b), (d, of_settings), p in zip(pairs, found, corrected, strict=True)
+        PairVerdict(a, b, metric, d, p, over_seeds)
+        for (a, b), (d, over_seeds), p in zip(pairs, found, corrected, strict=True)
     ]
 
 
-def difference_of(
-    a: RunGroup, b: RunGroup, shared: Judgements, metric: str, draws: int = N_PERMUTATIONS
+def _difference(
+    a: RunGroup, b: RunGroup, shared: Judgements, metric: str, draws: int
 ) -> tuple[Difference, bool]:
-    """A minus B, and whether it holds of the settings, which takes two seeds of each."""
+    """A minus B, and whether it covers seeds: with two or more of each."""
     one, other = a.items(metric), b.items(metric)
     of_P = (shared.prompts_P, shared.weights_P)
     if min(len(one), len(other)) > 1:
@@ -149,6 +138,5 @@ def difference_of(
     return paired_difference(one.mean(0), other.mean(0), *of_P, draws), False
 
 
-def _apart(a: RunGroup, b: RunGroup) -> int:
-    """In how many keys two settings differ."""
+def _count_differences(a: RunGroup, b: RunGroup) -> int:
     return sum(a.values[key] != b.values.get(key) for key in a.values)

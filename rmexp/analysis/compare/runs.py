@@ -1,20 +1,19 @@
-"""What `runs=` names: run directories, folders of them (sweeps), files of rewards."""
+"""Find the runs that `runs=` names: run directories, folders of them (sweeps), reward files."""
 
+import dataclasses
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.errors import UserError
-from rmexp.tracking.run_state import STALE_SECONDS
+from rmexp.tracking.run_state import read_state
 
-MEASURING = ("train", "evaluate")
-"""Tasks whose runs have rewards to compare."""
+TASKS_WITH_REWARDS = ("train", "evaluate")
 
 
 COST = ("training_seconds", "pairs_per_second", "peak_memory_gib")
@@ -24,24 +23,25 @@ NO_SETTING = (
     *("name", "resume", "cache", "out", "source", "runs", "checkpoint"),
     *("data.cache", "trainer.keep", "trainer.checkpoint_every", "rmexp_version"),
 )
+"""Keys that do not affect what a run computes."""
 
 
 NO_SETTINGS = ("logger.", "task.", "eval.", "sweep.")
-"""Keys (and beginnings of keys) that say where a run goes, and not what it is."""
+"""Prefixes of such keys."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is done, or a file of rewards.
+    """A finished run, or a file of rewards.
 
-    config     its settings as `group.key` -> value; of an evaluated run those of its training
-    labels     group -> the option chosen
-    given      the keys that its command line named
-    metrics    `SET/metric` -> number
-    cost       of its training: training_seconds, pairs_per_second, peak_memory_gib
+    config     `group.key` -> value; of an evaluation: the configuration of the evaluated training
+    labels     group -> chosen option
+    given      keys on its command line
+    metrics    `SET/metric` -> value
+    cost       of its training: the keys of `COST`
     data       fingerprint of its data
-    fold       of a cross-validation: what was held out, see `splits.Fold.deal`
-    parts      the runs, one a fold, that this one is the union of; `part_of`: comparison -> part
+    fold       what was held out in cross-validation, see `splits.Fold`
+    parts      the folds that this run pools; `part_of`: comparison -> index of its fold
     """
 
     name: str
@@ -58,16 +58,16 @@ class Run:
 
     @property
     def is_file(self) -> bool:
-        """Is it a file of rewards?"""
+        """Whether it is a file of rewards."""
         return self.path.is_file()
 
     @property
     def paths(self) -> list[Path]:
-        """Where it lies; the folds' directories where it is a union of them."""
+        """Its directory, or those of the folds that it pools."""
         return [part.path for part in self.parts] or [self.path]
 
     def identity(self, *without: str) -> tuple[Any, ...]:
-        """Equal for runs whose settings are, but for those `without`."""
+        """Equal for runs with equal settings, ignoring the keys `without`."""
         if self.is_file:
             return (str(self.path),)
         settings = {k: v for k, v in self.config.items() if k not in without and is_setting(k)}
@@ -85,46 +85,41 @@ class SkippedRun:
 
 
 def is_setting(key: str) -> bool:
-    """Does the key say what a run is, and not where it goes?"""
+    """Whether a configuration key affects what a run computes."""
     return key not in NO_SETTING and not key.startswith(NO_SETTINGS)
 
 
 def find_runs(given: Sequence[str]) -> tuple[list[Run], list[SkippedRun]]:
-    """Everything that `runs` names, each once.
+    """Read everything that `runs` names, each run once.
 
     Raises:
-        UserError: a name leads nowhere.
+        UserError: a name does not exist or has no runs.
     """
-    runs, left, seen = [], [], set()
-    for place in (place for text in given for place in places(text)):
-        if place.resolve() in seen:
-            continue
-        seen.add(place.resolve())
-        found = Run(place.stem, place) if place.is_file() else read_run(place)
-        if isinstance(found, Run):
-            runs.append(found)
-        else:
-            left.append(found)
-    return _with_own_names(runs), left
+    paths: dict[Path, Path] = {}
+    for path in (path for text in given for path in places(text)):
+        paths.setdefault(path.resolve(), path)
+    found = [Run(p.stem, p) if p.is_file() else read_run(p) for p in paths.values()]
+    runs = [one for one in found if isinstance(one, Run)]
+    return _with_unique_names(runs), [one for one in found if isinstance(one, SkippedRun)]
 
 
 def places(text: str) -> list[Path]:
-    """The run directories and files of rewards that one name means.
+    """The run directories and reward files that one name stands for.
 
     Raises:
-        UserError: there is nothing, or only what cannot be compared.
+        UserError: it does not exist, or has nothing that can be compared.
     """
     path = Path(text).expanduser()
     if path.is_file() and path.suffix != ".wandb":
         return [path]
     if not path.exists():
         raise UserError(f"runs={text}: there is no such file or directory.")
-    if found := sorted(_below(path), key=_natural):
+    if found := sorted(_run_directories(path), key=_natural):
         return found
     inside = ("*.wandb", "*/*.wandb")
-    mirrored = path.suffix == ".wandb" or any(any(path.glob(where)) for where in inside)
+    mirrored = path.suffix == ".wandb" or any(any(path.glob(pattern)) for pattern in inside)
     if home := next((p for p in path.absolute().parents if mirrored and _is_run(p)), None):
-        return [home]  # W&B keeps its offline runs inside of ours
+        return [home]  # an offline W&B run lies inside its run directory
     if mirrored:
         raise UserError(
             f"runs={text}: a W&B run outside of a run directory of rmexp (it was moved, or rmexp "
@@ -134,8 +129,7 @@ def places(text: str) -> list[Path]:
     raise UserError(f"runs={text}: there is no run in it (no result.json).")
 
 
-def _below(path: Path) -> Iterator[Path]:
-    """The run directories in a folder, or the folder itself."""
+def _run_directories(path: Path) -> Iterator[Path]:
     for folder, inner, _ in os.walk(path):
         if _is_run(Path(folder)):
             inner.clear()
@@ -147,76 +141,67 @@ def _is_run(folder: Path) -> bool:
 
 
 def _natural(path: Path) -> list[Any]:
-    """Sorts job 10 behind job 9."""
-    return [(len(part), part) if part.isdigit() else (0, part) for part in _pieces(path)]
-
-
-def _pieces(path: Path) -> list[str]:
-    return re.split(r"(\d+)", str(path))
+    """Sort key that puts job 10 after job 9."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(len(part), part) if part.isdigit() else (0, part) for part in parts]
 
 
 def read_run(home: Path) -> Run | SkippedRun:
-    """A run directory, or why it cannot be compared."""
-    try:
-        result = json.loads((home / "result.json").read_text())
-        status = result["status"]
-    except (ValueError, KeyError, TypeError):
-        return SkippedRun(home.name, home, "unreadable", "its result.json is not whole")
-    if status == "running":
-        return SkippedRun(home.name, home, *_sign_of_life(result))
-    if status != "done":
-        return SkippedRun(home.name, home, status, result.get("error") or "no reason is given")
-    if result.get("task") not in MEASURING:
-        return SkippedRun(home.name, home, status, f"task={result.get('task')} measures no rewards")
+    """Read a run directory, or say why it cannot be compared."""
+    state = read_state(home)
+    result = state.result
+
+    def skipped(status: str, why: str) -> SkippedRun:
+        return SkippedRun(home.name, home, status, why)
+
+    if state.status == "broken":
+        return skipped("unreadable", "its result.json is incomplete")
+    if state.status in ("running", "dead"):
+        beat = result.get("heartbeat", "its start")
+        alive = state.status == "running"
+        return skipped(state.status, "it is running" if alive else f"no heartbeat since {beat}")
+    if state.status != "done":
+        status = result.get("status", state.status)
+        return skipped(status, result.get("error") or "no reason is given")
+    if result.get("task") not in TASKS_WITH_REWARDS:
+        return skipped("done", f"task={result.get('task')} computes no rewards")
     if not (home / "config.yaml").is_file():
-        return SkippedRun(home.name, home, status, "it has no config.yaml")
-    return _done(home, result)
+        return skipped("done", "it has no config.yaml")
+    return _finished_run(home, result)
 
 
-def _sign_of_life(result: Mapping[str, Any]) -> tuple[str, str]:
-    beat = result.get("heartbeat")
-    if beat is None:
-        return "running", "it has just begun, or died at once"
-    age = (datetime.now(UTC) - datetime.fromisoformat(beat)).total_seconds()
-    if age < STALE_SECONDS:
-        return "running", "it is at work"
-    return "running", f"no sign of life since {beat}: it died, or its machine sleeps"
-
-
-def _done(home: Path, result: Mapping[str, Any]) -> Run:
-    """What an evaluated run is, its training says, where that is a run that is still there."""
+def _finished_run(home: Path, result: Mapping[str, Any]) -> Run:
+    """A run; name, configuration and cost of an evaluation are those of its training, if found."""
     origin, config, given = home, read_yaml(home / "config.yaml"), _given(home)
     trained = Path(config.get("checkpoint") or "").expanduser()
     if config.get("checkpoint") and (trained / "config.yaml").is_file():
         origin, config = trained, read_yaml(trained / "config.yaml")
         given |= _given(origin)
-    training = result if origin == home else _json(origin / "result.json")
+    training = result if origin == home else _read_json(origin / "result.json")
     return Run(
         name=origin.resolve().name,
         path=home,
-        config=dict(_flat(config, "")),
+        config=dict(_flat(config)),
         labels=result.get("labels") or {},
         given=frozenset(given),
         metrics=result.get("metrics") or {},
         cost={name: training[name] for name in COST if training.get(name) is not None},
-        data=_json(home / "environment.json").get("data_fingerprint"),
+        data=_read_json(home / "environment.json").get("data_fingerprint"),
         fold=result.get("fold"),
     )
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """The facts of a file, or none of them."""
+def _read_json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _given(home: Path) -> set[str]:
-    """The keys of a run's command line."""
     file = home / "overrides.yaml"
     overrides = read_yaml(file) if file.is_file() else []
     return {override.split("=", 1)[0].lstrip("+~") for override in overrides}
 
 
-def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """`group.key` -> value; lists are values."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
@@ -225,11 +210,11 @@ def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _with_own_names(runs: list[Run]) -> list[Run]:
-    """The same, with the folder in front where two have one name."""
+def _with_unique_names(runs: Sequence[Run]) -> list[Run]:
+    """Prefix the folder to names that several runs have."""
     names = [run.name for run in runs]
     return [
-        Run(**{**vars(run), "name": f"{run.path.resolve().parent.name}/{run.path.name}"})
+        dataclasses.replace(run, name=f"{run.path.resolve().parent.name}/{run.path.name}")
         if names.count(run.name) > 1
         else run
         for run in runs

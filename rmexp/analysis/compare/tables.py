@@ -1,4 +1,4 @@
-"""A comparison as a table in the terminal, and as comparison.csv."""
+"""The table of a comparison, for the terminal and as comparison.csv."""
 
 import csv
 from collections.abc import Iterator
@@ -15,14 +15,13 @@ from rmexp.analysis.compare.run_groups import ABSENT, shorten
 from rmexp.evaluation.metric_values import format_interval
 
 GAP = 2
-"""Blanks between columns."""
+"""Spaces between columns."""
 
 
 def terminal_table(found: RunComparison, width: int) -> Table:
-    """Best first; of the columns as many as fit, the ones that matter most before the others.
+    """The groups, best first, with as many columns as fit, the most important ones first.
 
-    What differs, the metric with its interval, the difference to the best, seeds, then further
-    metrics and cost. The page and the CSV have all.
+    The page and the CSV have all columns.
     """
     table = Table(box=None, padding=(0, GAP, 0, 0))
     kept: list[list[str]] = []
@@ -39,10 +38,10 @@ def terminal_table(found: RunComparison, width: int) -> Table:
 
 
 def table_columns(found: RunComparison) -> dict[str, list[str]]:
-    """Title -> a cell a setting, in the order in which they matter."""
+    """Title -> one cell per group, the most important columns first."""
     rows = found.rows
     files = [row for row in rows if not any(value_of(row, key) for key in found.keys)]
-    first = {"run": [row.setting.name for row in rows]} if files else {}
+    first = {"run": [row.group.name for row in rows]} if files else {}
     besides = {
         name: [format_interval(row.besides[name]) for row in rows] for name in rows[0].besides
     }
@@ -54,30 +53,30 @@ def table_columns(found: RunComparison) -> dict[str, list[str]]:
             format_interval(row.value, row.low, row.high) for row in rows
         ],
         "against the best": [against(row) for row in rows],
-        "seeds": [str(len(row.setting.entries)) for row in rows],
+        "seeds": [str(len(row.group.runs)) for row in rows],
         **{name: cells for name, cells in besides.items() if any(cells)},
         **{name: list(cells) for name, cells in prices},
     }
 
 
 def value_of(row: ComparisonRow, key: str) -> str:
-    """What a setting has at a key, in few signs; nothing where it does not have it."""
-    value = row.setting.values[key]
+    """A group's value of a key, shortened; empty where it has none."""
+    value = row.group.values[key]
     return "" if value is ABSENT else shorten(value)
 
 
 def against(row: ComparisonRow) -> str:
-    """The difference to the best and Holm's p, marked where it is real."""
+    """The difference to the best and its corrected p; a star marks significance."""
     if row.verdict is None:
         return ""
     difference = row.verdict.difference
-    sign = -1 if row.verdict.b is row.setting else 1
-    mark = " *" if row.verdict.real else ""
+    sign = -1 if row.verdict.b is row.group else 1
+    mark = " *" if row.verdict.significant else ""
     return f"{sign * difference.value + 0.0:+.4f}, p={p_value(row.verdict.p)}{mark}"
 
 
 def costs(row: ComparisonRow) -> tuple[str, str, str]:
-    """Seconds of training, judged pairs a second, peak memory."""
+    """Training seconds, pairs per second and peak memory."""
     seconds, rate, memory = row.cost.values()
     return (
         "" if seconds is None else f"{seconds:.0f}",
@@ -87,8 +86,8 @@ def costs(row: ComparisonRow) -> tuple[str, str, str]:
 
 
 def write_csv(found: RunComparison, file: Path) -> None:
-    """A line a setting, best first; then a line a run that is not compared."""
-    lines = [*_lines(found), *_left_lines(found)]
+    """Write one line per group, best first, then one per skipped run."""
+    lines = [*_lines(found), *_skipped_lines(found)]
     columns = list(dict.fromkeys(column for line in lines for column in line))
     with open(file, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, restval="")
@@ -101,7 +100,7 @@ def _lines(found: RunComparison) -> Iterator[dict[str, Any]]:
     for rank, row in enumerate(found.rows, 1):
         yield {
             "rank": rank,
-            "setting": row.setting.name,
+            "setting": row.group.name,
             "status": "compared",
             metric: row.value,
             f"{metric}_low": row.low,
@@ -111,18 +110,18 @@ def _lines(found: RunComparison) -> Iterator[dict[str, Any]]:
             "prompts": len(set(found.judgements.prompts_P)),
             **{f"{found.set}/{name}": value for name, value in row.besides.items()},
             **row.cost,
-            "seeds": " ".join(str(e.run.config.get("seed", "")) for e in row.setting.entries),
-            **row.setting.values,
-            "runs": " ".join(str(p) for e in row.setting.entries for p in e.run.paths),
+            "seeds": " ".join(str(e.run.config.get("seed", "")) for e in row.group.runs),
+            **row.group.values,
+            "runs": " ".join(str(p) for e in row.group.runs for p in e.run.paths),
             **_folds(row, metric),
         }
 
 
 def _verdict(row: ComparisonRow) -> dict[str, Any]:
-    """The best's own line leaves this empty."""
+    """The difference to the best group; empty for the best itself."""
     if row.verdict is None:
         return dict.fromkeys(("minus_best", "minus_best_low", "minus_best_high", "p_holm"), "")
-    d, of_best = row.verdict.difference, row.verdict.b is row.setting
+    d, of_best = row.verdict.difference, row.verdict.b is row.group
     low, high = (-d.high, -d.low) if of_best else (d.low, d.high)
     value = -d.value if of_best else d.value
     return {
@@ -134,11 +133,11 @@ def _verdict(row: ComparisonRow) -> dict[str, Any]:
 
 
 def _folds(row: ComparisonRow, metric: str) -> dict[str, float]:
-    """The metric in each held-out group."""
-    found = metrics_by_fold([entry.run for entry in row.setting.entries], metric)
+    """The metric of each held-out group."""
+    found = metrics_by_fold([one.run for one in row.group.runs], metric)
     return {f"{metric} in {held_out}": value for held_out, value in found.items()}
 
 
-def _left_lines(found: RunComparison) -> Iterator[dict[str, Any]]:
-    for one in found.left:
+def _skipped_lines(found: RunComparison) -> Iterator[dict[str, Any]]:
+    for one in found.skipped:
         yield {"setting": one.name, "status": f"{one.status}: {one.why}", "runs": str(one.path)}

@@ -34,4 +34,4 @@ def print_comparison(
         reporter.say(f"{len(found.verdicts) - RUNS_SHOWN} more verdicts are in report.html.")
     reporter.say(*compare_page.effect_lines(found))
     reporter.say(*(f"! {note}" for note in found.notes))
-    reporter.say(*(f"not compared: {one.name} ({one.status}): {one.why}" for one in found.left))
+    reporter.say(*(f"not compared: {one.name} ({one.status}): {one.why}" for one in found.skipped))

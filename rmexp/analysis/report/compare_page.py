@@ -1,4 +1,4 @@
-"""A comparison -> its report.html, and the lines on swept keys for the terminal."""
+"""The page of a comparison (report.html), and its main effects for the terminal."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,19 +15,19 @@ from rmexp.evaluation.reliability import RELIABILITY_BINS, reliability
 from rmexp.tracking.predictions import read_log
 
 CURVES = 4
-"""Settings whose reliability is drawn; more lines cannot be told apart."""
+"""Groups whose curves are drawn; more would be hard to distinguish."""
 
 
 IN_A_BIN = 60
-"""Pairs at least, where that leaves three bins: fewer make a zigzag."""
+"""Minimum pairs in a bin of the reliability curve, as long as three bins remain."""
 
 
-LABEL = 42
-"""Signs of a setting's name beside the forest."""
+MAX_LABEL_LENGTH = 42
+"""Characters of a group's name beside a plot."""
 
 
 def compare_page(name: str, subtitle: str, found: RunComparison, home: Path) -> str:
-    """The page of a comparison: one file. Its plots are kept in the run `home` as PNG too."""
+    """Render the page of a comparison; its plots are saved as PNG in the run directory `home`."""
     table, heat = table_columns(found), heat_map(found)
     figures = [*_figures(found), *([_heat_plot(found, heat)] if heat else [])]
     shown = plots.published(figures, home / plots.FOLDER)
@@ -41,17 +41,17 @@ def compare_page(name: str, subtitle: str, found: RunComparison, home: Path) -> 
         titles=list(table),
         lines=list(zip(*table.values(), strict=True)),
         words=list(table).index(f"{found.set}/{found.metric}"),
-        reports=[list(_reports(row.setting, home)) for row in found.rows],
+        reports=[list(_reports(row.group, home)) for row in found.rows],
         subsets=list(_subsets(found)),
-        drawn=[row.setting.name for row in found.rows[:CURVES]],
-        sentences=[(verdict.sentence(), verdict.real) for verdict in found.verdicts],
+        drawn=[row.group.name for row in found.rows[:CURVES]],
+        sentences=[(verdict.sentence(), verdict.significant) for verdict in found.verdicts],
         effects=[_effect(effect) for effect in found.effects],
         heat=heat,
     )
 
 
 def effect_lines(found: RunComparison) -> list[str]:
-    """A line a level of a swept key."""
+    """One line per level of a swept key."""
     lines = [
         f"  {e['key']}: {e['base']} -> {e['level']}: {e['value']} {e['span']} ({e['over']})"
         for e in map(_effect, found.effects)
@@ -61,46 +61,39 @@ def effect_lines(found: RunComparison) -> list[str]:
 
 def _heads(found: RunComparison) -> Iterator[dict[str, str]]:
     best = found.rows[0]
-    real = sum(verdict.real for verdict in found.verdicts)
-    prompts = len(set(found.judgements.prompts_P))
     value, _, interval = format_interval(best.value, best.low, best.high).partition(" ")
-    yield {
-        "label": f"best {found.set}/{found.metric}",
-        "value": value,
-        "note": f"95%: {interval}" if interval else "",
-    }
-    yield {
-        "label": "real differences",
-        "value": f"{real} of {len(found.verdicts)}",
-        "note": "pairs tested, Holm-corrected",
-    }
-    yield {
-        "label": "judged pairs",
-        "value": f"{len(found.judgements.ids_P):,}",
-        "note": f"of {prompts:,} prompts",
-    }
-    # A run that is pooled over folds is as many.
-    entries = [entry.run for row in found.rows for entry in row.setting.entries]
-    runs = [part for run in entries for part in run.parts or (run,)]
-    yield {
-        "label": "settings",
-        "value": str(len(found.rows)),
-        "note": f"{len(runs)} runs, {len(found.left)} not compared",
-    }
+    significant = sum(verdict.significant for verdict in found.verdicts)
+    prompts = len(set(found.judgements.prompts_P))
+    runs = [part for row in found.rows for one in row.group.runs for part in one.run.paths]
+    for label, figure, note in (
+        (f"best {found.set}/{found.metric}", value, f"95%: {interval}" if interval else ""),
+        (
+            "significant differences",
+            f"{significant} of {len(found.verdicts)}",
+            "pairs tested, Holm-corrected",
+        ),
+        ("labelled pairs", f"{len(found.judgements.ids_P):,}", f"of {prompts:,} prompts"),
+        (
+            "settings",
+            str(len(found.rows)),
+            f"{len(runs)} runs, {len(found.skipped)} not compared",
+        ),
+    ):
+        yield {"label": label, "value": figure, "note": note}
 
 
-def _reports(setting: RunGroup, home: Path) -> Iterator[tuple[str, str | None]]:
-    """A setting's runs: the seed, or the name, and the way to the run's own page."""
-    for entry in setting.entries:
-        seed = entry.run.config.get("seed")
-        yield entry.run.name if seed is None else f"seed {seed}", link(entry.run.path, home)
+def _reports(group: RunGroup, home: Path) -> Iterator[tuple[str, str | None]]:
+    """Seed or name of each run of a group, and the link to its own page."""
+    for one in group.runs:
+        seed = one.run.config.get("seed")
+        yield one.run.name if seed is None else f"seed {seed}", link(one.run.path, home)
 
 
 def _subsets(found: RunComparison) -> Iterator[tuple[str, int, list[float]]]:
-    """Accuracy of the first settings on each subset, where there are several."""
+    """Accuracy of the first groups on each subset, if there are several."""
     subsets_P = found.judgements.subsets_P
     names = sorted(set(subsets_P))
-    accuracy = [row.setting.items("accuracy").mean(0) for row in found.rows[:CURVES]]
+    accuracy = [row.group.items("accuracy").mean(0) for row in found.rows[:CURVES]]
     for name in names if len(names) > 1 else ():
         here = subsets_P == name
         yield name, int(here.sum()), [float(right_P[here].mean()) for right_P in accuracy]
@@ -108,7 +101,7 @@ def _subsets(found: RunComparison) -> Iterator[tuple[str, int, list[float]]]:
 
 def _figures(found: RunComparison) -> Iterator[plots.Plot]:
     rows = [
-        (_label(row.setting), row.value, row.low, row.high)
+        (_label(row.group), row.value, row.low, row.high)
         for row in found.rows
         if row.value is not None
     ]
@@ -123,30 +116,30 @@ def _figures(found: RunComparison) -> Iterator[plots.Plot]:
             for n, d in zip(named, (effect.difference for effect in effects), strict=True)
         ]
         drawn = plots.forest(lines, f"change of {found.tested}", 0.0)
-        yield plots.Plot("effects", "What a swept key changes, all else equal", drawn)
+        yield plots.Plot("effects", "Effect of a swept key, all else equal", drawn)
     yield from _learning(found)
     if len(found.judgements.ids_P):
         bins = max(3, min(RELIABILITY_BINS, len(found.judgements.ids_P) // IN_A_BIN))
         weights_P = found.judgements.weights_P
-        firsts = (row.setting.entries[0] for row in found.rows[:CURVES])
+        firsts = (row.group.runs[0] for row in found.rows[:CURVES])
         curves = [reliability(first.gaps_P, bins, weights_P) for first in firsts]
         drawn = plots.reliability_curves(
             {
-                _label(row.setting): (curve.confidence_B, curve.accuracy_B)
+                _label(row.group): (curve.confidence_B, curve.accuracy_B)
                 for row, curve in zip(found.rows, curves, strict=False)
             }
         )
-        yield plots.Plot("reliability", "How often it is right, by how sure it is", drawn)
+        yield plots.Plot("reliability", "Accuracy by confidence", drawn)
 
 
 def _learning(found: RunComparison) -> Iterator[plots.Plot]:
-    """The metric on val by step, of the first settings' first seeds."""
+    """The metric on val by step, of the first seed of the first groups."""
     name, series = f"val/{found.metric}", {}
     for row in found.rows[:CURVES]:
-        run = row.setting.entries[0].run
+        run = row.group.runs[0].run
         logged = [] if run.is_file else read_log(run.path)
         if points := [(line["step"], line[name]) for line in logged if name in line]:
-            series[_label(row.setting)] = ([p[0] for p in points], [p[1] for p in points])
+            series[_label(row.group)] = ([p[0] for p in points], [p[1] for p in points])
     if series:
         yield plots.Plot("learning", f"{name} by step", plots.curves(series, name))
 
@@ -162,9 +155,9 @@ def _heat_plot(found: RunComparison, heat: Mapping[str, Any]) -> plots.Plot:
     return plots.Plot("heat", label, drawn)
 
 
-def _label(setting: RunGroup) -> str:
-    name = setting.name
-    return name if len(name) <= LABEL else f"{name[: LABEL - 3]}..."
+def _label(group: RunGroup) -> str:
+    name = group.name
+    return name if len(name) <= MAX_LABEL_LENGTH else f"{name[: MAX_LABEL_LENGTH - 3]}..."
 
 
 def _effect(effect: Any) -> dict[str, str]:
@@ -177,12 +170,12 @@ def _effect(effect: Any) -> dict[str, str]:
         "level": level,
         "value": f"{d.value:+.4f}",
         "span": "" if math.isnan(d.low) else f"[{d.low:+.4f}, {d.high:+.4f}]",
-        "over": f"{cells}, {'seeds and prompts' if effect.of_settings else 'these checkpoints'}",
+        "over": f"{cells}, {'seeds and prompts' if effect.over_seeds else 'these checkpoints'}",
     }
 
 
 def heat_map(found: RunComparison) -> Mapping[str, Any] | None:
-    """The metric by the two keys with the most values, means over the others; None for one key."""
+    """The metric by the two keys with the most values, averaged over the others; else None."""
     levels = {
         key: sorted({value_of(row, key) for row in found.rows}, key=_natural) for key in found.keys
     }
@@ -193,30 +186,21 @@ def heat_map(found: RunComparison) -> Mapping[str, Any] | None:
     cells: dict[tuple[str, str], list[float]] = {}
     for row in found.rows:
         if row.value is not None:
-            place = value_of(row, down), value_of(row, across)
-            cells.setdefault(place, []).append(row.value)
-    means = {place: sum(values) / len(values) for place, values in cells.items()}
+            cells.setdefault((value_of(row, down), value_of(row, across)), []).append(row.value)
+    means = {key: sum(values) / len(values) for key, values in cells.items()}
     low, high = min(means.values(), default=0.0), max(means.values(), default=0.0)
-    shades = {p: (m - low) / (high - low) if high > low else 0.5 for p, m in means.items()}
+
+    def cell(key: tuple[str, str]) -> dict[str, str]:
+        shade = 0.0
+        if key in means:
+            shade = (means[key] - low) / (high - low) if high > low else 0.5
+        return {"text": format_interval(means.get(key)), "share": f"{60 * shade:.0f}%"}
+
     return {
         "down": down,
         "across": across,
         "columns": levels[across],
-        "rows": [
-            (one, [_cell((one, other), means, shades) for other in levels[across]])
-            for one in levels[down]
-        ],
-    }
-
-
-def _cell(
-    place: tuple[str, str],
-    means: Mapping[tuple[str, str], float],
-    shades: Mapping[tuple[str, str], float],
-) -> dict[str, str]:
-    return {
-        "text": format_interval(means.get(place)),
-        "share": f"{60 * shades.get(place, 0.0):.0f}%",
+        "rows": [(one, [cell((one, other)) for other in levels[across]]) for one in levels[down]],
     }
 
 
