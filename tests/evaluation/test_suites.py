@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmexp.evaluation.benchmarks.base import PairBenchmark, ScoredList, required_names
+from rmexp.evaluation.benchmarks.base import PairBenchmark, ScoredList, as_metric_names
 from rmexp.evaluation.benchmarks.rewardbench import PRIOR, SECTIONS, RewardBench
 from rmexp.evaluation.benchmarks.rewardbench2 import REWARDBENCH2_DOMAINS, RewardBench2
 from rmexp.evaluation.benchmarks.rm_bench import RMBench
@@ -222,7 +222,7 @@ def test_safety_is_the_mean_of_its_two_halves_and_the_total_of_four_domains():
 def test_rows_without_styles_are_left_out():
     found = RMBench()([pair(True, "chat"), scored([1, 2, 3], [0, 0, 0], "chat")])
     assert found.scores["chat/score"].value == 1
-    assert found.notes[0].startswith("1 comparisons have not three chosen and three rejected")
+    assert found.notes[0].startswith("1 comparisons do not have three chosen and three rejected")
     assert "No rows of the math domain: math: math/score is left out." in found.notes
 
 
@@ -277,4 +277,4 @@ def test_an_interval_holds_the_score_and_is_the_same_again():
 
 
 def test_names_are_those_of_metrics():
-    assert list(required_names({"Chat Hard/score": np.zeros(1)})) == ["chat_hard/score"]
+    assert list(as_metric_names({"Chat Hard/score": np.zeros(1)})) == ["chat_hard/score"]

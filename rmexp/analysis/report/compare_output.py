@@ -11,17 +11,17 @@ from rmexp.analysis.report import compare_page
 from rmexp.core.console import Reporter
 
 RUNS_SHOWN = 12
-"""Verdicts said in the terminal."""
+"""Test results printed in the terminal."""
 
 
 WIDE = 200
-"""Signs of a line that goes into a file."""
+"""Line width of output that goes to a file."""
 
 
 def print_comparison(
     found: RunComparison, given: Sequence[str], name: str, folder: Path, reporter: Reporter
 ) -> None:
-    """Print a comparison, and write `report.html` and `comparison.csv` into a folder."""
+    """Print a comparison and write `report.html` and `comparison.csv` into a folder."""
     write_csv(found, folder / "comparison.csv")
     page = compare_page.compare_page(name, ", ".join(given), found, folder)
     (folder / "report.html").write_text(page, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""An evaluation set on a page: figures, subsets, and where the model was surely wrong."""
+"""An evaluation set on a report page: figures, subsets, and the most confident errors."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,30 +15,31 @@ from rmexp.evaluation.reliability import reliability, sigmoid
 from rmexp.evaluation.scored_set import ScoredSet
 from rmexp.evaluation.stats.bootstrap import clustered_mean
 
-WRONG = 20
-"""Comparisons with their text; one a row of the data."""
+MAX_ERRORS = 20
+"""Comparisons shown with their texts."""
 
 
 MAX_TEXT_LENGTH = 6000
-"""Signs of a text that are shown; of a longer one its two ends."""
+"""Characters of a text that are shown; of longer texts, both ends."""
 
 
-BUCKETS, IN_A_BUCKET = 6, 10
-"""Of length gaps: so many of equal mass at most, and so many pairs in one at least."""
+MAX_LENGTH_BINS, MIN_PAIRS_IN_BIN = 6, 10
+"""Bins of equal mass over the length gap."""
 
 
-IN_THE_FOREST = 30
-"""Subsets that are drawn; the table has all."""
+MAX_SUBSETS_DRAWN = 30
+"""The table has all subsets."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An evaluation set and the rewards that a page shows of it.
+    """An evaluation set with rewards, as shown on a page.
 
-    name           its metrics begin with it
-    rows           has `id` and `texts` of each of `scored.items_C`, and perhaps `prompt`
-    temperature    of val, where there is one
-    source         whose rewards they are: a run, a directory, a file; None: the run's own
+    name           prefix of its metrics
+    scored         labels and rewards
+    rows           `id`, `texts` and perhaps `prompt` of each of `scored.items_C`
+    temperature    from val, if there is one
+    source         run, directory or file that the rewards are from; None: the run itself
     unit           of lengths
     """
 
@@ -51,13 +52,13 @@ class Shown:
 
 
 def eval_section(one: Shown, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """What the template shows of a set; `figures` are `plots.Plot`s, named after the set."""
+    """The template's values for a set; `figures` are `plots.Plot`s, named after the set."""
     s = one.scored
     subsets = list(_subsets(s))
     return {
         "name": one.name,
         "source": one.source,
-        "size": f"{len(s.better_P):,} judged pairs and {len(s.rewards_N):,} responses "
+        "size": f"{len(s.better_P):,} labelled pairs and {len(s.rewards_N):,} responses "
         f"of {len(np.unique(s.prompts_C)):,} prompts",
         "heads": list(_heads(one.name, metrics)),
         "figures": list(_figures(one, subsets)),
@@ -95,24 +96,24 @@ def _figures(one: Shown, subsets: Sequence[Mapping[str, Any]]) -> Iterator[plots
     drawn = plots.reliability_curves({n: (r.confidence_B, r.accuracy_B) for n, r in series.items()})
     yield plots.Plot(
         f"{name}-reliability",
-        "How often it is right, by how sure it is (bins of equal mass)",
+        "Accuracy by confidence (bins of equal mass)",
         drawn,
     )
-    gaps, overall = list(_by_length(s)), _accuracy(s, np.ones(len(s.gaps_P), dtype=bool))[0]
+    gaps, overall = list(_by_length(s)), _accuracy(s, slice(None))[0]
     if len(gaps) > 1:
         label = f"{one.unit}, better - worse"
         drawn = plots.ranges(gaps, label, "accuracy", overall)
         yield plots.Plot(f"{name}-length", "Accuracy by length gap, with 95% intervals", drawn)
     if len(subsets) > 1:
-        rows = [(r["name"], r["value"], r["low"], r["high"]) for r in subsets[:IN_THE_FOREST]]
-        more = f" (the first {IN_THE_FOREST})" if len(subsets) > IN_THE_FOREST else ""
+        rows = [(r["name"], r["value"], r["low"], r["high"]) for r in subsets[:MAX_SUBSETS_DRAWN]]
+        more = f" (the first {MAX_SUBSETS_DRAWN})" if len(subsets) > MAX_SUBSETS_DRAWN else ""
         drawn = plots.forest(rows, "accuracy", overall)
         caption = f"Accuracy by subset{more}, with 95% intervals; dotted: all"
         yield plots.Plot(f"{name}-subsets", caption, drawn)
 
 
 def _groups(s: ScoredSet) -> dict[str, np.ndarray]:
-    """Rewards of better and worse responses; without pairs of good and bad ones, or of all."""
+    """Rewards of better and worse responses; without pairs by label, or all together."""
     if len(s.better_P):
         return {"better": s.rewards_N[s.better_P], "worse": s.rewards_N[s.worse_P]}
     values = np.unique(s.ratings_N[~np.isnan(s.ratings_N)])[::-1]
@@ -121,24 +122,24 @@ def _groups(s: ScoredSet) -> dict[str, np.ndarray]:
     return {"all": s.rewards_N}
 
 
-def _accuracy(s: ScoredSet, where: np.ndarray) -> tuple[float, float, float]:
-    """Accuracy over some pairs with its interval, as `metrics.evaluate` has it."""
+def _accuracy(s: ScoredSet, where: Any) -> tuple[float, float, float]:
+    """Accuracy over some pairs, with its 95% interval."""
     wins, weights = (s.gaps_P[where] > 0).astype(np.float64), s.weights_P[where]
     if not weights.any():
         return math.nan, math.nan, math.nan
-    value = float(np.average(wins, weights=weights))
-    return value, *clustered_mean(wins, s.prompts_P[where], weights).interval
+    found = clustered_mean(wins, s.prompts_P[where], weights)
+    return float(np.average(wins, weights=weights)), found.low, found.high
 
 
 def _by_length(s: ScoredSet) -> Iterator[tuple[str, float, float, float]]:
     """Accuracy in bins of equal mass over the length gap; equal gaps share a bin."""
     longer_P = s.tokens_N[s.better_P] - s.tokens_N[s.worse_P]
-    count = max(1, min(BUCKETS, len(longer_P) // IN_A_BUCKET))
+    count = max(1, min(MAX_LENGTH_BINS, len(longer_P) // MIN_PAIRS_IN_BIN))
     shares = np.arange(count) / count
     starts = np.unique(np.quantile(longer_P, shares, method="inverted_cdf"))
     bins_P = np.searchsorted(starts, longer_P, side="right")
-    for bucket in np.unique(bins_P):
-        here = bins_P == bucket
+    for index in np.unique(bins_P):
+        here = bins_P == index
         low, high = longer_P[here].min(), longer_P[here].max()
         one, other = ("0" if gap == 0 else f"{gap:+d}" for gap in (low, high))
         label = one if low == high else f"{one}\nto {other}"
@@ -164,21 +165,21 @@ def _subsets(s: ScoredSet) -> Iterator[dict[str, Any]]:
 
 
 def surely_wrong(one: Shown) -> Iterator[dict[str, Any]]:
-    """The pairs whose worse response is ahead by most, the worst first, with their texts."""
+    """The pairs whose worse response has the largest lead, with their texts."""
     s = one.scored
     seen: set[int] = set()
     starts_C = np.searchsorted(s.rows_N, np.arange(len(s.items_C)))
     for pair in np.argsort(s.gaps_P, kind="stable").tolist():
         better, worse, gap = int(s.better_P[pair]), int(s.worse_P[pair]), float(s.gaps_P[pair])
         comparison = int(s.rows_N[better])
-        if gap >= 0 or len(seen) == WRONG:
+        if gap >= 0 or len(seen) == MAX_ERRORS:
             return
         if comparison in seen:
             continue
         seen.add(comparison)
         row, start = one.rows[int(s.items_C[comparison])], int(starts_C[comparison])
         texts = row["texts"][better - start], row["texts"][worse - start]
-        shared, *parts = _parted(*texts)
+        shared, *parts = _split_common(*texts)
         prompt = "\n".join(text for text in (row.get("prompt", ""), shared) if text)
         yield {
             "id": row["id"],
@@ -192,14 +193,15 @@ def surely_wrong(one: Shown) -> Iterator[dict[str, Any]]:
         }
 
 
-def _parted(one: str, other: str) -> tuple[str, str, str]:
-    """The lines that both begin with (the prompt, as rendered), and what each goes on with."""
+def _split_common(one: str, other: str) -> tuple[str, str, str]:
+    """The lines that both texts begin with (the rendered prompt), and the rest of each."""
     sides = zip(one.splitlines(keepends=True), other.splitlines(keepends=True), strict=False)
     shared = "".join(line for line, _ in takewhile(lambda both: both[0] == both[1], sides))
     return shared, one[len(shared) :], other[len(shared) :]
 
 
 def _clipped(text: str) -> str:
-    left = len(text) - MAX_TEXT_LENGTH
-    half = MAX_TEXT_LENGTH // 2
-    return text if left <= 0 else f"{text[:half]}\n[... {left:,} characters ...]\n{text[-half:]}"
+    hidden, half = len(text) - MAX_TEXT_LENGTH, MAX_TEXT_LENGTH // 2
+    if hidden <= 0:
+        return text
+    return f"{text[:half]}\n[... {hidden:,} characters ...]\n{text[-half:]}"

@@ -1,4 +1,4 @@
-"""What was found in a data set -> inspect.html, and the table for the terminal."""
+"""The page of an inspected data set (inspect.html), and its table for the terminal."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ TABLE_HEADS = (
     "rating and length",
     "agreement of people",
 )
-"""Figures that stand at the top of the page, where the data have them."""
+"""Figures shown as cards at the top of the page."""
 
 
 def inspect_page(name: str, subtitle: str, facts: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Plots: inline SVG that takes its ink from the page, light or dark, and PNG on white."""
+"""Plots: inline SVG in the page's text colour (light or dark), and PNG on white."""
 
 import html
 import io
@@ -34,11 +34,11 @@ DPI = 120
 
 
 FOLDER = "plots"
-"""Of a run directory: NAME.png."""
+"""Folder in a run directory with NAME.png."""
 
 
 MIN_POINTS = 12
-"""Up to so many points a curve is drawn as it is; a longer one is smoothed over its raw values."""
+"""Up to this many points a curve is drawn as it is; longer ones get a running mean on top."""
 
 
 Axes = matplotlib.axes.Axes
@@ -53,14 +53,14 @@ ForestRows = Sequence[tuple[str, float, float, float]]
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, the name of its PNG, and what it shows in a few words."""
+    """A figure with a caption; `name` is that of its PNG."""
 
     name: str
     caption: str
     figure: Figure
 
     def svg(self) -> str:
-        """For a page: without a background, its ink is the text's."""
+        """Inline SVG with a transparent background, in the page's text colour."""
         out = io.StringIO()
         with matplotlib.rc_context(PLOT_STYLE), _glyphs():
             self.figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
@@ -75,7 +75,7 @@ class Plot:
 
 
 def published(plots: Sequence[Plot], folder: Path | None = None) -> list[dict[str, str]]:
-    """The plots as a page shows them; in `folder` each is kept as a PNG too."""
+    """The plots as SVG for a page; each is also saved as PNG in `folder`."""
     for plot in plots:
         if folder is not None:
             plot.save(folder)
@@ -114,40 +114,40 @@ def histogram(edges: Sequence[float], counts: Sequence[int], x: str, y: str) -> 
 
 
 def bars(counts: Mapping[str, int], x: str, y: str) -> Figure:
-    """A bar a name."""
+    """One bar per name."""
     axes = _canvas(x, y)
     axes.bar(list(counts), list(counts.values()), color=COLOURS[0], alpha=0.7, width=0.7)
     return _done(axes)
 
 
 def forest(rows: ForestRows, label: str, line: float) -> Figure:
-    """A line a row, the first on top; the dotted line is what to hold them against."""
+    """Forest plot: one interval per row, the first on top, and a dotted reference line."""
     axes = _canvas(label, "", height=1.0 + 0.28 * len(rows))
-    places = np.arange(len(rows), 0, -1)
+    positions = np.arange(len(rows), 0, -1)
     names, values, lows, highs = zip(*rows, strict=True)
     axes.axvline(line, color=INK, linewidth=0.8, linestyle=":")
-    axes.hlines(places, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
-    axes.plot(values, places, "o", color=COLOURS[0], markersize=5)
-    axes.set_yticks(places, names, parse_math=False)
+    axes.hlines(positions, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
+    axes.plot(values, positions, "o", color=COLOURS[0], markersize=5)
+    axes.set_yticks(positions, names, parse_math=False)
     axes.set_ylim(0.4, len(rows) + 0.6)
     axes.locator_params(axis="x", nbins=5)  # long names leave little room for numbers
     return _done(axes)
 
 
 def ranges(rows: ForestRows, x: str, y: str, line: float) -> Figure:
-    """A point a row from left to right with its interval, e.g. accuracy in bins of something."""
+    """One point with its interval per row, left to right, e.g. accuracy in bins."""
     axes = _canvas(x, y)
-    places = np.arange(len(rows))
+    positions = np.arange(len(rows))
     names, values, lows, highs = zip(*rows, strict=True)
     axes.axhline(line, color=INK, linewidth=0.8, linestyle=":")
-    axes.vlines(places, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
-    axes.plot(places, values, "o-", color=COLOURS[0], markersize=5, linewidth=1)
-    axes.set_xticks(places, names, fontsize=7.5)
+    axes.vlines(positions, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
+    axes.plot(positions, values, "o-", color=COLOURS[0], markersize=5, linewidth=1)
+    axes.set_xticks(positions, names, fontsize=7.5)
     return _done(axes)
 
 
 def reliability_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Accuracy over confidence in bins, by name; the dotted line is a calibrated model's."""
+    """Accuracy over confidence by name; the dotted line is perfect calibration."""
     axes = _canvas("confidence", "accuracy")
     surest = max(0.6, *(float(confidence.max()) for confidence, _ in series.values()))
     axes.plot([0.5, surest], [0.5, surest], ":", color=INK, linewidth=1)
@@ -159,7 +159,7 @@ def reliability_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> F
 def heat(
     cells: Sequence[Sequence[float]], across: Sequence[str], down: Sequence[str], x: str, y: str
 ) -> Figure:
-    """A number a cell, greener where it is higher; NaN stays empty."""
+    """Heat map with the number in each cell; NaN stays empty."""
     axes = _canvas(x, y, height=1.0 + 0.4 * len(down))
     values = np.array(cells, dtype=np.float64)
     axes.imshow(values, cmap=GREENS, alpha=0.6, aspect="auto")
@@ -178,7 +178,7 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 
 
 def _plain(name: str) -> str:
-    """A name in a legend: matplotlib would read formulas, and leave out what begins with _."""
+    """Escape a name: matplotlib would parse $ as a formula, and hide a leading _ in legends."""
     return f"\u200b{name}".replace("$", r"\$") if name.startswith("_") else name.replace("$", r"\$")
 
 
@@ -194,19 +194,19 @@ def _canvas(x: str, y: str, height: float = 3.0) -> Axes:
 
 
 def _done(axes: Axes) -> Figure:
-    """The figure with its legend, laid out once for both formats."""
+    """Add the legend and lay the figure out, once for both formats."""
     if axes.get_legend_handles_labels()[1]:
         with matplotlib.rc_context(PLOT_STYLE):
             axes.legend(frameon=False, labelcolor=INK)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    with _glyphs():  # an engine that the figure has would lay it out again for each format
+    with _glyphs():  # a layout engine of the figure itself would run again for each format
         ConstrainedLayoutEngine().execute(figure)
     return figure
 
 
 class _glyphs(warnings.catch_warnings):
-    """Letters that matplotlib's font lacks: the page's own font has them; a PNG shows a box."""
+    """Ignore missing glyphs: the page's own font has them, a PNG shows boxes."""
 
     def __enter__(self) -> None:
         super().__enter__()

@@ -1,4 +1,4 @@
-"""Templates of this folder -> one HTML file that needs nothing beside it."""
+"""Render the templates of this folder to self-contained HTML files."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ import jinja2
 
 
 def render_page(template: str, **facts: Any) -> str:
-    """A page; text in `facts` stays text, and a name that the template misses is an error."""
+    """Render a page; values are escaped, and a missing one is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -19,6 +19,6 @@ def render_page(template: str, **facts: Any) -> str:
 
 
 def link(place: Path, home: Path) -> str | None:
-    """The way from a page in `home` to the report of another run; None where it has none."""
+    """Relative link from a page in `home` to the report of the run `place`, if it has one."""
     page = place.expanduser() / "report.html"
     return quote(os.path.relpath(page, home)) if page.is_file() else None

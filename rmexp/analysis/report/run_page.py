@@ -1,4 +1,4 @@
-"""What a run measured -> report.html, and its plots as PNG."""
+"""The report of a run: report.html, and its plots as PNG."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +23,11 @@ def write_report(
     """Write report.html and the PNGs of its plots.
 
     Args:
-        shown: the sets that were judged, each with a section of its own.
-        metrics: by full name; sets that are not shown (val) stand in the table only.
-        blocks: lines on data and template, by title.
+        run: the run directory.
+        name, subtitle: of the page.
+        shown: the evaluated sets; each gets a section.
+        metrics: by full name; other sets (val) appear in the table only.
+        blocks: title -> lines on data and template.
     """
     logged, folder = run.metrics(), run.path / plots.FOLDER
     sections = [eval_section(one, metrics) for one in shown]
@@ -55,18 +57,18 @@ def write_report(
 
 
 def _said(run: RunDirectory, metrics: Mapping[str, float], shown: Sequence[Shown]) -> list[str]:
-    """What selected the weights, and what they were judged on."""
+    """What selected the weights, and what they were evaluated on."""
     monitor = run.result.get("monitor")
     if monitor is None:
         return []
     value = f" ({metrics[monitor]:.4f})" if monitor in metrics else ""
     step = run.result["best_step"]
-    judged = ", ".join(one.name for one in shown)
-    return [f"Selected: the weights of step {step}, by {monitor}{value}. Judged: {judged}."]
+    evaluated = ", ".join(one.name for one in shown)
+    return [f"Selected: the weights of step {step}, by {monitor}{value}. Evaluated: {evaluated}."]
 
 
 def _sets(metrics: Mapping[str, float], shown: Sequence[Shown]) -> list[str]:
-    """The judged sets, and val, which selected."""
+    """The evaluated sets, and val, which selected."""
     names = [one.name for one in shown]
     return [*names, "val"] if "val/reward_mean" in metrics and "val" not in names else names
 

@@ -1,4 +1,4 @@
-"""What suites score: comparisons with their rewards, and numbers made of the subsets' means."""
+"""Common parts of benchmarks: scored comparisons, and scores that combine subsets' means."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ class ScoredList:
 
     Args:
         id: of the comparison.
-        prompt: equal prompts are one cluster.
-        subset: of the suite.
+        prompt: comparisons with equal prompts form a cluster.
+        subset: of the benchmark.
         rewards: (K,) finite.
-        levels: (K,) the place in the order, 0 the worst; -1 outside of it.
+        levels: (K,) rank level, 0 the worst; -1 unranked.
     """
 
     id: str
@@ -41,7 +41,7 @@ class ScoredList:
 
 @dataclass
 class BenchmarkResult:
-    """A suite's scores by name, and sentences on what is not in them."""
+    """Scores by name, and sentences on rows that they leave out."""
 
     scores: dict[str, Estimate] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -51,23 +51,22 @@ Suite = Callable[[Sequence[ScoredList]], BenchmarkResult]
 
 
 def usable(lists: Sequence[ScoredList]) -> tuple[list[ScoredList], list[str]]:
-    """Those with finite rewards, and both good and bad responses; the others are counted."""
+    """The comparisons with finite rewards and with good and bad responses; notes on the others."""
     finite = [one for one in lists if np.isfinite(one.rewards).all()]
-    judged = [one for one in finite if len(one.bad)]
+    labelled = [one for one in finite if len(one.bad)]
     lost = {
         "have a reward that is no finite number": len(lists) - len(finite),
-        "have no better and worse response": len(finite) - len(judged),
+        "have no better and worse response": len(finite) - len(labelled),
     }
-    said = [f"{n} comparisons {why}: they are left out." for why, n in lost.items() if n]
-    return judged, said
+    return labelled, [f"{n} comparisons {why}: they are left out." for why, n in lost.items() if n]
 
 
-def with_intervals(
+def estimate_scores(
     lists: Sequence[ScoredList],
     columns: Callable[[ScoredList], Any],
     combine: Callable[[Means], dict[str, np.ndarray]],
 ) -> dict[str, Estimate]:
-    """Scores of the subsets' means of some numbers a comparison, clustered by prompt."""
+    """Estimate scores from the subsets' means of each comparison's values, clustered by prompt."""
     values = [np.atleast_1d(np.asarray(columns(one), dtype=np.float64)) for one in lists]
     return stratified(
         np.stack(values),
@@ -77,29 +76,29 @@ def with_intervals(
     )
 
 
-def required_names(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names as metrics have them: `Chat Hard/score` becomes `chat_hard/score`."""
+def as_metric_names(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Spell names as metrics do: `Chat Hard/score` becomes `chat_hard/score`."""
     return {name.lower().replace(" ", "_"): value for name, value in scores.items()}
 
 
 def missing_rows(wanted: Sequence[str], there: Sequence[str], what: str, score: str) -> list[str]:
-    """A note where something is missing that a score is made of."""
+    """A note if rows that a score needs are missing."""
     missing = [name for name in wanted if name not in there]
     return [f"No rows of the {what} {', '.join(missing)}: {score} is left out."] if missing else []
 
 
 def mean(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The plain mean of some scores."""
+    """Unweighted mean of scores."""
     return np.mean(np.stack(parts), axis=0)
 
 
 def wins(one: ScoredList) -> float:
-    """The share of (good, bad) pairs whose good side has the higher reward; ties do not win."""
+    """Share of (good, bad) pairs whose good response has the higher reward; ties do not count."""
     return float((one.good[:, None] > one.bad).mean())
 
 
 def ties(one: ScoredList) -> float:
-    """The share of such pairs with equal rewards."""
+    """Share of (good, bad) pairs with equal rewards."""
     return float((one.good[:, None] == one.bad).mean())
 
 
@@ -107,12 +106,12 @@ def ties(one: ScoredList) -> float:
 class PairBenchmark:
     """Pair accuracy: `accuracy` and `tie_rate` over all comparisons, `SUBSET/accuracy` of each.
 
-    JudgeBench (Tan et al. 2024, arXiv:2410.12784: scalar models see one order) and LLMBar (Zeng et
-    al. 2023, arXiv:2310.07641) are scored by it.
+    Scores JudgeBench (Tan et al. 2024, arXiv:2410.12784; a scalar model sees one order) and LLMBar
+    (Zeng et al. 2023, arXiv:2310.07641).
     """
 
     def __call__(self, lists: Sequence[ScoredList]) -> BenchmarkResult:
-        """The scores; a comparison counts once, however many pairs it has."""
+        """Score; a comparison counts once, regardless of its number of pairs."""
         kept, notes = usable(lists)
         if not kept:
             return BenchmarkResult({}, notes)
@@ -127,5 +126,5 @@ class PairBenchmark:
             return scores
 
         return BenchmarkResult(
-            with_intervals(kept, lambda one: [wins(one), ties(one)], combine), notes
+            estimate_scores(kept, lambda one: [wins(one), ties(one)], combine), notes
         )

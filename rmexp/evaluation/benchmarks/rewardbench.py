@@ -8,12 +8,12 @@ import numpy as np
 from rmexp.evaluation.benchmarks.base import (
     BenchmarkResult,
     ScoredList,
+    as_metric_names,
+    estimate_scores,
     mean,
     missing_rows,
-    required_names,
     usable,
     wins,
-    with_intervals,
 )
 from rmexp.evaluation.stats.bootstrap import Means
 
@@ -48,19 +48,19 @@ PRIOR = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
 
 
 COUNTED_AS = {"math-prm": 984}
-"""447 rows, counted as many as those on code."""
+"""Weight of its 447 rows: that of the rows on code."""
 
 
 @dataclass(frozen=True)
 class RewardBench:
     """RewardBench 1: `SECTION/score` over its subsets by rows, `score` the mean of four sections.
 
-    Prior sets, where all of them are there, join with the weight 0.5. Source: Lambert et al. 2024,
+    Prior sets, if all of them are present, are a fifth section of weight 0.5. Lambert et al. 2024,
     arXiv:2403.13787, https://github.com/allenai/reward-bench.
     """
 
     def __call__(self, lists: Sequence[ScoredList]) -> BenchmarkResult:
-        """The scores of pairs in the publishers' subsets; other subsets count for accuracy only."""
+        """Score the publishers' subsets; other subsets count for accuracy only."""
         kept, notes = usable(lists)
         there = {one.subset for one in kept}
         for section, subsets in SECTIONS.items():
@@ -72,7 +72,7 @@ class RewardBench:
             return BenchmarkResult({}, notes)
         counts = {name: sum(one.subset == name for one in known) for name in there}
         return BenchmarkResult(
-            with_intervals(known, wins, lambda means: _sections(means, counts)), notes
+            estimate_scores(known, wins, lambda means: _sections(means, counts)), notes
         )
 
 
@@ -89,4 +89,4 @@ def _sections(means: Means, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
             scores["Prior/score"] = mean([means[name][..., 0] for name in PRIOR])
             weights.append(0.5)
         scores["score"] = np.average(np.stack(list(scores.values())), axis=0, weights=weights)
-    return required_names(scores)
+    return as_metric_names(scores)

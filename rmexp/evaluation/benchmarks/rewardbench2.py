@@ -9,9 +9,9 @@ import numpy as np
 from rmexp.evaluation.benchmarks.base import (
     BenchmarkResult,
     ScoredList,
+    as_metric_names,
     mean,
     missing_rows,
-    required_names,
     usable,
 )
 from rmexp.evaluation.stats.bootstrap import Means, stratified
@@ -23,11 +23,11 @@ TIES = "Ties"
 
 
 SIDES = ("ref", "tied")
-"""A Ties id is SIDE:NUMBER. `ref` has one right answer; `tied`, of the same number, several."""
+"""Ids of Ties are SIDE:NUMBER: `ref` has one right answer, its partner `tied` has several."""
 
 
 TIES_WEIGHTS = (0.30, 0.30, 0.20, 0.20, 0.01)
-"""Of tied and ref accuracy, margin beyond spread, the smaller margin beyond it, and by how much."""
+"""Weights of the columns of `_tie_columns`."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class RewardBench2:
     """
 
     def __call__(self, lists: Sequence[ScoredList]) -> BenchmarkResult:
-        """The scores. Other subsets than the publishers' are scored as domains of four answers."""
+        """Score; other subsets than the publishers' are scored as domains of four answers."""
         kept, notes = usable(lists)
         units, domains, clusters = [], [], []
         for one in (one for one in kept if one.subset != TIES):
             units.append([_picked(one), *[np.nan] * 4])
             domains.append(one.subset)
             clusters.append(one.prompt)
-        ties, said = _ties([one for one in kept if one.subset == TIES])
+        ties, more = _ties([one for one in kept if one.subset == TIES])
         for number, columns in ties.items():
             units.append(columns)
             domains.append(TIES)
             clusters.append(number)
-        notes += [*said, *missing_rows(REWARDBENCH2_DOMAINS, domains, "domains", "score")]
+        notes += [*more, *missing_rows(REWARDBENCH2_DOMAINS, domains, "domains", "score")]
         if not units:
             return BenchmarkResult({}, notes)
         scores = stratified(np.array(units), np.array(domains), np.array(clusters), _combine)
@@ -61,14 +61,14 @@ class RewardBench2:
 
 
 def _picked(one: ScoredList) -> float:
-    """1 / (number of maxima) where the right answer is among them, else 0."""
+    """1 / (number of maxima) if the right answer is among them, else 0."""
     highest = one.rewards[one.levels >= 0].max()
     maxima = int((one.rewards[one.levels >= 0] == highest).sum())
     return float((one.good == highest).sum()) / maxima
 
 
 def _ties(lists: Sequence[ScoredList]) -> tuple[dict[str, list[float]], list[str]]:
-    """Number -> the five columns of `TIES_WEIGHTS`, NaN where a side is not there."""
+    """Number -> its `_tie_columns`, and notes."""
     sides: dict[str, dict[str, ScoredList]] = defaultdict(dict)
     unknown = 0
     for one in lists:
@@ -87,13 +87,14 @@ def _ties(lists: Sequence[ScoredList]) -> tuple[dict[str, list[float]], list[str
 
 
 def _tie_columns(found: dict[str, ScoredList]) -> list[float]:
+    """The five terms of a score in `TIES_WEIGHTS` order; NaN where a side is missing."""
     margins = {side: one.good.min() - one.bad.max() for side, one in found.items()}
     right = [float(margins[s] > 0) if s in margins else np.nan for s in ("tied", "ref")]
     if len(margins) < 2:
         return [*right, np.nan, np.nan, np.nan]
     spread = np.ptp(found["tied"].good)
     smaller = min(margins.values())
-    # As the publishers' numpy has it: x / 0 is infinite, and 0 / 0 counts as 0.
+    # As in the publishers' code: x / 0 is infinite, and 0 / 0 counts as 0.
     with np.errstate(divide="ignore", invalid="ignore"):
         beyond = np.nan_to_num(np.tanh(np.float64(smaller) / spread - 1), nan=0.0)
     return [*right, float(margins["tied"] > spread), float(smaller > spread), float(beyond)]
@@ -106,4 +107,4 @@ def _combine(means: Means) -> dict[str, np.ndarray]:
     out = {f"{domain}/score": value for domain, value in scores.items()}
     if all(domain in scores for domain in REWARDBENCH2_DOMAINS):
         out["score"] = mean([scores[domain] for domain in REWARDBENCH2_DOMAINS])
-    return required_names(out)
+    return as_metric_names(out)

@@ -1,4 +1,4 @@
-"""RM-Bench: each answer in three styles; does style outweigh what is said?"""
+"""RM-Bench: each answer in three styles; does style outweigh substance?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import numpy as np
 from rmexp.evaluation.benchmarks.base import (
     BenchmarkResult,
     ScoredList,
+    estimate_scores,
     mean,
     missing_rows,
     usable,
-    with_intervals,
 )
 from rmexp.evaluation.stats.bootstrap import Means
 
@@ -21,11 +21,11 @@ RM_BENCH_DOMAINS = {
     "math": ("math",),
     "safety": ("safety-refuse", "safety-response"),
 }
-"""Domain -> the publishers' subsets. Safety is the plain mean of its two."""
+"""Domain -> the publishers' subsets. Safety is the unweighted mean of its two."""
 
 
 STYLES = 3
-"""Concise, detailed plain, detailed markdown: in this order on both sides."""
+"""Concise, detailed in plain text, detailed in markdown, in this order on both sides."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class RMBench:
     """
 
     def __call__(self, lists: Sequence[ScoredList]) -> BenchmarkResult:
-        """The scores of comparisons with three chosen and three rejected answers, in that order."""
+        """Score comparisons with three chosen and three rejected answers, in that order."""
         kept, notes = usable(lists)
         whole = [one for one in kept if one.levels.tolist() == [1] * STYLES + [0] * STYLES]
         if len(whole) < len(kept):
             notes.append(
-                f"{len(kept) - len(whole)} comparisons have not three chosen and three rejected "
+                f"{len(kept) - len(whole)} comparisons do not have three chosen and three rejected "
                 "answers: they have no styles, and are left out of easy, normal and hard."
             )
         there = {one.subset for one in whole}
         for domain, subsets in RM_BENCH_DOMAINS.items():
             notes += missing_rows(subsets, tuple(there), f"{domain} domain:", f"{domain}/score")
         known = [one for one in whole if one.subset in sum(RM_BENCH_DOMAINS.values(), ())]
-        return BenchmarkResult(with_intervals(known, _wins, _combine) if known else {}, notes)
+        return BenchmarkResult(estimate_scores(known, _wins, _combine) if known else {}, notes)
 
 
 def _wins(one: ScoredList) -> np.ndarray:

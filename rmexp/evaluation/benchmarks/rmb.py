@@ -9,7 +9,7 @@ from rmexp.evaluation.benchmarks.base import BenchmarkResult, ScoredList, mean, 
 from rmexp.evaluation.stats.bootstrap import Means, stratified
 
 GOALS = ("Helpfulness", "Harmlessness")
-"""What subsets begin with."""
+"""Prefixes of subsets."""
 
 
 RMB_KINDS = ("best_of_n", "pairwise")
@@ -17,15 +17,15 @@ RMB_KINDS = ("best_of_n", "pairwise")
 
 @dataclass(frozen=True)
 class RMBBenchmark:
-    """`best_of_n`: the share of lists whose best answer beats every loser; `pairwise`: accuracy.
+    """`best_of_n`: share of lists whose best answer beats every other one; `pairwise`: accuracy.
 
-    A list is of three answers or more. `GOAL/best_of_n` and `GOAL/pairwise` for each goal, and
-    `score`, the plain mean of these four where all are there. Source: Zhou et al. 2024,
-    arXiv:2410.09893, https://github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark.
+    Lists have three answers or more. Also `GOAL/best_of_n` and `GOAL/pairwise` for each goal, and
+    `score`, the mean of these four if all are present. Source: Zhou et al. 2024, arXiv:2410.09893,
+    https://github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark.
     """
 
     def __call__(self, lists: Sequence[ScoredList]) -> BenchmarkResult:
-        """The scores; subsets of no goal count for the totals only."""
+        """Score; subsets without a goal count for the totals only."""
         kept, notes = usable(lists)
         if not kept:
             return BenchmarkResult({}, notes)
@@ -38,12 +38,10 @@ class RMBBenchmark:
         def combine(means: Means) -> dict[str, np.ndarray]:
             scores = {name: means[name][..., 0] for name in names if name in wanted}
             for kind in RMB_KINDS:
-                of = [
-                    (means[n][..., 0], c) for n, c in zip(names, counts, strict=True) if kind in n
-                ]
-                if of:
-                    parts, weights = zip(*of, strict=True)
-                    scores[kind] = np.average(np.stack(parts), axis=0, weights=weights)
+                here = [kind in name for name in names]
+                if any(here):
+                    parts = np.stack([means[name][..., 0] for name in names[here]])
+                    scores[kind] = np.average(parts, axis=0, weights=counts[here])
             if not missing:
                 scores["score"] = mean([scores[name] for name in wanted])
             return scores
