@@ -17,17 +17,19 @@ def compare(
     metric: str,
     pairs: Literal["best", "neighbours", "all"],
 ) -> dict[str, float]:
-    """Print the table and the verdicts, write `report.html` and `comparison.csv`.
+    """Print the table and test results, and write `report.html` and `comparison.csv`.
 
     Args:
-        runs: a directory or file, or several: runs, folders of runs, files of rewards.
-        name: of this run, the page's title.
-        set: the evaluation set to judge on.
-        metric: of the set, with or without it in front (`test/accuracy`).
-        pairs: the pairs that are tested, see `compare.pairs.judge_pairs`.
+        runs: one or several run directories, folders of them, or reward files.
+        run: directory of this comparison.
+        reporter: prints the output.
+        name: title of the page.
+        set: the evaluation set to compare on.
+        metric: with or without the set (`test/accuracy`).
+        pairs: the pairs to test, see `test_pairs`.
 
     Raises:
-        UserError: nothing can be compared, or nobody logged the metric.
+        UserError: nothing can be compared, or no run has the metric.
     """
     given = [runs] if isinstance(runs, str) else [str(one) for one in runs]
     found = compare_runs(given, set, metric.removeprefix(f"{set}/"), pairs)
