@@ -14,7 +14,6 @@ from rmexp.evaluation.reliability import sigmoid
 PENALTY = 1.0
 """Weight of slope^2 / 2 in the length regression: keeps it finite for separable data."""
 
-
 STEPS = 25
 """Maximum Newton steps of the regression; it converges in under ten."""
 

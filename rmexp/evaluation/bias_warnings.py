@@ -7,36 +7,28 @@ EXCESS = 0.10
 """How much more often than people the model may prefer the longer (or more formatted) response.
 Beyond it, a tenth of all decisions depends on length alone."""
 
-
 LOST_TO_LENGTH = 0.05
 """Accuracy that may be lost at equal length: the half-width of a 95% interval at 400 pairs, below
 which a loss is within the noise of usual sets."""
-
 
 EXPLAINED = 0.25
 """Share of the reward's variance that length may explain: a correlation of 0.5, large by Cohen
 1988."""
 
-
 POSITION = 0.5
 """Correlation with the position of the pooled token, over all prompts: the same bound."""
-
 
 RELATED = 0.3
 """Correlation with formatting that is reported: medium by Cohen 1988."""
 
-
 SENSITIVE = 0.25
 """Mean change of a reward under a harmless rewrite, in standard deviations of the reward."""
-
 
 FLIPPED = 0.05
 """Share of pairs whose order may change under a harmless rewrite of both responses."""
 
-
 MISCALIBRATED = 0.10
 """Calibration error after the temperature: no single scale makes the probabilities true."""
-
 
 STANDARD_ERRORS = 2.5
 """A difference must also be this many standard errors from 0."""

@@ -19,7 +19,6 @@ from rmexp.evaluation.reliability import negative_log_likelihood, pair_scores
 TEMPERATURES = (1e-3, 1e3)
 """Search bounds of the temperature, in units of the mean gap."""
 
-
 CALIBRATION_FILE = "calibration.json"
 """File name in a run directory and in an export."""
 

@@ -13,7 +13,6 @@ from rmexp.evaluation.stats.bootstrap import Estimate
 
 Place = Literal["table", "card", "compare", "wandb"]
 
-
 Itemwise = Callable[[np.ndarray, float | np.ndarray], np.ndarray]
 """(gaps_P, reward_std) -> (P,) the value of each pair."""
 

@@ -28,7 +28,6 @@ PREDICTIONS = {
     "prompt": "string",  # a hash of the prompt, independent of the template
 }
 
-
 JUDGEMENTS = {
     "id": "string",
     "better": "int32",  # response

@@ -15,7 +15,6 @@ import psutil
 STALE_SECONDS = 60
 """A run without a heartbeat for this long is considered dead."""
 
-
 Status = Literal["done", "running", "dead", "interrupted", "failed", "broken", "left"]
 
 

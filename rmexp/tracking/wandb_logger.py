@@ -22,10 +22,8 @@ from rmexp.tracking.wandb_media import log_run_media
 STEP = "trainer/global_step"
 """The x axis of every metric: the number of updates, under Lightning's name for it."""
 
-
 PATIENCE_SECONDS = 60, 300
 """Timeouts for starting a run, and for the uploads at its end."""
-
 
 Mode = Literal["online", "offline", "disabled"]
 

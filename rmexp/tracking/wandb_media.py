@@ -16,11 +16,7 @@ from rmexp.evaluation.reliability import reliability
 from rmexp.tracking.predictions import read_judgements, read_responses
 
 HISTOGRAM_BINS = 30
-
-
 PAIRS = ("id", "subset", "better", "worse", "reward_better", "reward_worse", "margin")
-
-
 RESPONSES = ("id", "response", "subset", "text", "reward", "rating")
 
 

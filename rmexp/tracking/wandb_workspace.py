@@ -14,10 +14,7 @@ from rmexp.tracking.wandb_logger import STEP
 LOSS, MARGIN = "labels.loss", "loss.margin"
 """Keys of a run's configuration."""
 
-
 ACCURACY = ("test/accuracy_low", "test/accuracy", "test/accuracy_high")
-
-
 BOUNDS = ("lower bound", "accuracy", "upper bound")
 
 

@@ -21,7 +21,6 @@ from rmexp.tracking.predictions import Judgements, read_responses
 Rewards = Mapping[tuple[str, int], float]
 """By comparison and index of the response."""
 
-
 FOLD_KEYS = ("data.fold", "data.fold_by", "data.fold_until")
 
 

@@ -20,8 +20,6 @@ from rmexp.evaluation.stats.significance import (
 from rmexp.tracking.predictions import Judgements
 
 RunPairs = Literal["best", "neighbours", "all"]
-
-
 MAX_PERMUTATIONS = 99_999
 
 

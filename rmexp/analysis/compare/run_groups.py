@@ -12,7 +12,6 @@ from rmexp.analysis.compare.runs import SkippedRun, is_setting
 ABSENT = None
 """Value of a key that a group does not have."""
 
-
 MAX_NAME_LENGTH = 40
 """Maximum characters of a value in a group's name."""
 

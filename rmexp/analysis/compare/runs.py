@@ -14,17 +14,13 @@ from rmexp.core.errors import UserError
 from rmexp.tracking.run_state import read_state
 
 TASKS_WITH_REWARDS = ("train", "evaluate")
-
-
 COST = ("training_seconds", "pairs_per_second", "peak_memory_gib")
-
 
 NO_SETTING = (
     *("name", "resume", "cache", "out", "source", "runs", "checkpoint"),
     *("data.cache", "trainer.keep", "trainer.checkpoint_every", "rmexp_version"),
 )
 """Keys that do not affect what a run computes."""
-
 
 NO_SETTINGS = ("logger.", "task.", "eval.", "sweep.")
 """Prefixes of such keys."""

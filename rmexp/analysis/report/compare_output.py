@@ -13,7 +13,6 @@ from rmexp.core.console import Reporter
 RUNS_SHOWN = 12
 """Test results printed in the terminal."""
 
-
 WIDE = 200
 """Line width of output that goes to a file."""
 

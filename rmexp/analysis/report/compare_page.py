@@ -17,10 +17,8 @@ from rmexp.tracking.predictions import read_log
 CURVES = 4
 """Groups whose curves are drawn; more would be hard to distinguish."""
 
-
 IN_A_BIN = 60
 """Minimum pairs in a bin of the reliability curve, as long as three bins remain."""
-
 
 MAX_LABEL_LENGTH = 42
 """Characters of a group's name beside a plot."""

@@ -18,14 +18,11 @@ from rmexp.evaluation.stats.bootstrap import clustered_mean
 MAX_ERRORS = 20
 """Comparisons shown with their texts."""
 
-
 MAX_TEXT_LENGTH = 6000
 """Characters of a text that are shown; of longer texts, both ends."""
 
-
 MAX_LENGTH_BINS, MIN_PAIRS_IN_BIN = 6, 10
 """Bins of equal mass over the length gap."""
-
 
 MAX_SUBSETS_DRAWN = 30
 """The table has all subsets."""

@@ -20,32 +20,19 @@ PLOT_STYLE: Any = {
     "axes.spines.right": False,
 }
 
-
 INK = "#59636d"
-
-
 COLOURS = ("#2f7ed8", "#e2711d", "#3a9d5d", "#8e5bb5")
-
-
 GREENS = "Greens"
-
-
 DPI = 120
-
 
 FOLDER = "plots"
 """Folder in a run directory with NAME.png."""
 
-
 MIN_POINTS = 12
 """Up to this many points a curve is drawn as it is; longer ones get a running mean on top."""
 
-
 Axes = matplotlib.axes.Axes
-
-
 Figure = matplotlib.figure.Figure
-
 
 ForestRows = Sequence[tuple[str, float, float, float]]
 """(name, value, low, high); NaN bounds are not drawn."""

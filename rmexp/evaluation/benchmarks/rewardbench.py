@@ -43,9 +43,7 @@ SECTIONS = {
     "Reasoning": ("math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"),
 }
 
-
 PRIOR = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
-
 
 COUNTED_AS = {"math-prm": 984}
 """Weight of its 447 rows: that of the rows on code."""

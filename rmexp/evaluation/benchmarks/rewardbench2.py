@@ -17,14 +17,10 @@ from rmexp.evaluation.benchmarks.base import (
 from rmexp.evaluation.stats.bootstrap import Means, stratified
 
 REWARDBENCH2_DOMAINS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
-
-
 TIES = "Ties"
-
 
 SIDES = ("ref", "tied")
 """Ids of Ties are SIDE:NUMBER: `ref` has one right answer, its partner `tied` has several."""
-
 
 TIES_WEIGHTS = (0.30, 0.30, 0.20, 0.20, 0.01)
 """Weights of the columns of `_tie_columns`."""

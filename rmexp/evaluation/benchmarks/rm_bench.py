@@ -23,7 +23,6 @@ RM_BENCH_DOMAINS = {
 }
 """Domain -> the publishers' subsets. Safety is the unweighted mean of its two."""
 
-
 STYLES = 3
 """Concise, detailed in plain text, detailed in markdown, in this order on both sides."""
 

@@ -11,7 +11,6 @@ from rmexp.evaluation.stats.bootstrap import Means, stratified
 GOALS = ("Helpfulness", "Harmlessness")
 """Prefixes of subsets."""
 
-
 RMB_KINDS = ("best_of_n", "pairwise")
 
 

@@ -18,10 +18,7 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 RESAMPLES = 2000
-
-
 LEVEL = 0.95
-
 
 RESAMPLES_PER_CHUNK = 100_000
 """Clusters drawn at once, so that a chunk fits the processor's cache."""

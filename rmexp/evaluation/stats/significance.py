@@ -16,18 +16,14 @@ from rmexp.evaluation.stats.bootstrap import clustered_mean, clustered_variance
 N_PERMUTATIONS = 9_999
 """Sign flips drawn where there are too many to enumerate; p is a multiple of 1/10,000."""
 
-
 STOP_AFTER = 500
 """Exceedances after which drawing stops: p is then above 5%, or known to within 5% of itself."""
-
 
 MAX_ENUMERATED = 14
 """Up to this many prompts all patterns of signs are enumerated: 2^13, by symmetry."""
 
-
 MIN_CLUSTERS = 6
 """With fewer prompts no pattern of signs has a p of 5% or less."""
-
 
 ALPHA, POWER = 0.05, 0.80
 """Two-sided level of the tests; power assumed by sample sizes."""
