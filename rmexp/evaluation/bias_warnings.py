@@ -1,7 +1,7 @@
 """Warnings about biases and calibration, as sentences."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 EXCESS = 0.10
 """How much more often than people the model may prefer the longer (or more formatted) response.
@@ -39,14 +39,14 @@ def bias_warnings(metrics: Mapping[str, float]) -> list[str]:
     m = metrics
     formatted = m.get("formatted_pairs", 0)
     return [
-        *_not_finite(m),
-        *_no_better_than_length(m),
-        *_prefers(m, "length", "longer_preferred", "the longer", m.get("pairs", 0)),
-        *_prefers(m, "formatting", "formatting_preferred", "the more formatted", formatted),
-        *_lost_to_length(m),
-        *_explained(m),
-        *_formatting(m),
-        *_miscalibrated(m),
+        *_accuracy_warnings(m),
+        *_preference_warning(m, "length", "longer_preferred", "the longer", m.get("pairs", 0)),
+        *_preference_warning(
+            m, "formatting", "formatting_preferred", "the more formatted", formatted
+        ),
+        *_length_warnings(m),
+        *_formatting_warnings(m),
+        *_calibration_warning(m),
     ]
 
 
@@ -56,72 +56,59 @@ def warn_of_set(name: str, metrics: Mapping[str, float]) -> list[str]:
     return [f"{name}: {sentence}" for sentence in bias_warnings(own)]
 
 
-def _not_finite(m: Mapping[str, float]) -> list[str]:
-    if not (lost := m.get("not_finite", 0)):
-        return []
-    return [f"{lost:.0f} comparisons have a reward that is NaN or infinite: they are left out."]
+def _accuracy_warnings(m: Mapping[str, float]) -> Iterator[str]:
+    if lost := m.get("not_finite", 0):
+        yield f"{lost:.0f} comparisons have a reward that is NaN or infinite: they are left out."
+    if {"accuracy", "length_baseline"} <= set(m):
+        rule, best = "longer", m["length_baseline"]
+        if best < 0.5:
+            rule, best = "shorter", 1 - best
+        if m["accuracy"] <= best:
+            yield (
+                f'The model is right on {m["accuracy"]:.1%} of the pairs, and so is "the {rule} '
+                f'one is better" on {best:.1%}: it shows no more than length does.'
+            )
 
 
-def _no_better_than_length(m: Mapping[str, float]) -> list[str]:
-    if not {"accuracy", "length_baseline"} <= set(m):
-        return []
-    rule, best = ("longer", m["length_baseline"])
-    if best < 0.5:
-        rule, best = "shorter", 1 - best
-    if m["accuracy"] > best:
-        return []
-    return [
-        f'The model is right on {m["accuracy"]:.1%} of the pairs, and so is "the {rule} one is '
-        f'better" on {best:.1%}: it shows no more than length does.'
-    ]
+def _preference_warning(
+    m: Mapping[str, float], what: str, name: str, words: str, pairs: float
+) -> Iterator[str]:
+    if name in m and pairs:
+        model, people = m[name], m[f"{what}_baseline"]
+        error = math.sqrt((model * (1 - model) + people * (1 - people)) / pairs)
+        if abs(model - people) >= max(EXCESS, STANDARD_ERRORS * error):
+            yield (
+                f"The model prefers {words} response in {model:.0%} of the pairs, people in "
+                f"{people:.0%}."
+            )
 
 
-def _prefers(m: Mapping[str, float], what: str, name: str, words: str, pairs: float) -> list[str]:
-    if name not in m or not pairs:
-        return []
-    model, people = m[name], m[f"{what}_baseline"]
-    error = math.sqrt((model * (1 - model) + people * (1 - people)) / pairs)
-    if abs(model - people) < max(EXCESS, STANDARD_ERRORS * error):
-        return []
-    return [
-        f"The model prefers {words} response in {model:.0%} of the pairs, people in {people:.0%}."
-    ]
-
-
-def _lost_to_length(m: Mapping[str, float]) -> list[str]:
-    if not {"accuracy", "length_controlled_accuracy", "pairs"} <= set(m):
-        return []
-    before, after = m["accuracy"], m["length_controlled_accuracy"]
-    error = math.sqrt(max(before * (1 - before), 0.01) / m["pairs"])
-    if before - after < max(LOST_TO_LENGTH, STANDARD_ERRORS * error):
-        return []
-    return [f"Between equally long responses accuracy would be {after:.1%}, not {before:.1%}."]
-
-
-def _explained(m: Mapping[str, float]) -> list[str]:
-    found = []
+def _length_warnings(m: Mapping[str, float]) -> Iterator[str]:
+    if {"accuracy", "length_controlled_accuracy", "pairs"} <= set(m):
+        before, after = m["accuracy"], m["length_controlled_accuracy"]
+        error = math.sqrt(max(before * (1 - before), 0.01) / m["pairs"])
+        if before - after >= max(LOST_TO_LENGTH, STANDARD_ERRORS * error):
+            yield f"Between equally long responses accuracy would be {after:.1%}, not {before:.1%}."
     if m.get("length_r2", 0) >= max(EXPLAINED, _noise(m) ** 2):
-        found.append(f"Length explains {m['length_r2']:.0%} of the reward's variance.")
+        yield f"Length explains {m['length_r2']:.0%} of the reward's variance."
     if abs(m.get("position_correlation", 0)) >= max(POSITION, _noise(m)):
-        found.append(
-            f"The reward goes with the place of the token that it is read from "
+        yield (
+            f"The reward goes with the position of the token that it is read from "
             f"(correlation {m['position_correlation']:+.2f}): rewards of long and of short "
             "dialogues cannot be compared."
         )
-    return found
 
 
-def _formatting(m: Mapping[str, float]) -> list[str]:
-    more = m.get("formatting_preferred", 1) - m.get("formatting_baseline", 0)
-    if abs(more) < EXCESS / 2:
-        return []
+def _formatting_warnings(m: Mapping[str, float]) -> Iterator[str]:
+    if abs(m.get("formatting_preferred", 1) - m.get("formatting_baseline", 0)) < EXCESS / 2:
+        return
     marks = {"headers": "markdown headers", "lists": "lists", "bold": "bold text"}
-    return [
-        f"The reward goes with {words} (correlation {m[f'{name}_correlation']:+.2f} within a "
-        "prompt), more than people do."
-        for name, words in marks.items()
-        if abs(m.get(f"{name}_correlation", 0)) >= max(RELATED, _noise(m))
-    ]
+    for name, words in marks.items():
+        if abs(found := m.get(f"{name}_correlation", 0)) >= max(RELATED, _noise(m)):
+            yield (
+                f"The reward goes with {words} (correlation {found:+.2f} within a prompt), more "
+                "than people do."
+            )
 
 
 def _noise(m: Mapping[str, float]) -> float:
@@ -130,15 +117,13 @@ def _noise(m: Mapping[str, float]) -> float:
     return STANDARD_ERRORS / math.sqrt(count)
 
 
-def _miscalibrated(m: Mapping[str, float]) -> list[str]:
-    if m.get("ece_calibrated", 0) < max(
-        MISCALIBRATED, STANDARD_ERRORS / math.sqrt(m.get("pairs") or 1)
-    ):
-        return []
-    return [
-        f"With the temperature fitted on val, probabilities are still {m['ece_calibrated']:.2f} "
-        "off on average."
-    ]
+def _calibration_warning(m: Mapping[str, float]) -> Iterator[str]:
+    chance = STANDARD_ERRORS / math.sqrt(m.get("pairs") or 1)
+    if m.get("ece_calibrated", 0) >= max(MISCALIBRATED, chance):
+        yield (
+            f"With the temperature fitted on val, probabilities are still "
+            f"{m['ece_calibrated']:.2f} off on average."
+        )
 
 
 def sensitivity_verdicts(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:

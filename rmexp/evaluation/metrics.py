@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rmexp.data.text_style import MARKS
+from rmexp.evaluation.rank_correlation import kendall, spearman
 from rmexp.evaluation.reliability import sigmoid
 from rmexp.evaluation.set_statistics import SetStatistics
 from rmexp.evaluation.stats.bootstrap import Estimate
@@ -82,7 +83,7 @@ METRICS = (
     Metric(
         "gap_2plus/accuracy",
         "accuracy where ratings are two or more apart",
-        lambda s: s.accuracy_from_gap(2),
+        lambda s: s.pair_mean(s.gaps_P > 0, s.rating_gaps_P >= 2),
         shown=("table",),
         monitor="yes",
         per_subset="evaluate",
@@ -98,7 +99,7 @@ METRICS = (
     Metric(
         "spearman",
         "Spearman, with ratings",
-        lambda s: s.spearman,
+        lambda s: s.of_rated(spearman),
         shown=("table", "card"),
         monitor="auto",
         per_subset="evaluate",
@@ -106,7 +107,7 @@ METRICS = (
     Metric(
         "kendall",
         "Kendall's tau-b, with ratings",
-        lambda s: s.kendall,
+        lambda s: s.of_rated(kendall),
         shown=("table",),
         per_subset="evaluate",
         slow=True,

@@ -1,5 +1,6 @@
 """What the metrics of a scored set share, each computed once and only if a metric asks for it."""
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from rmexp.evaluation.best_of_n import best_of_k
 from rmexp.evaluation.bias_probes import probe_biases
 from rmexp.evaluation.calibration import Calibration
-from rmexp.evaluation.rank_correlation import area, kendall, label_auc, spearman, within_means
+from rmexp.evaluation.rank_correlation import area, label_auc, within_means
 from rmexp.evaluation.reliability import pair_scores
 from rmexp.evaluation.scored_set import ScoredSet
 from rmexp.evaluation.stats.bootstrap import Estimate, clustered_mean
@@ -56,11 +57,11 @@ class SetStatistics:
         s = self.scored
         return clustered_mean((self.gaps_P > 0).astype(np.float64), s.prompts_P, s.weights_P)
 
-    def accuracy_from_gap(self, gap: float) -> float | None:
-        """Accuracy over pairs whose ratings differ by `gap` or more."""
-        ratings_N, s = self.scored.ratings_N, self.scored
-        apart_P = ratings_N[s.better_P] - ratings_N[s.worse_P] >= gap
-        return self.pair_mean(self.gaps_P > 0, apart_P)
+    @property
+    def rating_gaps_P(self) -> np.ndarray:
+        """(P,) rating of the better response minus that of the worse one; NaN where unrated."""
+        ratings_N = self.scored.ratings_N
+        return ratings_N[self.scored.better_P] - ratings_N[self.scored.worse_P]
 
     @cached_property
     def reward_std(self) -> float:
@@ -119,15 +120,9 @@ class SetStatistics:
             return None
         return s.rewards_N[here].astype(np.float64), ratings, s.prompts_N[here], s.weights_N[here]
 
-    @property
-    def spearman(self) -> Estimate | None:
-        """Spearman's correlation of rewards and ratings over all rated responses."""
-        return None if self.rated is None else spearman(*self.rated)
-
-    @property
-    def kendall(self) -> Estimate | None:
-        """Kendall's tau-b of rewards and ratings over all rated responses; quadratic in time."""
-        return None if self.rated is None else kendall(*self.rated)
+    def of_rated(self, statistic: Callable[..., Estimate]) -> Estimate | None:
+        """A statistic of `rated`."""
+        return None if self.rated is None else statistic(*self.rated)
 
     @cached_property
     def within_prompts(self) -> dict[str, Estimate]:
@@ -137,9 +132,8 @@ class SetStatistics:
     @property
     def label_auc(self) -> Estimate | None:
         """P(a good response outscores a bad one), where ratings have two values."""
-        if self.rated is None or len(np.unique(self.rated[1])) != 2:
-            return None
-        return label_auc(*self.rated)
+        two = self.rated is not None and len(np.unique(self.rated[1])) == 2
+        return self.of_rated(label_auc) if two else None
 
     @cached_property
     def biases(self) -> dict[str, float]:

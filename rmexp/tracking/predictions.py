@@ -7,7 +7,7 @@ metrics.jsonl             what was logged, written by `run_directory`
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -61,20 +61,22 @@ def eval_set_tables(rows: Any, indices: Any) -> EvalSetTables:
         indices: its rows in the set.
     """
     sizes: list[tuple[int, int]] = []
-    responses: list[tuple[Any, ...]] = []
-    pairs: list[tuple[Any, ...]] = []
+    responses: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
     for index, row in zip(indices, rows.select(indices), strict=True):
+        shared = {"id": row["id"], "subset": row["subset"], "prompt": row["prompt_key"]}
         sizes.append((int(index), len(row["texts"])))
         each = zip(row["texts"], row["lengths"], row["ratings"], strict=True)
-        for k, (text, length, rating) in enumerate(each):
-            rated = rating if rating is not None and rating == rating else None
-            of_it = (row["subset"], length, rated, row["prompt_key"])
-            responses.append((row["id"], k, text, *of_it))
+        for k, (text, tokens, rating) in enumerate(each):
+            known = rating is not None and rating == rating
+            own = {"text": text, "tokens": tokens, "rating": rating if known else None}
+            responses.append({**shared, "response": k, **own})
         for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
-            about = (row["prompt_key"], row["subset"], row["weight"] * weight)
-            pairs.append((row["id"], i, j, verdict, *about))
-    known = {name: kind for name, kind in PREDICTIONS.items() if name != "reward"}
-    return EvalSetTables(sizes, _table(known, responses), _table(JUDGEMENTS, pairs))
+            weight *= row["weight"]
+            own = {"better": i, "worse": j, "verdict": verdict, "weight": weight}
+            pairs.append({**shared, **own})
+    known_columns = {name: kind for name, kind in PREDICTIONS.items() if name != "reward"}
+    return EvalSetTables(sizes, _table(known_columns, responses), _table(JUDGEMENTS, pairs))
 
 
 def write_set(run: Path, name: str, set: EvalSetTables, rewards: Mapping[int, list[float]]) -> None:
@@ -98,13 +100,11 @@ def write_set(run: Path, name: str, set: EvalSetTables, rewards: Mapping[int, li
     _write(run / "predictions" / f"{name}.parquet", predictions)
 
 
-def _table(columns: Mapping[str, str], rows: list[tuple[Any, ...]]) -> Any:
+def _table(columns: Mapping[str, str], rows: list[dict[str, Any]]) -> Any:
     import pyarrow
 
     schema = pyarrow.schema([(n, pyarrow.type_for_alias(kind)) for n, kind in columns.items()])
-    values = zip(*rows, strict=True) if rows else [[] for _ in columns]
-    table = {n: list(column) for n, column in zip(columns, values, strict=True)}
-    return pyarrow.table(table, schema=schema)
+    return pyarrow.Table.from_pylist(rows, schema)
 
 
 def _write(file: Path, table: Any) -> None:
@@ -147,19 +147,21 @@ class Judgements:
 
 def read_judgements(file: Path) -> Judgements:
     """Read the strictly labelled pairs of a file, sorted by comparison and responses."""
-    columns = _read(file, ("id", "better", "worse", "verdict", "prompt", "subset", "weight"))
-    rows = list(zip(*columns, strict=True))
-    strict = sorted((row for row in rows if row[3] == 1 and row[6] > 0), key=lambda row: row[:3])
-    found: Any = zip(*strict, strict=True) if strict else [()] * 7
-    ids, better, worse, _, prompts, subsets, weights = found
+    rows = _read(file, JUDGEMENTS)
+    strict = [row for row in rows if row["verdict"] == 1 and row["weight"] > 0]
+    strict.sort(key=lambda row: (row["id"], row["better"], row["worse"]))
+
+    def column(name: str, dtype: Any = object) -> np.ndarray:
+        return np.array([row[name] for row in strict], dtype=dtype)
+
     return Judgements(
-        ids_P=np.array(ids, dtype=object),
-        better_P=np.array(better, dtype=np.int64),
-        worse_P=np.array(worse, dtype=np.int64),
-        prompts_P=np.array(prompts, dtype=object),
-        subsets_P=np.array(subsets, dtype=object),
-        weights_P=np.array(weights, dtype=np.float64),
-        tied=sum(row[3] != 1 for row in rows),
+        ids_P=column("id"),
+        better_P=column("better", np.int64),
+        worse_P=column("worse", np.int64),
+        prompts_P=column("prompt"),
+        subsets_P=column("subset"),
+        weights_P=column("weight", np.float64),
+        tied=sum(row["verdict"] != 1 for row in rows),
     )
 
 
@@ -169,9 +171,10 @@ def read_predictions(file: Path) -> dict[tuple[str, int], float]:
     Raises:
         UserError: the file cannot be read.
     """
-    ids, responses, rewards = _read(file, ("id", "response", "reward"))
-    values = (float("nan") if reward is None else reward for reward in rewards)
-    return dict(zip(zip(ids, responses, strict=True), values, strict=True))
+    return {
+        (row["id"], row["response"]): float("nan") if row["reward"] is None else row["reward"]
+        for row in _read(file, ("id", "response", "reward"))
+    }
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -187,13 +190,11 @@ def read_responses(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
     Raises:
         UserError: the file cannot be read.
     """
-    rows = zip(*_read(file, tuple(PREDICTIONS)), strict=True)
-    named = (dict(zip(PREDICTIONS, row, strict=True)) for row in rows)
-    return {(row["id"], row["response"]): row for row in named}
+    return {(row["id"], row["response"]): row for row in _read(file, PREDICTIONS)}
 
 
-def _read(file: Path, names: tuple[str, ...]) -> list[list[Any]]:
-    """Read columns of a parquet file.
+def _read(file: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
+    """Read the rows of a parquet file.
 
     Raises:
         UserError: the file is incomplete or lacks a column.
@@ -201,9 +202,9 @@ def _read(file: Path, names: tuple[str, ...]) -> list[list[Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    names = list(columns)
     try:
-        table = pyarrow.parquet.read_table(file, columns=list(names))
-        return [table[name].to_pylist() for name in names]
+        return pyarrow.parquet.read_table(file, columns=names).select(names).to_pylist()
     except (pyarrow.ArrowException, KeyError):
         raise UserError(
             f"{file}: not a whole parquet file with the columns {', '.join(names)}."

@@ -13,7 +13,7 @@ from rmexp.evaluation.metric_values import format_metric
 from rmexp.evaluation.metrics import shown_in
 from rmexp.evaluation.reliability import reliability, sigmoid
 from rmexp.evaluation.scored_set import ScoredSet
-from rmexp.evaluation.stats.bootstrap import clustered_mean
+from rmexp.evaluation.stats.bootstrap import Estimate, clustered_mean
 
 MAX_ERRORS = 20
 """Comparisons shown with their texts."""
@@ -96,7 +96,7 @@ def _figures(one: Shown, subsets: Sequence[Mapping[str, Any]]) -> Iterator[plots
         "Accuracy by confidence (bins of equal mass)",
         drawn,
     )
-    gaps, overall = list(_by_length(s)), _accuracy(s, slice(None))[0]
+    gaps, overall = list(_by_length(s)), _accuracy(s, slice(None)).value
     if len(gaps) > 1:
         label = f"{one.unit}, better - worse"
         drawn = plots.ranges(gaps, label, "accuracy", overall)
@@ -119,13 +119,10 @@ def _groups(s: ScoredSet) -> dict[str, np.ndarray]:
     return {"all": s.rewards_N}
 
 
-def _accuracy(s: ScoredSet, where: Any) -> tuple[float, float, float]:
-    """Accuracy over some pairs, with its 95% interval."""
-    wins, weights = (s.gaps_P[where] > 0).astype(np.float64), s.weights_P[where]
-    if not weights.any():
-        return math.nan, math.nan, math.nan
-    found = clustered_mean(wins, s.prompts_P[where], weights)
-    return float(np.average(wins, weights=weights)), found.low, found.high
+def _accuracy(s: ScoredSet, where: Any) -> Estimate:
+    """Accuracy over some pairs; NaN if they have no weight."""
+    wins = (s.gaps_P[where] > 0).astype(np.float64)
+    return clustered_mean(wins, s.prompts_P[where], s.weights_P[where])
 
 
 def _by_length(s: ScoredSet) -> Iterator[tuple[str, float, float, float]]:
@@ -140,23 +137,23 @@ def _by_length(s: ScoredSet) -> Iterator[tuple[str, float, float, float]]:
         low, high = longer_P[here].min(), longer_P[here].max()
         one, other = ("0" if gap == 0 else f"{gap:+d}" for gap in (low, high))
         label = one if low == high else f"{one}\nto {other}"
-        value, *ends = _accuracy(s, here)
-        if not math.isnan(value):
-            yield label, value, ends[0], ends[1]
+        found = _accuracy(s, here)
+        if not math.isnan(found.value):
+            yield label, found.value, found.low, found.high
 
 
 def _subsets(s: ScoredSet) -> Iterator[dict[str, Any]]:
     for name in sorted(set(s.subsets_P)):
         here = s.subsets_P == name
-        value, low, high = _accuracy(s, here)
-        if not math.isnan(value):
+        found = _accuracy(s, here)
+        if not math.isnan(found.value):
             yield {
                 "name": name,
                 "pairs": int(here.sum()),
                 "prompts": len(np.unique(s.prompts_P[here])),
-                "value": value,
-                "low": low,
-                "high": high,
+                "value": found.value,
+                "low": found.low,
+                "high": found.high,
                 "margin": float(s.gaps_P[here].mean()),
             }
 

@@ -69,6 +69,14 @@ def published(plots: Sequence[Plot], folder: Path | None = None) -> list[dict[st
     return [{"svg": plot.svg(), "caption": plot.caption} for plot in plots]
 
 
+def logged_series(
+    logged: Sequence[Mapping[str, Any]], name: str
+) -> tuple[list[float], list[float]]:
+    """Steps and values of a metric in the lines of metrics.jsonl."""
+    here = [line for line in logged if name in line]
+    return [line["step"] for line in here], [line[name] for line in here]
+
+
 def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str) -> Figure:
     """Lines of (steps, values) by name."""
     axes = _canvas("step", label)

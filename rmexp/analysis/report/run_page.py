@@ -8,7 +8,7 @@ from rmexp.analysis.report import plots
 from rmexp.analysis.report.eval_section import Shown, eval_section
 from rmexp.analysis.report.render import link, render_page
 from rmexp.evaluation.metric_values import format_metric
-from rmexp.evaluation.metrics import shown_in
+from rmexp.evaluation.metrics import find_metric, shown_in
 from rmexp.tracking.run_directory import RunDirectory
 
 
@@ -46,7 +46,8 @@ def write_report(
         curves=plots.published(list(_curves(logged)), folder),
         sets=sets,
         table=[
-            (m, [format_metric(metrics, f"{s}/{m}") for s in sets]) for m in _names(metrics, sets)
+            (name, _label(name), [format_metric(metrics, f"{home}/{name}") for home in sets])
+            for name in _names(metrics, sets)
         ],
         blocks=blocks,
         config=(run.path / "config.yaml").read_text(),
@@ -81,15 +82,15 @@ def _names(metrics: Mapping[str, float], sets: Sequence[str]) -> list[str]:
     return [*first, *sorted(found - bounds - set(first))]
 
 
+def _label(name: str) -> str:
+    metric = find_metric(name)
+    return metric.label if metric is not None else ""
+
+
 def _curves(logged: Sequence[Mapping[str, Any]]) -> Iterator[plots.Plot]:
     for label in ("loss", "accuracy"):
-        series = {name: _series(logged, f"{name}/{label}") for name in ("train", "val")}
+        series = {name: plots.logged_series(logged, f"{name}/{label}") for name in ("train", "val")}
         if series["train"][0]:
             known = {name: points for name, points in series.items() if points[0]}
             caption = f"{label.capitalize()} by step: {' and '.join(known)}"
             yield plots.Plot(f"{label}-by-step", caption, plots.curves(known, label))
-
-
-def _series(logged: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    points = [(line["step"], line[name]) for line in logged if name in line]
-    return [p[0] for p in points], [p[1] for p in points]
