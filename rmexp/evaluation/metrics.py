@@ -44,24 +44,21 @@ class Metric:
     label: str
     compute: Callable[[SetStatistics], float | Estimate | None] | None
     direction: Literal["max", "min"] | None = "max"
-    shown: tuple[Place, ...] = ()
-    monitor: Literal["no", "yes", "auto"] = "no"
+    shown: tuple[Place, ...] = ("table",)
+    monitor: Literal["no", "yes", "auto"] = "yes"
     per_subset: Literal["never", "evaluate", "always"] = "never"
     slow: bool = False
     itemwise: Itemwise | None = None
     count: bool = False
 
 
+def _hidden(name: str, label: str, compute: Any, direction: Any = None, **more: Any) -> Metric:
+    """A metric that is logged, but neither shown by name nor monitored."""
+    return Metric(name, label, compute, direction, (), "no", **more)
+
+
 def _bias(name: str, label: str, **more: Any) -> Metric:
-    return Metric(name, label, lambda s: s.biases.get(name), **{"direction": None, **more})
-
-
-def _pair_score(name: str, label: str, **more: Any) -> Metric:
-    return Metric(name, label, lambda s: s.pair_scores.get(name), "min", **more)
-
-
-def _within(name: str, label: str, **more: Any) -> Metric:
-    return Metric(name, label, lambda s: s.within_prompts.get(name), per_subset="evaluate", **more)
+    return _hidden(name, label, lambda s: s.biases.get(name), **more)
 
 
 def _standardised(gaps_P: np.ndarray, reward_std: float | np.ndarray) -> np.ndarray:
@@ -70,7 +67,7 @@ def _standardised(gaps_P: np.ndarray, reward_std: float | np.ndarray) -> np.ndar
 
 
 METRICS = (
-    Metric("score", "the suite's score", None, shown=("table", "card")),
+    Metric("score", "the suite's score", None, shown=("table", "card"), monitor="no"),
     Metric(
         "accuracy",
         "pair accuracy",  # equal rewards are not wins
@@ -84,8 +81,6 @@ METRICS = (
         "gap_2plus/accuracy",
         "accuracy where ratings are two or more apart",
         lambda s: s.pair_mean(s.gaps_P > 0, s.rating_gaps_P >= 2),
-        shown=("table",),
-        monitor="yes",
         per_subset="evaluate",
     ),
     Metric(
@@ -93,7 +88,6 @@ METRICS = (
         "best of K",  # P(the highest reward is a best response), lists of three or more
         lambda s: s.best_of_k[0],
         shown=("table", "card"),
-        monitor="yes",
         per_subset="evaluate",
     ),
     Metric(
@@ -108,121 +102,118 @@ METRICS = (
         "kendall",
         "Kendall's tau-b, with ratings",
         lambda s: s.of_rated(kendall),
-        shown=("table",),
+        monitor="no",
         per_subset="evaluate",
         slow=True,
     ),
-    _within("kendall_within", "Kendall within prompts", shown=("table",), monitor="yes"),
-    _within(
-        "spearman_within", "Spearman within prompts", shown=("table", "compare"), monitor="yes"
+    Metric(
+        "kendall_within",
+        "Kendall within prompts",
+        lambda s: s.within_prompts.get("kendall_within"),
+        per_subset="evaluate",
+    ),
+    Metric(
+        "spearman_within",
+        "Spearman within prompts",
+        lambda s: s.within_prompts.get("spearman_within"),
+        shown=("table", "compare"),
+        per_subset="evaluate",
     ),
     Metric(
         "label_auc",
         "AUC, good over bad",  # where ratings have two values
         lambda s: s.label_auc,
         shown=("table", "card"),
+        monitor="no",
         per_subset="evaluate",
         slow=True,
     ),
-    _bias(
+    Metric(
         "length_baseline",
         "length baseline",  # accuracy of "the longer one is better"
+        lambda s: s.biases.get("length_baseline"),
+        None,
         shown=("table", "card", "compare"),
-        monitor="yes",
     ),
-    _bias(
+    Metric(
         "length_controlled_accuracy",
         "accuracy at equal length",
-        direction="max",
+        lambda s: s.biases.get("length_controlled_accuracy"),
         shown=("table", "card", "compare", "wandb"),
-        monitor="yes",
     ),
-    Metric("loss", "loss", None, "min", shown=("table",), monitor="auto"),
-    Metric(
-        "margin",
-        "mean reward gap",
-        lambda s: s.pair_mean(s.gaps_P),
-        shown=("table",),
-        monitor="yes",
-    ),
+    Metric("loss", "loss", None, "min", monitor="auto"),
+    Metric("margin", "mean reward gap", lambda s: s.pair_mean(s.gaps_P)),
     Metric(
         "margin_standardised",
         "standardised margin",
         lambda s: s.margin_standardised,
         shown=("table", "card", "compare", "wandb"),
-        monitor="yes",
         itemwise=_standardised,
     ),
+    Metric("auc", "AUC, better over worse", lambda s: s.auc, shown=("table", "wandb")),
     Metric(
-        "auc",
-        "AUC, better over worse of any prompt",
-        lambda s: s.auc,
-        shown=("table", "wandb"),
-        monitor="yes",
-    ),
-    _pair_score(
         "nll",
         "negative log-likelihood",
+        lambda s: s.pair_scores.get("nll"),
+        "min",
         shown=("table", "compare"),
-        monitor="yes",
         itemwise=lambda gaps_P, _: np.logaddexp(0, -gaps_P),
     ),
-    _pair_score(
+    Metric(
         "brier",
         "Brier score",
-        shown=("table",),
-        monitor="yes",
+        lambda s: s.pair_scores.get("brier"),
+        "min",
         itemwise=lambda gaps_P, _: np.square(1 - sigmoid(gaps_P)),
     ),
-    _pair_score(
-        "ece", "calibration error", shown=("table", "card", "compare", "wandb"), monitor="yes"
-    ),
-    _pair_score("ece_calibrated", "calibration error, calibrated on val", shown=("table",)),
-    _pair_score("nll_calibrated", "negative log-likelihood, calibrated on val"),
-    _pair_score("brier_calibrated", "Brier score, calibrated on val"),
     Metric(
-        "rating_rmse",
-        "RMSE of ratings, linear map",
-        lambda s: s.rating_rmse("linear"),
+        "ece",
+        "calibration error",
+        lambda s: s.pair_scores.get("ece"),
         "min",
-        shown=("table",),
+        shown=("table", "card", "compare", "wandb"),
     ),
     Metric(
-        "rating_rmse_isotonic",
-        "RMSE of ratings, isotonic map",
-        lambda s: s.rating_rmse("isotonic"),
+        "ece_calibrated",
+        "calibration error, calibrated on val",
+        lambda s: s.pair_scores.get("ece_calibrated"),
         "min",
+        monitor="no",
+    ),
+    Metric(
+        "rating_rmse", "RMSE of ratings", lambda s: s.rating_rmse("linear"), "min", monitor="no"
     ),
     Metric(
         "tie_rate",
         "share of pairs with equal rewards",
         lambda s: s.pair_mean(s.gaps_P == 0),
         "min",
-        shown=("table",),
-        monitor="yes",
         per_subset="evaluate",
     ),
-    Metric(
-        "reward_mean",
-        "mean reward",
-        lambda s: float(s.scored.rewards_N.mean(dtype=np.float64)),
-        None,
-        shown=("table",),
-        monitor="yes",
+    Metric("reward_mean", "mean reward", lambda s: s.reward_mean, None),
+    Metric("reward_std", "standard deviation of rewards", lambda s: s.reward_std, None),
+    _hidden(
+        "nll_calibrated",
+        "negative log-likelihood, calibrated on val",
+        lambda s: s.pair_scores.get("nll_calibrated"),
+        "min",
     ),
-    Metric(
-        "reward_std",
-        "standard deviation of rewards",
-        lambda s: s.reward_std,
-        None,
-        shown=("table",),
-        monitor="yes",
+    _hidden(
+        "brier_calibrated",
+        "Brier score, calibrated on val",
+        lambda s: s.pair_scores.get("brier_calibrated"),
+        "min",
     ),
-    Metric(
+    _hidden(
+        "rating_rmse_isotonic",
+        "RMSE of ratings, isotonic map",
+        lambda s: s.rating_rmse("isotonic"),
+        "min",
+    ),
+    _hidden(
         "best_of_k_chance",
         "best of K, of a random pick",
         lambda s: s.best_of_k[1],
-        None,
         per_subset="evaluate",
     ),
     _bias("longer_preferred", "model prefers the longer response"),
@@ -230,15 +221,13 @@ METRICS = (
     _bias("position_correlation", "correlation with the position of the pooled token"),
     _bias("verbosity_correlation", "correlation with log characters"),
     *(_bias(f"{mark}_correlation", f"correlation with {mark}") for mark in MARKS),
-    _bias("formatting_baseline", "accuracy of: the more formatted one is better"),
+    _bias("formatting_baseline", "accuracy of the more formatted response"),
     _bias("formatting_preferred", "model prefers the more formatted response"),
     _bias("formatted_pairs", "pairs that differ in formatting", count=True),
-    Metric("pairs", "labelled pairs", lambda s: len(s.scored.better_P), None, count=True),
-    Metric(
-        "human_ties", "tied pairs, left out", lambda s: len(s.scored.tied_Q_2), None, count=True
-    ),
-    Metric("responses", "responses", lambda s: len(s.scored.rewards_N), None, count=True),
-    Metric(
+    _hidden("pairs", "labelled pairs", lambda s: len(s.scored.better_P), count=True),
+    _hidden("human_ties", "tied pairs, left out", lambda s: len(s.scored.tied_Q_2), count=True),
+    _hidden("responses", "responses", lambda s: len(s.scored.rewards_N), count=True),
+    _hidden(
         "not_finite",
         "comparisons with NaN or infinite rewards, left out",
         lambda s: s.scored.lost or None,

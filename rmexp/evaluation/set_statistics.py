@@ -63,6 +63,11 @@ class SetStatistics:
         ratings_N = self.scored.ratings_N
         return ratings_N[self.scored.better_P] - ratings_N[self.scored.worse_P]
 
+    @property
+    def reward_mean(self) -> float:
+        """Mean of all rewards."""
+        return float(self.scored.rewards_N.mean(dtype=np.float64))
+
     @cached_property
     def reward_std(self) -> float:
         """Standard deviation of all rewards."""

@@ -26,7 +26,7 @@ class ComparisonRow:
 
     value low high   of the chosen metric, with its 95% interval (NaN where unknown)
     besides          further metrics; cost: of training
-    verdict          against the best group, if tested
+    verdict          the best group against this one, if tested
     """
 
     group: RunGroup

@@ -17,6 +17,13 @@ from rmexp.evaluation.metric_values import format_interval
 GAP = 2
 """Spaces between columns."""
 
+COST_COLUMNS = (
+    ("seconds", "training_seconds", 0),
+    ("pairs/s", "pairs_per_second", 1),
+    ("GiB", "peak_memory_gib", 2),
+)
+"""Title, key and digits."""
+
 
 def terminal_table(found: RunComparison, width: int) -> Table:
     """The groups, best first, with as many columns as fit, the most important ones first.
@@ -45,7 +52,6 @@ def table_columns(found: RunComparison) -> dict[str, list[str]]:
     besides = {
         name: [format_interval(row.besides[name]) for row in rows] for name in rows[0].besides
     }
-    prices = zip(("seconds", "pairs/s", "GiB"), zip(*map(costs, rows), strict=True), strict=True)
     return {
         **first,
         **{key: [value_of(row, key) for row in rows] for key in found.keys},
@@ -55,7 +61,10 @@ def table_columns(found: RunComparison) -> dict[str, list[str]]:
         "against the best": [against(row) for row in rows],
         "seeds": [str(len(row.group.runs)) for row in rows],
         **{name: cells for name, cells in besides.items() if any(cells)},
-        **{name: list(cells) for name, cells in prices},
+        **{
+            title: [format_interval(row.cost[key], digits=digits) for row in rows]
+            for title, key, digits in COST_COLUMNS
+        },
     }
 
 
@@ -69,20 +78,8 @@ def against(row: ComparisonRow) -> str:
     """The difference to the best and its corrected p; a star marks significance."""
     if row.verdict is None:
         return ""
-    difference = row.verdict.difference
-    sign = -1 if row.verdict.b is row.group else 1
     mark = " *" if row.verdict.significant else ""
-    return f"{sign * difference.value + 0.0:+.4f}, p={p_value(row.verdict.p)}{mark}"
-
-
-def costs(row: ComparisonRow) -> tuple[str, str, str]:
-    """Training seconds, pairs per second and peak memory."""
-    seconds, rate, memory = row.cost.values()
-    return (
-        "" if seconds is None else f"{seconds:.0f}",
-        "" if rate is None else f"{rate:.1f}",
-        "" if memory is None else f"{memory:.2f}",
-    )
+    return f"{-row.verdict.difference.value + 0.0:+.4f}, p={p_value(row.verdict.p)}{mark}"
 
 
 def write_csv(found: RunComparison, file: Path) -> None:
@@ -121,13 +118,11 @@ def _verdict(row: ComparisonRow) -> dict[str, Any]:
     """The difference to the best group; empty for the best itself."""
     if row.verdict is None:
         return dict.fromkeys(("minus_best", "minus_best_low", "minus_best_high", "p_holm"), "")
-    d, of_best = row.verdict.difference, row.verdict.b is row.group
-    low, high = (-d.high, -d.low) if of_best else (d.low, d.high)
-    value = -d.value if of_best else d.value
+    d = row.verdict.difference  # of the best minus this group
     return {
-        "minus_best": value + 0.0,
-        "minus_best_low": low,
-        "minus_best_high": high,
+        "minus_best": -d.value + 0.0,
+        "minus_best_low": -d.high,
+        "minus_best_high": -d.low,
         "p_holm": row.verdict.p,
     }
 
