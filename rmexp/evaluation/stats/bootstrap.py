@@ -27,8 +27,8 @@ RESAMPLES_PER_CHUNK = 100_000
 class Estimate(Sequence[float]):
     """A value with its 95% interval, as the sequence (value, low, high).
 
-    The bootstrap runs when the interval is first read; whoever needs the value alone does not pay
-    for it. Bounds are NaN where there are too few clusters.
+    The bootstrap runs when a bound is first read, so that a value alone costs no resampling. Bounds
+    are NaN where there are too few clusters.
     """
 
     def __init__(self, value: float, interval: Callable[[], tuple[float, float]]) -> None:
