@@ -126,7 +126,7 @@ def _calibration_warning(m: Mapping[str, float]) -> Iterator[str]:
         )
 
 
-def sensitivity_verdicts(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+def sensitivity_warnings(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Warnings about harmless rewrites: rewrite -> its `shift`, `flipped` and `pairs`."""
     found = []
     for name, m in metrics.items():

@@ -8,7 +8,7 @@ import numpy as np
 from rmexp.comparison import Comparison
 from rmexp.data.reader import RowReport
 from rmexp.data.token_dataset import batched_list
-from rmexp.evaluation.bias_warnings import sensitivity_verdicts
+from rmexp.evaluation.bias_warnings import sensitivity_warnings
 from rmexp.inference.perturbations import REWRITES, mirror_mismatch, sensitivity, swap_labels
 from rmexp.inference.score_file import SORT_WINDOW
 from rmexp.inference.scorer import Scorer
@@ -48,7 +48,7 @@ def probe_rewrites(groups: Sequence[tuple[Scorer, Sequence[Comparison]]]) -> Sen
     named = zip(REWRITES, rewards[1:-1], strict=True)
     found = {name: sensitivity(rewards[0], after, *pairs) for name, after in named}
     metrics = {f"{name}/{k}": v for name, values in found.items() for k, v in values.items()}
-    warnings = sensitivity_verdicts(found)
+    warnings = sensitivity_warnings(found)
     if len(pairs[0]):
         plain, mirror = _right(rewards[0], *pairs), _right(rewards[-1], *flipped_pairs)
         metrics |= {"accuracy": plain["accuracy"], "swapped_accuracy": mirror["accuracy"]}

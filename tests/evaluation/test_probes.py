@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from rmexp.data.text_style import text_style
 from rmexp.evaluation.bias_probes import Traits, explained, length_controlled_accuracy, probe_biases
-from rmexp.evaluation.bias_warnings import bias_warnings, sensitivity_verdicts
+from rmexp.evaluation.bias_warnings import bias_warnings, sensitivity_warnings
 
 
 def said(text):
@@ -198,7 +198,7 @@ def test_position_and_calibration_are_told():
 
 
 def test_sensitivity_in_words():
-    found = sensitivity_verdicts(
+    found = sensitivity_warnings(
         {
             "white_space": {"shift": 0.3, "flipped": 0.01},
             "polite_prefix": {"shift": 0.1, "flipped": 0.06},
