@@ -378,8 +378,6 @@ def test_the_saved_view_shows_what_a_run_logs(mirrored):
 @pytest.mark.parametrize("words", [[], ["rmexp"], ["a/b/c"], ["/b"], ["a/b", "c"]])
 def test_a_view_needs_one_project(words):
     with pytest.raises(UserError, match=r"rmexp\.tracking\.wandb_workspace ENTITY/PROJECT"):
-        UserError, match=r"python -m rmexp\.tracking\.wandb_workspace ENTITY/PROJECT"
-    ):
         wandb_workspace.write_workspace(words)
 
 
