@@ -135,9 +135,9 @@ def _learning(found: RunComparison) -> Iterator[plots.Plot]:
     name, series = f"val/{found.metric}", {}
     for row in found.rows[:CURVES]:
         run = row.group.runs[0].run
-        found = plots.logged_series([] if run.is_file else read_log(run.path), name)
-        if found[0]:
-            series[_label(row.group)] = found
+        points = plots.logged_series([] if run.is_file else read_log(run.path), name)
+        if points[0]:
+            series[_label(row.group)] = points
     if series:
         yield plots.Plot("learning", f"{name} by step", plots.curves(series, name))
 

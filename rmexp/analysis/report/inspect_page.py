@@ -1,6 +1,6 @@
 """The page of an inspected data set (inspect.html), and its table for the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -112,16 +112,14 @@ def _of_labels(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "the first one wins", _figure(first, "first_wins"), "as the rows have them"
     if agreed is not None:
         raters = f"Fleiss' kappa, {agreed['judgements']} by {agreed['raters']} people"
-        yield "agreement of people", _figure(agreed, "kappa", "low", "high"), raters
+        yield "agreement of people", _figure(agreed, "kappa", ("low", "high")), raters
         yield "judged unanimously", f"{agreed['unanimous']:.1%}", "of those"
 
 
-def _figure(found: Mapping[str, Any], name: str, low: str = "", high: str = "") -> str:
-    """`0.772 [0.741, 0.803]`; without an interval where there is none."""
-    low, high = found[low or f"{name}_low"], found[high or f"{name}_high"]
-    if found[name] is None:
-        return "undefined"
-    return format_interval(found[name], low, high, digits=3)
+def _figure(found: Mapping[str, Any], name: str, bounds: Sequence[str] = ()) -> str:
+    """`0.772 [0.741, 0.803]`, without bounds where there are none."""
+    low, high = (found[key] for key in bounds or (f"{name}_low", f"{name}_high"))
+    return format_interval(found[name], low, high, digits=3) or "undefined"
 
 
 def _file(home: str) -> str:
