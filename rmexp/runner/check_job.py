@@ -46,7 +46,6 @@ class JobChecker:
             config,
             overrides,
             choices,
-            directory=Path(composed.hydra.run.dir).absolute(),
             differing=[override for override in overrides if override not in shared],
             chdir=bool(composed.hydra.job.chdir),
             environment={k: str(v) for k, v in composed.hydra.job.env_set.items()},

@@ -1,7 +1,9 @@
 """From the command line to checked jobs; nothing is loaded, and nothing is written."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -54,8 +56,10 @@ def preflight(overrides: list[str], multirun: bool, config_dir: str | None) -> P
     if not multirun and composed.hydra.mode != RunMode.MULTIRUN:
         if launcher != "basic":
             raise UserError(f"hydra/launcher={launcher} is for the jobs of a sweep: add -m.")
-        job = JobChecker(launcher).check(compose(overrides), overrides)
-        return PreflightResult(composed, False, [job], [])
+        single = compose(overrides)
+        job = JobChecker(launcher).check(single, overrides)
+        home = Path(single.hydra.run.dir).absolute()
+        return PreflightResult(single, False, [dataclasses.replace(job, directory=home)], [])
     if any(override.startswith("resume=") for override in overrides):
         raise UserError("resume continues a single run: leave out -m.")
     if sweeper not in ("basic", "optuna"):
