@@ -204,6 +204,8 @@ class ComparisonData:
 
     def sampled(self) -> dict[str, tuple[float, float]]:
         """Source and balanced group -> its shares of the training rows and of the draws."""
+        if "train" not in self.splits:  # an evaluation set
+            return {}
         names = self.source.names
         homes = self.home[self.splits["train"]]
         groupings = [[names[number] for number in homes] if names else None, self._balance_groups()]
