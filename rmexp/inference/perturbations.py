@@ -57,6 +57,7 @@ def _edited(
         return tuple(response)
     at = with_text[-1 if last else 0]
     content = response[at]["content"]
+    new: object
     if isinstance(content, str):
         new = edit(content)
     else:
