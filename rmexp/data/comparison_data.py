@@ -56,8 +56,8 @@ class ComparisonData:
     ) -> None:
         if batching.tokens_per_batch is not None and sampling.balance is not None:
             raise UserError(
-                "data.tokens_per_batch lays all rows out once, data.balance draws some of them "
-                "several times: leave out one of them."
+                "data.tokens_per_batch uses every row once, data.balance samples rows repeatedly: "
+                "leave out one of them."
             )
         self.source, self.split_policy = source, split_policy
         self.sampling, self.batching = sampling, batching

@@ -125,8 +125,8 @@ def mixture(
         )
     if tokens_per_batch is not None and (weights is not None or temperature != 1):
         raise UserError(
-            "data.tokens_per_batch lays all rows out once; data.weights and data.temperature "
-            "draw some of them several times: leave out one of them."
+            "data.tokens_per_batch uses every row once, data.weights and data.temperature sample "
+            "rows repeatedly: leave out one of them."
         )
     splits = _split_policy(val_share, test_share, split_seed, fold, fold_by, fold_until, {})
     parts = {}
@@ -166,7 +166,7 @@ def _check_unread(name: str, data: ComparisonData) -> None:
     for key, value in given.items():
         if value != defaults[key]:
             raise UserError(
-                f"data.sources.{name}.{key} would be read by nobody: set data.{key}, for all."
+                f"data.sources.{name}.{key} has no effect: set data.{key} for all sources."
             )
 
 
@@ -181,7 +181,7 @@ def _split_policy(
 ) -> SplitPolicy:
     if val_share == 0 and "val" not in paths:
         raise UserError(
-            "data.val_share=0 leaves nothing to select on; give data.val_path or a share."
+            "data.val_share=0 leaves no rows for validation: give data.val_path or a share."
         )
     if val_share + test_share >= 1:
         raise UserError(
@@ -190,16 +190,16 @@ def _split_policy(
         )
     if until is not None and by is None:
         raise UserError(
-            f"data.fold_until={until} says where a group's name ends, and not what the groups "
-            "are: set data.fold_by to the column that tells them apart."
+            f"data.fold_until={until} shortens the names of groups, but there are no groups: "
+            "set data.fold_by to the column of the groups."
         )
     if fold is not None and by is None:
         raise UserError(
-            f"data.fold={fold} says which group is held out, and not what the groups are: "
-            "set data.fold_by to the column that tells them apart."
+            f"data.fold={fold} is the number of a group, but there are no groups: "
+            "set data.fold_by to the column of the groups."
         )
     if fold is not None and paths:
         given = " and ".join(f"data.{name}_path" for name in paths)
-        raise UserError(f"data.fold holds out a part of data.path: leave out {given}.")
+        raise UserError(f"data.fold splits the rows of data.path: leave out {given}.")
     held = None if fold is None or by is None else Fold(by, fold, until)
     return SplitPolicy({"val": val_share, "test": test_share}, seed, held)

@@ -20,7 +20,7 @@ from rmexp.data.tokenize_spec import TokenizeSpec
 from rmexp.templates.template import Template
 
 OWN_TEMPLATE_NOTE = (
-    "data.template and data.system hold for these rows alone: an export carries template and "
+    "data.template and data.system hold for these rows alone: an export has template and "
     "template.system."
 )
 
@@ -213,7 +213,7 @@ class MixedSource:
         counts = np.bincount(sources, minlength=len(self.sources)).tolist()
         if 0 in counts:
             name = self.names[counts.index(0)]
-            raise UserError(f"data.sources.{name} has no training row, so that it has no share.")
+            raise UserError(f"data.sources.{name} has no training row to sample.")
         within = np.ones(len(sources))
         if groups is not None:
             for number in range(len(counts)):

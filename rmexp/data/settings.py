@@ -28,6 +28,6 @@ class BatchSettings:
     def __post_init__(self) -> None:
         if self.tokens_per_batch is not None and self.group_by_prompt:
             raise UserError(
-                "data.tokens_per_batch deals out comparisons, data.group_by_prompt whole prompts: "
-                "leave out one of them (with the latter data.batch_size counts prompts)."
+                "data.tokens_per_batch batches comparisons, data.group_by_prompt whole prompts: "
+                "leave out one of them (with the latter, data.batch_size counts prompts)."
             )

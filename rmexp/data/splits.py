@@ -117,7 +117,7 @@ class SplitPolicy:
         if self.fold is not None:
             if known := sum(split is not None for split in declared):
                 note_fallback(
-                    f"data.fold deals out all rows: {known} declare a split, not used here."
+                    f"data.fold assigns all rows: the splits that {known} rows declare are ignored."
                 )
             known_groups = [group or "" for group in (*groups, *(key.group for key in dropped))]
             assigned, facts = self.fold.assign(known_groups, self.shares["val"], self.seed)

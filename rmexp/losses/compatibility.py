@@ -78,7 +78,7 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
     spans = data.rating_spans() if "ratings" in loss.trains_on() else {}
     if len(set(spans.values())) > 1:
         listed = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in spans.items())
-        note_fallback(f"The sources rate on scales of their own, taken as one: {listed}.")
+        note_fallback(f"The rating scales of the sources differ, and are not adjusted: {listed}.")
 
 
 Splits = Mapping[str, np.ndarray]

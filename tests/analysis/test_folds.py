@@ -115,8 +115,11 @@ ROWS = [
             ("data.fold_by=subset", "data.fold=0"),
             "data.fold_by=subset has one value here (all): not",
         ),
-        (("data.fold_until=_",), "data.fold_until=_ says where a group's name ends, and not what"),
-        (("data.fold=0",), "data.fold=0 says which group is held out, and not what the groups are"),
+        (
+            ("data.fold_until=_",),
+            "data.fold_until=_ shortens the names of groups, but there are",
+        ),
+        (("data.fold=0",), "data.fold=0 is the number of a group, but there are no groups"),
         (
             ("data.fold_by=side", "data.fold=0", "data.test_path=x.jsonl"),
             "leave out data.test_path.",

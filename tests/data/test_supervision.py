@@ -202,7 +202,7 @@ def test_balance_is_reported(rmexp, write_rows):
         (
             ("data=mix", "+data@data.sources.a=jsonl", "data.sources.a.path=PATH",
              "data.sources.a.batch_size=3"),
-            "data.sources.a.batch_size would be read by nobody: set data.batch_size, for all.",
+            "data.sources.a.batch_size has no effect: set data.batch_size for all sources.",
         ),
         (
             ("data=mix", "+data@data.sources.a=jsonl", "data.sources.a.path=PATH",
