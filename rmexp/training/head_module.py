@@ -137,7 +137,7 @@ class HeadModule(RewardModule):
     def count_step(self, sums: Sequence[float], norm: float, batch: Batch) -> None:
         """Check and log a step; a head whose loss or gradient is not finite has failed."""
         try:
-            values = self.check_and_log_step([*sums, norm], len(batch.better_P), len(batch.items_N))
+            values = self.check_step([*sums, norm], len(batch.better_P), len(batch.items_N))
         except TrainingFailed as error:
             self.error = error
             return

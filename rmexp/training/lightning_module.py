@@ -116,10 +116,15 @@ class RewardModule(lightning.LightningModule):
                 self.manual_backward(loss * distributed.world_size())
         if self.sharded:
             average_gradients(self.loss.parameters())
-        norm = self._clip(optimizer)
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = clip_gradients(weights, self.clip_limit)
         # One transfer, as each makes the CPU wait for the device.
         values = torch.cat([distributed.all_reduce_sum(sums), norm[None]]).tolist()
-        self._log(self.take_step(optimizer, values, pairs, responses))
+        logged = self.check_step(values, pairs, responses)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.schedule.step()
+        self._log(logged)
 
     @functools.cached_property
     def dummy_batch(self) -> Batch:
@@ -134,19 +139,7 @@ class RewardModule(lightning.LightningModule):
         reduces = sync or distributed.world_size() == 1 or self.sharded
         return contextlib.nullcontext() if reduces else strategy.block_backward_sync()
 
-    def take_step(
-        self, optimizer: Any, values: Sequence[float], pairs: int, responses: int
-    ) -> dict[str, float]:
-        """Update with the clipped gradients; returns the values to log."""
-        logged = self.check_and_log_step(values, pairs, responses)
-        optimizer.step()
-        optimizer.zero_grad()
-        self.schedule.step()
-        return logged
-
-    def check_and_log_step(
-        self, values: Sequence[float], pairs: int, responses: int
-    ) -> dict[str, float]:
+    def check_step(self, values: Sequence[float], pairs: int, responses: int) -> dict[str, float]:
         """Check a step before its update; returns the values to log.
 
         Args:
@@ -159,19 +152,14 @@ class RewardModule(lightning.LightningModule):
         shown = dict(zip(("loss", "accuracy", "margin", "reward_mean"), values, strict=True))
         if not pairs:
             del shown["accuracy"], shown["margin"]
+        step, advice = self.global_step + 1, "a lower optim.lr may help"
         for what, value in (("train/loss", shown["loss"]), ("the gradient's norm", norm)):
             if not np.isfinite(value):
-                raise TrainingFailed(
-                    f"{what} is {value} at step {self.global_step + 1}; a lower optim.lr may help."
-                )
+                raise TrainingFailed(f"{what} is {value} at step {step}; {advice}.")
         if sentence := self.divergence.add(shown["loss"]):
-            raise TrainingFailed(
-                f"{sentence} (step {self.global_step + 1}); a lower optim.lr may help."
-            )
-        self.seen = {
-            "pairs": self.seen["pairs"] + pairs,
-            "responses": self.seen["responses"] + responses,
-        }
+            raise TrainingFailed(f"{sentence} (step {step}); {advice}.")
+        counts = {"pairs": pairs, "responses": responses}
+        self.seen = {unit: self.seen[unit] + count for unit, count in counts.items()}
         self.shown = shown
         logged = {f"train/{name}": value for name, value in shown.items()}
         return logged | {"train/grad_norm": norm, "train/lr": self.schedule.get_last_lr()[0]}
@@ -179,10 +167,6 @@ class RewardModule(lightning.LightningModule):
     @property
     def clip_limit(self) -> float:
         return self.optim.clip if self.optim and self.optim.clip else float("inf")
-
-    def _clip(self, optimizer: Any) -> Tensor:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        return clip_gradients(parameters, self.clip_limit)
 
     # -------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self) -> None:
