@@ -55,12 +55,12 @@ def train(
     """Train, select, calibrate, test, export and report; returns the metrics of val and test.
 
     Args:
-        model: where the model comes from (`Pretrained`, `Tiny`).
+        model: source of the model (`Pretrained`, `Tiny`).
         tune: which part of the model trains, see `tuning`.
         loggers: mirrors of `metrics.jsonl`.
         labels: the chosen option of each group, for tables and the card.
-        resume: the run directory to go on in, or None.
-        exports: write `export/`; a sweep does that for its best run alone, at its end.
+        resume: directory of the run to resume, or None.
+        exports: write `export/`; a sweep exports only its best run, at its end.
     """
     seed_everything(seed)
     check = functools.partial(check_trainable, data, loss, labels["loss"], labels["data"])
@@ -122,10 +122,10 @@ def train(
 
 
 def _resume_point(run: RunDirectory, fingerprints: dict[str, str]) -> Path:
-    """The checkpoint to go on from; what was logged after it is forgotten.
+    """The checkpoint to resume from; lines logged after it are removed.
 
     Raises:
-        UserError: template or data are not what they were.
+        UserError: template or data have changed.
     """
     last = run.path / "checkpoints" / "last.ckpt"
     stored = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
