@@ -34,7 +34,7 @@ class Shown:
 
     name           prefix of its metrics
     scored         labels and rewards
-    rows           `id`, `texts` and perhaps `prompt` of each of `scored.items_C`
+    rows           `id` and `texts` of each of `scored.items_C`
     temperature    from val, if there is one
     source         run, directory or file that the rewards are from; None: the run itself
     unit           of lengths
@@ -174,7 +174,6 @@ def surely_wrong(one: Shown) -> Iterator[dict[str, Any]]:
         row, start = one.rows[int(s.items_C[comparison])], int(starts_C[comparison])
         texts = row["texts"][better - start], row["texts"][worse - start]
         shared, *parts = _split_common(*texts)
-        prompt = "\n".join(text for text in (row.get("prompt", ""), shared) if text)
         yield {
             "id": row["id"],
             "subset": s.subsets_C[comparison],
@@ -182,7 +181,7 @@ def surely_wrong(one: Shown) -> Iterator[dict[str, Any]]:
             "better": float(s.rewards_N[better]),
             "worse": float(s.rewards_N[worse]),
             "longer": int(s.tokens_N[better] - s.tokens_N[worse]),
-            "prompt": _clipped(prompt),
+            "prompt": _clipped(shared),
             "texts": [_clipped(part) for part in parts],
         }
 
