@@ -199,7 +199,7 @@ import json, sys
 from rmexp.__main__ import main
 import rmexp.tasks.train
 
-rmexp.training.finish._write_run_report = lambda *_: None  # plots take most of the time
+rmexp.training.finish.write_run_report = lambda *_: None  # plots take most of the time
 for words in json.load(open(sys.argv[1])):
     sys.argv = ["rmexp", *words]
     main()
@@ -217,7 +217,7 @@ def torchrun(rmexp, commands):
 def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
     rows = "".join(json.dumps(row) + "\n" for row in mixed_rows())
     (rmexp.folder / "rows.jsonl").write_text(rows)
-    monkeypatch.setattr("rmexp.training.finish._write_run_report", lambda *_: None)
+    monkeypatch.setattr("rmexp.training.finish.write_run_report", lambda *_: None)
     half = (*MIX, "trainer.precision=bf16-mixed")
     for name, words in (*LOSSES.items(), ("lora", (*MIX, "tune=lora")), ("half", half)):
         rmexp(*SETTINGS, *words, f"name=alone-{name}")
@@ -288,7 +288,7 @@ class Dying(BradleyTerry):
 
 def test_a_dead_process_ends_its_job_alone_and_the_run_goes_on(rmexp, monkeypatch, capfd):
     """In a sweep: the next job runs, and nobody starts the sweep anew."""
-    monkeypatch.setattr("rmexp.training.finish._write_run_report", lambda *_: None)
+    monkeypatch.setattr("rmexp.training.finish.write_run_report", lambda *_: None)
     for name, value in (("PYTHONPATH", str(ROOT)), ("OMP_NUM_THREADS", "1")):
         monkeypatch.setenv(name, value)
     (rmexp.folder / "dying.py").write_text(DYING)
