@@ -189,7 +189,8 @@ class FakeModel:
 
     def _shorten(self, span: Sequence[int]) -> list[int]:
         """Keep the first and last layer of each kind in `span`: how many each one stands for."""
-        config, kinds = self.model.config.get_text_config(), {}
+        config = self.model.config.get_text_config()
+        kinds: dict[Any, list[int]] = {}
         for n in span:
             kind = self.types and self.types[n], n < self.frozen, repr(self.layers[n])
             kinds.setdefault(kind, []).append(n)
