@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class UserError(Exception):
@@ -20,7 +21,7 @@ class DiskFull(BaseException):
     """The disk is full. Not an `Exception`, because it ends a sweep too."""
 
 
-_recorders: list[Callable[[str], None]] = []
+_recorder: ContextVar[Callable[[str], None] | None] = ContextVar("recorder", default=None)
 
 
 def note_fallback(sentence: str) -> None:
@@ -28,8 +29,8 @@ def note_fallback(sentence: str) -> None:
 
     In a run the sentence is printed and recorded in `result.json`; elsewhere it is a warning.
     """
-    if _recorders:
-        _recorders[-1](sentence)
+    if (record := _recorder.get()) is not None:
+        record(sentence)
     else:
         warnings.warn(sentence, UserWarning, stacklevel=3)
 
@@ -37,8 +38,8 @@ def note_fallback(sentence: str) -> None:
 @contextmanager
 def collect_fallbacks(record: Callable[[str], None]) -> Iterator[None]:
     """Pass the sentences of `note_fallback` to `record` instead of `warnings`."""
-    _recorders.append(record)
+    token = _recorder.set(record)
     try:
         yield
     finally:
-        _recorders.pop()
+        _recorder.reset(token)
