@@ -15,7 +15,6 @@ LABEL_KINDS = ("pairs", "votes", "ties", "margins", "ratings", "lists")
 """Kinds of labels: which of two responses is better, votes, ties and margins of pairs, ratings of
 single responses, and rankings of two or more. Formats provide kinds, losses need them."""
 
-
 Message = Mapping[str, Any]
 """A chat message: `role`, `content` and other keys of the chat template, e.g. `tool_calls`."""
 

@@ -112,7 +112,6 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
 FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))
 """Keys of tasks that name a file; the others name a directory."""
 
-
 MODEL_PROBES = ("probes", "probe_rows")
 """Keys of task=evaluate that need a model."""
 

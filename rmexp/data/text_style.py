@@ -12,9 +12,7 @@ MARKS = STYLE_NAMES[1:]
 """The counts of formatting."""
 
 _HEADER = re.compile(r"^#{1,6} ", re.MULTILINE)
-
 _ITEM = re.compile(r"^[ \t]*(?:[-*+] |•|\d{1,3}[.)] |\d{1,3}、)[ \t]*\S", re.MULTILINE)
-
 _BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
 
 

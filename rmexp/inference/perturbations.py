@@ -13,7 +13,6 @@ PREFIXES = {"en": "Thank you for your question. ", "zh": "谢谢您的提问。"
 """Polite first sentence by language; it promises nothing, so that it suits refusals too."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?]) (?=\S)")
-
 _HAN = re.compile(r"[一-鿿]")
 
 

@@ -12,7 +12,6 @@ from rmexp.batching.batch import Batch
 
 Terms = dict[str, tuple[Tensor, Tensor]]
 
-
 Margin = Annotated[float, Ge(0)] | Literal["data", "ratings"]
 """A margin for all pairs in units of reward; or one per pair: `data`, the margin of its row, or
 `ratings`, the difference of its ratings."""

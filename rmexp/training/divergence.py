@@ -4,7 +4,6 @@ from collections import deque
 from typing import Any
 
 DIVERGENCE_WINDOW = 20
-
 DIVERGENCE_FACTOR = 100.0
 
 

@@ -10,7 +10,6 @@ from rmexp.data.sources import BadRow
 from rmexp.data.text_style import spoken
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-
 Messages = tuple[Message, ...]
 
 
