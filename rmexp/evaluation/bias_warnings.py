@@ -133,7 +133,8 @@ def sensitivity_warnings(metrics: Mapping[str, Mapping[str, float]]) -> list[str
         what = name.replace("_", " ")
         if m["shift"] >= SENSITIVE:
             found.append(
-                f"A harmless rewrite ({what}) moves a reward by {m['shift']:.2f} of its deviation."
+                f"A harmless rewrite ({what}) moves a reward by {m['shift']:.2f} of its "
+                "standard deviation."
             )
         flipped, pairs = m.get("flipped", 0), m.get("pairs") or math.inf
         if flipped >= max(FLIPPED, STANDARD_ERRORS * math.sqrt(flipped * (1 - flipped) / pairs)):

@@ -1,7 +1,7 @@
 """Losses: one `nn.Module` each, values and weights per judged unit, formula and source documented.
 
-To add one: write a class with `needs` and `forward` anywhere, and name it in `loss._target_`, or in
-a YAML in conf/loss/.
+To add one, write a class with `needs_labels` and `forward` in any module and name it in
+`loss._target_`, or in a YAML file in conf/loss/.
 """
 
 from rmexp.losses.base import Loss, Margin, Terms

@@ -45,7 +45,7 @@ def decide_resume(job: JobSpec, reporter: Reporter) -> JobSpec | None:
         config = job.config.copy()
         config.resume = str(job.directory)
         return dataclasses.replace(job, config=config)
-    if state.status != "left":
+    if state.status != "pending":
         reporter.say(f"{state.status} before: restarts")
         for part in job.directory.iterdir():
             shutil.rmtree(part) if part.is_dir() else part.unlink()

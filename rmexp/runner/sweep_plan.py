@@ -79,7 +79,7 @@ class SweepPlan:
         """The state of a job; a run of another configuration, data or code does not count."""
         found = read_state(self.directory / cell.directory)
         other = found.result.get("fingerprint") != cell.fingerprint
-        return State("left", found.path) if found.status == "done" and other else found
+        return State("pending", found.path) if found.status == "done" and other else found
 
     def write(self) -> None:
         """Write `sweep.json` atomically.

@@ -46,7 +46,7 @@ def status(runs: str | list[str] | None, reporter: Reporter) -> dict[str, float]
 
 
 def summary(states: Sequence[State]) -> str:
-    """`3 done, 1 running, 8 left`."""
+    """`3 done, 1 running, 8 pending`."""
     counts = Counter(state.status for state in states)
     return ", ".join(f"{count} {status}" for status, count in counts.items()) or "nothing started"
 

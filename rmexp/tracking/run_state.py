@@ -15,7 +15,7 @@ import psutil
 STALE_SECONDS = 60
 """A run without a heartbeat for this long is considered dead."""
 
-Status = Literal["done", "running", "dead", "interrupted", "failed", "broken", "left"]
+Status = Literal["done", "running", "dead", "interrupted", "failed", "broken", "pending"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def read_state(home: Path) -> State:
         result = json.loads(file.read_text())
         status = result["status"]
     except FileNotFoundError:
-        return State("left", home)
+        return State("pending", home)
     except (ValueError, KeyError, TypeError):
         return State("broken", home)
     if status == "running":

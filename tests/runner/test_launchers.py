@@ -127,7 +127,7 @@ def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
     (home,) = own.folder.glob("outputs/sweeps/*")
     last = read_plan(home).cells[2].directory
     shutil.rmtree(home / last)
-    assert "2 done, 1 left" in own("task=status").stdout
+    assert "2 done, 1 pending" in own("task=status").stdout
     pids = []
 
     def end_its_time():

@@ -283,7 +283,7 @@ def test_a_full_disk_ends_the_sweep_and_loses_nothing(rmexp, monkeypatch):
     assert "Traceback" not in done.stderr
     (home,) = rmexp.folder.glob("outputs/sweeps/*")
     states = [state.status for state in read_plan(home).states()]
-    assert states == ["done", "interrupted", "left"]
+    assert states == ["done", "interrupted", "pending"]
     monkeypatch.undo()
     again = rmexp(*grid)
     assert "interrupted before: resumes from its last checkpoint" in again.stdout
@@ -350,7 +350,7 @@ def test_a_process_that_is_gone_or_younger_or_silent_is_dead(tmp_path):
     finally:
         other.communicate(b"\n")
     assert status(other.pid, -1) == "dead"
-    assert read_state(tmp_path / "none").status == "left"
+    assert read_state(tmp_path / "none").status == "pending"
 
 
 def test_fingerprints_tell_what_matters(tmp_path):

@@ -176,7 +176,7 @@ def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
     def state(status, resumable=False):
         return SimpleNamespace(status=status, resumable=resumable)
 
-    states = [state("left"), state("done"), state("dead", True), state("dead")]
+    states = [state("pending"), state("done"), state("dead", True), state("dead")]
     cells = [Cell(number, [], f"{number}-x", "") for number in range(4)]
     plan = SimpleNamespace(cells=cells, states=lambda: states)
     monkeypatch.setattr(head_groups, "_key", lambda composed: "one")

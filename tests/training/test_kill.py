@@ -142,7 +142,7 @@ def test_ctrl_c_saves_ends_the_sweep_and_says_how_to_go_on(nursery, whole, tmp_p
     assert "interrupted; resume with: python -m rmexp -m model=tiny" in said
     assert "Traceback" not in (tmp_path / "err.txt").read_text()
     states = read_plan(home).states()
-    assert [state.status for state in states] == ["done", "interrupted", "left"]
+    assert [state.status for state in states] == ["done", "interrupted", "pending"]
     assert states[1].resumable
     assert nursery.run(tmp_path) == 0, (tmp_path / "err.txt").read_text()
     assert (
