@@ -106,7 +106,8 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
         adapter = TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
         adapter.validate_python(given, strict=True)  # 8.0 is not an int, true not a number
     except ValidationError:
-        raise UserError(f"{name}={given}: should be {describe_type(annotation)}.") from None
+        shown = "null" if given is None else given
+        raise UserError(f"{name}={shown}: should be {describe_type(annotation)}.") from None
 
 
 FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))
