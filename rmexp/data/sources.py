@@ -159,21 +159,11 @@ def _read_csv(file: Path) -> Iterator[RawRow]:
                         place, BadRow(f"not the {len(reader.fieldnames or ())} cells of the header")
                     )
                 else:
-                    yield RawRow(place, {name: _parse_cell(cell) for name, cell in row.items()})
+                    yield RawRow(place, row)
     except csv.Error as error:
         raise UserError(
             f"data.path={file}, line {reader.line_num} is not CSV ({error})."
         ) from error
-
-
-def _parse_cell(cell: str) -> Any:
-    """Lists and objects in CSV cells (messages, responses, ratings) are JSON."""
-    if cell[:1] in "[{" and cell:
-        try:
-            return json.loads(cell)
-        except ValueError:
-            return cell
-    return cell
 
 
 def _read_parquet(file: Path) -> Iterator[RawRow]:

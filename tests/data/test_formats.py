@@ -1,5 +1,7 @@
 """Raw rows -> comparisons, and the messages about rows that cannot be used."""
 
+import json
+
 import pytest
 
 from rmexp.comparison import Comparison, PreferenceLabel, pairs_from_ratings
@@ -51,6 +53,36 @@ def expected(**extra):
 )
 def test_every_form_of_a_pair_is_the_same_comparison(row):
     assert Auto()(row) == expected()
+
+
+@pytest.mark.parametrize("written", [json.dumps, repr], ids=["json", "python"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [USER], "chosen": [YES], "rejected": [NO]},
+        {"chosen": [USER, YES], "rejected": [USER, NO]},
+        {"messages": [USER, YES], "rejected_messages": [USER, NO]},
+        {"prompt": "Q", "responses": ["yes", "no"], "ratings": [3, 1]},
+        {"prompt": "Q", "completions": ["yes", "no"], "labels": [True, False]},
+    ],
+)
+def test_lists_and_messages_may_be_written_as_text(row, written):
+    as_text = {key: value if value == "Q" else written(value) for key, value in row.items()}
+    assert Auto()(as_text) == Auto()(row)
+
+
+@pytest.mark.parametrize(
+    "answers", [('{"n": 1}', "[1, 2]"), ("[]", "{}"), (json.dumps([YES]), "b")]
+)
+def test_an_answer_that_is_json_stays_text(answers):
+    found = Auto()({"prompt": "Q", "chosen": answers[0], "rejected": answers[1]})
+    assert tuple(one[0]["content"] for one in found.responses) == answers
+
+
+def test_messages_as_text_that_cannot_be_read_are_no_answer():
+    row = {"prompt": "[{'role': 'user' 'content': 'Q'}]", "chosen": "a", "rejected": "b"}
+    with pytest.raises(BadRow, match="neither JSON nor Python"):
+        Auto()(row)
 
 
 def test_the_rating_beside_chosen_belongs_to_chosen():

@@ -104,16 +104,6 @@ def test_splits_of_a_saved_dataset_are_kept(tmp_path):
     ]
 
 
-def test_csv_cells_may_hold_json(tmp_path):
-    file = tmp_path / "k.csv"
-    file.write_text('prompt,responses,ratings\nQ,"[""a"", ""b""]","[1, 2]"\n')
-    assert next(read_rows(str(file))).row == {
-        "prompt": "Q",
-        "responses": ["a", "b"],
-        "ratings": [1, 2],
-    }
-
-
 def test_rows_that_cannot_be_read_have_file_and_line(tmp_path):
     file = tmp_path / "rows.jsonl"
     good = json.dumps(ROWS[0]).encode()

@@ -12,7 +12,14 @@ from typing import Any, ClassVar
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.dialogues import prompt_field
-from rmexp.data.formats.fields import common_fields, field, list_field, text_field, unique_texts
+from rmexp.data.formats.fields import (
+    common_fields,
+    decoded,
+    field,
+    list_field,
+    text_field,
+    unique_texts,
+)
 from rmexp.data.formats.messages import prompt_messages, response_list, response_messages
 from rmexp.data.sources import BadRow
 
@@ -38,7 +45,7 @@ class ChosenRejected:
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
     def __call__(self, row: BenchmarkRow) -> Comparison:
-        if not (_is_texts(row.get("chosen")) or _is_texts(row.get("rejected"))):
+        if not any(_is_texts(decoded(row.get(name))) for name in ("chosen", "rejected")):
             return Auto()(_with_subset(row, "domain"))
         good, bad = (list_field(row, name, "answers") for name in ("chosen", "rejected"))
         labelled = _with_subset(row, "domain")
@@ -102,7 +109,7 @@ class RMB:
         if "conversation_input" not in row:
             return Auto()(row)
         names = ("bon_best", "loser_list") if "bon_best" in row else ("chosen", "reject")
-        best, losers = (field(row, name) for name in names)
+        best, losers = (decoded(field(row, name)) for name in names)
         turns = [
             {key: turn.get(key) for key in ("role", "content")} if isinstance(turn, dict) else turn
             for turn in list_field(row, "conversation_input", "messages")

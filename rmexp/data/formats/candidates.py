@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison
 from rmexp.data.formats.dialogues import prompt_field
-from rmexp.data.formats.fields import common_fields, list_field, rating_field
+from rmexp.data.formats.fields import common_fields, decoded, list_field, rating_field
 from rmexp.data.formats.messages import response_list
 from rmexp.data.sources import BadRow
 
@@ -29,12 +29,12 @@ class Candidates:
         return Comparison(
             prompt=prompt_field(row),
             responses=response_list(responses, "responses"),
-            ratings=self._ratings(row.get("ratings"), len(responses)),
+            ratings=self._ratings(decoded(row.get("ratings")), len(responses)),
             **common_fields(row),
         )
 
     def _ratings(self, ratings: Any, count: int) -> tuple[float | None, ...] | None:
-        if ratings is None:
+        if ratings is None or ratings == "":
             return None
         if not isinstance(ratings, list):
             raise BadRow("ratings must be a list")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rmexp.comparison import Comparison
+from rmexp.data.formats.fields import decoded
 from rmexp.data.formats.wrapper import FormatWrapper
 
 LABELS = ("id", "subset", "language", "split", "weight")
@@ -35,6 +36,6 @@ def value_at(row: Mapping[str, Any], column: str) -> Any:
     """The value of a column, which may be nested; None if the row has no such column."""
     value = row.get(column)
     outer, dot, inner = column.partition(".")
-    if value is None and dot and isinstance(row.get(outer), Mapping):
-        return value_at(row[outer], inner)
+    if value is None and dot and isinstance(within := decoded(row.get(outer)), Mapping):
+        return value_at(within, inner)
     return value

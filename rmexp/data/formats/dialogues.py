@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rmexp.data.formats.fields import field, text_field, without_nulls
-from rmexp.data.formats.messages import Messages, prompt_messages, response_messages
+from rmexp.data.formats.messages import (
+    Messages,
+    from_text,
+    prompt_messages,
+    response_messages,
+)
 from rmexp.data.sources import BadRow
 
 SPEAKERS = {"Human": "user", "User": "user", "Assistant": "assistant"}
@@ -18,7 +23,7 @@ def prompt_field(
 
     `turn_mark` opens the turns inside a prompt that is one text (see `marked_dialogue`).
     """
-    value = field(row, name)
+    (value,) = from_text(field(row, name))
     if turn_mark and isinstance(value, str) and turn_mark in value:
         value = marked_dialogue(value, turn_mark)
     return with_system(prompt_messages(value, name), row)

@@ -1,7 +1,9 @@
 """Strict readers of fields, labels and numbers of a row."""
 
+import ast
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +18,31 @@ def field(row: Mapping[str, Any], name: str) -> Any:
     return row[name]
 
 
+def decoded(value: Any) -> Any:
+    """The list or object that a text writes out, in JSON or as Python does; else the value itself.
+
+    CSV has no lists, and exports of tables (pandas, Spark) keep them as text in other files too.
+    """
+    if not isinstance(value, str) or value.strip()[:1] + value.strip()[-1:] not in ("[]", "{}"):
+        return value
+    for parse in (json.loads, _python_literal):
+        try:
+            found = parse(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return found if isinstance(found, list | dict) else value
+    return value
+
+
+def _python_literal(text: str) -> Any:
+    with warnings.catch_warnings():  # of escapes that Python does not know
+        warnings.simplefilter("ignore")
+        return ast.literal_eval(text)
+
+
 def list_field(row: Mapping[str, Any], name: str, of: str) -> list[Any]:
-    """A required field that is a non-empty list."""
-    value = field(row, name)
+    """A required field that is a non-empty list, or the text of one."""
+    value = decoded(field(row, name))
     if not isinstance(value, list) or not value:
         raise BadRow(f"{name} must be a list of {of}")
     return value
@@ -78,13 +102,11 @@ def common_fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tools(value: Any) -> tuple[Mapping[str, Any], ...]:
     """Tool schemas: a list of them, or the JSON of one."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else None
-        except ValueError:
-            raise BadRow("tools is text that is not JSON") from None
-    if value is None:
+    value = decoded(value)
+    if value is None or value == "":
         return ()
+    if isinstance(value, str):
+        raise BadRow("tools is text that is not JSON")
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
         raise BadRow("tools must be a list of JSON schemas")
     return tuple(without_nulls(tool) for tool in value)

@@ -1,16 +1,48 @@
 """Strict readers of prompts and responses: lists of messages, or a text for a single message."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from rmexp.comparison import Message
-from rmexp.data.formats.fields import check_unicode, without_nulls
+from rmexp.data.formats.fields import check_unicode, decoded, without_nulls
 from rmexp.data.sources import BadRow
 from rmexp.data.text_style import spoken
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 Messages = tuple[Message, ...]
+
+_LISTED = re.compile(r"\s*\[\s*\{\s*(['\"])(role|from|content|value)\1\s*:")
+"""The start of a list of messages that was written as text."""
+
+
+def from_text(*values: Any) -> tuple[Any, ...]:
+    """The messages that texts write out (see `fields.decoded`); the values themselves otherwise.
+
+    All values of one field of a row, such as its two answers, are messages or none is: a single
+    text that looks like messages is an answer.
+
+    Raises:
+        BadRow: they begin as messages do and cannot be read.
+    """
+    if not all(isinstance(value, str) and value.lstrip()[:1] in ("[", "{") for value in values):
+        return values
+    found = tuple(decoded(value) for value in values)
+    if all(_are_messages(value) for value in found):
+        return found
+    if all(isinstance(value, str) and _LISTED.match(value) for value in found):
+        raise BadRow("messages are written as text that is neither JSON nor Python: export as JSON")
+    return values
+
+
+def _are_messages(value: Any) -> bool:
+    messages = [value] if isinstance(value, Mapping) else value
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(isinstance(one, Mapping) and "role" in one and len(one) > 1 for one in messages)
+    )
 
 
 def prompt_messages(value: Any, name: str = "prompt") -> Messages:
@@ -55,7 +87,9 @@ def response_messages(value: Any, name: str) -> Messages:
 
 def response_list(texts: Iterable[Any], name: str, field: str = "") -> tuple[Messages, ...]:
     """The responses of a list field; errors name the entry (and its field)."""
-    return tuple(response_messages(text, f"{name}[{k}]{field}") for k, text in enumerate(texts))
+    return tuple(
+        response_messages(text, f"{name}[{k}]{field}") for k, text in enumerate(from_text(*texts))
+    )
 
 
 def _messages(value: Any, name: str) -> Messages:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison
-from rmexp.data.formats.fields import field, number_field
+from rmexp.data.formats.fields import decoded, field, number_field
 from rmexp.data.formats.messages import prompt_messages, response_messages
 from rmexp.data.sources import BadRow, LeftOut
 
@@ -25,7 +25,7 @@ class Oasst:
     label_kinds: ClassVar[tuple[str, ...]] = ("ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> list[Comparison]:
-        found = list(_comparisons(field(row, "prompt"), ()))
+        found = list(_comparisons(decoded(field(row, "prompt")), ()))
         if not found:
             raise LeftOut("no prompt of the tree has two ranked answers")
         return found

@@ -13,7 +13,12 @@ from rmexp.data.formats.fields import (
     unique_texts,
     without_nulls,
 )
-from rmexp.data.formats.messages import Messages, prompt_messages, response_messages
+from rmexp.data.formats.messages import (
+    Messages,
+    from_text,
+    prompt_messages,
+    response_messages,
+)
 from rmexp.data.sources import BadRow
 
 
@@ -28,7 +33,7 @@ class Preference:
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "margins", "ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        chosen, rejected = field(row, "chosen"), field(row, "rejected")
+        chosen, rejected = from_text(field(row, "chosen"), field(row, "rejected"))
         for name, side in (("chosen", chosen), ("rejected", rejected)):
             if isinstance(side, str) and not side.strip():
                 raise BadRow(f"{name} is empty")
@@ -37,7 +42,7 @@ class Preference:
         if row.get(asked) is None:
             prompt, chosen, rejected = _split_shared_prompt(chosen, rejected)
         else:
-            prompt = prompt_messages(row[asked], asked)
+            prompt = prompt_messages(*from_text(row[asked]), asked)
             chosen = response_messages(_without_prompt(chosen, prompt), "chosen")
             rejected = response_messages(_without_prompt(rejected, prompt), "rejected")
         unique_texts(chosen, rejected)

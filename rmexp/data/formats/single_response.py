@@ -6,8 +6,19 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison
 from rmexp.data.formats.dialogues import prompt_field, with_system
-from rmexp.data.formats.fields import common_fields, field, optional_number, rating_field
-from rmexp.data.formats.messages import Messages, prompt_messages, response_messages
+from rmexp.data.formats.fields import (
+    common_fields,
+    decoded,
+    field,
+    optional_number,
+    rating_field,
+)
+from rmexp.data.formats.messages import (
+    Messages,
+    from_text,
+    prompt_messages,
+    response_messages,
+)
 from rmexp.data.sources import BadRow
 
 
@@ -42,14 +53,14 @@ class SingleResponse:
 
     def _texts(self, row: Mapping[str, Any]) -> tuple[Messages, Messages]:
         if row.get("messages") is not None:
-            messages = row["messages"]
+            messages = decoded(row["messages"])
             if not isinstance(messages, list) or len(messages) < 2:
                 raise BadRow("messages must be a list: a prompt and an answer at least")
             prompt = with_system(prompt_messages(messages[:-1], "messages"), row)
             return prompt, response_messages(messages[-1:], "messages")
         name = "completion" if row.get("completion") is not None else "response"
         prompt = prompt_field(row, turn_mark=self.turn_mark)
-        return prompt, response_messages(field(row, name), name)
+        return prompt, response_messages(*from_text(field(row, name)), name)
 
     def _weighted(self, row: Mapping[str, Any], attributes: Mapping[str, float]) -> float | None:
         values = {name: optional_number(row, name) for name in attributes}

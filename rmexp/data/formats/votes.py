@@ -7,8 +7,14 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.data.formats.dialogues import prompt_field, shared_dialogue, with_system
-from rmexp.data.formats.fields import common_fields, field, optional_number, unique_texts
-from rmexp.data.formats.messages import Messages, response_messages
+from rmexp.data.formats.fields import (
+    common_fields,
+    decoded,
+    field,
+    optional_number,
+    unique_texts,
+)
+from rmexp.data.formats.messages import Messages, from_text, response_messages
 from rmexp.data.sources import BadRow
 
 ANSWERS = ("response_a", "response_b")
@@ -45,7 +51,7 @@ class Votes:
         names = ("votes_a", "votes_b", "votes_tie")
         columns = [optional_number(row, name) for name in names]
         if columns[0] is None or columns[1] is None:
-            counts = self._counted(field(row, "votes"))
+            counts = self._counted(decoded(field(row, "votes")))
         else:
             counts = tuple(count or 0.0 for count in columns)
         if min(counts) < 0 or sum(counts) == 0:
@@ -72,7 +78,7 @@ def two_answers(
     row: Mapping[str, Any], turn_mark: str | None = None
 ) -> tuple[Messages, Messages, Messages]:
     """The prompt and the two answers of a row, which must differ."""
-    one, other = (field(row, name) for name in ANSWERS)
+    one, other = from_text(*(field(row, name) for name in ANSWERS))
     unique_texts(one, other, " and ".join(ANSWERS))
     if row.get("prompt") is None and isinstance(one, list):
         prompt, one, other = shared_dialogue(one, other, ANSWERS)
