@@ -18,24 +18,3 @@ from rmexp.losses.pairs import (
     Ties,
 )
 from rmexp.losses.ratings import Binary, Ordinal, Regression, RewardL2
-
-__all__ = [
-    "Binary",
-    "BradleyTerry",
-    "Centring",
-    "Contrastive",
-    "Exponential",
-    "Focal",
-    "InfoNCE",
-    "Loss",
-    "Margin",
-    "Mix",
-    "Ordinal",
-    "PlackettLuce",
-    "Regression",
-    "RewardL2",
-    "SoftBradleyTerry",
-    "SquaredMargin",
-    "Terms",
-    "Ties",
-]

@@ -1,6 +1,6 @@
 """Checks that data has the labels that a loss needs."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,14 @@ from rmexp.config.compose import locate
 from rmexp.config.schema import CONF_DIR
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.comparison_data import ComparisonData
-from rmexp.data.token_columns import COUNT_COLUMNS, TokenColumns
+from rmexp.data.token_columns import COUNT_COLUMNS
 from rmexp.losses.base import Loss
 
 
 def check_fits(loss: Loss, loss_name: str, label_kinds: Collection[str], data_name: str) -> None:
-    """Refuse a loss whose labels the data does not have.
+    """Refuse a loss whose labels (see `comparison.LABEL_KINDS`) the data does not have.
 
-    Args:
-        loss: the loss, with its settings.
-        loss_name: its option, for messages; `data_name` the data's.
-        label_kinds: label kinds of the data, see `comparison.LABEL_KINDS`.
+    `loss_name` and `data_name` are the options, for messages.
 
     Raises:
         UserError: names the missing kinds, and the losses that fit.
@@ -36,12 +33,11 @@ def check_fits(loss: Loss, loss_name: str, label_kinds: Collection[str], data_na
     there = " and ".join(kind for kind in LABEL_KINDS if kind in label_kinds)
     raise UserError(
         f"loss={loss_name} needs {needed}; data={data_name} has {there or 'no judgement'}. "
-        f"Losses that fit: {', '.join(fitting_losses(label_kinds)) or 'none'}."
+        f"Losses that fit: {', '.join(_fitting_losses(label_kinds)) or 'none'}."
     )
 
 
-def fitting_losses(label_kinds: Collection[str]) -> Iterator[str]:
-    """The options of conf/loss that can train on data with these label kinds."""
+def _fitting_losses(label_kinds: Collection[str]) -> Iterator[str]:
     for file in sorted((CONF_DIR / "loss").glob("*.yaml")):
         needs_labels = locate("loss", _target_of(file)).needs_labels
         if needs_labels and set(needs_labels) <= set(label_kinds):
@@ -69,11 +65,16 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
             lacks the margin or ratings that the loss reads; a comparison is larger than
             `data.tokens_per_batch`.
     """
-    check_labels(data.columns, data.splits, loss, loss_name, data_name)
+    label_kinds = {kind for kind, count in data.counts("train").items() if count}
+    check_fits(loss, loss_name, label_kinds, data_name)
+    for name, part in loss.components().items():
+        if missing := set(part.needs_labels) - label_kinds:
+            note_fallback(f"loss.losses.{name} has nothing to learn from: no {', '.join(missing)}.")
+        elif "pairs" in part.needs_labels:
+            _check_pairs(data, part)
     kinds = [kind for kind in loss.trains_on() if kind in COUNT_COLUMNS]
     data.keep_trainable(kinds, f"nothing in it for loss={loss_name}")
-    train = data.splits["train"]
-    fit_loss_to_ratings(data.columns, train, data.sampling_rate(), loss)
+    _fit_to_ratings(data, loss)
     data.plan()  # refuses a comparison that no step can hold
     spans = data.rating_spans() if "ratings" in loss.trains_on() else {}
     if len(set(spans.values())) > 1:
@@ -81,36 +82,17 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
         note_fallback(f"The rating scales of the sources differ, and are not adjusted: {listed}.")
 
 
-Splits = Mapping[str, np.ndarray]
-
-
-def check_labels(
-    columns: TokenColumns, splits: Splits, loss: Loss, loss_name: str, data_name: str
-) -> None:
-    """Check that the training rows have the labels, margins and ratings that the loss reads.
-
-    Raises:
-        UserError: a label kind is missing; a pair has no margin or no ratings.
-    """
-    label_kinds = {kind for kind, count in columns.counts(splits["train"]).items() if count}
-    check_fits(loss, loss_name, label_kinds, data_name)
-    for name, part in loss.components().items():
-        if missing := set(part.needs_labels) - label_kinds:
-            note_fallback(f"loss.losses.{name} has nothing to learn from: no {', '.join(missing)}.")
-        elif "pairs" in part.needs_labels:
-            _check_pairs(columns, splits, part.required())
-
-
-def _check_pairs(columns: TokenColumns, splits: Splits, required: Sequence[str]) -> None:
+def _check_pairs(data: ComparisonData, loss: Loss) -> None:
     """Check that each pair has the margin or the rating gap that the loss reads."""
+    required = loss.required()
     for split in ("train", "val"):
-        rows = splits[split]
-        if "margins" in required and columns.numbers("without_margin")[rows].any():
+        rows = data.splits[split]
+        if "margins" in required and data.columns.numbers("without_margin")[rows].any():
             raise UserError(
                 f"The loss takes each pair's margin, and pairs of {split} have none: give each "
                 "row a number in its margin field, or the loss a constant."
             )
-        without = int(columns.numbers("without_ratings")[rows].sum())
+        without = int(data.columns.numbers("without_ratings")[rows].sum())
         if "ratings" in required and without:
             raise UserError(
                 f"The loss takes the gap of each pair's ratings, but in {without} pairs of "
@@ -118,15 +100,12 @@ def _check_pairs(columns: TokenColumns, splits: Splits, required: Sequence[str])
             )
 
 
-def fit_loss_to_ratings(
-    columns: TokenColumns, train: np.ndarray, rates: np.ndarray | None, loss: Loss
-) -> None:
+def _fit_to_ratings(data: ComparisonData, loss: Loss) -> None:
     """Fit the loss to the ratings of the training rows, weighted by their sampling rates."""
-    rated = columns.numbers("rated")[train] > 0
-    if not rated.any():
-        return
-    weights_C = (columns.numbers("weight")[train] * (1.0 if rates is None else rates))[rated]
-    rows = columns.objects("ratings", train[rated])
+    train, rates = data.splits["train"], data.sampling_rate()
+    rated = data.columns.numbers("rated")[train] > 0
+    weights_C = (data.columns.numbers("weight")[train] * (1.0 if rates is None else rates))[rated]
+    rows = data.columns.objects("ratings", train[rated])
     found = [(r, w) for row, w in zip(rows, weights_C, strict=True) for r in row if r == r]
     if found:
         loss.fit_to_ratings(*np.array(found, dtype=np.float64).T)

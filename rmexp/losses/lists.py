@@ -29,12 +29,12 @@ class PlackettLuce(Loss):
         self.at_least = at_least
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per comparison: the sum over its draws."""
         drawn_S, same_S_N = _above_bottom(batch, self.at_least)
         tied_S_N = same_S_N & (batch.levels_N == batch.levels_N[drawn_S, None])
         lower_S_N = same_S_N & (batch.levels_N < batch.levels_N[drawn_S, None])
         # Efron: the draw number l of m tied responses removes l / m of their total weight.
-        before_S = (tied_S_N & (_order(batch) < drawn_S[:, None])).sum(1)
+        order_N = torch.arange(len(rewards_N), device=rewards_N.device)
+        before_S = (tied_S_N & (order_N < drawn_S[:, None])).sum(1)
         left_S = torch.log1p(-before_S / tied_S_N.sum(1))
         pool_S = torch.logaddexp(
             _log_sum(rewards_N, lower_S_N), _log_sum(rewards_N, tied_S_N) + left_S
@@ -62,7 +62,6 @@ class InfoNCE(Loss):
         self.temperature, self.at_least = temperature, at_least
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per comparison."""
         drawn_S, same_S_N = _above_bottom(batch, self.at_least)
         higher_S_N = same_S_N & (batch.levels_N > batch.levels_N[drawn_S, None])
         best = ~higher_S_N.any(1)
@@ -71,10 +70,6 @@ class InfoNCE(Loss):
         scaled_N = rewards_N / self.temperature
         pool_S = torch.logaddexp(_log_sum(scaled_N, worse_S_N), scaled_N[drawn_S])
         return {"lists": _by_list(pool_S - scaled_N[drawn_S], drawn_S, batch, mean=True)}
-
-
-def _order(batch: Batch) -> Tensor:
-    return torch.arange(len(batch.levels_N), device=batch.levels_N.device)
 
 
 def _above_bottom(batch: Batch, at_least: int) -> tuple[Tensor, Tensor]:

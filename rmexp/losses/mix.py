@@ -14,7 +14,7 @@ class Mix(Loss):
     """Sum of weight x loss, each loss normalised by its own units over the step.
 
     A dataset of pairs, ratings and lists trains together whatever their numbers: in a step with one
-    list and fifty ratings, the list's loss has its full weight.
+    list and fifty ratings, the list's loss has its full weight. Terms are `NAME.TERM`.
 
     Args:
         losses: name -> loss, or None to leave it out.
@@ -46,30 +46,23 @@ class Mix(Loss):
         self.losses = nn.ModuleDict({n: loss for n, loss in chosen.items() if self.weights[n] > 0})
 
     def components(self) -> dict[str, Loss]:
-        """The losses with a weight above 0, by name."""
         return dict(self.losses.items())  # type: ignore[arg-type]
 
     def unmet(self, label_kinds: Collection[str]) -> tuple[str, ...]:
-        """The missing label kinds of components that could train, or of all if none can.
-
-        Regularisers need no labels and do not count.
-        """
+        """Those of components that could train, or of all if none can; regularisers never count."""
         components = [loss for loss in self.components().values() if loss.needs_labels]
         fed = [loss for loss in components if set(loss.needs_labels) <= set(label_kinds)]
         return tuple({kind for loss in fed or components for kind in loss.unmet(label_kinds)})
 
     def trains_on(self) -> tuple[str, ...]:
-        """The label kinds of all components."""
         return tuple({kind for loss in self.components().values() for kind in loss.trains_on()})
 
     def fit_to_ratings(self, ratings: np.ndarray, weights: np.ndarray) -> None:
-        """Fit the components that use ratings."""
         for loss in self.components().values():
             if "ratings" in loss.needs_labels:
                 loss.fit_to_ratings(ratings, weights)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """The terms of all components, as `NAME.TERM`."""
         terms: Terms = {}
         for name, loss in self.components().items():
             for term, (values_U, weights_U) in loss(rewards_N, batch).items():

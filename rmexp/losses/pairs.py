@@ -49,7 +49,6 @@ class BradleyTerry(Loss):
         self.centring, self.average = centring, average
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per pair, and one in the term `centring`."""
         leads_P = pair_gaps(rewards_N, batch) - pair_margins(self.margin, batch)
         values_P = -F.logsigmoid(leads_P)
         if self.label_smoothing:
@@ -89,7 +88,6 @@ class Contrastive(Loss):
             )
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per pair."""
         values_P = F.relu(pair_margins(self.margin, batch) - pair_gaps(rewards_N, batch))
         return {"pairs": (values_P.square() if self.squared else values_P, batch.weights_P)}
 
@@ -111,7 +109,6 @@ class Focal(Loss):
         self.gamma = gamma
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per pair."""
         gaps_P = pair_gaps(rewards_N, batch)
         # 1 - 2 max(0, p - 1/2) = min(1, 2 (1 - p)), which avoids cancellation where p is near 1.
         faded_P = torch.clamp(math.log(2) + F.logsigmoid(-gaps_P), max=0)
@@ -129,11 +126,9 @@ class SoftBradleyTerry(Loss):
     needs_labels = ("votes",)
 
     def trains_on(self) -> tuple[str, ...]:
-        """Pairs and ties."""
         return ("pairs", "ties")
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per pair, ties included."""
         gaps_J, votes_J_3, weights_J = all_pairs(rewards_N, batch)
         share_J = votes_J_3[:, 0] + votes_J_3[:, 2] / 2
         values_J = -share_J * F.logsigmoid(gaps_J) - (1 - share_J) * F.logsigmoid(-gaps_J)
@@ -164,7 +159,6 @@ class Ties(Loss):
         self.log_width = nn.Parameter(torch.tensor(math.log(tie_width)))
 
     def trains_on(self) -> tuple[str, ...]:
-        """Pairs and ties."""
         return ("pairs", "ties")
 
     def log_chances(self, gaps_J: Tensor) -> Tensor:
@@ -179,7 +173,6 @@ class Ties(Loss):
         return torch.stack([i, j, tie], -1)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per pair, ties included."""
         gaps_J, votes_J_3, weights_J = all_pairs(rewards_N, batch)
         return {"pairs": (-(votes_J_3 * self.log_chances(gaps_J)).sum(-1), weights_J)}
 
@@ -200,7 +193,6 @@ class SquaredMargin(Loss):
         self.margin = margin
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per pair."""
         leads_P = pair_gaps(rewards_N, batch) - pair_margins(self.margin, batch)
         return {"pairs": (leads_P.square(), batch.weights_P)}
 
@@ -215,7 +207,6 @@ class Exponential(Loss):
     needs_labels = ("pairs",)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per pair."""
         behind_P = -pair_gaps(rewards_N, batch)
         curved_P = torch.exp(behind_P.clamp(max=TANGENT))
         values_P = curved_P + math.exp(TANGENT) * F.relu(behind_P - TANGENT)
@@ -231,7 +222,6 @@ class Centring(Loss):
     needs_labels = ("pairs",)
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per pair."""
         sums_P = rewards_N[batch.better_P] + rewards_N[batch.worse_P]
         return {"pairs": (sums_P.square(), batch.weights_P)}
 

@@ -1,6 +1,5 @@
 """Losses over ratings of single responses. Scales are fitted to the training rows."""
 
-import math
 from typing import Annotated, Literal
 
 import numpy as np
@@ -57,11 +56,14 @@ class Regression(Loss):
         self.mean, self.std = (torch.tensor(x, dtype=torch.float32) for x in (mean, spread))
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per rated response."""
         rated = ~batch.ratings_N.isnan()
         targets_U = (batch.ratings_N[rated] - self.mean) / self.std
-        delta = self.delta if self.distance == "huber" else math.inf
-        values_U = _huber(rewards_N[rated] - targets_U, delta)
+        error_U = rewards_N[rated] - targets_U
+        if self.distance == "mse":
+            values_U = error_U.square()
+        else:  # torch's has the factor 1/2
+            zeros_U = torch.zeros_like(error_U)
+            values_U = 2 * F.huber_loss(error_U, zeros_U, reduction="none", delta=self.delta)
         return {"ratings": (values_U, batch.weights_N[rated])}
 
 
@@ -107,7 +109,6 @@ class Ordinal(Loss):
         return torch.cat([self.first[None], self.first + steps])
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per rated response."""
         rated = ~batch.ratings_N.isnan()
         rewards_U, ratings_U = rewards_N[rated], batch.ratings_N[rated]
         # Ratings that do not occur in training are mapped to the nearest grade.
@@ -159,7 +160,6 @@ class Binary(Loss):
             self.class_weights = torch.tensor([0.5 / (1 - good), 0.5 / good])
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per rated response."""
         rated = ~batch.ratings_N.isnan()
         good_U = (batch.ratings_N[rated] > self.threshold).long()
         values_U = -F.logsigmoid(rewards_N[rated] * (2 * good_U - 1))
@@ -174,14 +174,4 @@ class RewardL2(Loss):
     needs_labels = ()
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        """One value per response."""
         return {"responses": (rewards_N.square(), batch.weights_N)}
-
-
-def _huber(error_U: Tensor, delta: float) -> Tensor:
-    """error^2 up to `delta`, then its tangent."""
-    if delta == math.inf:
-        return error_U.square()
-    size_U = error_U.abs()
-    near_U = size_U.clamp(max=delta)
-    return near_U * (2 * size_U - near_U)

@@ -3,4 +3,4 @@
 Imports core and config. Start with `task` and tables.yaml, which has a row for each key.
 """
 
-from rmexp.tasks.convert.task import convert as convert
+from rmexp.tasks.convert.task import convert
