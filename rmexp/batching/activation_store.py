@@ -60,13 +60,7 @@ class ActivationStore:
 
 
 class ActivationWriter:
-    """Writes a store; it is complete after `finish`.
-
-    Args:
-        home: an empty directory.
-        width: D.
-        pooled: see `ActivationStore`.
-    """
+    """Writes a store of states of `width` D to an empty directory; `finish` completes it."""
 
     def __init__(self, home: Path, width: int, pooled: bool) -> None:
         self.home, self.width, self.pooled = home, width, pooled
@@ -88,7 +82,6 @@ class ActivationWriter:
         self._spans.append((start, shared, rest))
 
     def finish(self) -> None:
-        """Write the index and mark the store as complete."""
         self._stream.close()
         keys = np.frombuffer(b"".join(self._keys), dtype=np.uint8)
         np.savez(self.home / INDEX, keys=keys, spans=np.array(self._spans).reshape(-1, 3))
@@ -97,7 +90,6 @@ class ActivationWriter:
 
 
 def sequence_key(tokens: Sequence[int]) -> bytes:
-    """The name of a sequence in the store."""
     tokens_T = np.asarray(tokens, dtype=np.int32)
     return hashlib.blake2b(tokens_T.tobytes(), digest_size=KEY_BYTES).digest()
 

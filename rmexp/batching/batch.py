@@ -62,10 +62,8 @@ class Batch:
     hidden_R_T_D: Tensor | None = None
     pooled_N_D: Tensor | None = None
 
-    def to(self, device: Any, non_blocking: bool = False) -> "Batch":
-        """A copy on `device`."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: Any = {name: v.to(device) for name, v in fields.items() if isinstance(v, Tensor)}
+    def to(self, device: Any) -> "Batch":
+        moved: Any = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
         return dataclasses.replace(self, **moved)
 
 
@@ -75,6 +73,5 @@ class Step:
 
     batches: list[Batch]
 
-    def to(self, device: Any, non_blocking: bool = False) -> "Step":
-        """A copy on `device`."""
+    def to(self, device: Any) -> "Step":
         return Step([batch.to(device) for batch in self.batches])

@@ -16,12 +16,10 @@ class PromptTree:
     builder: PrefixTreeBuilder
 
     def with_row(self, row: Row) -> "PromptTree":
-        """The tree with one more comparison."""
         return PromptTree([*self.rows, row], self.builder.with_sequences(row["tokens"]))
 
     @property
     def size(self) -> int:
-        """Tokens of the packed tree."""
         return self.builder.size
 
 

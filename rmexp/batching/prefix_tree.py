@@ -41,7 +41,6 @@ class Tree:
 
     @property
     def size(self) -> int:
-        """Tokens of the packed tree."""
         return self.shared_prefix + sum(self.branches)
 
     def positions(self) -> np.ndarray:
@@ -59,14 +58,6 @@ class Tree:
     def ends(self) -> np.ndarray:
         """(branches,) packed index of each branch's last token."""
         return self.shared_prefix + np.cumsum(self.branches) - 1
-
-
-def common_prefix_length(one: Sequence[int], other: Sequence[int], limit: int) -> int:
-    """Length of the prefix that two sequences share, at most `limit`."""
-    a, b = np.asarray(one[:limit]), np.asarray(other[:limit])
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[:n] != b[:n])
-    return int(different[0]) if len(different) else n
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,8 @@ class PrefixTreeBuilder:
                 continue
             first = next(iter(branches), ids)
             limit = min(shared, len(ids) - 1) if branches else len(ids) - 1
-            shared = common_prefix_length(first, ids, limit)
+            pairs = enumerate(zip(first, ids[:limit], strict=False))
+            shared = next((n for n, (one, other) in pairs if one != other), limit)
             total += len(ids)
             branches[ids] = len(branches)
         return PrefixTreeBuilder(branches, {**self.contained_in, **prefixes}, shared, total)
@@ -111,7 +103,6 @@ class PrefixTreeBuilder:
         return self.total - self.shared * (len(self.branch_of) - 1)
 
     def packed(self) -> tuple[Tree, list[int]]:
-        """The tree and its packed tokens."""
         prefix = self.shared if len(self.branch_of) > 1 else 0
         tokens = list(next(iter(self.branch_of))[:prefix])
         for ids in self.branch_of:

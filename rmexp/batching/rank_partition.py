@@ -11,11 +11,9 @@ SLACK = 1.1
 
 @dataclass(frozen=True)
 class RankPartition:
-    """The part of every step that one process takes.
+    """The part of every step that process `rank` of `count` takes.
 
     Args:
-        rank: of the process.
-        count: number of processes.
         sizes: (rows of the data set,) distinct tokens of each comparison.
         shared: (same,) tokens that all responses to its prompt share.
         prompts: (same,) its prompt, as a number.

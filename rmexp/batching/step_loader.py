@@ -167,16 +167,13 @@ def evaluation_loader(
 ) -> DataLoader:
     """Every row once, longest first to pad little; rows of one prompt share a step.
 
-    Processes take the steps in turn; the last step of some may be empty.
+    The `count` processes take the steps in turn; the last step of some may be empty.
 
     Args:
-        rows: the tokenised data set.
-        indices: its rows to score, C of them.
+        indices: the rows to score, C of them.
         units: (C,) the prompt of each, 0 to U - 1.
         lengths: (C,) tokens of the longest response of each.
         batch_size: a step ends with the prompt that reaches this many comparisons.
-        rank: of this process, from 0.
-        count: of processes.
     """
     longest_U = np.zeros(int(units.max()) + 1 if len(units) else 0)
     np.maximum.at(longest_U, units, lengths)

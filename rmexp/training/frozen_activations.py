@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmexp.batching.activation_store import FACTS, ActivationStore, unique_sequences
+from rmexp.batching.activation_store import FACTS, ActivationStore
 from rmexp.batching.collate import BatchLayout
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
+from rmexp.batching.step_loader import IndexedRows
 from rmexp.core.disk_cache import build_once
 from rmexp.core.errors import note_fallback
 from rmexp.data.comparison_data import ComparisonData
@@ -32,7 +33,7 @@ from rmexp.models.reward_model import (
     model_facts,
 )
 from rmexp.models.tuning import frozen_layers, layers
-from rmexp.training.frozen_part import MAX_TREE_RESPONSES, FrozenPart, token_sequences
+from rmexp.training.frozen_part import FrozenPart, prompt_sequences
 
 TOLERANCES = {"32-true": 1e-4, "bf16-mixed": 3e-2}
 """Maximum relative difference of rewards with and without cached activations, by precision."""
@@ -151,7 +152,7 @@ def _not_separable(model: Any) -> str | None:
 def _too_large(model: Any, data: ComparisonData, pooled: bool, limit_gib: float) -> str | None:
     size = sum(
         len(chunk) if pooled else PrefixTreeBuilder().with_sequences(chunk).size
-        for _, chunk in unique_sequences(token_sequences(data), MAX_TREE_RESPONSES)
+        for _, chunk in prompt_sequences(data)
     )
     needed = size * model.config.get_text_config().hidden_size * 4 / 2**30
     if needed > limit_gib:
@@ -168,8 +169,9 @@ def _reward_difference(part: FrozenPart, store: ActivationStore) -> float:
     """Relative difference of the rewards of two short rows with and without the store."""
     model, data = part.model, part.data
     model.eval()
-    shortest = np.argsort(data.rows.data.column("size").to_numpy(), kind="stable")[:2]
-    rows = [{**data.rows[int(row)], "row": int(row)} for row in shortest]
+    shortest = np.argsort(data.columns.numbers("size"), kind="stable")[:2].tolist()
+    indexed = IndexedRows(data.rows)
+    rows = [indexed[row] for row in shortest]
 
     def rewards(layout: BatchLayout) -> Tensor:
         batches = [batch.to(part.device) for batch in data.collate(layout)(rows).batches]

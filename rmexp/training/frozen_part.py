@@ -26,10 +26,11 @@ MAX_TREE_RESPONSES = 32
 """Maximum responses of a prompt in one tree of the pass, and trees collated at once."""
 
 
-def token_sequences(data: ComparisonData) -> Iterator[tuple[str, Sequence[Sequence[int]]]]:
-    """The prompt key and the responses' tokens of each row."""
-    for row in data.rows.select_columns(["prompt_key", "tokens"]):
-        yield row["prompt_key"], row["tokens"]
+def prompt_sequences(data: ComparisonData) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
+    """The distinct sequences of each prompt, in the groups that share a tree."""
+    rows = data.rows.select_columns(["prompt_key", "tokens"])
+    tokens = ((row["prompt_key"], row["tokens"]) for row in rows)
+    return unique_sequences(tokens, MAX_TREE_RESPONSES)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class FrozenPart:
     Args:
         layers: number of leading layers that are frozen.
         pooled: the whole backbone is frozen: only the state of each response's last token is kept.
-        precision: `bf16-mixed` or `32-true`.
     """
 
     model: Any
@@ -88,10 +88,9 @@ class FrozenPart:
         self.model.eval()
         hidden_size = self.model.config.get_text_config().hidden_size
         writer = ActivationWriter(folder, hidden_size, self.pooled)
-        sequences = unique_sequences(token_sequences(self.data), MAX_TREE_RESPONSES)
         chunks = [
             unlabelled_row(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
-            for n, (prompt, tokens) in enumerate(sequences)
+            for n, (prompt, tokens) in enumerate(prompt_sequences(self.data))
         ]
         collate, done = self.data.collate(self.layout), 0
         with self.autocast(), self._frozen_forward() as forward:

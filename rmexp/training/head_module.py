@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rmexp.batching.batch import Batch
 from rmexp.batching.collate import BatchLayout
+from rmexp.batching.step_loader import IndexedRows
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.metrics import lower_is_better
 from rmexp.losses.base import Loss
@@ -52,16 +53,11 @@ def head_is_linear(model: Any) -> bool:
 
 
 class CachedBatches:
-    """Micro-batches of cached activations for all heads.
-
-    Args:
-        data: the rows.
-        layout: has the activations.
-        device: of the heads.
-    """
+    """Micro-batches of cached activations (`layout` has them) for all heads."""
 
     def __init__(self, data: ComparisonData, layout: BatchLayout, device: str) -> None:
         self.data, self.layout, self.device = data, layout, device
+        self._indexed = IndexedRows(data.rows)
         self.split = functools.lru_cache(CACHED_SPLITS)(self.collate)
         self._row = functools.lru_cache(CACHED_ROWS)(self._read)
 
@@ -71,8 +67,7 @@ class CachedBatches:
         return batch.to(self.device)
 
     def _read(self, index: int) -> dict[str, Any]:
-        row = {**self.data.rows[index], "row": index}
-        del row["texts"]
+        row = self._indexed[index]
         # Lists of Python integers would take most of the memory.
         return row | {"tokens": [np.array(ids, dtype=np.int32) for ids in row["tokens"]]}
 
@@ -80,11 +75,7 @@ class CachedBatches:
 class HeadModule(RewardModule):
     """The `RewardModule` of one head: its progress, log, best weights and early stopping.
 
-    Args:
-        model: one head.
-        loss, data, optim, fingerprints: see `RewardModule`.
-        settings: of the trainer; `monitor` is resolved.
-        batches: shared by all heads.
+    The `monitor` of its settings is resolved; all heads share the `batches`.
 
     Attributes:
         bank: the `multi_head.HeadBank` that trains it.
