@@ -119,7 +119,7 @@ def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig
     """Let `model` load the checkpoint's weights, and `template` the template of its export."""
     trust = bool(config.model.get("trust_remote_code", False))
     config.model = find_weights(home, config.model, config.model.layout, trust)
-    if (export := find_export(home)) is not None and carries_template(export):
+    if export := _templated_export(home):
         if any(key.split(".")[0] == "template" for key in keys):
             raise UserError(
                 f"{export} carries the template it was trained with: leave out template."
@@ -134,9 +134,10 @@ def find_export(home: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
-def carries_template(export: Path) -> bool:
-    """Whether a Hugging Face directory is an export of rmexp, whose tokenizer has the template."""
-    return (export / "rmexp.json").is_file()
+def _templated_export(home: Path) -> Path | None:
+    """The same, if it is an export of rmexp, whose tokenizer has the template."""
+    export = find_export(home)
+    return export if export is not None and (export / "rmexp.json").is_file() else None
 
 
 def find_weights(home: Path, base: Any, layout: str, trust_remote_code: bool) -> dict[str, Any]:
@@ -199,23 +200,19 @@ def load_scorer(
         raise UserError(f"{path}: there is no such directory.")
     saved = saved_config(home) if is_run(home) else None
     base = None if saved is None else OmegaConf.to_container(saved.model, resolve=True)
-    node = find_weights(home, base, layout, trust_remote_code)
-    export = find_export(home)
+    source = build(OmegaConf.create(find_weights(home, base, layout, trust_remote_code)))
     template: Any = option_values("template/tokenizer")
-    if saved is not None and (export is None or not carries_template(export)):
+    if saved is not None and _templated_export(home) is None:
         template = saved.template
-    source = build(OmegaConf.create(node))
     tokenizer = source.load_tokenizer()
     build(OmegaConf.create(template)).install(tokenizer)
-    trained = None if saved is None else saved.data.max_length
     hardware = resolve_accelerator(accelerator)
-    scale = calibration.load_calibration(home)
     return open_scorer(
         source,
         tokenizer,
         device_name(hardware),
         resolve_precision(precision, hardware),
         layout,
-        max_length or trained,
-        calibration=scale,
+        max_length or (None if saved is None else saved.data.max_length),
+        calibration=calibration.load_calibration(home),
     )

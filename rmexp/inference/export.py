@@ -12,8 +12,7 @@ import transformers
 from rmexp import __version__
 from rmexp.core.atomic_file import replace_directory
 from rmexp.core.errors import UserError, note_fallback
-from rmexp.evaluation.calibration import CALIBRATION_FILE as CALIBRATION
-from rmexp.evaluation.calibration import Calibration
+from rmexp.evaluation.calibration import CALIBRATION_FILE, Calibration
 from rmexp.evaluation.metric_values import format_metric
 from rmexp.evaluation.metrics import shown_in
 from rmexp.models.reward_model import head_layers
@@ -56,7 +55,7 @@ def export(
         (folder / "README.md").write_text(_card(facts, calibration), encoding="utf-8")
         if calibration is not None:
             stored = json.dumps(calibration.to_dict(), indent=2) + "\n"
-            (folder / CALIBRATION).write_text(stored)
+            (folder / CALIBRATION_FILE).write_text(stored)
         verify_export(folder, texts, rewards, padded_left=head_layers(model) is not None)
 
 

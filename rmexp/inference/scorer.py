@@ -118,7 +118,9 @@ class Scorer:
         rows = []
         for comparison, _, tokens in encoded:
             key = comparison.prompt_key  # a hash of the prompt: once, however many parts there are
-            rows += [unlabelled_row(part, key) for part in self._parts(tokens)]
+            size = PrefixTreeBuilder().with_sequences(tokens).size
+            fits = tokens and size <= self.micro_batch_tokens  # else one tree a response
+            rows += [unlabelled_row(t, key) for t in ([tokens] if fits else [[i] for i in tokens])]
         found: list[list[float]] = [[] for _ in rows]
         device = next(self.model.parameters()).device
         collate = Collate(
@@ -127,21 +129,15 @@ class Scorer:
             BatchLayout(self.layout, max_positions(self.model)),
         )
         self.model.eval()
-        lower = torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed")
         step = collate([row | {"row": n} for n, row in enumerate(rows)])
-        with lower:  # around all batches: autocast keeps cast weights until it exits
+        # Around all batches: autocast keeps cast weights until it exits.
+        with torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed"):
             for batch in step.batches:
                 rewards_N = compute_rewards(self.model, batch.to(device)).tolist()
                 for n, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
                     found[n].append(reward)
         flat = chain.from_iterable(found)
         return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
-
-    def _parts(self, tokens: list[list[int]]) -> list[list[list[int]]]:
-        """Groups of responses that share a tree; one each if they exceed a micro-batch."""
-        if PrefixTreeBuilder().with_sequences(tokens).size > self.micro_batch_tokens:
-            return [[ids] for ids in tokens]
-        return [tokens] if tokens else []
 
 
 def open_scorer(
@@ -158,13 +154,7 @@ def open_scorer(
 
     Args:
         source: loads the model, see `models.pretrained`.
-        tokenizer: the model's own, with the template installed.
-        device: torch's name of the device.
-        precision: see `Scorer`.
-        layout: see `choose_layout`.
-        max_length: see `Scorer`; at most the model's positions, which None takes.
-        micro_batch_tokens: see `Scorer`.
-        calibration: see `Scorer`.
+        max_length: at most the model's positions, which None takes; for the others, see `Scorer`.
 
     Raises:
         UserError: the model has no reward head, or was trained with another template.

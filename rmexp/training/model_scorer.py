@@ -15,7 +15,7 @@ from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.row_source import RowSource
 from rmexp.evaluation import calibration
 from rmexp.evaluation.eval_cases import EvalCase
-from rmexp.inference.perturbation_sensitivity import probe_rewrites
+from rmexp.inference.perturbations import probe_rewrites
 from rmexp.inference.scorer import Scorer
 from rmexp.losses import Loss
 from rmexp.templates.template import Template
