@@ -10,7 +10,7 @@ import yaml
 
 from rmexp.config.schema import GROUPS
 from rmexp.core.errors import UserError
-from rmexp.tasks.convert.peers import convert_axolotl, convert_trl
+from rmexp.tasks.convert.rules import convert_axolotl, convert_trl
 from rmexp.tasks.convert.settings import KEYS, TABLES, PeerSettings
 
 FOREIGN = {"stage": "LLaMA-Factory", "rlhf_type": "ms-swift", "process_reward_model": "a PRM"}
