@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt
 
-from rmexp.analysis.report.plan_table import UNKNOWN, plan_table
+from rmexp.analysis.report.plan_table import BYTES_PER_GIB, UNKNOWN, plan_table
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
 from rmexp.core.process_memory import device_memory, resident_bytes
@@ -17,9 +17,8 @@ from rmexp.losses.compatibility import check_trainable
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.optim import AdamW
-from rmexp.training.planning.estimate import estimate
+from rmexp.training.planning.estimate import estimate, propose
 from rmexp.training.planning.fake_model import FakeModel
-from rmexp.training.planning.proposals import GIBIBYTE, propose
 from rmexp.training.setup import prepare_data
 from rmexp.training.trainer import TrainerSettings
 
@@ -68,7 +67,7 @@ def plan(
     devices = max(1, trainer.processes)  # with `auto`, the machine may have no GPU
     facts = estimate(fake, data.batching.micro_batch_tokens, trainer.strategy, devices, process)
     shared = max(1, trainer.resolved_devices())
-    available = device_memory(gpu, shared) if memory_gib is None else memory_gib * GIBIBYTE
+    available = device_memory(gpu, shared) if memory_gib is None else memory_gib * BYTES_PER_GIB
     epochs = trainer.steps(facts["steps"]) / facts["steps"]
     flops = facts["flops"] * epochs + facts["keeping_flops"]
     facts |= {
@@ -98,8 +97,8 @@ def _refusal(facts: Mapping[str, Any], ways: Sequence[str]) -> str:
     where = f"{facts['strategy']} over {facts['devices']} devices"
     none = "no tune, micro-batch or number of devices that rmexp can propose makes it fit"
     return (
-        f"This does not fit: {what} needs {facts['needed'] / GIBIBYTE:.1f} GiB on each device "
+        f"This does not fit: {what} needs {facts['needed'] / BYTES_PER_GIB:.1f} GiB on each device "
         f"({where if facts['devices'] > 1 else 'one device'}), and there are "
-        f"{facts['available'] / GIBIBYTE:.1f} GiB; "
+        f"{facts['available'] / BYTES_PER_GIB:.1f} GiB; "
         f"{'it would fit with ' + '; or '.join(ways) if ways else none}."
     )

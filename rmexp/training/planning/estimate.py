@@ -1,17 +1,24 @@
-"""Memory of each device by part, and FLOPs."""
+"""Memory of each device by part, FLOPs, and settings with which a run fits."""
 
 import math
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from rmexp.analysis.report.plan_table import BYTES_PER_GIB
 from rmexp.batching.collate import BatchLayout
 from rmexp.batching.epoch_layout import lay_out_epoch
+from rmexp.config.compose import build, option_values
 from rmexp.models.reward_model import head_parameters
+from rmexp.models.tuning import LoRA
 from rmexp.training.optim import AdamW
 from rmexp.training.planning.fake_model import FakeModel
 
 FLOAT, HALF = 4, 2  # bytes of weights, gradients and moments, and of numbers in bf16
+MAX_DEVICES = 1024
 
 
 def estimate(
@@ -19,10 +26,7 @@ def estimate(
 ) -> dict[str, Any]:
     """Facts for `plan.json`: bytes on each device, FLOPs of all devices together.
 
-    Args:
-        tokens: of a micro-batch at most.
-        strategy: `single`, `ddp` or `fsdp`.
-        process: bytes of a process without tensors.
+    A micro-batch has at most `tokens`; a process without tensors takes `process` bytes.
     """
     collate = replace(fake.data.collate(BatchLayout(fake.layout)), micro_batch_tokens=tokens)
     steps, partition = fake.data.plan().steps(0), fake.data.partition(0, devices)
@@ -92,3 +96,46 @@ def _sizes(fake: FakeModel) -> tuple[dict[str, int], int, int, int]:
     # Parameters outside the layers are gathered for the whole step, layers two at a time.
     gathered = moved.pop(-1) + 2 * max(moved.values(), default=0)
     return dict(parts), FLOAT * parts.total(), gradients, gathered
+
+
+def propose(
+    fake: FakeModel, facts: Mapping[str, Any], available: float, tokens: int, process: int
+) -> Iterator[str]:
+    """Recomputation or smaller micro-batches, LoRA, more devices: of each the mildest that fits.
+
+    `facts` is the estimate, which needs more than `available` bytes.
+    """
+    if facts["loading"] > available:
+        return
+    setting = {"tokens": tokens, "strategy": facts["strategy"], "devices": facts["devices"]}
+
+    def fitting(words: str, models: list[FakeModel], **changes: Any) -> str | None:
+        for model, more in zip(models, ("", " model.gradient_checkpointing=true"), strict=False):
+            needed = estimate(model, process=process, **(setting | changes))["needed"]
+            if needed <= available:
+                return f"{words}{more} ({needed / BYTES_PER_GIB:.1f} GiB)".lstrip()
+        return None
+
+    found, models = None, _with_recomputation(fake)
+    if facts["training"] - facts["memory"]["activations"] - facts["memory"]["casts"] <= available:
+        largest = fake.data.columns.numbers("size").max()
+        found = fitting("", models)
+        while found is None and (tokens := tokens // 2) >= largest:
+            found = fitting(f"data.micro_batch_tokens={tokens}", models, tokens=tokens)
+    if found:
+        yield found
+    if not isinstance(fake.tune, LoRA):
+        tune = build(OmegaConf.create(option_values("tune/lora")))
+        if adapted := fitting("tune=lora", _with_recomputation(replace(fake, tune=tune))):
+            yield adapted
+    count = facts["devices"] if facts["strategy"] == "fsdp" else 1
+    while found is None and (count := 2 * count) <= MAX_DEVICES:
+        words = f"trainer=fsdp on {count} devices"
+        if found := fitting(words, models, strategy="fsdp", devices=count):
+            yield found
+
+
+def _with_recomputation(model: FakeModel) -> list[FakeModel]:
+    if model.source.gradient_checkpointing:
+        return [model]
+    return [model, replace(model, source=replace(model.source, gradient_checkpointing=True))]

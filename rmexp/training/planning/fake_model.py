@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
 
 from rmexp.batching.batch import Batch
 from rmexp.batching.collate import Layout
@@ -26,7 +27,7 @@ from rmexp.models.layout_probe import check_layout
 from rmexp.models.tuning import LoRA, frozen_layers, layers
 from rmexp.training.frozen_activations import reason_not_cached
 
-ACTIVATIONS, CASTS, GRADIENTS, FLOPS, LAYER = range(5)
+EXISTING, ACTIVATIONS, CASTS, GRADIENTS, FLOPS, LAYER = range(-1, 5)
 aten = torch.ops.aten
 
 
@@ -39,8 +40,7 @@ class StepTrace(TorchDispatchMode):
     def __init__(self, model: Any, counts: Sequence[int]) -> None:
         super().__init__()
         existing = [t.untyped_storage() for t in (*model.parameters(), *model.buffers())]
-        self._existing = {id(storage): storage for storage in existing}
-        self._alive: dict[int, weakref.ref[Any]] = {}
+        self._kinds = WeakIdKeyDictionary(dict.fromkeys(existing, EXISTING))
         self._counts = np.array([*counts, 1])  # the last one: outside the layers
         self._now, self._rows, self._forward_end = [0, 0, 0, 0, -1], [[0, 0, 0, 0, -1]], 0
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -69,7 +69,7 @@ class StepTrace(TorchDispatchMode):
         self._hooks.append(layer.register_forward_hook(leave))
 
     def _enter(self, layer: int) -> None:
-        self._rows += [[*self._now], [*self._now[:LAYER], layer]]
+        self._rows.append([*self._now])  # what was freed since the last operator
         self._now[LAYER] = layer
 
     def backward(self, value: Tensor) -> None:
@@ -82,42 +82,35 @@ class StepTrace(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if func in (aten.mm.default, aten.addmm.default):  # products of attention are batched
             self._now[FLOPS] += flop_registry[func.overloadpacket](*args, out_val=out)
-        cast = func is aten._to_copy.default and id(args[0].untyped_storage()) in self._existing
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._allocate(tensor.untyped_storage(), CASTS if cast else ACTIVATIONS)
+        source = args[0].untyped_storage() if func is aten._to_copy.default else None
+        cast = source is not None and self._kinds.get(source) == EXISTING
+        kind = CASTS if cast else ACTIVATIONS
+        for tensor in (leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
+            if (storage := tensor.untyped_storage()) not in self._kinds:
+                self._kinds[storage] = kind
+                self._add(kind, storage.nbytes())
+                weakref.finalize(storage, self._add, kind, -storage.nbytes())
         self._rows.append([*self._now])
         return out
 
-    def _allocate(self, storage: torch.UntypedStorage, kind: int) -> None:
-        key, size = id(storage), storage.nbytes()
-
-        def free(_: Any) -> None:
-            del self._alive[key]
-            self._now[kind] -= size
-
-        if key not in self._alive and key not in self._existing:
-            self._alive[key] = weakref.ref(storage, free)
-            self._now[kind] += size
+    def _add(self, kind: int, size: int) -> None:
+        self._now[kind] += size
 
     def peak(self, share: float = 1.0, accumulated: int = 0) -> tuple[str, list[int]]:
         """The pass with the largest sum, and bytes of activations, casts and gradients there.
 
         A `share` of each gradient stays here, where `accumulated` bytes are of earlier ones.
         """
-        rows = np.array(self._rows)
-        states = rows[:, :FLOPS] * [1, 1, 0 if accumulated else share]
-        alive = highest = np.array([0, 0, accumulated * share])
-        phase, start = "", 0
-        for end in [*np.flatnonzero(np.diff(rows[:, LAYER])) + 1, len(rows)]:
-            part, count = states[start:end] - states[start], self._counts[rows[start, LAYER]]
-            n = part.sum(1).argmax()
-            top = alive + part[n] + (count - 1) * part[-1] * (part[-1].sum() > 0)
-            if top.sum() > highest.sum():
-                phase = "forward" if start + n < self._forward_end else "backward"
-                highest = top
-            alive, start = alive + count * part[-1], end
-        return phase, highest.astype(int).tolist()
+        changes, layer = np.diff(self._rows, axis=0), np.array(self._rows)[1:, LAYER]
+        stays = np.split(np.arange(len(layer)), np.flatnonzero(np.diff(layer)) + 1)
+        # Each stay in a layer, as often as there are layers that it stands for.
+        order = np.concatenate([np.tile(one, self._counts[layer[one[0]]]) for one in stays])
+        shares = [1.0, 1.0, 0.0 if accumulated else share]
+        alive = np.cumsum(changes[order, :FLOPS] * shares, axis=0)
+        alive[:, GRADIENTS] += accumulated * share
+        n = alive.sum(1).argmax()
+        phase = "forward" if order[n] + 1 < self._forward_end else "backward"
+        return phase, alive[n].astype(int).tolist()
 
     def flops(self) -> int:
         """FLOPs of products with weights; those of attention depend on the kernel."""
