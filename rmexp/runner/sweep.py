@@ -11,8 +11,8 @@ from rmexp.core.errors import DiskFull, UserError
 from rmexp.runner.announce import announce
 from rmexp.runner.executors import Executor, make_executor
 from rmexp.runner.finalize import finish_sweep
-from rmexp.runner.head_groups import head_groups
-from rmexp.runner.job_spec import JobSpec, WorkItem
+from rmexp.runner.head_groups import group_heads
+from rmexp.runner.job_spec import JobSpec
 from rmexp.runner.preflight import PreflightResult
 from rmexp.runner.sweep_plan import SweepPlan, make_plan
 
@@ -58,15 +58,11 @@ def _run_grid(
 ) -> None:
     """Run the cells that are not done; heads that train together run as one item."""
     jobs = [plan.place(job, cell) for job, cell in zip(cells, plan.cells, strict=True)]
-    groups = head_groups(plan, jobs)
-    grouped = {cell.number for group in groups.values() for cell, _ in group.members}
-    items: list[WorkItem] = []
+    pending = []
     for job, state in zip(jobs, plan.states(), strict=True):
         if state.status == "done":
             reporter.say(f"job {job.number}: done before: reused")
-        elif job.directory.name in groups:
-            items.append(groups[job.directory.name])
-        elif job.number not in grouped:
-            items.append(job)
-    if items:
-        execute(items)
+        else:
+            pending.append((job, state))
+    if pending:
+        execute(group_heads(pending))

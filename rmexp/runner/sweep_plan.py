@@ -73,13 +73,7 @@ class SweepPlan:
         if not self.cells:
             started = (file.parent for file in self.directory.glob("*/result.json"))
             return [read_state(home) for home in sorted(started, key=_number)]
-        return [self.state(cell) for cell in self.cells]
-
-    def state(self, cell: Cell) -> State:
-        """The state of a job; a run of another configuration, data or code does not count."""
-        found = read_state(self.directory / cell.directory)
-        other = found.result.get("fingerprint") != cell.fingerprint
-        return State("pending", found.path) if found.status == "done" and other else found
+        return [job_state(self.directory / one.directory, one.fingerprint) for one in self.cells]
 
     def write(self) -> None:
         """Write `sweep.json` atomically.
@@ -134,6 +128,13 @@ def _is_dead(owner: Path) -> bool:
 
 def _identity(plan: SweepPlan) -> tuple[str, list[str]]:
     return plan.inputs, [cell.fingerprint for cell in plan.cells]
+
+
+def job_state(home: Path, fingerprint: str | None) -> State:
+    """The state of a job; a run of another configuration, data or code does not count."""
+    found = read_state(home)
+    other = found.result.get("fingerprint") != fingerprint
+    return State("pending", home) if found.status == "done" and other else found
 
 
 def _number(home: Path) -> tuple[int, str]:

@@ -73,13 +73,9 @@ class HeadBank:
         self.schedule.step()
 
 
-def make_banks(modules: Sequence[HeadModule]) -> list[HeadBank]:
-    return [HeadBank(some) for some in _by(modules, lambda m: (m.optim, m.steps)).values()]
-
-
 def train_heads(modules: Sequence[HeadModule]) -> None:
     """Train every head to its end; one that fails keeps its `error`, and the others continue."""
-    banks = make_banks(modules)
+    banks = [HeadBank(some) for some in _by(modules, lambda m: (m.optim, m.steps)).values()]
     while training := [m for bank in banks for m in bank.row if m.is_training]:
         stepped, losses, sums = [], [], []
         for rows, members in _by(training, HeadModule.next_rows).items():

@@ -56,11 +56,9 @@ class TrainedHead:
 
     Attributes:
         module: with its best weights and its log.
-        source: where the shared model came from.
-        network: the shared model.
+        network: the model that the runs share, which `source` loaded.
         facts: for `result.json`.
-        seconds: this run's share of the time for everything that was done together.
-        training_seconds: this run's share of the training time.
+        seconds, training_seconds: its share of the time for everything, and for training.
         notes: fallbacks of all runs, and its own.
     """
 
@@ -73,6 +71,58 @@ class TrainedHead:
     seconds: float = 0.0
     training_seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+
+    def finish(
+        self,
+        name: str,
+        labels: dict[str, str],
+        run: RunDirectory,
+        loggers: list[Any],
+        reporter: Reporter,
+        exports: bool,
+    ) -> dict[str, float]:
+        """Log and finish a run whose head is trained; returns its metrics.
+
+        Raises:
+            TrainingFailed: loss or gradient were not finite.
+        """
+        module, settings = self.module, self.module.settings
+        for note in self.notes:
+            note_fallback(note)
+        report_prepared(self.prepared, self.run.seed, run, reporter)
+        run.count_in(self.seconds)
+        seconds = max(0.001, self.training_seconds)
+        run.update(
+            **self.facts,
+            **training_facts(settings, module.data, module.steps),
+            training_seconds=self.training_seconds,
+            pairs_per_second=round(module.seen["pairs"] / seconds, 3),
+            responses_per_second=round(module.seen["responses"] / seconds, 3),
+            steps=module.done,
+        )
+        module.open_log([JsonLines(run), *loggers])
+        if module.error is not None:
+            raise module.error
+        best = BestWeights(module.best_state, module.best_step, settings.monitor, module.best_value)
+        if settings.keep != "none" or not exports:
+            stored = {"state_dict": best.state, "global_step": best.step}
+            stored["fingerprints"] = dict(module.fingerprints)
+            write_checkpoint(stored, run.path / "checkpoints" / "best.ckpt")
+
+        def score(split: str) -> dict[str, float]:
+            score_heads([module], split)
+            return module.metrics
+
+        def whole() -> Any:
+            self.network.load_state_dict(module.model.state_dict(), strict=False)
+            return self.network
+
+        # Plots would take most of the time: the sweep writes the page of its best run.
+        parts = RunParts(
+            run, reporter, self.source, self.prepared, name, labels, settings.keep,
+            exports, reports=exports or bool(loggers),
+        )  # fmt: skip
+        return finish_run(parts, module, best, score, whole)
 
 
 def fit_heads(
@@ -152,56 +202,3 @@ def _begin(
     head = copy_head(network, run.seed)
     module = HeadModule(head, run.loss, data, run.optim, settings(), batches, fingerprints)
     return module, Prepared(shared.tokenizer, data, shared.audit)
-
-
-def finish_head(
-    trained: TrainedHead,
-    name: str,
-    labels: dict[str, str],
-    run: RunDirectory,
-    loggers: list[Any],
-    reporter: Reporter,
-    exports: bool,
-) -> dict[str, float]:
-    """Log and finish a run whose head is trained; returns its metrics.
-
-    Raises:
-        TrainingFailed: loss or gradient were not finite.
-    """
-    module, settings = trained.module, trained.module.settings
-    for note in trained.notes:
-        note_fallback(note)
-    report_prepared(trained.prepared, trained.run.seed, run, reporter)
-    run.count_in(trained.seconds)
-    seconds = max(0.001, trained.training_seconds)
-    run.update(
-        **trained.facts,
-        **training_facts(settings, module.data, module.steps),
-        training_seconds=trained.training_seconds,
-        pairs_per_second=round(module.seen["pairs"] / seconds, 3),
-        responses_per_second=round(module.seen["responses"] / seconds, 3),
-        steps=module.done,
-    )
-    module.open_log([JsonLines(run), *loggers])
-    if module.error is not None:
-        raise module.error
-    best = BestWeights(module.best_state, module.best_step, settings.monitor, module.best_value)
-    if settings.keep != "none" or not exports:
-        stored = {"state_dict": best.state, "global_step": best.step}
-        stored["fingerprints"] = dict(module.fingerprints)
-        write_checkpoint(stored, run.path / "checkpoints" / "best.ckpt")
-
-    def score(split: str) -> dict[str, float]:
-        score_heads([module], split)
-        return module.metrics
-
-    def whole() -> Any:
-        trained.network.load_state_dict(module.model.state_dict(), strict=False)
-        return trained.network
-
-    # Plots would take most of the time: the sweep writes the page of its best run.
-    parts = RunParts(
-        run, reporter, trained.source, trained.prepared, name, labels, settings.keep,
-        exports, reports=exports or bool(loggers),
-    )  # fmt: skip
-    return finish_run(parts, module, best, score, whole)

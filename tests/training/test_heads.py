@@ -11,7 +11,7 @@ from rmexp.batching.collate import BatchLayout
 from rmexp.models.reward_model import update_facts
 from rmexp.models.tiny import Tiny
 from rmexp.runner import head_groups
-from rmexp.runner.sweep_plan import Cell
+from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.tracking.run_state import State
 from rmexp.training.head_module import HeadModule, copy_head
@@ -176,18 +176,14 @@ def test_a_head_that_was_begun_by_itself_goes_on_so(monkeypatch):
     def state(status, resumable=False):
         return SimpleNamespace(status=status, resumable=resumable)
 
-    states = [state("pending"), state("done"), state("dead", True), state("dead")]
-    cells = [Cell(number, [], f"{number}-x", "") for number in range(4)]
-    plan = SimpleNamespace(cells=cells, states=lambda: states)
-    monkeypatch.setattr(head_groups, "_key", lambda composed: "one")
-    (group,) = head_groups.head_groups(plan, [None] * 4).values()
-    assert [cell.number for cell, _ in group.members] == [0, 3]
+    monkeypatch.setattr(head_groups, "_key", lambda job: "one")
+    jobs = [JobSpec({}, [], {}, directory=Path(f"{n}-x"), number=n) for n in range(3)]
+    states = [state("pending"), state("dead", True), state("dead")]
+    group, alone = head_groups.group_heads(zip(jobs, states, strict=True))
+    assert [job.number for job in group.members] == [0, 2]
+    assert alone is jobs[1]
     assert State("dead", Path("3")).resumable is False, "without a checkpoint"
-    states[0] = state("done")
-    assert head_groups.head_groups(plan, [None] * 4) == {}, "one alone is no group"
-    assert head_groups.head_groups(SimpleNamespace(cells=[]), [None]) == {}, (
-        "a search chooses its jobs"
-    )
+    assert head_groups.group_heads([(jobs[0], states[0])]) == [jobs[0]], "one alone is no group"
 
 
 def test_what_stands_alone_is_not_trained_together(rmexp):
