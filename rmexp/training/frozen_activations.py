@@ -169,9 +169,9 @@ def _reward_difference(part: FrozenPart, store: ActivationStore) -> float:
     """Relative difference of the rewards of two short rows with and without the store."""
     model, data = part.model, part.data
     model.eval()
-    shortest = np.argsort(data.columns.numbers("size"), kind="stable")[:2].tolist()
+    shortest = np.argsort(data.rows.data.column("size").to_numpy(), kind="stable")[:2]
     indexed = IndexedRows(data.rows)
-    rows = [indexed[row] for row in shortest]
+    rows = [indexed[int(row)] for row in shortest]
 
     def rewards(layout: BatchLayout) -> Tensor:
         batches = [batch.to(part.device) for batch in data.collate(layout)(rows).batches]
