@@ -22,17 +22,12 @@ from rmexp.core.errors import UserError
 
 
 def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
-    """Compose the configuration, with Hydra's own node in it.
-
-    Args:
-        overrides: the overrides of the command line.
-        config_dir: a directory with further options.
+    """Compose the configuration, with Hydra's own node in it; `config_dir` has further options.
 
     Raises:
         UserError: an unknown option or key, a wrong type, or an override that cannot be parsed.
     """
-    search = [] if config_dir is None else [f"file://{Path(config_dir).absolute()}"]
-    extra = [f"hydra.searchpath=[{path}]" for path in search]
+    extra = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -82,9 +82,6 @@ class Composer:
     """Composes cells as `compose_config` does, but each choice of groups only once.
 
     A plain value (`loss.margin=1`, `seed=0`) is set in a copy of what the choices compose to.
-
-    Args:
-        config_dir: a directory with further options.
     """
 
     def __init__(self, config_dir: str | None = None) -> None:
@@ -92,11 +89,7 @@ class Composer:
         self._composed: dict[tuple[str, ...], bytes] = {}
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        """Compose a cell; the caller may change the result.
-
-        Raises:
-            UserError: see `compose_config`.
-        """
+        """Compose a cell; the caller may change the result."""
         parsed = [parse_override(text) for text in overrides]
         values = [override for override in parsed if _is_value(override)]
         others = [override for override in parsed if not _is_value(override)]

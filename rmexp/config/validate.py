@@ -17,10 +17,8 @@ from rmexp.core.errors import UserError
 def check_config(config: DictConfig, valid: set[str] | None = None) -> None:
     """Check that every `_target_` exists and accepts its keys, and every value's type and range.
 
-    Imports the targets (and so torch), but loads neither models nor data.
-
-    Args:
-        valid: nodes known to be valid, as text; those of this configuration are added.
+    Imports the targets (and so torch), but loads neither models nor data. `valid` are nodes known
+    to be valid, as text; those of this configuration are added.
 
     Raises:
         UserError: the first mistake.

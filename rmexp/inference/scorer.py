@@ -118,9 +118,9 @@ class Scorer:
         rows = []
         for comparison, _, tokens in encoded:
             key = comparison.prompt_key  # a hash of the prompt: once, however many parts there are
-            size = PrefixTreeBuilder().with_sequences(tokens).size
-            fits = tokens and size <= self.micro_batch_tokens  # else one tree a response
-            rows += [unlabelled_row(t, key) for t in ([tokens] if fits else [[i] for i in tokens])]
+            fits = PrefixTreeBuilder().with_sequences(tokens).size <= self.micro_batch_tokens
+            trees = [tokens] if tokens and fits else [[ids] for ids in tokens]
+            rows += [unlabelled_row(tree, key) for tree in trees]
         found: list[list[float]] = [[] for _ in rows]
         device = next(self.model.parameters()).device
         collate = Collate(
