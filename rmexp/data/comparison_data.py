@@ -21,7 +21,7 @@ from rmexp.data import sampling
 from rmexp.data.reader import RowReport
 from rmexp.data.row_source import MixedSource, RowSource
 from rmexp.data.settings import BatchSettings, SamplingSettings
-from rmexp.data.splits import SingleSplit, SplitPolicy, describe_fold
+from rmexp.data.splits import SPLIT_NAMES, SingleSplit, SplitPolicy, describe_fold
 from rmexp.data.token_columns import COUNT_COLUMNS, TokenColumns
 
 
@@ -140,16 +140,56 @@ class ComparisonData:
             prompts = columns.prompts(self.splits["train"])
             keep = sampling.capped(prompts, most, self.split_policy.seed)
             self._drop_train(keep, f"beyond data.max_per_prompt={most}")
-        wanted = kinds or tuple(COUNT_COLUMNS)
+        self._check_labels(kinds or tuple(COUNT_COLUMNS))
+        self.test_on_val()
+
+    def check_sizes(self) -> None:
+        """Refuse rows of which none can train or none can select.
+
+        Raises:
+            UserError: too few prompts, no row of a split, only ties, or only weights of 0.
+        """
+        sizes = ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
+        prompts = len(set(self.rows["prompt_key"][:]))
         for name in ("train", "val"):
-            counts = self.counts(name)
-            if not any(counts[kind] for kind in wanted):
+            if len(self.splits[name]) == 0 and prompts < len(SPLIT_NAMES):
                 raise UserError(
-                    f"The {name} split has {len(self.splits[name])} comparisons and none with "
+                    f"The {len(self.rows)} comparisons have {prompts} "
+                    f"prompt{'s'[: prompts - 1]}, and a prompt is in one split only, so that none "
+                    f"is left for {name}: give rows with other prompts, or data.val_path (and "
+                    "data.test_path, or data.test_share=0)."
+                )
+            if len(self.splits[name]) == 0:
+                lost = "; ".join(self.report.lines()[1:])
+                raise UserError(
+                    f"No comparison is left for {name} ({sizes}{'; ' if lost else ''}{lost}): "
+                    "give more rows, other shares, or data.val_path."
+                )
+        everything = np.concatenate(list(self.splits.values()))
+        found = {kind for kind, count in self.columns.counts(everything).items() if count}
+        if found == {"ties"}:
+            raise UserError(
+                f"All {len(self.rows)} comparisons are ties: no pair tells which answer is better, "
+                "so that there is nothing to learn or to select by. loss=ties needs pairs beside "
+                "the ties, too."
+            )
+        for name, rows in self.splits.items():
+            if len(rows) and not self.columns.numbers("weight")[rows].any():
+                raise UserError(
+                    f"All {len(rows)} comparisons of {name} have weight 0: give some a weight, "
+                    "or leave the column out."
+                )
+
+    def _check_labels(self, wanted: Sequence[str]) -> None:
+        for name in ("train", "val"):
+            counts, rows = self.counts(name), len(self.splits[name])
+            if not any(counts[kind] for kind in wanted):
+                ties = f", {counts['ties']} ties" if counts["ties"] else ""
+                raise UserError(
+                    f"The {name} split has {rows} comparisons{ties} and none with "
                     f"{' or '.join(wanted)}: give more rows, other shares (data.val_share), or "
                     "ratings that differ by data.min_rating_gap."
                 )
-        self.test_on_val()
 
     def test_on_val(self) -> None:
         """Use val as test if there are no test rows."""

@@ -15,6 +15,7 @@ from rmexp.data.formats.fold_group import FoldGroup
 from rmexp.data.reader import Format
 from rmexp.data.row_source import MixedSource, RowSource
 from rmexp.data.settings import BatchSettings, SamplingSettings
+from rmexp.data.sources import ReadOptions
 from rmexp.data.splits import Fold, SplitPolicy
 from rmexp.data.token_columns import Balance
 from rmexp.data.tokenize_spec import TokenizeSpec
@@ -26,12 +27,14 @@ Share = Annotated[float, Ge(0), Le(1)]
 
 def comparison_data(
     format: Format,
-    path: str,
+    path: str | list[str],
     fields: Mapping[str, str | None] | None,
     template: Template | None,
     system: str | None,
-    val_path: str | None,
-    test_path: str | None,
+    val_path: str | list[str] | None,
+    test_path: str | list[str] | None,
+    encoding: str | None,
+    split_names: Mapping[str, Literal["train", "val", "test"] | None] | None,
     limit: Count | None,
     on_bad_row: Literal["raise", "skip"],
     max_bad_share: Share,
@@ -58,8 +61,8 @@ def comparison_data(
     Raises:
         UserError: settings exclude each other.
     """
-    paths: dict[str | None, str] = {"val": val_path, "test": test_path}  # type: ignore[dict-item]
-    paths = {name: given for name, given in paths.items() if given is not None}
+    given = {"val": val_path, "test": test_path}
+    paths: dict[str | None, str | list[str]] = {k: p for k, p in given.items() if p is not None}
     splits = _split_policy(val_share, test_share, split_seed, fold, fold_by, fold_until, paths)
     columns = {name: column for name, column in (fields or {}).items() if column is not None}
     parse: Format = ColumnMap(format, columns) if columns else format
@@ -71,6 +74,7 @@ def comparison_data(
         max_bad_share,
         min_rating_gap,
         max_length,
+        ReadOptions(encoding, split_names or {}),
     )
     own = () if system is None else (Template(None, None, system, None, None, {}),)
     templates = own if template is None else (template, *own)
@@ -177,7 +181,7 @@ def _split_policy(
     fold: int | None,
     by: str | None,
     until: str | None,
-    paths: Mapping[str | None, str],
+    paths: Mapping[str | None, str | list[str]],
 ) -> SplitPolicy:
     if val_share == 0 and "val" not in paths:
         raise UserError(

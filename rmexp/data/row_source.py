@@ -44,7 +44,8 @@ class RowSource:
     @property
     def paths(self) -> list[str]:
         """Where the rows come from."""
-        return list(self.spec.paths.values())
+        given = self.spec.paths.values()
+        return [path for one in given for path in ([one] if isinstance(one, str) else one)]
 
     @property
     def key(self) -> str:
@@ -67,8 +68,8 @@ class RowSource:
 
     def check(self) -> None:
         """Refuse paths that do not exist, before a tokenizer is loaded."""
-        for path in self.paths:
-            check_source(path)
+        for split, path in self.spec.paths.items():
+            check_source(path, f"data.{split}_path" if split in ("val", "test") else "data.path")
 
     def replaced(self, **changes: Any) -> "RowSource":
         """The source with other fields of its `spec`."""
@@ -77,7 +78,7 @@ class RowSource:
     def comparisons(self) -> Iterator[tuple[Comparison, "RowSource"]]:
         """Read the comparisons again, with the ids of the tokenised rows and their source."""
         spec = self.spec
-        for one in read_comparisons(spec.paths, spec.parse, RowReport(), spec.limit):
+        for one in read_comparisons(spec.paths, spec.parse, RowReport(), spec.limit, spec.reading):
             yield one, self
 
     def own_tokenizer(self, tokenizer: Any) -> Any:

@@ -121,7 +121,7 @@ def _write(
     from datasets.arrow_writer import ArrowWriter
 
     report, dropped = RowReport(), []
-    comparisons = read_comparisons(spec.paths, spec.parse, report, spec.limit)
+    comparisons = read_comparisons(spec.paths, spec.parse, report, spec.limit, spec.reading)
     with ArrowWriter(path=str(home / "rows.arrow"), features=TOKEN_SCHEMA) as writer:
         for one, row in _tokenised_rows(comparisons, spec, tokenizer, report):
             if row is None:
@@ -133,9 +133,10 @@ def _write(
                 progress("comparisons tokenised", report.kept)
         check_bad_rows(report, spec.on_bad_row, spec.max_bad_share, spec.group)
         if report.kept == 0:
-            raise UserError(
-                f"No comparison is left of {report.read} rows: {'; '.join(report.lines()[1:])}."
-            )
+            long = any(cause.startswith("longer") for cause in report.dropped)
+            fix = f" Raise {spec.group}.max_length." if long else ""
+            lost = "; ".join(report.lines()[1:])
+            raise UserError(f"No comparison is left of {report.read} rows: {lost}.{fix}")
         writer.finalize()
     stored = {"report": report.to_dict(), "dropped": dropped}
     (home / "report.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1))

@@ -4,12 +4,14 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rmexp.data.reader import Format
+from rmexp.data.sources import ReadOptions
+from rmexp.data.sources.local_paths import local_files
 from rmexp.templates.template import template_fingerprint
 
 TOKEN_CACHE_VERSION = 8
@@ -26,23 +28,25 @@ class TokenizeSpec:
     """Everything that decides what the tokenised rows are.
 
     Args:
-        paths: split (None: not split yet) -> file, directory or hub id.
+        paths: split (None: not split yet) -> path or list of paths, see `sources.open_source`.
         parse: the format.
         limit: comparisons to take from the start of each path; None takes all.
         on_bad_row: `raise` or `skip`.
         max_bad_share: share of bad rows (0..1) above which `skip` stops too.
         min_rating_gap: ratings at least this far apart make a pair; None makes no pairs.
         max_length: tokens that a prompt and a response may have together.
+        reading: what the user says about the sources.
         group: what the user types before the keys that messages name.
     """
 
-    paths: Mapping[str | None, str]
+    paths: Mapping[str | None, str | Sequence[str]]
     parse: Format
     limit: int | None
     on_bad_row: str
     max_bad_share: float
     min_rating_gap: float | None
     max_length: int
+    reading: ReadOptions = ReadOptions()  # noqa: RUF009 (frozen)
     group: str = "data"
 
     def key(self, tokenizer: Any) -> str:
@@ -63,8 +67,18 @@ class TokenizeSpec:
     @functools.cached_property
     def dialogues_key(self) -> str:
         """The key of prompts and responses, whatever happens to bad rows (24 hex digits)."""
-        sources = {str(split): source_fingerprint(path) for split, path in self.paths.items()}
-        return _digest([sources, _described(self.parse), self.limit, self.max_length])
+        sources = {str(split): _rows_fingerprint(path) for split, path in self.paths.items()}
+        reading = [self.reading.encoding, dict(self.reading.split_names)]
+        return _digest([sources, reading, _described(self.parse), self.limit, self.max_length])
+
+
+def _rows_fingerprint(path: str | Sequence[str]) -> list[str]:
+    """What is asked for, and a hash of each file or folder behind it."""
+    paths = [path] if isinstance(path, str) else list(path)
+    files = [file for one in paths for file in local_files(one)]
+    # A single file is its content, wherever it lies.
+    asked = [] if files == [Path(paths[0]).expanduser()] and files[0].is_file() else paths
+    return [*asked, *(source_fingerprint(str(file)) for file in files)]
 
 
 def source_fingerprint(path: str) -> str:

@@ -65,6 +65,7 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
             lacks the margin or ratings that the loss reads; a comparison is larger than
             `data.tokens_per_batch`.
     """
+    data.check_sizes()
     label_kinds = {kind for kind, count in data.counts("train").items() if count}
     check_fits(loss, loss_name, label_kinds, data_name)
     for name, part in loss.components().items():

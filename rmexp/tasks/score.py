@@ -87,7 +87,7 @@ def score(
         if recipe.on_bad_row == "raise" and (found := all_rows()).bad:
             check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)
 
-    rows = read_comparisons(recipe.paths, recipe.parse, reading, recipe.limit)
+    rows = read_comparisons(recipe.paths, recipe.parse, reading, recipe.limit, recipe.reading)
     score_stream(rows, scorer, scores, stop_at_bad_rows, reporter.count)
     found = all_rows()
     check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)

@@ -111,7 +111,7 @@ def test_rows_that_cannot_be_read_have_file_and_line(tmp_path):
     rows = list(read_rows(str(file)))
     said = [str(raw.row).split(" (")[0] if isinstance(raw.row, BadRow) else "ok" for raw in rows]
     assert said == ["ok", "not JSON", "a JSON str, not an object", "not UTF-8", "ok"]
-    assert str(rows[3].row) == "not UTF-8 (byte 12 is 0xff)"
+    assert str(rows[3].row) == "not UTF-8 (byte 12 is 0xff; data.encoding names another encoding)"
     assert [raw.place for raw in rows] == [f"{file}:{n}" for n in (1, 2, 3, 4, 6)]
 
 
@@ -124,7 +124,7 @@ def test_a_cut_gzip_is_refused_whole(tmp_path):
         ).encode()
     )
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"breaks off after line \d+ .*; fetch the file again"):
+    with pytest.raises(UserError, match=r"breaks off after .*; fetch the file again"):
         list(read_rows(str(file)))
 
 
