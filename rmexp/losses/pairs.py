@@ -25,7 +25,8 @@ class BradleyTerry(Loss):
     Args:
         margin: lead of the better reward at which the loss is log 2.
         label_smoothing: probability that a label is wrong; this share of the loss is that of the
-            flipped pair (Mitchell 2023, "A note on DPO with noisy preferences").
+            flipped pair (Mitchell 2023, "A note on DPO with noisy preferences"), whose other
+            response must lead by the same margin: -log sigmoid(r_worse - r_better - margin).
         scale: multiply by the pair's margin (`data`) or rating difference (`ratings`), the scaled
             loss of Wang et al. 2024 (HelpSteer2-Preference), arXiv:2410.01257, section 3.2.
         centring: coefficient of (r_better + r_worse)^2, which keeps rewards around 0 (Eisenstein et
@@ -49,10 +50,11 @@ class BradleyTerry(Loss):
         self.centring, self.average = centring, average
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
-        leads_P = pair_gaps(rewards_N, batch) - pair_margins(self.margin, batch)
-        values_P = -F.logsigmoid(leads_P)
+        gaps_P, margins_P = pair_gaps(rewards_N, batch), pair_margins(self.margin, batch)
+        values_P = -F.logsigmoid(gaps_P - margins_P)
         if self.label_smoothing:
-            values_P = torch.lerp(values_P, -F.logsigmoid(-leads_P), self.label_smoothing)
+            flipped_P = -F.logsigmoid(-gaps_P - margins_P)
+            values_P = torch.lerp(values_P, flipped_P, self.label_smoothing)
         if self.scale is not None:
             values_P = values_P * pair_margins(self.scale, batch)
         weights_P = batch.weights_P

@@ -55,6 +55,10 @@ def log_sigmoid(x):
             from_conf("loss/bradley_terry", label_smoothing=0.1),
             [-0.9 * log_sigmoid(g) - 0.1 * log_sigmoid(-g) for g in (1.5, -1.0)],
         ),
+        (  # the flipped pair asks for the same lead of the other response
+            from_conf("loss/bradley_terry", margin=0.5, label_smoothing=0.1),
+            [-0.9 * log_sigmoid(g - 0.5) - 0.1 * log_sigmoid(-g - 0.5) for g in (1.5, -1.0)],
+        ),
         (
             from_conf("loss/bradley_terry", margin="data"),
             [-log_sigmoid(-0.5), -log_sigmoid(-1.0)],
