@@ -167,6 +167,15 @@ def test_ids_are_unique_and_limit_counts_comparisons(write_rows):
     assert (report.read, dict(report.bad)) == (4, {"field 'rejected' is missing": 1})
 
 
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [("a a a#2", "a a#2 a#2#2"), ("a#2 a a", "a#2 a a#3"), ("a a#2 a a#2", "a a#2 a#3 a#2#2")],
+)
+def test_a_numbered_id_is_not_that_of_another_row(ids, expected, write_rows):
+    rows = [ROWS[0] | {"id": name} for name in ids.split()]
+    assert [c.id for c in read_all(write_rows(rows))[0]] == expected.split()
+
+
 def test_bad_rows_stop_or_are_skipped_up_to_a_share(write_rows):
     file = write_rows([*ROWS, {"prompt": "Q", "chosen": "a"}])
     _, report = read_all(file)
