@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import binom
 
 from rmexp.evaluation.best_of_n import best_of_k
+from rmexp.evaluation.length_control import length_controlled_accuracy
 from rmexp.evaluation.rank_correlation import area, kendall, spearman, within_means
 from rmexp.evaluation.stats.bootstrap import Estimate, clustered_mean
 from rmexp.evaluation.stats.seed_replicates import contrast
@@ -99,6 +100,14 @@ def six_each(rng: Rng, prompts: int) -> np.ndarray:
     return np.full(prompts, 6)
 
 
+def length_controlled(rng: Rng) -> bool:
+    """Right by sigmoid(0.8 + 0.7 tanh(length)), where the better response is longer in 75%."""
+    lengths, prompts = rng.normal(0.674, 1, 400), np.repeat(np.arange(100), 4)
+    right = rng.random(400) < 1 / (1 + np.exp(-0.8 - 0.7 * np.tanh(lengths / math.hypot(0.674, 1))))
+    found = length_controlled_accuracy(np.where(right, 1.0, -1.0), lengths, prompts)
+    return holds(found, 1 / (1 + math.exp(-0.8)))
+
+
 # ----------------------------------------------------------------- rated lists
 def lists(rng: Rng, prompts: int, size: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rewards, ratings 1 to 5, prompts; prompts differ in level and in accuracy."""
@@ -150,6 +159,7 @@ def intervals() -> Iterator[Cases]:
     yield Cases("accuracy, 32 prompts of about 360 pairs (UKP)", accuracy(32, ukp_sizes, (14, 6)))
     yield Cases("accuracy, 6 prompts of about 360 pairs", accuracy(6, ukp_sizes, (14, 6)), few=True)
     yield Cases("weighted accuracy, 100 prompts of 6", accuracy(100, six_each, (4, 2), True))
+    yield Cases("length-controlled accuracy, 100 prompts of 4", length_controlled)
     yield Cases("best of 4, 200 prompts", ranked(picks, 200))
     yield Cases("best of 4, 40 prompts", ranked(picks, 40), few=True)
     yield Cases("Spearman, 400 single responses", ranked(spearman, 400, 1))

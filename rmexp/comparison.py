@@ -118,10 +118,18 @@ class Comparison:
     @property
     def prompt_key(self) -> str:
         """Hash of the prompt. Comparisons with equal prompts belong to the same split."""
-        text = json.dumps(
-            [dict(message) for message in self.prompt], sort_keys=True, ensure_ascii=False
-        )
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return _hashed(self.prompt)
+
+    @property
+    def response_keys(self) -> list[str]:
+        """Hash of each response, whatever the template (16 hex digits)."""
+        return [_hashed(response)[:16] for response in self.responses]
+
+
+def _hashed(messages: Sequence[Message]) -> str:
+    plain = [dict(message) for message in messages]
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _levels_of(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int | None, ...]:

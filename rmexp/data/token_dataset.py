@@ -30,6 +30,7 @@ TOKEN_SCHEMA = datasets.Features(
         "group": datasets.Value("string"),
         "language": datasets.Value("string"),
         "prompt_key": datasets.Value("string"),
+        "response_keys": datasets.List(datasets.Value("string")),
         "tokens": datasets.List(datasets.List(datasets.Value("int32"))),
         "texts": datasets.List(datasets.Value("string")),
         "lengths": datasets.List(datasets.Value("int32")),
@@ -61,14 +62,14 @@ TOKEN_SCHEMA = datasets.Features(
 )
 """One row for each comparison.
 
-`tokens`, `texts`, `lengths`, `style` (the counts of `text_style.STYLE_NAMES`), `ratings` (NaN:
-unrated) and `rank_levels` (-1: unranked) have an entry for each response. `pairs` has (i, j, label)
-for each judgement, label 1 if i is better and 0 for a tie, and `margins` (NaN: none), `votes`
-(shares for i, for j and for a tie) and `weights` belong to it. Counts for plans and checks: `size`,
-tokens of the row's prefix tree; `longest`, tokens of its longest response with the prompt; `judged`
-and `tied`, strict judgements and ties; `voted`, judgements whose voters disagree; `rated`, ratings;
-`ranked`, distinct rank levels; strict judgements `without_margin`, `without_ratings` of both
-responses, and those in which the longer or the shorter response is better.
+`response_keys`, `tokens`, `texts`, `lengths`, `style` (the counts of `text_style.STYLE_NAMES`),
+`ratings` (NaN: unrated) and `rank_levels` (-1: unranked) have an entry for each response. `pairs`
+has (i, j, label) for each judgement, label 1 if i is better and 0 for a tie, and `margins` (NaN:
+none), `votes` (shares for i, for j and for a tie) and `weights` belong to it. Counts for plans and
+checks: `size`, tokens of the row's prefix tree; `longest`, tokens of its longest response with the
+prompt; `judged` and `tied`, strict judgements and ties; `voted`, judgements whose voters disagree;
+`rated`, ratings; `ranked`, distinct rank levels; strict judgements `without_margin`,
+`without_ratings` of both responses, and those whose longer or shorter response is better.
 """
 
 
@@ -234,6 +235,7 @@ def _row(
         "group": comparison.group,
         "language": comparison.language,
         "prompt_key": comparison.prompt_key,
+        "response_keys": comparison.response_keys,
         "tokens": tokens,
         "texts": texts,
         "lengths": [len(ids) for ids in tokens],

@@ -14,7 +14,7 @@ from rmexp.data.sources import ReadOptions
 from rmexp.data.sources.local_paths import local_files
 from rmexp.templates.template import template_fingerprint
 
-TOKEN_CACHE_VERSION = 8
+TOKEN_CACHE_VERSION = 9
 """Part of every cache key: raise it when the stored columns change."""
 
 _PACKAGE = Path(__file__).parent.parent

@@ -33,6 +33,9 @@ MISCALIBRATED = 0.10
 STANDARD_ERRORS = 2.5
 """A difference must also be this many standard errors from 0."""
 
+HALF_INTERVAL = 1.96
+"""Standard errors in half of a 95% interval."""
+
 
 def bias_warnings(metrics: Mapping[str, float]) -> list[str]:
     """A sentence for each failed probe; `metrics` by their names without the set's prefix."""
@@ -75,7 +78,7 @@ def _preference_warning(
 ) -> Iterator[str]:
     if name in m and pairs:
         model, people = m[name], m[f"{what}_baseline"]
-        error = math.sqrt((model * (1 - model) + people * (1 - people)) / pairs)
+        error = math.hypot(_error(m, name, pairs), _error(m, f"{what}_baseline", pairs))
         if abs(model - people) >= max(EXCESS, STANDARD_ERRORS * error):
             yield (
                 f"The model prefers {words} response in {model:.0%} of the pairs, people in "
@@ -86,7 +89,7 @@ def _preference_warning(
 def _length_warnings(m: Mapping[str, float]) -> Iterator[str]:
     if {"accuracy", "length_controlled_accuracy", "pairs"} <= set(m):
         before, after = m["accuracy"], m["length_controlled_accuracy"]
-        error = math.sqrt(max(before * (1 - before), 0.01) / m["pairs"])
+        error = _error(m, "length_controlled_accuracy", m["pairs"])
         if before - after >= max(LOST_TO_LENGTH, STANDARD_ERRORS * error):
             yield f"Between equally long responses accuracy would be {after:.1%}, not {before:.1%}."
     if m.get("length_r2", 0) >= max(EXPLAINED, _noise(m) ** 2):
@@ -100,15 +103,27 @@ def _length_warnings(m: Mapping[str, float]) -> Iterator[str]:
 
 
 def _formatting_warnings(m: Mapping[str, float]) -> Iterator[str]:
-    if abs(m.get("formatting_preferred", 1) - m.get("formatting_baseline", 0)) < EXCESS / 2:
-        return
+    """Correlations with marks, unless people's choices go as far in the same direction."""
+    known = {"formatting_preferred", "formatting_baseline"} <= set(m)
+    beyond = m["formatting_preferred"] - m["formatting_baseline"] if known else 0.0
     marks = {"headers": "markdown headers", "lists": "lists", "bold": "bold text"}
     for name, words in marks.items():
-        if abs(found := m.get(f"{name}_correlation", 0)) >= max(RELATED, _noise(m)):
-            yield (
-                f"The reward goes with {words} (correlation {found:+.2f} within a prompt), more "
-                "than people do."
-            )
+        found = m.get(f"{name}_correlation", 0)
+        if abs(found) < max(RELATED, _noise(m)):
+            continue
+        way = "with" if found > 0 else "against"
+        sentence = f"The reward goes {way} {words} (correlation {found:+.2f} within a prompt)"
+        if not known:
+            yield f"{sentence}."
+        elif beyond * math.copysign(1, found) >= EXCESS / 2:
+            yield f"{sentence}, more than people do."
+
+
+def _error(m: Mapping[str, float], name: str, pairs: float) -> float:
+    """Standard error of a share: that of its interval, else that of independent pairs."""
+    if f"{name}_low" in m:
+        return (m[f"{name}_high"] - m[f"{name}_low"]) / (2 * HALF_INTERVAL)
+    return math.sqrt(max(m[name] * (1 - m[name]), 0.01) / pairs)
 
 
 def _noise(m: Mapping[str, float]) -> float:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression, minimize_scalar
+from scipy.optimize import brentq, isotonic_regression
 
 from rmexp.core.errors import UserError
-from rmexp.evaluation.reliability import negative_log_likelihood, pair_scores
+from rmexp.evaluation.reliability import pair_scores, sigmoid
 
-TEMPERATURES = (1e-3, 1e3)
-"""Search bounds of the temperature, in units of the mean gap."""
+HIGHEST_TEMPERATURE = 1e3
+"""In units of the mean absolute gap; beyond it all probabilities are 1/2 to three digits."""
 
 CALIBRATION_FILE = "calibration.json"
 """File name in a run directory and in an export."""
@@ -26,26 +26,30 @@ CALIBRATION_FILE = "calibration.json"
 def fit_temperature(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> tuple[float, bool]:
     """Fit the temperature of lowest negative log-likelihood (Guo et al. 2017, arXiv:1706.04599).
 
-    The likelihood is convex in 1 / temperature. Where all pairs are right, the optimum is 0 and
-    every probability 1: the temperature stays 1. Where they are no better than chance, it is
-    infinite: the upper bound is returned.
+    The likelihood is convex in 1 / temperature. Where no pair is wrong, the optimum is 0 and every
+    probability 1 (or 1/2, of a tie): the temperature stays 1. Where pairs are no better than
+    chance, it is infinite: the highest temperature is returned.
 
     Returns:
         The temperature, and whether the optimum lies at such a bound.
     """
-    unit = float(np.abs(gaps_P).mean())  # rewards have no unit: bounds are relative to the gaps
-    if not unit:
-        return 1.0, True  # all gaps are 0: every temperature gives 1/2
-    low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(
-        lambda log: negative_log_likelihood(gaps_P / unit * np.exp(-log), weights_P),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-8},
-    )
-    if found.x < low + 1:
+    weights_P = np.ones(len(gaps_P)) if weights_P is None else weights_P
+    gaps_P, weights_P = gaps_P[weights_P > 0], weights_P[weights_P > 0]
+    if not (gaps_P < 0).any():
         return 1.0, True
-    return float(unit * np.exp(found.x)), bool(found.x > high - 1)
+    unit = float(np.abs(gaps_P).mean())  # rewards have no unit: bounds are relative to the gaps
+    scaled_P, shares_P = gaps_P / unit, weights_P / weights_P.sum()
+
+    def slope(inverse: float) -> float:
+        """Derivative of the negative log-likelihood by 1 / temperature, in units of the gap."""
+        return -float(shares_P @ (scaled_P * sigmoid(-inverse * scaled_P)))
+
+    low = high = 1 / HIGHEST_TEMPERATURE
+    if slope(low) >= 0:
+        return unit * HIGHEST_TEMPERATURE, True
+    while slope(high) < 0:  # some pair is wrong, so that it ends
+        low, high = high, 2 * high
+    return unit / float(brentq(slope, low, high, xtol=1e-12)), False
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ def compute_metrics(
     for metric in registry.METRICS if len(names) > 1 else ():
         if metric.per_subset == "always" and metric.itemwise is not None:
             items_P = metric.itemwise(statistics.gaps_P, statistics.reward_std)
-            found = {n: statistics.pair_mean(items_P, scored.subsets_P == n) for n in names}
-            out |= {f"{n}/{metric.name}": x for n, x in found.items() if x is not None}
+            found = {n: statistics.mean(items_P, scored.subsets_P == n) for n in names}
+            out |= {f"{n}/{metric.name}": x.value for n, x in found.items() if x is not None}
     return out
 
 

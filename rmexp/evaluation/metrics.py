@@ -8,7 +8,7 @@ import numpy as np
 
 from rmexp.data.text_style import MARKS
 from rmexp.evaluation.rank_correlation import kendall, spearman
-from rmexp.evaluation.reliability import sigmoid
+from rmexp.evaluation.reliability import brier_scores, negative_log_likelihoods
 from rmexp.evaluation.set_statistics import SetStatistics
 from rmexp.evaluation.stats.bootstrap import Estimate
 
@@ -25,8 +25,9 @@ class Metric:
     Args:
         name: without the set's name: `accuracy` is logged as `test/accuracy`.
         label: what it measures, in a few words.
-        compute: its value, with an interval if it is an `Estimate`; None where it is undefined. No
-            function: computed elsewhere (a loss by training, a benchmark's score by its suite).
+        compute: its value; None where it is undefined. One with a direction is an `Estimate`, whose
+            interval lets it sort runs. No function: computed elsewhere (a loss by training, a
+            benchmark's score by its suite).
         direction: whether its highest or lowest value is best; None: neither.
         shown: where it is shown. table: terminal, model card, and first in the report's table;
             card: top of the report; compare: beside the metric that runs are compared by; wandb:
@@ -36,7 +37,7 @@ class Metric:
         per_subset: when it is computed for each subset too. evaluate: with the slow ones; always:
             without an interval at each validation too (itemwise metrics only).
         slow: too slow for a validation; task=evaluate computes it.
-        itemwise: the values of pairs whose mean it is, for paired tests of runs.
+        itemwise: the values of pairs whose mean it is, for paired tests of runs; span: their range.
         count: a number of something: whole, and added up over folds.
     """
 
@@ -49,6 +50,7 @@ class Metric:
     per_subset: Literal["never", "evaluate", "always"] = "never"
     slow: bool = False
     itemwise: Itemwise | None = None
+    span: tuple[float, float] | None = None
     count: bool = False
 
 
@@ -57,8 +59,8 @@ def _hidden(name: str, label: str, compute: Any, direction: Any = None, **more: 
     return Metric(name, label, compute, direction, (), "no", **more)
 
 
-def _bias(name: str, label: str, **more: Any) -> Metric:
-    return _hidden(name, label, lambda s: s.biases.get(name), **more)
+def _correlation(name: str, label: str) -> Metric:
+    return _hidden(name, label, lambda s: s.correlations.get(name))
 
 
 def _standardised(gaps_P: np.ndarray, reward_std: float | np.ndarray) -> np.ndarray:
@@ -71,16 +73,17 @@ METRICS = (
     Metric(
         "accuracy",
         "pair accuracy",  # equal rewards are not wins
-        lambda s: s.accuracy,
+        lambda s: s.share(s.gaps_P > 0),
         shown=("table", "card", "compare", "wandb"),
         monitor="auto",
         per_subset="always",
         itemwise=lambda gaps_P, _: (gaps_P > 0).astype(np.float64),
+        span=(0, 1),
     ),
     Metric(
         "gap_2plus/accuracy",
         "accuracy where ratings are two or more apart",
-        lambda s: s.pair_mean(s.gaps_P > 0, s.rating_gaps_P >= 2),
+        lambda s: s.share(s.gaps_P > 0, s.rating_gaps_P >= 2),
         per_subset="evaluate",
     ),
     Metric(
@@ -131,18 +134,18 @@ METRICS = (
     Metric(
         "length_baseline",
         "length baseline",  # accuracy of "the longer one is better"
-        lambda s: s.biases.get("length_baseline"),
+        lambda s: s.share((np.sign(s.longer_P) + 1) / 2),
         None,
         shown=("table", "card", "compare"),
     ),
     Metric(
         "length_controlled_accuracy",
         "accuracy at equal length",
-        lambda s: s.biases.get("length_controlled_accuracy"),
+        lambda s: s.length_controlled_accuracy,
         shown=("table", "card", "compare", "wandb"),
     ),
     Metric("loss", "loss", None, "min", monitor="auto"),
-    Metric("margin", "mean reward gap", lambda s: s.pair_mean(s.gaps_P)),
+    Metric("margin", "mean reward gap", lambda s: s.mean(s.gaps_P)),
     Metric(
         "margin_standardised",
         "standardised margin",
@@ -154,29 +157,30 @@ METRICS = (
     Metric(
         "nll",
         "negative log-likelihood",
-        lambda s: s.pair_scores.get("nll"),
+        lambda s: s.mean(negative_log_likelihoods(s.gaps_P)),
         "min",
         shown=("table", "compare"),
-        itemwise=lambda gaps_P, _: np.logaddexp(0, -gaps_P),
+        itemwise=lambda gaps_P, _: negative_log_likelihoods(gaps_P),
     ),
     Metric(
         "brier",
         "Brier score",
-        lambda s: s.pair_scores.get("brier"),
+        lambda s: s.share(brier_scores(s.gaps_P)),
         "min",
-        itemwise=lambda gaps_P, _: np.square(1 - sigmoid(gaps_P)),
+        itemwise=lambda gaps_P, _: brier_scores(gaps_P),
+        span=(0, 1),
     ),
     Metric(
         "ece",
         "calibration error",
-        lambda s: s.pair_scores.get("ece"),
+        lambda s: s.calibration_error(s.gaps_P),
         "min",
         shown=("table", "card", "compare", "wandb"),
     ),
     Metric(
         "ece_calibrated",
         "calibration error, calibrated on val",
-        lambda s: s.pair_scores.get("ece_calibrated"),
+        lambda s: s.calibrated(s.calibration_error),
         "min",
         monitor="no",
     ),
@@ -186,7 +190,7 @@ METRICS = (
     Metric(
         "tie_rate",
         "share of pairs with equal rewards",
-        lambda s: s.pair_mean(s.gaps_P == 0),
+        lambda s: s.share(s.gaps_P == 0),
         "min",
         per_subset="evaluate",
     ),
@@ -195,13 +199,13 @@ METRICS = (
     _hidden(
         "nll_calibrated",
         "negative log-likelihood, calibrated on val",
-        lambda s: s.pair_scores.get("nll_calibrated"),
+        lambda s: s.calibrated(lambda gaps_P: s.mean(negative_log_likelihoods(gaps_P))),
         "min",
     ),
     _hidden(
         "brier_calibrated",
         "Brier score, calibrated on val",
-        lambda s: s.pair_scores.get("brier_calibrated"),
+        lambda s: s.calibrated(lambda gaps_P: s.share(brier_scores(gaps_P))),
         "min",
     ),
     _hidden(
@@ -216,14 +220,29 @@ METRICS = (
         lambda s: s.best_of_k[1],
         per_subset="evaluate",
     ),
-    _bias("longer_preferred", "model prefers the longer response"),
-    _bias("length_r2", "reward variance that length explains"),
-    _bias("position_correlation", "correlation with the position of the pooled token"),
-    _bias("verbosity_correlation", "correlation with log characters"),
-    *(_bias(f"{mark}_correlation", f"correlation with {mark}") for mark in MARKS),
-    _bias("formatting_baseline", "accuracy of the more formatted response"),
-    _bias("formatting_preferred", "model prefers the more formatted response"),
-    _bias("formatted_pairs", "pairs that differ in formatting", count=True),
+    _hidden(
+        "longer_preferred", "model prefers the longer response", lambda s: s.preferred(s.longer_P)
+    ),
+    _hidden(
+        "formatting_baseline",
+        "accuracy of the more formatted response",
+        lambda s: s.share(s.marked_P > 0, s.marked_P != 0),
+    ),
+    _hidden(
+        "formatting_preferred",
+        "model prefers the more formatted response",
+        lambda s: s.preferred(s.marked_P),
+    ),
+    _hidden(
+        "formatted_pairs",
+        "pairs that differ in formatting",
+        lambda s: (s.marked_P != 0).sum() if s.has_pairs else None,
+        count=True,
+    ),
+    _correlation("length_r2", "reward variance that length explains"),
+    _correlation("position_correlation", "correlation with the position of the pooled token"),
+    _correlation("verbosity_correlation", "correlation with log characters"),
+    *(_correlation(f"{mark}_correlation", f"correlation with {mark}") for mark in MARKS),
     _hidden("pairs", "labelled pairs", lambda s: len(s.scored.better_P), count=True),
     _hidden("human_ties", "tied pairs, left out", lambda s: len(s.scored.tied_Q_2), count=True),
     _hidden("responses", "responses", lambda s: len(s.scored.rewards_N), count=True),

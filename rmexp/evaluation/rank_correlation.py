@@ -6,7 +6,7 @@ prompt of each.
 
 import numpy as np
 
-from rmexp.evaluation.stats.bootstrap import Estimate, Means, clustered, ratio, stratified
+from rmexp.evaluation.stats.bootstrap import Estimate, clustered, clustered_mean, ratio
 
 ROWS_PER_BLOCK = 1_000_000
 """Pairs of units compared at once, to bound memory."""
@@ -61,14 +61,11 @@ def within_means(
     rated = ~np.isnan(ratings_N)
     names, member = np.unique(prompts_N[rated], return_inverse=True)
     weights = np.bincount(member, weights_N[rated]) / np.bincount(member)
-    values_G_2, alike = np.stack([kendall_G, spearman_G], axis=1), np.zeros(len(groups), dtype=int)
     shares_G = weights[np.searchsorted(names, groups)]
-    return stratified(values_G_2, alike, groups, _within, shares_G)
-
-
-def _within(means: Means) -> dict[str, np.ndarray]:
-    (both,) = means.values()
-    return {"kendall_within": both[..., 0], "spearman_within": both[..., 1]}
+    return {
+        "kendall_within": clustered_mean(kendall_G, groups, shares_G, (-1, 1)),
+        "spearman_within": clustered_mean(spearman_G, groups, shares_G, (-1, 1)),
+    }
 
 
 def spearman(
@@ -90,7 +87,7 @@ def spearman(
     xx = r * r + 2 * _mass_above(x, x, w * r)
     yy = q * q + 2 * _mass_above(y, y, w * q)
     sums = (np.stack([xy, xx, yy], axis=1) - 0.75 * total**2) * (w / total**2)[:, None]
-    return clustered(sums, clusters, _correlation, degree=3)
+    return clustered(sums, clusters, _correlation, degree=3, span=(-1, 1))
 
 
 def kendall(
@@ -115,7 +112,7 @@ def kendall(
         block = slice(start, start + rows)
         a, b = (np.sign(values[block, None] - values) for values in (x, y))
         sums[block] = np.stack([(a * b) @ w, np.abs(a) @ w, np.abs(b) @ w], axis=1)
-    return clustered(2 * sums * w[:, None], clusters, _correlation, degree=2)
+    return clustered(2 * sums * w[:, None], clusters, _correlation, degree=2, span=(-1, 1))
 
 
 def _correlation(sums: np.ndarray) -> np.ndarray:
@@ -162,7 +159,7 @@ def area(better: Side, worse: Side) -> Estimate:
     above = np.stack([w * _mass_below(x, y, v), w * v.sum()], axis=1)
     below = np.stack([v * _mass_above(y, x, w), v * w.sum()], axis=1)
     columns, clusters = np.concatenate([above, below]), np.concatenate([of_x, of_y])
-    return clustered(columns, clusters, _share, degree=2)
+    return clustered(columns, clusters, _share, degree=2, span=(0, 1))
 
 
 def _share(sums: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import numpy as np
 
 from rmexp.core.errors import UserError
 from rmexp.data.text_style import STYLE_NAMES
-from rmexp.evaluation.bias_probes import Traits
 
 EVAL_COLUMNS = (
     "subset",
@@ -78,11 +77,6 @@ class EvalLabels:
     def subsets_P(self) -> np.ndarray:
         """The subset of each pair."""
         return self.subsets_C[self.rows_N[self.better_P]]
-
-    @property
-    def traits(self) -> Traits:
-        """Traits of the responses that should not decide a reward."""
-        return Traits(self.tokens_N, self.style_N_S, self.rows_N, self.better_P, self.worse_P)
 
     def part(self, keep_C: np.ndarray) -> dict[str, Any]:
         """The fields, restricted to some of the comparisons."""

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
+from rmexp.data.text_style import MARKS
 from rmexp.evaluation.best_of_n import best_of_k
-from rmexp.evaluation.bias_probes import probe_biases
+from rmexp.evaluation.bias_probes import reward_correlations
 from rmexp.evaluation.calibration import Calibration
+from rmexp.evaluation.length_control import length_controlled_accuracy
 from rmexp.evaluation.rank_correlation import area, label_auc, within_means
-from rmexp.evaluation.reliability import pair_scores
+from rmexp.evaluation.reliability import calibration_error
 from rmexp.evaluation.scored_set import ScoredSet
-from rmexp.evaluation.stats.bootstrap import Estimate, clustered_mean
+from rmexp.evaluation.stats.bootstrap import Estimate, clustered, clustered_mean, ratio
 
 RatedResponses = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Rewards, ratings, prompts and weights of rated responses."""
@@ -20,8 +23,8 @@ RatedResponses = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 class SetStatistics:
     """Statistics of a scored set, in fp64 over fp32 rewards; None where the set has none.
 
-    Comparisons and preference labels count by their weights, except in counts, in `reward_std` and
-    in `biases`.
+    Comparisons and preference labels count by their weights, except in counts and in what describes
+    rewards: `reward_mean`, `reward_std`, `correlations`.
 
     Args:
         scored: labels and rewards.
@@ -38,30 +41,74 @@ class SetStatistics:
         return self.scored.gaps_P
 
     @cached_property
+    def prompts_P(self) -> np.ndarray:
+        """(P,) the prompt of each pair, the cluster of intervals."""
+        return self.scored.prompts_P
+
+    @cached_property
     def has_pairs(self) -> bool:
         """Whether any strictly labelled pair has a weight."""
         return bool(self.scored.weights_P.any())
 
-    def pair_mean(self, values_P: np.ndarray, where_P: np.ndarray | None = None) -> float | None:
-        """Weighted mean over pairs, or over some of them."""
+    def mean(
+        self,
+        values_P: np.ndarray,
+        where_P: np.ndarray | None = None,
+        span: tuple[float, float] | None = None,
+    ) -> Estimate | None:
+        """Weighted mean over pairs, or over some of them; `span` is the range of the values."""
         weights_P = self.scored.weights_P
         if where_P is not None:
-            values_P, weights_P = values_P[where_P], weights_P[where_P]
-        return float(np.average(values_P, weights=weights_P)) if weights_P.any() else None
+            weights_P = np.where(where_P, weights_P, 0.0)
+        if not weights_P.any():
+            return None
+        return clustered_mean(values_P.astype(np.float64), self.prompts_P, weights_P, span)
 
-    @cached_property
-    def accuracy(self) -> Estimate | None:
-        """Share of pairs with a positive gap."""
+    def share(self, values_P: np.ndarray, where_P: np.ndarray | None = None) -> Estimate | None:
+        """`mean` of values from 0 to 1."""
+        return self.mean(values_P, where_P, (0, 1))
+
+    def calibrated(self, statistic: Callable[[np.ndarray], Estimate | None]) -> Estimate | None:
+        """A statistic of the gaps divided by val's temperature."""
+        if self.calibration is None or self.calibration.temperature is None:
+            return None
+        return statistic(self.gaps_P / self.calibration.temperature)
+
+    def calibration_error(self, gaps_P: np.ndarray) -> Estimate | None:
+        """The expected calibration error, see `reliability`."""
         if not self.has_pairs:
             return None
-        s = self.scored
-        return clustered_mean((self.gaps_P > 0).astype(np.float64), s.prompts_P, s.weights_P)
+        return calibration_error(gaps_P, self.prompts_P, self.scored.weights_P)
 
     @property
     def rating_gaps_P(self) -> np.ndarray:
         """(P,) rating of the better response minus that of the worse one; NaN where unrated."""
-        ratings_N = self.scored.ratings_N
-        return ratings_N[self.scored.better_P] - ratings_N[self.scored.worse_P]
+        return self._more(self.scored.ratings_N)
+
+    @property
+    def longer_P(self) -> np.ndarray:
+        """(P,) tokens of the better response minus those of the worse one."""
+        return self._more(self.scored.tokens_N)
+
+    @property
+    def marked_P(self) -> np.ndarray:
+        """(P,) markdown marks of the better response minus those of the worse one."""
+        return self._more(self.scored.style_N_S[:, -len(MARKS) :].sum(1))
+
+    def _more(self, values_N: np.ndarray) -> np.ndarray:
+        return values_N[self.scored.better_P] - values_N[self.scored.worse_P]
+
+    def preferred(self, more_P: np.ndarray) -> Estimate | None:
+        """How often the model prefers the response that has more, where they differ; ties half."""
+        return self.share((np.sign(self.gaps_P) * np.sign(more_P) + 1) / 2, more_P != 0)
+
+    @property
+    def length_controlled_accuracy(self) -> Estimate | None:
+        """See the function of the same name."""
+        if not self.has_pairs:
+            return None
+        weights_P = self.scored.weights_P
+        return length_controlled_accuracy(self.gaps_P, self.longer_P, self.prompts_P, weights_P)
 
     @property
     def reward_mean(self) -> float:
@@ -74,10 +121,16 @@ class SetStatistics:
         return float(self.scored.rewards_N.std(dtype=np.float64))
 
     @property
-    def margin_standardised(self) -> float | None:
+    def margin_standardised(self) -> Estimate | None:
         """Mean gap in standard deviations of the rewards; 0 where all rewards are equal."""
-        margin, std = self.pair_mean(self.gaps_P), self.reward_std
-        return margin if margin is None else margin / std if std else 0.0
+        s = self.scored
+        if not self.has_pairs:
+            return None
+        centred_N = s.rewards_N.astype(np.float64) - self.reward_mean
+        of_pairs = [s.weights_P * self.gaps_P, s.weights_P, *np.zeros((3, len(s.weights_P)))]
+        of_all = [*np.zeros((2, len(centred_N))), np.square(centred_N), centred_N, centred_N**0]
+        columns = np.concatenate([of_pairs, of_all], axis=1).T
+        return clustered(columns, np.concatenate([self.prompts_P, s.prompts_N]), _standardised)
 
     @property
     def auc(self) -> Estimate | None:
@@ -86,21 +139,9 @@ class SetStatistics:
             return None
         s = self.scored
         better, worse = (
-            (s.rewards_N[side], s.prompts_P, s.weights_P) for side in (s.better_P, s.worse_P)
+            (s.rewards_N[side], self.prompts_P, s.weights_P) for side in (s.better_P, s.worse_P)
         )
         return area(better, worse)
-
-    @cached_property
-    def pair_scores(self) -> dict[str, float]:
-        """nll, brier and ece, and with a temperature their `_calibrated` forms."""
-        if not self.has_pairs:
-            return {}
-        weights_P = self.scored.weights_P
-        out = pair_scores(self.gaps_P, weights_P)
-        if self.calibration is not None and self.calibration.temperature is not None:
-            scores = pair_scores(self.gaps_P / self.calibration.temperature, weights_P)
-            out |= {f"{name}_calibrated": value for name, value in scores.items()}
-        return out
 
     @cached_property
     def best_of_k(self) -> tuple[Estimate, float] | tuple[None, None]:
@@ -112,7 +153,7 @@ class SetStatistics:
         weights_R = s.weights_C[rows_R]
         if not weights_R.any():
             return None, None
-        found = clustered_mean(values_R, s.prompts_C[rows_R], weights_R)
+        found = clustered_mean(values_R, s.prompts_C[rows_R], weights_R, (0, 1))
         return found, float(np.average(chances_R, weights=weights_R))
 
     @cached_property
@@ -141,16 +182,31 @@ class SetStatistics:
         return self.of_rated(label_auc) if two else None
 
     @cached_property
-    def biases(self) -> dict[str, float]:
-        """See `probe_biases`."""
-        return probe_biases(self.scored.traits, self.scored.rewards_N)
+    def correlations(self) -> dict[str, float]:
+        """See `reward_correlations`."""
+        s = self.scored
+        return reward_correlations(s.rewards_N, s.tokens_N, s.style_N_S, s.rows_N)
 
-    def rating_rmse(self, kind: str) -> float | None:
-        """Root mean square error of the calibration's `linear` or `isotonic` map to ratings."""
+    def rating_rmse(self, kind: Literal["linear", "isotonic"]) -> Estimate | None:
+        """Root mean square error of the calibration's map to ratings."""
         s, calibration = self.scored, self.calibration
-        rated = ~np.isnan(s.ratings_N)
-        if calibration is None or calibration.isotonic is None or not s.weights_N[rated].any():
+        rated = ~np.isnan(s.ratings_N) & (s.weights_N > 0)
+        if calibration is None or calibration.isotonic is None or not rated.any():
             return None
         to_rating = calibration.linear_rating if kind == "linear" else calibration.rating
         errors = np.square(to_rating(s.rewards_N[rated]) - s.ratings_N[rated])
-        return float(np.sqrt(np.average(errors, weights=s.weights_N[rated])))
+        weights = s.weights_N[rated]
+        columns = np.stack([errors * weights, weights], axis=1)
+        return clustered(columns, s.prompts_N[rated], _root_mean)
+
+
+def _standardised(sums: np.ndarray) -> np.ndarray:
+    """Mean over standard deviation, from the sums that `margin_standardised` has."""
+    margin, weight, squares, rewards, count = np.moveaxis(sums, -1, 0)
+    variance = ratio(squares, count) - np.square(ratio(rewards, count))
+    spread = np.sqrt(np.maximum(variance, 0))
+    return np.where(spread > 0, ratio(ratio(margin, weight), spread), 0.0)
+
+
+def _root_mean(sums: np.ndarray) -> np.ndarray:
+    return np.sqrt(ratio(sums[..., 0], sums[..., 1]))

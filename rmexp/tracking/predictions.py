@@ -7,6 +7,7 @@ metrics.jsonl             what was logged, written by `run_directory`
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -36,6 +37,7 @@ JUDGEMENTS = {
     "prompt": "string",  # as in PREDICTIONS
     "subset": "string",
     "weight": "float64",
+    "content": "string",  # a hash of prompt and responses: what two runs must share to be paired
 }
 
 
@@ -64,7 +66,8 @@ def eval_set_tables(rows: Any, indices: Any) -> EvalSetTables:
     responses: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     for index, row in zip(indices, rows.select(indices), strict=True):
-        shared = {"id": row["id"], "subset": row["subset"], "prompt": row["prompt_key"]}
+        prompt, keys = row["prompt_key"], row["response_keys"]
+        shared = {"id": row["id"], "subset": row["subset"], "prompt": prompt}
         sizes.append((int(index), len(row["texts"])))
         each = zip(row["texts"], row["lengths"], row["ratings"], strict=True)
         for k, (text, tokens, rating) in enumerate(each):
@@ -73,8 +76,9 @@ def eval_set_tables(rows: Any, indices: Any) -> EvalSetTables:
             responses.append({**shared, "response": k, **own})
         for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
             weight *= row["weight"]
+            content = f"{prompt[:16]}/{keys[i]}/{keys[j]}"
             own = {"better": i, "worse": j, "verdict": verdict, "weight": weight}
-            pairs.append({**shared, **own})
+            pairs.append({**shared, **own, "content": content})
     known_columns = {name: kind for name, kind in PREDICTIONS.items() if name != "reward"}
     return EvalSetTables(sizes, _table(known_columns, responses), _table(JUDGEMENTS, pairs))
 
@@ -116,14 +120,18 @@ def _write(file: Path, table: Any) -> None:
 
 @dataclass(frozen=True)
 class Judgements:
-    """The P strictly labelled pairs of a set with a weight above 0, sorted, so that runs align.
+    """The P strictly labelled pairs of a set with a weight above 0, sorted by content.
 
+    Runs on the same rows have the same pairs in the same order, whatever the ids.
+
+    contents_P               a hash of the prompt and the two responses
     ids_P better_P worse_P   the comparison, and the indices of the two responses in it
     prompts_P                a hash of the prompt: the cluster
     weights_P                weight in every mean
     tied                     number of pairs that people tied, which are left out
     """
 
+    contents_P: np.ndarray
     ids_P: np.ndarray
     better_P: np.ndarray
     worse_P: np.ndarray
@@ -133,28 +141,43 @@ class Judgements:
     tied: int
 
     @property
-    def keys(self) -> set[tuple[str, int, int]]:
-        """Identifies each pair."""
-        return set(zip(self.ids_P, self.better_P.tolist(), self.worse_P.tolist(), strict=True))
+    def sides(self) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+        """The better and the worse response of each pair: comparison and index."""
+        better, worse = (
+            list(zip(self.ids_P.tolist(), side.tolist(), strict=True))
+            for side in (self.better_P, self.worse_P)
+        )
+        return better, worse
 
     @property
     def digest(self) -> str:
-        """Equal for equal pairs of equal prompts and weights (16 hex digits)."""
-        columns = (self.ids_P, self.better_P, self.worse_P, self.prompts_P, self.weights_P)
-        parts = [column.tolist() for column in columns]
+        """Equal for pairs of equal content and weights (16 hex digits)."""
+        parts = [column.tolist() for column in (self.contents_P, self.weights_P)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def common(self, other: "Judgements") -> int:
+        """The number of pairs that both have."""
+        counts = (Counter(one.contents_P.tolist()) for one in (self, other))
+        return (next(counts) & next(counts)).total()
 
 
 def read_judgements(file: Path) -> Judgements:
-    """Read the strictly labelled pairs of a file, sorted by comparison and responses."""
-    rows = _read(file, JUDGEMENTS)
+    """Read the strictly labelled pairs of a file, sorted by content.
+
+    Files of older versions have no content: there the ids stand for it.
+    """
+    rows = _read(file, JUDGEMENTS, optional="content")
+    for row in rows:
+        if row["content"] is None:
+            row["content"] = "/".join(str(row[k]) for k in ("prompt", "id", "better", "worse"))
     strict = [row for row in rows if row["verdict"] == 1 and row["weight"] > 0]
-    strict.sort(key=lambda row: (row["id"], row["better"], row["worse"]))
+    strict.sort(key=lambda row: (row["content"], row["id"], row["better"], row["worse"]))
 
     def column(name: str, dtype: Any = object) -> np.ndarray:
         return np.array([row[name] for row in strict], dtype=dtype)
 
     return Judgements(
+        contents_P=column("content"),
         ids_P=column("id"),
         better_P=column("better", np.int64),
         worse_P=column("worse", np.int64),
@@ -193,8 +216,8 @@ def read_responses(file: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return {(row["id"], row["response"]): row for row in _read(file, PREDICTIONS)}
 
 
-def _read(file: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """Read the rows of a parquet file.
+def _read(file: Path, columns: Iterable[str], optional: str | None = None) -> list[dict[str, Any]]:
+    """Read the rows of a parquet file; a column that may be absent is then null.
 
     Raises:
         UserError: the file is incomplete or lacks a column.
@@ -204,8 +227,12 @@ def _read(file: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
 
     names = list(columns)
     try:
-        return pyarrow.parquet.read_table(file, columns=names).select(names).to_pylist()
+        with pyarrow.parquet.ParquetFile(file) as stream:
+            absent = optional not in stream.schema_arrow.names
+            kept = [name for name in names if not (absent and name == optional)]
+            rows = stream.read(kept).select(kept).to_pylist()
     except (pyarrow.ArrowException, KeyError):
         raise UserError(
             f"{file}: not a whole parquet file with the columns {', '.join(names)}."
         ) from None
+    return [dict.fromkeys(names) | row for row in rows]

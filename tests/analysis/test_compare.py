@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 import pytest
+from scipy import stats
 
 from rmexp.analysis.compare.comparison_report import compare_runs
 from rmexp.analysis.compare.runs import places
@@ -56,6 +57,11 @@ def grid(folder, seeds=(0, 1, 2), lifts=(0.0, 1.2), **facts):
                     **facts,
                 )
     return [str(folder)]
+
+
+def bounds(name, value):
+    """A metric with an interval of 0.2."""
+    return {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
 
 
 def broken(home, **facts):
@@ -220,10 +226,44 @@ def test_other_rows_are_refused_with_what_differs(tmp_path):
         "evaluated on other rows of test (15 pairs, 15 of them among the 20 of bad), so that no "
         "paired test is possible"
     )
-    assert (
-        "the same ids as bad, with other prompts or weights; its data is other (d2, not d1)"
-        in other
-    )
+    same = "the same ids as bad, with other texts: 20 pairs, 0 of them among the 20 of bad"
+    assert f"{same}; its data is other (d2, not d1)" in other
+
+
+def with_contents(home, contents):
+    """Give the pairs of a run a content of their own, as `eval_set_tables` does."""
+    file = home / "judgements" / "test.parquet"
+    rows = [list(row.values()) for row in pyarrow.parquet.read_table(file).to_pylist()]
+    for row, content in zip(rows, contents, strict=True):
+        row[-1] = content
+    write_parquet(file, JUDGEMENTS, rows)
+
+
+def test_pairs_are_the_same_by_their_content_not_by_their_ids(tmp_path):
+    contents = [f"text {n}" for n in range(20)]
+    with_contents(write_run(tmp_path / "good", BETTER, config=margin(1.0)), contents)
+    renamed = [f"other-{n}" for n in reversed(range(20))]
+    bad = write_run(tmp_path / "bad", WORSE, ids=renamed, config=margin(2.0))
+    with_contents(bad, contents)
+    other = write_run(tmp_path / "other", BETTER, config=margin(3.0))
+    with_contents(other, [f"{content}!" for content in contents])
+    found = compare_runs([str(tmp_path)], "test", "accuracy", "best")
+    assert [row.group.name for row in found.rows] == ["loss.margin=1.0", "loss.margin=2.0"]
+    assert found.verdicts[0].p == pytest.approx(2**-10), "as with equal ids"
+    (left,) = found.skipped
+    assert "evaluated on other rows of test (20 pairs, 0 of them among the 20 of" in left.why
+
+
+def test_a_metric_that_is_no_mean_has_an_interval_over_seeds(tmp_path):
+    """Seeds of 0.4, 0.5, 0.6: variance 0.01 / 3 of their mean, and (0.1 / 2.093)^2 of prompts."""
+    for seed, value in enumerate((0.4, 0.5, 0.6)):
+        metrics = bounds("test/spearman", value)
+        write_run(tmp_path / str(seed), BETTER, config=margin(1.0, seed), metrics=metrics)
+    (row,) = compare_runs([str(tmp_path)], "test", "spearman", "best").rows
+    between, sampled = 0.01 / 3, (0.1 / stats.t.ppf(0.975, 19)) ** 2
+    freedom = (between + sampled) ** 2 / (between**2 / 2 + sampled**2 / 19)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(between + sampled)
+    assert (row.low, row.high) == pytest.approx((0.5 - half, 0.5 + half))
 
 
 def test_files_of_rewards_are_judged_by_the_runs(tmp_path):
@@ -291,13 +331,13 @@ def test_other_metrics_sort_and_are_tested_where_they_can_be(tmp_path):
         tmp_path / "a",
         [3.0] * 9 + [-1],
         config=margin(1),
-        metrics={"test/ece": 0.3, "test/rating_rmse": 2.0},
+        metrics=bounds("test/rating_rmse", 2.0) | {"test/loss": 0.1, "test/ece": 0.3},
     )
     write_run(
         tmp_path / "b",
         [0.1] * 9 + [-1],
         config=margin(2),
-        metrics={"test/ece": 0.1, "test/rating_rmse": 1.0},
+        metrics=bounds("test/rating_rmse", 1.0) | {"test/loss": 0.2, "test/ece": 0.1},
     )
     found = compare_runs([str(tmp_path)], "test", "nll", "best")
     assert found.tested == "nll"
@@ -308,13 +348,19 @@ def test_other_metrics_sort_and_are_tested_where_they_can_be(tmp_path):
     assert found.tested == "accuracy"
     assert compare_runs([str(tmp_path)], "test", "rating_rmse", "best").rows[0].value == 1.0
     assert "ece is no mean over pairs: the tests are of accuracy." in found.notes
+    for name in ("loss", "length_baseline", "reward_std"):
+        for home in (tmp_path / "a", tmp_path / "b"):
+            broken(home, metrics=result(home)["metrics"] | {f"test/{name}": 0.5})
+        with pytest.raises(UserError, match=rf"task.metric={name}: neither .* those that do: acc"):
+            compare_runs([str(tmp_path)], "test", name, "best")
     with pytest.raises(UserError, match=r"no run has a test/acuracy \(did you mean accuracy\?\)"):
         compare_runs([str(tmp_path)], "test", "acuracy", "best")
 
 
 def test_rows_without_pairs_are_shown_and_not_tested(tmp_path):
     for name, value in (("a", 1.0), ("b", 2.0)):
-        write_run(tmp_path / name, [], config=margin(value), metrics={"test/spearman": value / 4})
+        metrics = bounds("test/spearman", value / 4)
+        write_run(tmp_path / name, [], config=margin(value), metrics=metrics)
     found = compare_runs([str(tmp_path)], "test", "spearman", "best")
     assert [row.value for row in found.rows] == [0.5, 0.25]
     assert "test has no strictly labelled pairs: nothing can be tested." in found.notes
@@ -424,6 +470,7 @@ def test_what_people_said_stands_beside_the_rewards(tmp_path):
                 "id": "a",
                 "subset": "s",
                 "prompt_key": "p",
+                "response_keys": ["1", "2", "3"],
                 "lengths": [2, 1, 1],
                 "texts": ["x", "y", "z"],
                 "ratings": [3.0, float("nan"), 1.0],
@@ -441,10 +488,13 @@ def test_what_people_said_stands_beside_the_rewards(tmp_path):
     assert predictions["tokens"].to_pylist() == [2, 1, 1]
     assert judgements.to_pylist() == [
         dict(zip(JUDGEMENTS, row, strict=True))
-        for row in [("a", 0, 1, 1, "p", "s", 1.0), ("a", 2, 1, 0, "p", "s", 0.5)]
+        for row in [
+            ("a", 0, 1, 1, "p", "s", 1.0, "p/1/2"),
+            ("a", 2, 1, 0, "p", "s", 0.5, "p/3/2"),
+        ]
     ]
     found = read_judgements(tmp_path / "judgements" / "test.parquet")
-    assert (found.keys, found.tied) == ({("a", 0, 1)}, 1)
+    assert (found.sides, found.tied) == (([("a", 0)], [("a", 1)]), 1)
 
 
 # ------------------------------------------------------------- the command line

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
 from rmexp.evaluation.calibration import Calibration, fit_calibration, fit_temperature, rating_maps
-from rmexp.evaluation.reliability import brier, pair_scores, reliability
+from rmexp.evaluation.reliability import (
+    brier_scores,
+    calibration_error,
+    pair_scores,
+    reliability,
+)
 
 NONE = np.full(3, np.nan)
 
@@ -25,9 +30,17 @@ def test_bins_by_hand():
     found = reliability(np.array([0.0, -1.0, 2.0, 3.0]), bins=2)
     one, two, three = 1 / (1 + np.exp([-1.0, -2.0, -3.0]))
     assert found.confidence_B == pytest.approx([(0.5 + one) / 2, (two + three) / 2])
-    assert found.accuracy_B.tolist() == [0, 1]
+    assert found.accuracy_B.tolist() == [0.25, 1]  # equal rewards are right half of the time
     assert found.counts_B.tolist() == [2, 2]
-    assert found.error == pytest.approx(((0.5 + one) / 2 + 1 - (two + three) / 2) / 2)
+    assert found.error == pytest.approx(((0.5 + one) / 2 - 0.25 + 1 - (two + three) / 2) / 2)
+
+
+def test_pairs_of_equal_confidence_share_a_bin():
+    """However the rows are ordered: 7 of 10 are right at a confidence of sigmoid(1)."""
+    expected = abs(1 / (1 + np.exp(-1.0)) - 0.7)
+    for gaps in ([1.0] * 7 + [-1.0] * 3, [-1.0] * 3 + [1.0] * 7):
+        assert reliability(np.array(gaps)).error == pytest.approx(expected)
+    assert reliability(np.zeros(50)).error == 0, "a constant reward says 1/2, and is right half"
 
 
 def test_bins_are_those_of_scikit_learn():
@@ -41,7 +54,7 @@ def test_bins_are_those_of_scikit_learn():
 
 
 def test_fewer_pairs_than_bins():
-    assert len(reliability(np.array([1.0, -1.0])).counts_B) == 2
+    assert len(reliability(np.array([1.0, -2.0])).counts_B) == 2
 
 
 def test_a_calibrated_model_needs_no_temperature():
@@ -62,13 +75,34 @@ def test_the_temperature_recovers_a_known_scale(scale, seed):
 
 
 @pytest.mark.parametrize(
-    ("gaps", "temperature"), [([1.0, 2.0, 0.1], 1.0), ([0.0, 0.0, 0.0], 1.0), ([-1.0, -2.0], 1500)]
+    ("gaps", "temperature"),
+    [
+        ([1.0, 2.0, 0.1], 1.0),
+        ([0.0, 1.0, 2.0], 1.0),
+        ([0.0, 0.0, 0.0], 1.0),
+        ([-1.0, -2.0], 1500),
+        ([3.0, -3.0, 0.0], 2000),
+    ],
 )
 def test_where_no_temperature_is_best_it_is_said(gaps, temperature):
     found, at_bound = fit_temperature(np.array(gaps))
     assert at_bound
     assert found == pytest.approx(temperature, rel=0.01)
     assert np.isfinite(pair_scores(np.array(gaps) / found)["nll"])
+
+
+def test_one_wrong_pair_decides_for_a_temperature():
+    """However small its gap: 1 / (1 + exp(1000 / T)) = 1e-3 / (1 + exp(-1e-3 / T)) / 1000."""
+    gaps = np.array([1000.0, -1e-3])
+    found, at_bound = fit_temperature(gaps)
+    assert not at_bound
+    losses = [pair_scores(gaps / (found * scale))["nll"] for scale in (0.9, 1, 1.1)]
+    assert min(losses) == losses[1]
+
+
+def test_pairs_without_weight_decide_nothing():
+    gaps, weights = np.array([1.0, 2.0, -5.0]), np.array([1.0, 1.0, 0.0])
+    assert fit_temperature(gaps, weights) == (1.0, True)
 
 
 def test_what_val_teaches():
@@ -114,4 +148,17 @@ def test_calibration_goes_through_json(ratings):
 
 
 def test_brier_by_hand():
-    assert brier(np.array([0.0, np.log(3)])) == pytest.approx((0.25 + 0.0625) / 2)
+    assert brier_scores(np.array([0.0, np.log(3)])) == pytest.approx([0.25, 0.0625])
+
+
+def test_the_interval_of_a_calibration_error():
+    """It contains the error, and 0 of a calibrated model (of 95% of them)."""
+    ones, clusters, zero = np.ones(400), np.arange(400), 0
+    for seed in range(20):
+        found = calibration_error(calibrated_gaps(400, seed), clusters, ones)
+        assert found.value == pytest.approx(reliability(calibrated_gaps(400, seed)).error)
+        assert found.low < found.value < found.high < 0.15
+        zero += found.low == 0
+    assert zero >= 17
+    far = calibration_error(3 * calibrated_gaps(400), clusters, ones)
+    assert 0 < far.low < far.value < far.high

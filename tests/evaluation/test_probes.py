@@ -1,16 +1,24 @@
 """Bias probes: exact values on toys; planted biases are found, and absent ones are not."""
 
-import time
+import gzip
+import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from rmexp.data.text_style import text_style
-from rmexp.evaluation.bias_probes import Traits, explained, length_controlled_accuracy, probe_biases
+from rmexp.evaluation.bias_probes import explained
 from rmexp.evaluation.bias_warnings import bias_warnings, sensitivity_warnings
+from rmexp.evaluation.length_control import PENALTY, length_controlled_accuracy
+from rmexp.evaluation.metric_values import compute_metrics
+from tests.conftest import SHARED, needs
+from tests.evaluation.test_metrics import scored
+
+UKP = SHARED / "ukp_convarg1" / "pairs.jsonl.gz"
 
 
 def said(text):
@@ -34,25 +42,20 @@ def test_style_of_parts_and_turns():
     assert text_style(response) == [8, 1, 1, 0]
 
 
-def traits(tokens, style=None, rows=None, pairs=()):
-    n = len(tokens)
-    pairs = np.array(pairs, dtype=int).reshape(-1, 2)
-    return Traits(
-        tokens_N=np.array(tokens),
-        style_N_S=np.zeros((n, 4), dtype=int) if style is None else np.array(style),
-        rows_N=np.arange(n) if rows is None else np.array(rows),
-        better_P=pairs[:, 0],
-        worse_P=pairs[:, 1],
-    )
+def probes(rewards, tokens, style=None, rows=None, pairs=()):
+    """All metrics of responses of these lengths (without intervals)."""
+    style = np.zeros((len(tokens), 4), dtype=int) if style is None else np.array(style)
+    found = scored(rewards, pairs, rows=rows, tokens_N=tokens, style_N_S=style)
+    return compute_metrics(found, intervals=False)
 
 
 def test_preferences_by_hand():
     style = [[9, 1, 0, 0], [9, 0, 0, 0], [9, 0, 0, 0], [9, 0, 2, 1]]
-    t = traits([5, 3, 2, 2], style, [0, 0, 1, 1], [(0, 1), (1, 0), (2, 3), (0, 3)])
-    found = probe_biases(t, np.array([1.0, 2.0, 0.0, 0.0]))
+    pairs = [(0, 1), (1, 0), (2, 3), (0, 3)]
+    found = probes([1.0, 2.0, 0.0, 0.0], [5, 3, 2, 2], style, [0, 0, 1, 1], pairs)
     assert found["length_baseline"] == (1 + 0 + 0.5 + 1) / 4
     # longer: 0 in all three pairs that differ; preferred in the last only
-    assert found["longer_preferred"] == 1 / 3
+    assert found["longer_preferred"] == pytest.approx(1 / 3)
     assert found["formatted_pairs"] == 4
     assert found["formatting_baseline"] == 1 / 4  # more marks: 0, 0, 3, 3; better in the first
     assert found["formatting_preferred"] == (0 + 0 + 0.5 + 0) / 4  # equal rewards are half
@@ -64,11 +67,11 @@ def test_correlations_are_within_comparisons():
     headers = rows + np.tile([0, 1], 10)
     rewards = rows * 10.0 - np.tile([0, 1], 10)
     counts = np.stack([headers, headers, headers * 0, headers * 0], axis=1)
-    found = probe_biases(traits(rows * 0 + 5, counts, rows), rewards)
+    found = probes(rewards, rows * 0 + 5, counts, rows)
     assert found["headers_correlation"] < -0.5
     assert "lists_correlation" not in found  # nothing varies
     assert "position_correlation" not in found
-    alone = probe_biases(traits(rows * 0 + 5, counts), rewards)  # each its own comparison
+    alone = probes(rewards, rows * 0 + 5, counts)  # each its own comparison
     assert alone["headers_correlation"] > 0.5
 
 
@@ -81,49 +84,105 @@ def test_explained_by_hand():
 
 
 # ------------------------------------------------- accuracy at equal lengths
+def controlled(gaps, longer, **more):
+    longer = np.array(longer)
+    found = length_controlled_accuracy(np.array(gaps), longer, np.arange(len(longer)), **more)
+    return found.value
+
+
 def test_length_controlled_accuracy_as_scikit_learn_has_it():
+    """Two bins of |longer|, with 15 and 5 pairs of a kind, then 12 and 8; weights 3.75 and 4.8."""
     rng = np.random.default_rng(0)
-    longer = rng.normal(20, 60, 400)
-    right = rng.random(400) < 1 / (1 + np.exp(-0.3 - longer / 60))
-    x = np.tanh(longer / np.sqrt((longer**2).mean()))[:, None]
-    more = (longer > 0).mean()
-    weights = np.where(longer > 0, 0.5 / more, 0.5 / (1 - more))
-    fitted = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(x, right, weights)
-    expected = fitted.predict_proba(np.zeros((1, 1)))[0, 1]
-    assert length_controlled_accuracy(right, longer) == pytest.approx(expected, abs=1e-5)
+    longer = np.repeat([20, -20, 50, -50], [15, 5, 12, 8])
+    right = rng.random(40) < 1 / (1 + np.exp(-0.3 - longer / 40))
+    x = np.tanh(longer / np.sqrt(np.square(longer).mean()))[:, None]
+    weights = np.repeat([3.75 / 15, 3.75 / 5, 4.8 / 12, 4.8 / 8], [15, 5, 12, 8])
+    model = LogisticRegression(C=1 / (PENALTY * weights.sum()), tol=1e-9, max_iter=1000)
+    expected = model.fit(x, right, weights).predict_proba(np.zeros((1, 1)))[0, 1]
+    assert controlled(np.where(right, 1.0, -2.0), longer) == pytest.approx(expected, abs=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 0.95))
 def test_where_length_does_not_matter_it_is_the_accuracy(seed, rate):
-    """Every gap comes with the same share of right pairs."""
+    """Every difference comes with the same share of right pairs, and of ties."""
     rng = np.random.default_rng(seed)
-    gaps = rng.integers(-50, 50, 40).astype(float)
-    right = np.tile(np.arange(20) < rate * 20, 40)
-    found = length_controlled_accuracy(right, np.repeat(gaps, 20))
-    assert found == pytest.approx(right.mean(), abs=1e-6)
+    longer = np.append(rng.integers(-50, 50, 38), [7, -7])
+    gaps = np.tile(np.where(np.arange(20) < rate * 18, 1.0, -1.0), 40)
+    gaps[::20] = 0  # equal rewards are not right, as in the accuracy
+    assert controlled(gaps, np.repeat(longer, 20)) == pytest.approx((gaps > 0).mean(), abs=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.77, 0.95])
-def test_a_model_that_takes_the_longer_one_has_a_half(share):
-    rng = np.random.default_rng(1)
+def uniform(rng, share):
     sizes = rng.integers(1, 100, 2000)
-    longer = np.where(rng.random(2000) < share, sizes, -sizes)
-    assert length_controlled_accuracy(longer > 0, longer) == pytest.approx(0.5, abs=0.05)
+    return np.where(rng.random(2000) < share, sizes, -sizes)
+
+
+def sure_where_far(rng, way):
+    sizes = rng.exponential(50, 2000)
+    return np.where(rng.random(2000) < 1 / (1 + np.exp(-way * sizes / 40)), sizes, -sizes)
+
+
+LENGTHS = {
+    "half": lambda rng: uniform(rng, 0.5),
+    "three quarters": lambda rng: uniform(rng, 0.77),
+    "nearly all": lambda rng: uniform(rng, 0.95),
+    "normal, 75%": lambda rng: rng.normal(0.674, 1, 2000) * 100,
+    "normal, 87%": lambda rng: rng.normal(1.126, 1, 2000) * 100,
+    "lognormal": lambda rng: rng.lognormal(4.5, 0.7, 2000) - rng.lognormal(4, 0.7, 2000),
+    "more often where far": lambda rng: sure_where_far(rng, 1),
+    "less often where far": lambda rng: sure_where_far(rng, -1),
+    "60 pairs": lambda rng: rng.normal(0.7, 1, 60),
+}
+
+
+@pytest.mark.parametrize("way", [1, -1])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_a_model_that_is_length_alone_has_a_half(lengths, way):
+    longer = lengths(np.random.default_rng(1))
+    assert controlled(way * longer, longer) == pytest.approx(0.5, abs=1e-6)
+
+
+@needs(UKP)
+@pytest.mark.parametrize("size", [len, lambda text: len(text.split())])
+def test_length_alone_has_a_half_on_ukp(size):
+    """Where .77 are longer, the more so the more they differ; 1% of the pairs are equally long."""
+    with gzip.open(UKP) as lines:
+        rows = [row for row in map(json.loads, lines) if row["strict"]]
+    longer = np.array([size(row["chosen"]) - size(row["rejected"]) for row in rows])
+    decided = (longer != 0).mean()
+    assert controlled(longer, longer) == pytest.approx(decided / 2, abs=1e-6)
+    assert controlled(-longer, longer) == pytest.approx(decided / 2, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("right", "longer", "expected"),
-    [([1, 1, 0], [0, 0, 0], 2 / 3), ([1, 1], [3, -3], 1), ([0, 0], [3, -3], 0), ([1], [5], 1)],
+    ("gaps", "longer", "expected"),
+    [
+        ([1, 1, -1], [0, 0, 0], 2 / 3),
+        ([1, 1], [3, -3], 1),
+        ([-1, -1], [3, -3], 0),
+        ([0, 0], [3, -3], 0),
+        ([1], [5], np.nan),  # no pair whose better response is shorter
+    ],
 )
-def test_length_controlled_accuracy_where_there_is_nothing_to_fit(right, longer, expected):
-    found = length_controlled_accuracy(np.array(right), np.array(longer))
-    assert found == pytest.approx(expected)
+def test_length_controlled_accuracy_where_there_is_nothing_to_fit(gaps, longer, expected):
+    assert controlled(gaps, longer) == pytest.approx(expected, nan_ok=True, abs=1e-9)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(-(10**6), 10**6)), min_size=1, max_size=30))
+@given(st.lists(st.tuples(st.integers(-1, 1), st.integers(-(10**6), 10**6)), min_size=1))
 def test_length_controlled_accuracy_is_always_a_share(pairs):
-    right, longer = map(np.array, zip(*pairs, strict=True))
-    assert 0 <= length_controlled_accuracy(right, longer) <= 1
+    found = controlled(*zip(*pairs, strict=True))
+    assert np.isnan(found) or 0 <= found <= 1
+
+
+def test_the_interval_of_length_controlled_accuracy_covers_the_truth():
+    """The gap is 0.8 + 0.7 longer + noise, 76% are longer, 4 pairs a prompt: truth is Phi(0.8)."""
+    rng, hits = np.random.default_rng(3), 0
+    for _ in range(200):
+        longer, noise = rng.normal(0.7, 1, 400), rng.normal(size=400)
+        prompts = np.arange(400) // 4
+        found = length_controlled_accuracy(0.8 + 0.7 * longer + noise, longer, prompts)
+        hits += found.low <= stats.norm.cdf(0.8) <= found.high
+    assert hits >= 180  # a chance of 0.4% below 95%
 
 
 # ------------------------------------------------------------- planted biases
@@ -143,10 +202,8 @@ def study(people_like=0.0, model_likes=0.0, mark=None, count=600, seed=0):
     better = first + people.argmax(1)
     worse = first + people.argmin(1)
     rewards = quality + model_likes * length + rng.normal(0, 0.8, 2 * count)
-    t = Traits(tokens, marks, np.repeat(np.arange(count), 2), better, worse)
-    found = probe_biases(t, rewards)
-    accuracy = float((rewards[better] > rewards[worse]).mean())
-    return bias_warnings(found | {"accuracy": accuracy, "pairs": count, "responses": 2 * count})
+    rows, pairs = np.repeat(np.arange(count), 2), np.stack([better, worse], axis=1)
+    return bias_warnings(probes(rewards, tokens, marks, rows, pairs))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -180,6 +237,23 @@ def test_what_people_like_too_is_no_formatting_bias():
     assert study(people_like=0.6, model_likes=0.6, mark=2) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "correlation", "expected"),
+    [
+        (0.8, 0.5, "goes with lists (correlation +0.50 within a prompt), more than people do."),
+        (0.4, -0.5, "goes against lists (correlation -0.50 within a prompt), more than people do."),
+        (0.4, 0.5, None),  # less than people do
+        (0.8, -0.5, None),
+        (None, 0.5, "goes with lists (correlation +0.50 within a prompt)."),  # no human figure
+    ],
+)
+def test_formatting_is_compared_with_people(model, correlation, expected):
+    metrics = {"lists_correlation": correlation, "pairs": 500, "responses": 1000}
+    if model is not None:
+        metrics |= {"formatting_preferred": model, "formatting_baseline": 0.6}
+    assert bias_warnings(metrics) == ([f"The reward {expected}"] if expected else [])
+
+
 def test_a_model_that_is_length_alone_is_told():
     metrics = {"accuracy": 0.76, "length_baseline": 0.77, "pairs": 1000}
     assert "shows no more than length does" in bias_warnings(metrics)[0]
@@ -209,20 +283,3 @@ def test_sensitivity_in_words():
         "white space",
         "polite prefix",
     ]
-
-
-def test_all_probes_of_ten_thousand_responses_take_little_time():
-    rng = np.random.default_rng(0)
-    n = 10_000
-    t = Traits(
-        rng.integers(10, 500, n),
-        rng.integers(0, 9, (n, 4)),
-        np.arange(n) // 2,
-        np.arange(0, n, 2),
-        np.arange(1, n, 2),
-    )
-    rewards = rng.normal(size=n).astype(np.float32)
-    probe_biases(t, rewards)
-    started = time.perf_counter()
-    probe_biases(t, rewards)
-    assert time.perf_counter() - started < 0.2

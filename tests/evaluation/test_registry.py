@@ -17,7 +17,7 @@ from tests.helpers.options import from_conf
 INDECISIVE = Metric(
     "indecisive",
     "share of small gaps",
-    lambda s: s.pair_mean(s.gaps_P < 1),
+    lambda s: s.share(s.gaps_P < 1),
     direction="min",
     shown=("table", "card", "compare", "wandb"),
     monitor="yes",
@@ -49,10 +49,12 @@ def test_a_metric_is_added_by_one_entry(monkeypatch, tmp_path):
     found = {f"test/{name}": value for name, value in compute_metrics(s).items()}
     assert (found["test/indecisive"], found["test/a/indecisive"]) == (0.5, 0)
     assert slow_metrics(s)["b/indecisive"] == 1
-    assert {"indecisive", "0.5000"} <= {x for c in closing_table(found).columns for x in c.cells}
+    cells = {x for c in closing_table(found).columns for x in c.cells}
+    assert {"indecisive", "0.5000 [0.000, 1.000]"} <= cells
     rows = [{"id": name, "texts": ["yes", "no"]} for name in "ab"]
     heads = eval_section(Shown("test", s, rows), found)["heads"]
-    assert {"label": "share of small gaps", "value": "0.5000", "note": "on test"} in heads
+    head = {"label": "share of small gaps", "value": "0.5000", "note": "95%: [0.000, 1.000]"}
+    assert head in heads
 
     run = ScoredRun(Run("a", tmp_path), s.gaps_P, 1.0, {"indecisive": 0.5})
     assert run.items("indecisive").tolist() == [0, 1]

@@ -201,6 +201,16 @@ def test_prompts_alone_give_the_paired_t_test():
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
 
 
+def test_no_variance_is_no_certainty():
+    """Five items of which all seeds say the same: sign flips of five prompts never reach 5%."""
+    one = np.ones((2, 5))
+    assert contrast([one, one * 0], [1, -1], np.arange(5)).p == 2**-4
+    crossed = np.array([[1.0, 0, 1, 1], [0.0, 1, 1, 1]])  # other items, the same mean
+    found = contrast([crossed, np.zeros((2, 4))], [1, -1], np.arange(4))
+    assert found.low < found.value == 0.75 < found.high
+    assert found.p >= 2**-3
+
+
 def test_what_cannot_be_told_is_not_told():
     one = np.ones((2, 3))
     assert math.isnan(contrast([one, one * 0], [1, -1], np.zeros(3)).p), "one prompt"

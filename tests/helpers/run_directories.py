@@ -11,9 +11,10 @@ from rmexp.tracking.predictions import JUDGEMENTS, PREDICTIONS
 
 
 def write_parquet(file, columns, rows):
+    """Rows may lack the last columns, which are then null."""
     schema = pyarrow.schema([(n, pyarrow.type_for_alias(kind)) for n, kind in columns.items()])
     table = pyarrow.Table.from_pylist(
-        [dict(zip(columns, row, strict=True)) for row in rows], schema=schema
+        [dict(zip(columns, row, strict=False)) for row in rows], schema=schema
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(table, file)

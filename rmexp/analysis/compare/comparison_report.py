@@ -8,15 +8,20 @@ import numpy as np
 
 from rmexp.analysis.compare.cross_validation import fold_notes
 from rmexp.analysis.compare.main_effects import Effect, confounded, main_effects
-from rmexp.analysis.compare.paired_runs import pair_runs, selected_on_same
+from rmexp.analysis.compare.paired_runs import ScoredRun, pair_runs, selected_on_same
 from rmexp.analysis.compare.pairwise_tests import PairVerdict, RunPairs, test_pairs
 from rmexp.analysis.compare.run_groups import RunGroup, group_runs
 from rmexp.analysis.compare.runs import COST, SkippedRun, find_runs
 from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
-from rmexp.evaluation.metrics import itemwise_metrics, lower_is_better, shown_in
+from rmexp.evaluation.metrics import (
+    find_metric,
+    itemwise_metrics,
+    lower_is_better,
+    shown_in,
+)
 from rmexp.evaluation.stats.bootstrap import clustered_mean
-from rmexp.evaluation.stats.seed_replicates import contrast
+from rmexp.evaluation.stats.seed_replicates import contrast, interval_over_seeds
 from rmexp.tracking.predictions import Judgements
 
 
@@ -25,7 +30,7 @@ class ComparisonRow:
     """A group of runs in the table.
 
     value low high   of the chosen metric, with its 95% interval (NaN where unknown)
-    besides          further metrics; cost: of training
+    besides          further metrics, as (value, low, high); cost: of training
     verdict          the best group against this one, if tested
     """
 
@@ -33,7 +38,7 @@ class ComparisonRow:
     value: float | None
     low: float
     high: float
-    besides: dict[str, float | None]
+    besides: dict[str, tuple[float | None, float, float]]
     cost: dict[str, float | None]
     verdict: PairVerdict | None
 
@@ -80,10 +85,7 @@ def compare_runs(given: Sequence[str], name: str, metric: str, pairs: RunPairs) 
         reasons = "; ".join(f"{one.name}: {one.why}" for one in skipped)
         raise UserError(f"No run can be compared on {name}. {reasons}.")
     groups, keys, duplicates = group_runs(scored)
-    known = sorted({m for one in scored for m in one.metrics})
-    if metric not in known:
-        hint = suggest(metric, known) or f"; there are {', '.join(known)}"
-        raise UserError(f"task.metric={metric}: no run has a {name}/{metric}{hint}.")
+    _check_sorts(metric, name, scored)
     ranked = sorted(groups, key=lambda group: _rank(group.metric(metric), metric))
     tested = metric if metric in itemwise_metrics() else "accuracy"
     has_pairs = len(shared.ids_P) > 0
@@ -105,6 +107,27 @@ def compare_runs(given: Sequence[str], name: str, metric: str, pairs: RunPairs) 
     return found
 
 
+def _check_sorts(metric: str, name: str, scored: Sequence[ScoredRun]) -> None:
+    """Refuse a metric that no run has, that has no better end, or that has no interval."""
+    bounds = {m for one in scored for m in one.metrics if m.endswith(("_low", "_high"))}
+    known = sorted({m for one in scored for m in one.metrics} - bounds)
+    if metric not in known:
+        hint = suggest(metric, known) or f"; there are {', '.join(known)}"
+        raise UserError(f"task.metric={metric}: no run has a {name}/{metric}{hint}.")
+    itemwise = itemwise_metrics()
+
+    def sorts(metric: str) -> bool:
+        registered = find_metric(metric)
+        directed = registered is None or registered.direction is not None
+        return directed and (metric in itemwise or f"{metric}_low" in bounds)
+
+    if not sorts(metric):
+        raise UserError(
+            f"task.metric={metric}: neither end of it is better, or these runs have no interval of "
+            f"it, so that it sorts no runs; those that do: {', '.join(filter(sorts, known))}."
+        )
+
+
 def _rank(value: float | None, metric: str) -> float:
     """Sort key: best first, missing values last."""
     if value is None or math.isnan(value):
@@ -119,14 +142,17 @@ def _row(
     shared: Judgements,
     verdicts: Sequence[PairVerdict],
 ) -> ComparisonRow:
-    low, high = _interval(group, metric, shared)
+    def shown(metric: str) -> tuple[float | None, float, float]:
+        return group.metric(metric), *_interval(group, metric, shared)
+
+    value, low, high = shown(metric)
     against = (v for v in verdicts if {id(v.a), id(v.b)} == {id(group), id(best)})
     return ComparisonRow(
         group=group,
-        value=group.metric(metric),
+        value=value,
         low=low,
         high=high,
-        besides={m.name: group.metric(m.name) for m in shown_in("compare") if m.name != metric},
+        besides={m.name: shown(m.name) for m in shown_in("compare") if m.name != metric},
         cost={name: group.cost(name) for name in COST},
         verdict=next(against, None) if group is not best else None,
     )
@@ -137,19 +163,24 @@ def _interval(group: RunGroup, metric: str, shared: Judgements) -> tuple[float, 
 
     A single run's is the one that it logged.
     """
-    of_P = (shared.prompts_P, shared.weights_P)
-    itemwise = metric in itemwise_metrics() and len(shared.ids_P)
-    if len(group.runs) == 1:
-        own = group.runs[0].metrics
-        if f"{metric}_low" in own:
-            return own[f"{metric}_low"], own[f"{metric}_high"]
-        if itemwise:
-            return clustered_mean(group.items(metric)[0], *of_P).interval
-    elif itemwise:
+    known, of_P = find_metric(metric), (shared.prompts_P, shared.weights_P)
+    itemwise = known if known and known.itemwise and len(shared.ids_P) else None
+    logged = [
+        (one.metrics[f"{metric}_low"], one.metrics[f"{metric}_high"])
+        for one in group.runs
+        if f"{metric}_low" in one.metrics
+    ]
+    several = len(group.runs) > 1
+    if itemwise and several:
         found = contrast([group.items(metric)], [1], *of_P)
-        if metric == "accuracy":  # Student's t ignores its range
-            return max(0.0, found.low), min(1.0, found.high)
-        return found.low, found.high
+        low, high = itemwise.span or (-math.inf, math.inf)  # Student's t ignores the range
+        return max(low, found.low), min(high, found.high)
+    if len(logged) == len(group.runs):
+        values = [one.metrics[metric] for one in group.runs]
+        prompts = len(np.unique(shared.prompts_P))
+        return interval_over_seeds(values, logged, prompts) if several else logged[0]
+    if itemwise:
+        return clustered_mean(group.items(metric)[0], *of_P, itemwise.span).interval
     return math.nan, math.nan
 
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rmexp.analysis.compare.runs import Run, SkippedRun
-from rmexp.evaluation.bias_probes import length_controlled_accuracy
+from rmexp.evaluation.length_control import length_controlled_accuracy
 from rmexp.evaluation.metrics import find_metric
 from rmexp.evaluation.rank_correlation import within_prompts
-from rmexp.evaluation.stats.bootstrap import clustered_mean
+from rmexp.evaluation.stats.bootstrap import Estimate, clustered_mean
 from rmexp.evaluation.stats.significance import MIN_CLUSTERS
 from rmexp.tracking.predictions import Judgements, read_responses
 
@@ -95,9 +95,9 @@ def _held_out(run: Run) -> str:
 
 
 def _disjoint(members: Iterable[OpenRun]) -> bool:
-    """Whether no comparison is evaluated in two folds."""
-    ids = [set(one.judgements.ids_P) for one in members]
-    return len(set().union(*ids)) == sum(map(len, ids))
+    """Whether no pair is evaluated in two folds."""
+    contents = [set(one.judgements.contents_P) for one in members]
+    return len(set().union(*contents)) == sum(map(len, contents))
 
 
 def _distinguishing_names(runs: Sequence[Run]) -> list[str]:
@@ -113,25 +113,25 @@ def _pool(members: Sequence[OpenRun], name: str) -> OpenRun:
     """Folds as one run, with the union of their pairs and rewards."""
     runs = tuple(one.run for one in members)
     first = runs[0]
-    run = dataclasses.replace(
-        first,
-        name=f"{first.name} and {len(runs) - 1} more folds",
-        config={key: value for key, value in first.config.items() if key != FOLD_KEYS[0]},
-        given=first.given - {FOLD_KEYS[0]},
-        metrics=_mean_metrics(runs) | _pooled_metrics(members, name),
-        cost=_cost(runs),
-        parts=runs,
-        part_of={id: n for n, one in enumerate(members) for id, _ in one.rewards},
-    )
     judged = [one.judgements for one in members]
     fields = {
         field: np.concatenate([getattr(one, field) for one in judged])
-        for field in ("ids_P", "better_P", "worse_P", "prompts_P", "subsets_P", "weights_P")
+        for field in (f.name for f in dataclasses.fields(Judgements) if f.name.endswith("_P"))
     }
     if len(runs) >= MIN_CLUSTERS:  # one model scores all pairs of a group: the group is the cluster
         groups = np.array([_held_out(run) for run in runs], dtype=object)
         fields["prompts_P"] = np.repeat(groups, [len(one.ids_P) for one in judged])
     pooled = Judgements(**fields, tied=sum(one.tied for one in judged))
+    run = dataclasses.replace(
+        first,
+        name=f"{first.name} and {len(runs) - 1} more folds",
+        config={key: value for key, value in first.config.items() if key != FOLD_KEYS[0]},
+        given=first.given - {FOLD_KEYS[0]},
+        metrics=_mean_metrics(runs) | _pooled_metrics(members, name, pooled.prompts_P),
+        cost=_cost(runs),
+        parts=runs,
+        part_of={id: n for n, one in enumerate(members) for id, _ in one.rewards},
+    )
     return OpenRun(run, pooled, {k: v for one in members for k, v in one.rewards.items()})
 
 
@@ -150,20 +150,22 @@ def _mean_metrics(runs: Sequence[Run]) -> dict[str, float]:
     return found
 
 
-def _pooled_metrics(members: Sequence[OpenRun], name: str) -> dict[str, float]:
+def _pooled_metrics(members: Sequence[OpenRun], name: str, clusters: Any) -> dict[str, float]:
     """Metrics that are no mean over folds: accuracy by length, and ranks within prompts.
 
-    They have no weights: each pair, or each prompt, counts once.
+    Args:
+        members: the folds.
+        name: of the set.
+        clusters: (P,) the cluster of each pair, fold by fold.
     """
-    right, longer = [], []
-    kendall, spearman, clusters = [], [], []
+    gaps, longer, weights = [], [], []
+    kendall, spearman, groups = [], [], []
     for run, judged, rewards in members:
         responses = read_responses(run.path / "predictions" / f"{name}.parquet")
-        for id, better, worse in zip(
-            judged.ids_P, judged.better_P.tolist(), judged.worse_P.tolist(), strict=True
-        ):
-            right.append(rewards[id, better] > rewards[id, worse])
-            longer.append(responses[id, better]["tokens"] - responses[id, worse]["tokens"])
+        weights += judged.weights_P.tolist()
+        for better, worse in zip(*judged.sides, strict=True):
+            gaps.append(rewards[better] - rewards[worse])
+            longer.append(responses[better]["tokens"] - responses[worse]["tokens"])
         rated = {
             key: row
             for key, row in responses.items()
@@ -177,17 +179,20 @@ def _pooled_metrics(members: Sequence[OpenRun], name: str) -> dict[str, float]:
             )
             kendall += kendall_G.tolist()
             spearman += spearman_G.tolist()
-            clusters += [_held_out(run)] * len(kendall_G)
-    out = {}
+            groups += [_held_out(run)] * len(kendall_G)
+    found: dict[str, Estimate] = {}
     if longer:
-        longer_P = np.array(longer)
-        out["length_baseline"] = float(((np.sign(longer_P) + 1) / 2).mean())
-        out["length_controlled_accuracy"] = length_controlled_accuracy(np.array(right), longer_P)
+        gaps_P, longer_P, weights_P = map(np.array, (gaps, longer, weights))
+        ahead_P = (np.sign(longer_P) + 1) / 2
+        found["length_baseline"] = clustered_mean(ahead_P, clusters, weights_P, (0, 1))
+        found["length_controlled_accuracy"] = length_controlled_accuracy(
+            gaps_P, longer_P, clusters, weights_P
+        )
     for metric, values_G in (("kendall_within", kendall), ("spearman_within", spearman)):
         if values_G:
-            out |= clustered_mean(np.array(values_G), np.array(clusters)).named(metric)
-            out[metric] = float(np.mean(values_G))
-    return {f"{name}/{metric}": value for metric, value in out.items() if value == value}
+            found[metric] = clustered_mean(np.array(values_G), np.array(groups), span=(-1, 1))
+    named = (one.named(f"{name}/{metric}") for metric, one in found.items())
+    return {key: value for each in named for key, value in each.items() if value == value}
 
 
 def _cost(runs: Sequence[Run]) -> dict[str, float]:

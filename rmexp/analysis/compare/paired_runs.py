@@ -19,7 +19,7 @@ from rmexp.analysis.compare.runs import Run, SkippedRun
 from rmexp.core.errors import UserError
 from rmexp.evaluation.external_rewards import read_rewards
 from rmexp.evaluation.metrics import itemwise_metrics
-from rmexp.evaluation.reliability import pair_scores
+from rmexp.evaluation.reliability import calibration_error
 from rmexp.tracking.predictions import Judgements, read_judgements, read_predictions
 
 
@@ -64,18 +64,18 @@ def pair_runs(
     first, shared, known = opened[digests.index(common)]
     scored: list[ScoredRun] = []
 
-    def add(run: Run, rewards: Rewards) -> None:
-        found = _score(run, shared, rewards, known, name)
+    def add(run: Run, own: Judgements, rewards: Rewards, responses: Rewards) -> None:
+        found = _score(run, own, rewards, responses, name)
         scored.append(found) if isinstance(found, ScoredRun) else skipped.append(found)
 
     for run, judgements, rewards in opened:
         if judgements.digest == common:
-            add(run, rewards)
+            add(run, judgements, rewards, rewards)
         else:
             skipped.append(_skipped(run, _other_rows(run, judgements, first, shared, name)))
     for run in (run for run in runs if run.is_file):
         try:
-            add(run, read_rewards(str(run.path)))
+            add(run, shared, read_rewards(str(run.path)), known)
         except UserError as error:
             skipped.append(_skipped(run, str(error).removeprefix("eval.scores=")))
     return shared, scored, skipped
@@ -114,13 +114,18 @@ def _open(runs: Sequence[Run], name: str) -> tuple[list[OpenRun], list[SkippedRu
 
 
 def _score(
-    run: Run, shared: Judgements, rewards: Rewards, known: Rewards, name: str
+    run: Run, judged: Judgements, rewards: Rewards, responses: Rewards, name: str
 ) -> ScoredRun | SkippedRun:
-    """Join a run's rewards with the shared pairs; it is skipped if it lacks one of them."""
-    better, worse = (
-        list(zip(shared.ids_P.tolist(), side.tolist(), strict=True))
-        for side in (shared.better_P, shared.worse_P)
-    )
+    """Join a run's rewards with the judged pairs; it is skipped if it lacks one of them.
+
+    Args:
+        run: the run.
+        judged: the shared pairs, by the run's own ids.
+        rewards: of the run.
+        responses: those of the set, over which rewards have a standard deviation.
+        name: of the set.
+    """
+    better, worse = judged.sides
     needed = dict.fromkeys([*better, *worse])
     missing = [key for key in needed if not math.isfinite(rewards.get(key, math.nan))]
     if missing:
@@ -131,32 +136,35 @@ def _score(
         np.array([rewards[key] for key in side], dtype=np.float32) for side in (better, worse)
     )
     gaps_P = better_P.astype(np.float64) - worse_P
-    std = standard_deviations(run, rewards, known, shared.ids_P)
+    std = standard_deviations(run, rewards, responses, judged.ids_P)
     own = {
         k.removeprefix(f"{name}/"): v for k, v in run.metrics.items() if k.startswith(f"{name}/")
     }
-    computed = _gap_metrics(gaps_P, shared.weights_P, std)
+    computed = _gap_metrics(gaps_P, judged, std)
     # A run's own metrics are more complete; those of pooled folds are only means over the folds.
     return ScoredRun(run, gaps_P, std, own | computed if run.parts else computed | own)
 
 
 def _gap_metrics(
-    gaps_P: np.ndarray, weights_P: np.ndarray, std: float | np.ndarray
+    gaps_P: np.ndarray, judged: Judgements, std: float | np.ndarray
 ) -> dict[str, float]:
     """The metrics that depend on gaps alone."""
     if not len(gaps_P):
         return {}
+    weights_P = judged.weights_P
     values = {name: items(gaps_P, std) for name, items in itemwise_metrics().items()}
     values |= {"margin": gaps_P, "tie_rate": gaps_P == 0}
     means = {name: float(np.average(x, weights=weights_P)) for name, x in values.items()}
-    return means | pair_scores(gaps_P, weights_P)
+    return means | calibration_error(gaps_P, judged.prompts_P, weights_P).named("ece")
 
 
 def _other_rows(run: Run, own: Judgements, first: Run, shared: Judgements, name: str) -> str:
-    common = len(own.keys & shared.keys)
+    common = own.common(shared)
     what = f"{len(own.ids_P)} pairs, {common} of them among the {len(shared.ids_P)} of {first.name}"
     if common == len(own.ids_P) == len(shared.ids_P):
-        what = f"the same ids as {first.name}, with other prompts or weights"
+        what = f"the same pairs as {first.name}, with other weights"
+    elif sorted(own.ids_P) == sorted(shared.ids_P):
+        what = f"the same ids as {first.name}, with other texts: {what}"
     data = "" if run.data == first.data else f"; its data is other ({run.data}, not {first.data})"
     return f"evaluated on other rows of {name} ({what}{data}), so that no paired test is possible"
 

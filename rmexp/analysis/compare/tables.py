@@ -32,7 +32,7 @@ def terminal_table(found: RunComparison, width: int) -> Table:
     """
     table = Table(box=None, padding=(0, GAP, 0, 0))
     kept: list[list[str]] = []
-    for name, cells in table_columns(found).items():
+    for name, cells in table_columns(found, intervals=False).items():
         wide = max(len(text) for text in (name, *cells)) + GAP
         if kept and width < wide:
             break
@@ -44,13 +44,24 @@ def terminal_table(found: RunComparison, width: int) -> Table:
     return table
 
 
-def table_columns(found: RunComparison) -> dict[str, list[str]]:
-    """Title -> one cell per group, the most important columns first."""
+def table_columns(found: RunComparison, intervals: bool = True) -> dict[str, list[str]]:
+    """Title -> one cell per group, the most important columns first.
+
+    Args:
+        found: the comparison.
+        intervals: of the metrics beside the chosen one too.
+    """
     rows = found.rows
     files = [row for row in rows if not any(value_of(row, key) for key in found.keys)]
     first = {"run": [row.group.name for row in rows]} if files else {}
     besides = {
-        name: [format_interval(row.besides[name]) for row in rows] for name in rows[0].besides
+        name: [
+            format_interval(*row.besides[name])
+            if intervals
+            else format_interval(row.besides[name][0])
+            for row in rows
+        ]
+        for name in rows[0].besides
     }
     return {
         **first,
@@ -105,13 +116,19 @@ def _lines(found: RunComparison) -> Iterator[dict[str, Any]]:
             **_verdict(row),
             "pairs": len(found.judgements.ids_P),
             "prompts": len(set(found.judgements.prompts_P)),
-            **{f"{found.set}/{name}": value for name, value in row.besides.items()},
+            **dict(_besides(found.set, row)),
             **row.cost,
             "seeds": " ".join(str(e.run.config.get("seed", "")) for e in row.group.runs),
             **row.group.values,
             "runs": " ".join(str(p) for e in row.group.runs for p in e.run.paths),
             **_folds(row, metric),
         }
+
+
+def _besides(set: str, row: ComparisonRow) -> Iterator[tuple[str, float | None]]:
+    for name, shown in row.besides.items():
+        for end, value in zip(("", "_low", "_high"), shown, strict=True):
+            yield f"{set}/{name}{end}", value
 
 
 def _verdict(row: ComparisonRow) -> dict[str, Any]:

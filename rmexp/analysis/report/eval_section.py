@@ -83,7 +83,7 @@ def _figures(one: Shown, subsets: Sequence[Mapping[str, Any]]) -> Iterator[plots
         groups = _groups(s)
         caption = f"Rewards on {name}" + (f": {', '.join(groups)}" if len(groups) > 1 else "")
         yield plots.Plot(f"{name}-rewards", caption, plots.reward_plot(groups))
-    if not len(s.better_P):
+    if not s.weights_P.any():
         return
     first = "as trained" if one.source is None else "as it is"
     series = {first: reliability(s.gaps_P, weights_P=s.weights_P)}

@@ -11,6 +11,7 @@ coverage.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,7 @@ def clustered(
     statistic: Callable[[np.ndarray], np.ndarray],
     degree: int = 1,
     seed: int = 0,
+    span: tuple[float, float] | None = None,
 ) -> Estimate:
     """Estimate a statistic of C sums over units.
 
@@ -81,25 +83,45 @@ def clustered(
     derivative of the sum by the unit's weight, times the weight. The bootstrap is linear in how
     often a cluster is drawn: the first term of Hoeffding's decomposition (van der Vaart 1998,
     "Asymptotic Statistics", chapters 11, 12 and 23), which never compares a cluster with its own
-    copy.
+    copy. Sums of a resample without a cluster of much of the mass may have no statistic; there the
+    statistic is linear too.
 
     Args:
         columns_U_C: (U, C) contribution of each unit to each sum.
         clusters_U: (U,) the cluster of each unit, e.g. its prompt.
         statistic: sums (..., C) -> value (...); NaN where undefined.
         degree: 1 for plain sums, 2 for sums over pairs of units, 3 over triples.
+        span: the least and the greatest value that the statistic can have. Where clusters do not
+            differ, nothing varies in resamples: the interval then reaches to the values that the
+            statistic would have if some other clusters, too few to be seen, were at its ends.
     """
     sums = _cluster_sums(columns_U_C, clusters_U)
     whole = sums.sum(0)
+    value = float(statistic(whole / degree))
 
     def interval() -> tuple[float, float]:
         if len(sums) < 2:
             return float("nan"), float("nan")
         moved = (degree - 1) / degree * whole
-        draws = statistic(_resampled(sums, np.random.default_rng(seed)) - moved)
-        return _percentiles(draws, len(sums) - 1)
+        resampled = _resampled(sums, np.random.default_rng(seed)) - moved
+        draws = statistic(resampled)
+        lost = np.isnan(draws)
+        if degree > 1 and lost.any() and not math.isnan(value):
+            apart = resampled[lost] - whole / degree
+            draws[lost] = value + apart @ _gradient(statistic, whole / degree)
+            draws = draws if span is None else np.clip(draws, *span)
+        low, high = _percentiles(draws, len(sums) - 1)
+        if span is not None and high - low < 1e-12:
+            unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(sums))
+            low, high = (value + unseen * (end - value) for end in span)
+        return low, high
 
-    return Estimate(float(statistic(whole / degree)), interval)
+    return Estimate(value, interval)
+
+
+def _gradient(statistic: Callable[[np.ndarray], np.ndarray], sums: np.ndarray) -> np.ndarray:
+    steps = 1e-6 * np.abs(sums).max() * np.eye(len(sums))
+    return (statistic(sums + steps) - statistic(sums - steps)) / (2 * steps.max())
 
 
 def stratified(
@@ -216,7 +238,10 @@ def _percentiles(draws_B: np.ndarray, freedom: float) -> tuple[float, float]:
 
 
 def clustered_mean(
-    values: np.ndarray, clusters: np.ndarray, weights: np.ndarray | None = None
+    values: np.ndarray,
+    clusters: np.ndarray,
+    weights: np.ndarray | None = None,
+    span: tuple[float, float] | None = None,
 ) -> Estimate:
     """Estimate a weighted mean; NaN where all weights are 0.
 
@@ -224,11 +249,12 @@ def clustered_mean(
         values: (U,) one number a unit.
         clusters: (U,) the cluster of each unit, e.g. its prompt.
         weights: (U,) of each unit in the mean; None: all 1.
+        span: the range of the values, see `clustered`.
     """
     weights = np.ones(len(values)) if weights is None else weights
     values, clusters, weights = (x[weights > 0] for x in (values, clusters, weights))
     columns = np.stack([values * weights, weights], axis=1)
-    return clustered(columns, clusters, lambda sums: ratio(sums[..., 0], sums[..., 1]))
+    return clustered(columns, clusters, lambda sums: ratio(sums[..., 0], sums[..., 1]), span=span)
 
 
 def clustered_variance(

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from rmexp.evaluation.stats.bootstrap import clustered_variance
-from rmexp.evaluation.stats.significance import ALPHA, Difference
+from rmexp.evaluation.stats.significance import ALPHA, Difference, sign_flip_floor
 
 
 def contrast(
@@ -30,6 +30,8 @@ def contrast(
     """Test a weighted sum of the configurations' means, over seeds and prompts.
 
     Coefficients 1, -1 give the difference of two configurations; 1 gives a configuration's mean.
+    Student's t takes variances at their word, 0 where few items agree by chance: p is no smaller
+    than sign flips of as many prompts could make it.
 
     Args:
         settings: for each configuration (S, P) values of S >= 2 seeds and P items.
@@ -50,21 +52,44 @@ def contrast(
         for share, x in zip(shares, settings, strict=True)
     )
     count, sampled = len(np.unique(prompts)), clustered_variance(items, prompts, weights)
-    parts = [*between, max(0.0, sampled - both) if count > 1 else math.nan]
-    freedom = [*(len(x) - 1 for x in settings), count - 1]
+    alone = max(0.0, sampled - both) if count > 1 else math.nan
+    if alone == sum(between) == 0:  # seeds differ item by item, but not in their means
+        alone = sampled
+    parts, freedom = [*between, alone], [*(len(x) - 1 for x in settings), count - 1]
     value = float(np.average(items, weights=weights))
     low, high, p = _student(value, sum(parts), _satterthwaite(parts, freedom))
     return Difference(
         value,
         low,
         high,
-        p,
+        max(p, sign_flip_floor(count)),
         "Student's t over seeds and prompts",
         len(items),
         count,
         sampled,
         max(0.0, sum(between) - both),
     )
+
+
+def interval_over_seeds(
+    values: Sequence[float], intervals: Sequence[tuple[float, float]], prompts: int
+) -> tuple[float, float]:
+    """95% interval of the mean over S >= 2 seeds of a statistic that is no mean over items.
+
+    The variance is that between seeds plus the mean of each seed's own, due to the prompts that all
+    share. The seed-by-prompt interaction is in both: the interval is conservative.
+
+    Args:
+        values: of each seed.
+        intervals: the 95% interval of each.
+        prompts: number of prompts.
+    """
+    halves = np.array([high - low for low, high in intervals]) / 2
+    sampled = float(np.square(halves / stdtrit(prompts - 1, 1 - ALPHA / 2)).mean())
+    parts = [float(np.var(values, ddof=1)) / len(values), sampled]
+    freedom = _satterthwaite(parts, [len(values) - 1, prompts - 1])
+    low, high, _ = _student(float(np.mean(values)), sum(parts), freedom)
+    return low, high
 
 
 def _residual_variance(x: np.ndarray, prompts: np.ndarray, weights: np.ndarray) -> float:

@@ -119,6 +119,11 @@ def sign_flip(
     return (beyond + 1) / (draws + 1)
 
 
+def sign_flip_floor(prompts: int) -> float:
+    """The smallest two-sided p of sign flips: all prompts have the same sign."""
+    return min(1.0, 2.0 ** (1 - prompts))
+
+
 def _flipped(patterns: np.ndarray, sums: np.ndarray) -> np.ndarray:
     """(D,) totals of the sums, flipping the sign of those that a pattern (D, G) does not mark."""
     return 2 * (patterns.astype(np.float64) @ sums) - sums.sum()
