@@ -5,7 +5,6 @@ comparison, 0 the worst, -1 unranked) and `rows_N`, the comparison of each respo
 """
 
 import numpy as np
-from scipy import special
 
 
 def best_of_k(
@@ -37,35 +36,6 @@ def best_of_k(
     )
     differ = best > worst
     return rows_R[differ], (both / maxima)[differ], (bests / sizes)[differ]
-
-
-def best_of_n_curve(
-    rewards_N: np.ndarray, ratings_N: np.ndarray, rows_N: np.ndarray, most: int
-) -> np.ndarray:
-    """Mean rating of the highest-reward response among n random candidates.
-
-    Exact, over all subsets of n of a comparison's K responses; responses with equal rewards share
-    their mean rating. Comparisons with fewer than `most` rated responses are left out.
-
-    Returns:
-        (most,) for n = 1 .. most; NaN where no comparison has enough responses.
-    """
-    rated = np.flatnonzero(~np.isnan(ratings_N))
-    _, member, counts = np.unique(rows_N[rated], return_inverse=True, return_counts=True)
-    rows = np.split(rated[np.argsort(member, kind="stable")], np.cumsum(counts)[:-1])
-    curves = [_expected_best(rewards_N[r], ratings_N[r], most) for r in rows if len(r) >= most]
-    return np.mean(curves, axis=0) if curves else np.full(most, np.nan)
-
-
-def _expected_best(rewards: np.ndarray, ratings: np.ndarray, most: int) -> np.ndarray:
-    """The k-th smallest of K is the largest of n with probability C(k - 1, n - 1) / C(K, n)."""
-    _, member = np.unique(rewards, return_inverse=True)
-    mean = np.bincount(member, weights=ratings) / np.bincount(member)
-    ordered, sizes = mean[np.sort(member)], np.arange(1, most + 1)
-    positions = np.arange(len(rewards))
-    subsets = special.comb(len(rewards), sizes)
-    chances = special.comb(positions[None], sizes[:, None] - 1) / subsets[:, None]
-    return chances @ ordered
 
 
 def _by_group(ufunc: np.ufunc, values: np.ndarray, member: np.ndarray) -> np.ndarray:

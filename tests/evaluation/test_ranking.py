@@ -1,6 +1,5 @@
 """Best of K and rank agreement: by hand, and against scipy and scikit-learn."""
 
-import itertools
 import math
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from bench.coverage import band
-from rmexp.evaluation.best_of_n import best_of_k, best_of_n_curve
+from rmexp.evaluation.best_of_n import best_of_k
 from rmexp.evaluation.rank_correlation import (
     kendall,
     label_auc,
@@ -43,30 +42,6 @@ def test_best_of_k_by_hand():
 def test_best_of_k_of_nothing():
     told, values, chances = best_of_k(np.zeros(2), np.array([-1, -1]), np.zeros(2))
     assert len(told) == len(values) == len(chances) == 0
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=6))
-def test_the_curve_is_the_mean_over_all_subsets(candidates):
-    rewards, ratings = np.array(candidates, dtype=float).T
-    size = len(candidates)
-    curve = best_of_n_curve(rewards, ratings, np.zeros(size, dtype=int), size)
-    for n in range(1, size + 1):
-        # Equal rewards share the mean rating of all that have it, and not of the subset's.
-        shared = np.array([ratings[rewards == r].mean() for r in rewards])
-        expected = np.mean(
-            [
-                shared[max(s, key=lambda k: rewards[k])]
-                for s in itertools.combinations(range(size), n)
-            ]
-        )
-        assert curve[n - 1] == pytest.approx(expected)
-
-
-def test_the_curve_begins_with_the_mean_and_ends_with_the_pick():
-    rewards, ratings = np.array([1.0, 2, 3, 1, 2]), np.array([1.0, 5, 3, nan, 4])
-    rows = np.array([0, 0, 0, 1, 1])
-    assert best_of_n_curve(rewards, ratings, rows, 3) == pytest.approx([3, 11 / 3, 3])
-    assert np.isnan(best_of_n_curve(rewards, ratings, rows, 4)).all()
 
 
 @given(st.integers(0, 2**32 - 1))
