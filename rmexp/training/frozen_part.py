@@ -144,24 +144,20 @@ def _write(
     writer: ActivationWriter,
 ) -> None:
     """Write a micro-batch's activations, shared prefixes once, and index them by response."""
-    rows, ends = batch.row_N.tolist(), batch.end_N.tolist()
     if writer.pooled:
         start = writer.add(hidden_R_T_D[batch.row_N, batch.end_N].numpy())
         for n, tokens in enumerate(tokens_N):
             writer.add_sequence(tokens, start + n, 1, 0)
         return
     if batch.trees is None:
-        lengths = dict(zip(rows, ends, strict=True))
-        starts = {
-            row: writer.add(hidden_R_T_D[row, : end + 1].numpy()) for row, end in lengths.items()
-        }
-        for tokens, row in zip(tokens_N, rows, strict=True):
-            writer.add_sequence(tokens, starts[row], len(tokens), 0)
+        for tokens, row in zip(tokens_N, batch.row_N.tolist(), strict=True):
+            start = writer.add(hidden_R_T_D[row, : len(tokens)].numpy())
+            writer.add_sequence(tokens, start, len(tokens), 0)
         return
     used = sum(tree.size for tree in batch.trees)
     start = writer.add(hidden_R_T_D[0, :used].numpy())
     firsts = np.cumsum([0, *(tree.size for tree in batch.trees)])
-    for tokens, end in zip(tokens_N, ends, strict=True):
+    for tokens, end in zip(tokens_N, batch.end_N.tolist(), strict=True):
         number = int(np.searchsorted(firsts, end, side="right")) - 1
         first, tree = int(firsts[number]), batch.trees[number]
         shared = min(tree.shared_prefix, len(tokens))
