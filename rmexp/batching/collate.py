@@ -148,9 +148,7 @@ class Collate:
     def _cached_states(self, rows: list[list[Any]], width: int) -> dict[str, Tensor]:
         """The cached activations of a micro-batch; empty without a store.
 
-        Args:
-            rows: for each row of tokens its sequences, and the token from which on each is there.
-            width: T.
+        For each row of tokens, `rows` has its sequences and the token from which on each is there.
         """
         store = self.layout.activations
         if store is None:

@@ -191,11 +191,7 @@ def _begin(
     settings: Callable[[], TrainerSettings],
     batches: CachedBatches,
 ) -> tuple[HeadModule, Prepared]:
-    """The module of a run, with its own selection and order of comparisons.
-
-    Raises:
-        UserError: the loss cannot be trained on this data.
-    """
+    """The module of a run, with its own selection and order of comparisons."""
     data = shared.data.with_seed(run.seed)
     check_trainable(data, run.loss, run.labels["loss"], run.labels["data"])
     fingerprints = {"template": shared.audit.fingerprint, "data": data.fingerprint}
