@@ -54,9 +54,8 @@ class BatchPlan:
     def steps(self, epoch: int) -> list[list[int]]:
         """The rows of each step of an epoch."""
         drawn_U = self._draw(np.random.default_rng([self.seed, epoch]))
-        by_unit_C = np.argsort(self.units, kind="stable")
-        counts_U = np.bincount(self.units, minlength=self._count)
-        starts_U = np.cumsum(counts_U) - counts_U
+        by_unit_C = self.rows[np.argsort(self.units, kind="stable")]
+        rows_U = np.split(by_unit_C, np.cumsum(np.bincount(self.units))[:-1])
         if self.tokens_per_batch is None:
             step_U = np.arange(self._count) // self.batch_size
         else:
@@ -65,16 +64,14 @@ class BatchPlan:
             step_U = (before_U * len(self) // sizes_U.sum()).astype(np.int64)
         steps: list[list[int]] = [[] for _ in range(len(self))]
         for unit, step in zip(drawn_U.tolist(), step_U.tolist(), strict=True):
-            own = by_unit_C[starts_U[unit] : starts_U[unit] + counts_U[unit]]
-            steps[step] += self.rows[own].tolist()
+            steps[step] += rows_U[unit].tolist()
         return steps
 
     def unit_rates(self) -> np.ndarray:
         """(U,) expected draws of each unit in an epoch; mean 1."""
         if self.sampling_rate is None:
             return np.ones(self._count)
-        counts_U = np.bincount(self.units, minlength=self._count)
-        rates_U = np.bincount(self.units, weights=self.sampling_rate) / counts_U
+        rates_U = np.bincount(self.units, weights=self.sampling_rate) / np.bincount(self.units)
         return rates_U / rates_U.sum() * self._count
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
