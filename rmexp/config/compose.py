@@ -20,6 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rmexp.config.schema import CONF_DIR, register
 from rmexp.core.errors import UserError
 
+_ADDED = re.compile(r"^\+(?=[^+@/=]+\.[^@/=]+=)")
+"""The + of `+a.b=VALUE`, which Hydra refuses where the key exists: ++ sets it either way."""
+
 
 def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
     """Compose the configuration, with Hydra's own node in it; `config_dir` has further options.
@@ -31,7 +34,8 @@ def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> D
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            return compose("config", overrides=[*extra, *overrides], return_hydra_config=True)
+            given = [_ADDED.sub("++", override) for override in overrides]
+            return compose("config", overrides=[*extra, *given], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, overrides)) from error
 

@@ -18,6 +18,7 @@ from rmexp.batching.step_loader import BatchPlan, StepLoader, evaluation_loader
 from rmexp.core import distributed
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data import sampling
+from rmexp.data.odd_labels import odd_labels
 from rmexp.data.reader import RowReport
 from rmexp.data.row_source import MixedSource, RowSource
 from rmexp.data.settings import BatchSettings, SamplingSettings
@@ -309,5 +310,5 @@ class ComparisonData:
             for group, (rows, share) in self.sampled().items()
         ]
         fold = [] if self.held_out is None else [describe_fold(self.held_out)]
-        lines = [*fold, *self.report.lines(), *drawn]
+        lines = [*fold, *self.report.lines(), *odd_labels(self.columns), *drawn]
         return [f"data: {', '.join(sizes)}; {source}", *("  " + line for line in lines)]

@@ -1,5 +1,6 @@
 """The options of conf/data: flat keys of a configuration -> `ComparisonData`."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,8 +11,10 @@ from rmexp.config.schema import CONF_DIR
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.column_map import ColumnMap
 from rmexp.data.formats.fold_group import FoldGroup
+from rmexp.data.formats.text_only import TextOnly
 from rmexp.data.reader import Format
 from rmexp.data.row_source import MixedSource, RowSource
 from rmexp.data.settings import BatchSettings, SamplingSettings
@@ -21,12 +24,19 @@ from rmexp.data.token_columns import Balance
 from rmexp.data.tokenize_spec import TokenizeSpec
 from rmexp.templates.template import Template
 
+AUTO = "auto"
+"""The value of `data.format` and of `data.fields.FIELD` that leaves them to the columns."""
+
+OFF = (None, "none", "None", "")
+"""Values of `data.fields.FIELD` that switch a field off; YAML's null is the first."""
+
 Count = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 
 
 def comparison_data(
-    format: Format,
+    format: str | Format,
+    ignore_images: bool,
     path: str | list[str],
     fields: Mapping[str, str | None] | None,
     template: Template | None,
@@ -64,8 +74,7 @@ def comparison_data(
     given = {"val": val_path, "test": test_path}
     paths: dict[str | None, str | list[str]] = {k: p for k, p in given.items() if p is not None}
     splits = _split_policy(val_share, test_share, split_seed, fold, fold_by, fold_until, paths)
-    columns = {name: column for name, column in (fields or {}).items() if column is not None}
-    parse: Format = ColumnMap(format, columns) if columns else format
+    parse = row_format(format, fields or {}, ignore_images)
     spec = TokenizeSpec(
         {"train" if paths else None: path} | paths,
         parse if splits.fold is None else FoldGroup(parse, splits.fold.by),
@@ -87,6 +96,23 @@ def comparison_data(
             workers,
         ),
     )  # fmt: skip
+
+
+def row_format(
+    format: str | Format, fields: Mapping[str, str | None], ignore_images: bool
+) -> Format:
+    """The format of a configuration's rows, see conf/data/jsonl.yaml."""
+    columns = {
+        name: None if column in OFF else column for name, column in fields.items() if column != AUTO
+    }
+    parse: Format
+    if isinstance(format, str):
+        parse = Auto(None if format == AUTO else format, columns)
+    elif isinstance(format, Auto):
+        parse = dataclasses.replace(format, fields=columns)
+    else:
+        parse = ColumnMap(format, columns)
+    return TextOnly(parse, ignore_images)
 
 
 def mixture(

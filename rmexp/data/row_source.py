@@ -193,7 +193,10 @@ class MixedSource:
             for column, values in renamed.items():
                 rows = rows.remove_columns(column).add_column(column, values)
             parts.append(rows)
-            places = [f"{name}: {place}" for place in table.report.places]
+            places = {
+                f"{name}: {cause}": f"{name}: {place}"
+                for cause, place in table.report.places.items()
+            }
             report.merge(dataclasses.replace(table.report, places=places))
         mixed = TokenTable(
             datasets.concatenate_datasets(parts),

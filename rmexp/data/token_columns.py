@@ -39,6 +39,19 @@ class TokenColumns:
         column = self.rows.data.column("prompt_key").combine_chunks().dictionary_encode()
         return np.unique(column.indices.to_numpy()[rows], return_inverse=True)[1]
 
+    def flat(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The entries of a column of lists, and (C,) where those of each row begin."""
+        lists = self.rows.data.column(name).combine_chunks()
+        starts = lists.offsets.to_numpy()[:-1] - lists.offsets[0].as_py()
+        return lists.flatten().to_numpy(zero_copy_only=False), starts
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P, 3) pairs of responses with their label, and (P,) the row of each."""
+        lists = self.rows.data.column("pairs").combine_chunks()
+        counts = np.diff(lists.offsets.to_numpy())
+        table = lists.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, 3)
+        return table, np.repeat(np.arange(len(counts)), counts)
+
     def shared(self) -> np.ndarray:
         """Approximate number of tokens that all responses of a row share."""
         lengths = self.rows.data.column("lengths").combine_chunks()

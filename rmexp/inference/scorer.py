@@ -91,7 +91,9 @@ class Scorer:
         report = RowReport()
         found = self.comparisons([comparison], report)[0]
         if found is None:
-            raise UserError(f"Cannot be scored: {'; '.join(report.places + report.lines()[1:])}.")
+            raise UserError(
+                f"Cannot be scored: {'; '.join([*report.places.values(), *report.lines()[1:]])}."
+            )
         return found if convert is None else convert(np.array(found)).tolist()
 
     def _conversion(self, scale: Scale) -> Callable[[Any], Any] | None:

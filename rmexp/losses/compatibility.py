@@ -33,11 +33,12 @@ def check_fits(loss: Loss, loss_name: str, label_kinds: Collection[str], data_na
     there = " and ".join(kind for kind in LABEL_KINDS if kind in label_kinds)
     raise UserError(
         f"loss={loss_name} needs {needed}; data={data_name} has {there or 'no judgement'}. "
-        f"Losses that fit: {', '.join(_fitting_losses(label_kinds)) or 'none'}."
+        f"Losses that fit: {', '.join(fitting_losses(label_kinds)) or 'none'}."
     )
 
 
-def _fitting_losses(label_kinds: Collection[str]) -> Iterator[str]:
+def fitting_losses(label_kinds: Collection[str]) -> Iterator[str]:
+    """The options of conf/loss that can train on data with these label kinds."""
     for file in sorted((CONF_DIR / "loss").glob("*.yaml")):
         needs_labels = locate("loss", _target_of(file)).needs_labels
         if needs_labels and set(needs_labels) <= set(label_kinds):
@@ -66,6 +67,8 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
             `data.tokens_per_batch`.
     """
     data.check_sizes()
+    if not any(sum(data.counts(split).values()) for split in ("train", "val", "test")):
+        raise UserError(_unlabelled(data))
     label_kinds = {kind for kind, count in data.counts("train").items() if count}
     check_fits(loss, loss_name, label_kinds, data_name)
     for name, part in loss.components().items():
@@ -81,6 +84,19 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
     if len(set(spans.values())) > 1:
         listed = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in spans.items())
         note_fallback(f"The rating scales of the sources differ, and are not adjusted: {listed}.")
+
+
+def _unlabelled(data: ComparisonData) -> str:
+    """Why no loss fits rows without a label: what was read, and what was not."""
+    how = "; ".join(data.report.read_as) or "rows of that format"
+    others = ", ".join(data.report.others)
+    unread = f" Columns that were not read: {others}." if others else ""
+    return (
+        f"No row of {', '.join(data.source.paths)} has a label to train on, which is a better and "
+        f"a worse answer or a rating; read as {how}.{unread} Name the column of a rating as "
+        "data.fields.rating=COLUMN, or those of two answers as data.fields.chosen=COLUMN "
+        "data.fields.rejected=COLUMN."
+    )
 
 
 def _check_pairs(data: ComparisonData, loss: Loss) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmexp.analysis.inspect.examples import subset_examples
+from rmexp.analysis.inspect.first_look import first_look
 from rmexp.analysis.inspect.leakage import overlaps
 from rmexp.analysis.inspect.prompts import Prompt, read_prompts
 from rmexp.analysis.inspect.rows import gather
 from rmexp.analysis.inspect.summary import describe_data, warnings
 from rmexp.analysis.report import inspect_page
 from rmexp.core.console import Reporter
+from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
@@ -31,20 +33,28 @@ def inspect(
 
     Args:
         model: for its tokenizer.
-        data: bad rows are reported, whatever `data.on_bad_row` is.
+        data: bad rows are reported, whatever `data.on_bad_row` is; where none can be used, what
+            the rows are is all that is said.
         labels: the chosen option of each group, for the title.
         against: evaluation sets whose prompts should not be in the data.
 
     Raises:
-        UserError: no row of the data can be used, or an evaluation set cannot be read.
+        UserError: an evaluation set cannot be read.
     """
     others: list[Prompt] = []
     for path in against:
         found, report = read_prompts(path)
         others += found
         reporter.say(f"against {path}: {len(found)} prompts", *report.lines()[1:])
+    looked = list(first_look(data.source, labels["data"]))
+    reporter.say(*looked)
     data.source = data.source.replaced(on_bad_row="skip", max_bad_share=1.0)
-    prepare_data(model, template, data, seed, run, reporter)
+    try:
+        prepare_data(model, template, data, seed, run, reporter)
+    except UserError as error:
+        run.write_json("inspect.json", {"first_look": looked, "error": str(error)})
+        reporter.say(f"! Nothing can be trained on here: {error}")
+        return {}
     rows, prompts = gather(data, reporter.count)
     facts = describe_data(data, rows, overlaps(prompts, others, reporter.count))
     facts["warnings"] = list(warnings(facts))

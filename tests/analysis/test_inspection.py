@@ -215,6 +215,7 @@ def test_what_is_said_of_a_row():
 
 # -------------------------------------------------------------------- warnings
 FINE = {
+    "odd_labels": [],
     "rows": {"lost": 0.01, "reasons": {}},
     "duplicates": {"rows": 1, "share": 0.01},
     "contradictions": {"pairs": 1, "judged": 100, "share": 0.01},
@@ -238,6 +239,7 @@ FINE = {
         ),
         ({"length_bias": {"longer_wins": 0.66}}, "Length alone explains 66.0% of the pairs (the l"),
         ({"length_bias": {"longer_wins": 0.34}}, "Length alone explains 66.0% of the pairs (the s"),
+        ({"odd_labels": ["3 margins are negative"]}, "3 margins are negative."),
         ({"ratings": {"values": {"0": 1, "1": 11}}}, "The rating 1 comes 11 times as often as 0 ("),
         ({"languages": {"en": 22, "zh": 2}}, "The language en comes 11 times as often as zh"),
         ({"agreement": {"kappa": 0.2}}, "The people who judged hardly agree (Fleiss' kappa 0.20)"),
@@ -292,7 +294,8 @@ def test_inspect_on_the_command_line(rmexp, write_rows, monkeypatch):
     (run,) = rmexp.runs()
     page, facts = page_and_facts(run)
     assert facts["rows"]["bad"].popitem()[1] == 1, "a bad row is shown, and stops nothing"
-    assert facts["rows"]["places"][0].startswith(f"{data}:14: ")
+    (place,) = facts["rows"]["places"].values()
+    assert place.startswith(f"{data}:14: ")
     assert facts["rows"]["over"] == 1 / 14
     assert facts["subsets"]["trips"] == {"train": 3}
     assert facts["duplicates"]["rows"] == 2

@@ -10,7 +10,7 @@ from rmexp.comparison import LABEL_KINDS, Comparison, PreferenceLabel
 from rmexp.config.compose import compose_config
 from rmexp.config.schema import register
 from rmexp.data.formats.auto import Auto
-from rmexp.data.formats.column_map import ColumnMap
+from rmexp.data.options import row_format
 from rmexp.data.sources import BadRow, LeftOut
 from tests.conftest import ROOT
 
@@ -18,7 +18,7 @@ register()
 OPTIONS = sorted(
     file.stem
     for file in ROOT.glob("conf/data/*.yaml")
-    if "format" in OmegaConf.load(file)  # a mix has none of its own
+    if "format" in OmegaConf.load(file)  # others are recognised by their columns
 )
 
 
@@ -32,8 +32,10 @@ def settings(option, *overrides):
 def named(option, *overrides):
     """The format of a data option with its columns, as `ComparisonData` builds it."""
     data = settings(option, *overrides)
-    fields = {name: column for name, column in (data.get("fields") or {}).items() if column}
-    return ColumnMap(instantiate(data.format, _convert_="all"), fields)
+    parse = (
+        data.format if isinstance(data.format, str) else instantiate(data.format, _convert_="all")
+    )
+    return row_format(parse, dict(data.get("fields") or {}), ignore_images=False)
 
 
 def user(text):
@@ -378,7 +380,7 @@ def said(comparison):
 
 
 def test_every_option_has_a_row_here():
-    assert set(OPTIONS) - {case.split()[0] for case in CASES} == {"demo", "oasst"}
+    assert set(OPTIONS) - {case.split()[0] for case in CASES} == {"oasst"}
 
 
 TREE = {
@@ -431,16 +433,24 @@ def test_a_tree_gives_a_comparison_for_every_prompt_with_ranked_answers():
     ("option", "change", "reason"),
     [
         ("shp", {"score_A": -1}, "votes are (-1.0, 166.0, 0.0): they should be 0 or more"),
-        ("shp", {"human_ref_B": "a"}, "response_a and response_b are the same"),
-        ("shp", {"history": " "}, "prompt is empty"),
-        ("pku_saferlhf", {"better_response_id": 2}, "votes has the label '2' (known: 0, 1)"),
-        ("pku_saferlhf", {"better_response_id": None}, "field 'votes' is missing"),
-        ("chatbot_arena", {"winner": "c"}, "votes has the label 'c' (known: model_a, model_b, ti"),
+        ("shp", {"human_ref_B": "a"}, "human_ref_A and human_ref_B are the same"),
+        ("shp", {"history": " "}, "history is empty"),
+        (
+            "pku_saferlhf",
+            {"better_response_id": 2},
+            "better_response_id has the label '2' (known: 0, 1)",
+        ),
+        ("pku_saferlhf", {"better_response_id": None}, "field 'better_response_id' is missing"),
+        ("chatbot_arena", {"winner": "c"}, "winner has the label 'c' (known: model_a, model_b, t"),
         ("chatbot_arena", {"conversation_b": [user("R"), answer("b")]}, "there is no prompt"),
-        ("chatbot_arena", {"conversation_b": [user("Q"), answer("")]}, "response_b is empty"),
-        ("chatbot_arena", {"conversation_b": [user("Q")]}, "response_b is empty"),
-        ("helpsteer3", {"overall_preference": "much"}, "strength is 'much', not a number"),
-        ("helpsteer3", {"overall_preference": None}, "field 'strength' is missing"),
+        ("chatbot_arena", {"conversation_b": [user("Q"), answer("")]}, "conversation_b is empty"),
+        ("chatbot_arena", {"conversation_b": [user("Q")]}, "conversation_b is empty"),
+        (
+            "helpsteer3",
+            {"overall_preference": "much"},
+            "overall_preference is 'much', not a number",
+        ),
+        ("helpsteer3", {"overall_preference": None}, "field 'overall_preference' is missing"),
         ("ultrafeedback", {"completions": []}, "completions must be a list of objects"),
         (
             "ultrafeedback",
@@ -459,7 +469,7 @@ def test_a_tree_gives_a_comparison_for_every_prompt_with_ranked_answers():
         ("stepwise", {"completions": ["a", " ", "c"]}, "completions[1] is empty"),
         ("finegrained_rlhf", {"preference": [1]}, "3 responses make 3 pairs, but preference has 1"),
         ("finegrained_rlhf", {"preference": [1, 0, 3]}, "preference has the entry 3"),
-        ("halluqa", {"incorrect": []}, "bad must be a list of answers"),
+        ("halluqa", {"incorrect": []}, "incorrect must be a list of answers"),
         ("ms_swift", {"rejected_response": " "}, "rejected_response must be text, or rejected_me"),
         ("ms_swift", {"rejected_response": "a"}, "messages and rejected_response are the same"),
         ("ukp_votes", {"votes": {"a1": 0, "a2": 0, "equal": 0}}, "votes are (0.0, 0.0, 0.0)"),

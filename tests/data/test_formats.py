@@ -9,7 +9,7 @@ from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.candidates import Candidates
 from rmexp.data.formats.column_map import ColumnMap
 from rmexp.data.formats.hh import HH
-from rmexp.data.formats.preference import Preference
+from rmexp.data.formats.preference import Preference, SharedBeginning
 from rmexp.data.formats.row_filter import RowFilter
 from rmexp.data.formats.single_response import SingleResponse
 from rmexp.data.sources import BadRow, LeftOut
@@ -91,7 +91,7 @@ def test_the_rating_beside_chosen_belongs_to_chosen():
 
 
 def test_implicit_prompt_of_strings_ends_at_a_blank():
-    comparison = Preference()({"chosen": "The sky is blue.", "rejected": "The sky is black."})
+    comparison = SharedBeginning()({"chosen": "The sky is blue.", "rejected": "The sky is black."})
     assert comparison.prompt[0]["content"] == "The sky is"
     assert [r[0]["content"] for r in comparison.responses] == ["blue.", "black."]
 
@@ -154,7 +154,7 @@ def test_a_column_may_lie_within_another():
     parse = ColumnMap(Preference(), {"prompt": "question.full_text", "chosen": "a.b"})
     row = {"question": {"full_text": "Q"}, "a.b": "yes", "rejected": "no", "a": {"b": "x"}}
     assert parse(row) == expected()
-    with pytest.raises(BadRow, match="field 'prompt' is missing"):
+    with pytest.raises(BadRow, match="there is no prompt"):
         ColumnMap(SingleResponse(), {"prompt": "question.full_text"})(
             {"question": "Q", "response": "a"}
         )
@@ -205,7 +205,7 @@ def test_hh_keeps_all_earlier_turns():
             "rating is 'good', not a number",
         ),
         (
-            {"prompt": "Q", "chosen": "a", "rejected": "b", "margin": float("nan")},
+            {"prompt": "Q", "chosen": "a", "rejected": "b", "margin": float("inf")},
             "not a finite number",
         ),
         ({"prompt": "Q", "responses": ["a"], "ratings": [1, 2]}, "1 responses but 2 ratings"),
@@ -244,7 +244,7 @@ def test_hh_keeps_all_earlier_turns():
             {"prompt": "Q", "chosen": [{"role": "assistant", "content": 3}], "rejected": "b"},
             "neither text",
         ),
-        ({"text": "Q"}, "no known format has the columns text"),
+        ({"text": "Q"}, "no layout has these columns"),
         (
             {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},
             "differ before",

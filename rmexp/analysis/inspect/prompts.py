@@ -62,7 +62,7 @@ def read_prompts(path: str) -> tuple[list[Prompt], RowReport]:
         name = f"row-{report.read}" if row_id is None else str(row_id)
         found.setdefault(text, Prompt(text, path, name, raw.place))
     if not found:
-        reasons = "; ".join(report.places[:1]) or "it has no rows"
+        reasons = next(iter(report.places.values()), "") or "it has no rows"
         raise UserError(f"task.against={path}: no prompt can be read from it ({reasons}).")
     return list(found.values()), report
 

@@ -10,6 +10,7 @@ from rmexp.analysis.inspect.agreement import agreement
 from rmexp.analysis.inspect.leakage import Overlap
 from rmexp.analysis.inspect.rows import RowFacts
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.odd_labels import odd_labels
 from rmexp.data.reader import RowReport
 
 # Warn above these values.
@@ -39,6 +40,7 @@ def describe_data(
         "subsets": subsets,
         "languages": languages,
         "lengths": {"max_length": data.source.max_length} | length_and_labels.lengths(rows),
+        "odd_labels": list(odd_labels(data.columns)),
         "ratings": length_and_labels.ratings(rows),
         "position": length_and_labels.position(rows),
         "length_bias": length_and_labels.length_bias(rows),
@@ -114,6 +116,7 @@ def _about_rows(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _about_labels(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"{sentence}." for sentence in facts["odd_labels"])
     bias, agreed = facts["length_bias"], facts["agreement"]
     share = bias.get("longer_wins", 0.5)
     if max(share, 1 - share) > LENGTH_ALONE:

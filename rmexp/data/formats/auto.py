@@ -1,49 +1,274 @@
 """The format of a row by its columns."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rmexp.comparison import Comparison
-from rmexp.data.formats.candidates import Candidates
-from rmexp.data.formats.hh import HH
-from rmexp.data.formats.ms_swift import MsSwift
-from rmexp.data.formats.preference import Preference
-from rmexp.data.formats.single_response import SingleResponse
-from rmexp.data.formats.stepwise import Stepwise
+from rmexp.config.compose import suggest
+from rmexp.core.errors import UserError
+from rmexp.data.formats.column_map import value_at
+from rmexp.data.formats.fields import FieldRow
+from rmexp.data.formats.layouts import LABELS, LAYOUTS, NAMED_ONLY, Layout
+from rmexp.data.formats.usual_names import NOUNS, PAIR, PROMPT, TWO, Columns, field_of
+from rmexp.data.formats.value_kinds import Signature, kind_of, plain_name, signature
 from rmexp.data.sources import BadRow
+
+OTHER_NAMES = {"context": "prompt", "completion": "response", "label": "rating"}
+"""Fields that the user may map under another name."""
+
+LABEL_FIELDS = frozenset(columns.fields[0] for columns in LABELS)
+BY_NAME = {layout.name: layout for layout in LAYOUTS}
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How rows with certain columns are read.
+
+    Args:
+        layout: its name.
+        words: the layout and the columns that it needs, for people.
+        columns: field of the format -> column.
+        format: reads the fields.
+        also: other columns that are read, and as what.
+        unread: columns that nobody reads though they may matter, each with the override for it.
+        others: all columns that nobody reads.
+    """
+
+    layout: str
+    words: str
+    columns: Mapping[str, str]
+    format: Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]]
+    also: Sequence[str]
+    unread: Sequence[str]
+    others: Sequence[str]
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
+        fields = {name: value_at(row, column) for name, column in self.columns.items()}
+        return self.format(FieldRow(fields, self.columns, row))
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Chooses a format by the columns of each row.
+    """Reads each row by its columns, see `layouts.LAYOUTS`.
 
-    `responses`: candidates; `completions` and `labels`: steps; `messages` with `rejected_response`
-    or `rejected_messages`: ms-swift; `response` or `completion`, or `messages` alone: a single
-    answer; `context`: the seed row; two HH dialogues; else a preference.
+    Args:
+        layout: the name of one layout that all rows have; None: any.
+        fields: field -> its column in these rows; None: the field is not read. Other fields are
+            found under their usual names.
     """
 
-    def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        row = {name: value for name, value in row.items() if value is not None}
-        if "responses" in row:
-            return Candidates()(row)
-        if "completions" in row and "labels" in row:
-            return Stepwise()(row)
-        if "messages" in row and ("rejected_response" in row or "rejected_messages" in row):
-            return MsSwift()(row)
-        pair = "chosen" in row or "rejected" in row
-        if not pair and {"response", "completion", "messages"} & set(row):
-            return SingleResponse()(row)
-        if not pair:
-            have = ", ".join(map(str, row)) or "nothing"
-            raise BadRow(
-                f"no known format has the columns {have}; "
-                "expected prompt, chosen, rejected; or prompt, responses, ratings; "
-                "or prompt, response"
+    layout: str | None = None
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.layout is not None and self.layout not in BY_NAME:
+            raise UserError(
+                f"data.format={self.layout}: there is no such layout"
+                f"{suggest(self.layout, list(BY_NAME))}; known: auto, {', '.join(BY_NAME)}."
             )
-        if "prompt" in row or "context" in row:
-            return Preference()(row)
-        chosen = row.get("chosen")
-        if isinstance(chosen, str) and chosen.lstrip().startswith("Human:"):
-            return HH()(row)
-        return Preference()(row)
+        known = {name for layout in LAYOUTS for name in declared(layout)} | set(OTHER_NAMES)
+        for name in self.fields:
+            if name not in known:
+                raise UserError(
+                    f"data.fields.{name}: no layout has such a field{suggest(name, sorted(known))}."
+                )
+
+    @property
+    def label_kinds(self) -> tuple[str, ...] | None:
+        """The label kinds of the layout; None: only the rows tell."""
+        return None if self.layout is None else BY_NAME[self.layout].format.label_kinds  # type: ignore[attr-defined]
+
+    @property
+    def mapped(self) -> Mapping[str, str]:
+        """Field -> the column that the user named."""
+        return {name: column for name, column in self.fields.items() if column is not None}
+
+    def reading(self, row: Mapping[str, Any]) -> Reading:
+        """How a row is read.
+
+        Raises:
+            BadRow: no layout has its columns, or several have.
+        """
+        mapped = tuple((OTHER_NAMES.get(k, k), column) for k, column in self.fields.items())
+        own = tuple(
+            (f"={column}", kind)
+            for _, column in mapped
+            if column is not None and (kind := kind_of(value_at(row, column))) is not None
+        )
+        found = recognise(signature(row) + own, mapped, self.layout)
+        if isinstance(found, str):  # an empty answer is one that is missing here
+            empty = tuple((name, kind_of(value) or "text") for name, value in row.items())
+            if isinstance(again := recognise(empty + own, mapped, self.layout), Reading):
+                return again
+            raise BadRow(found)
+        return found
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
+        return self.reading(row)(row)
+
+
+@functools.lru_cache(maxsize=4096)
+def recognise(
+    columns: Signature, mapped: tuple[tuple[str, str | None], ...], only: str | None
+) -> Reading | str:
+    """How rows with these columns are read, or why they cannot be.
+
+    Args:
+        columns: that have a value, with their kinds; a mapped column also as `=COLUMN`.
+        mapped: field -> the column that the user named, or None for a field that is not read.
+        only: the name of the one layout to consider.
+    """
+    there: dict[str, tuple[str, str]] = {}
+    for name, kind in columns:
+        own = name.startswith("=")
+        there.setdefault(name if own else plain_name(name), (name.removeprefix("="), kind))
+    fixed = dict(mapped)
+    taken = {column for field, column in mapped if column is not None and field not in LABEL_FIELDS}
+    free = {key: found for key, found in there.items() if key[:1] == "=" or found[0] not in taken}
+    asked = [BY_NAME[only]] if only else [layout for layout in LAYOUTS if layout.tier < NAMED_ONLY]
+    layouts = [one for one in asked if _uses(one, fixed)] or asked
+    matches, doubts = [], []
+    for layout in layouts:
+        match = _match(layout.needs, free, fixed)
+        if isinstance(match, str):
+            doubts.append((layout.tier, match))
+        elif match is not None:
+            matches.append((layout, *match))
+    tiers = [layout.tier for layout, *_ in matches] + [tier for tier, _ in doubts]
+    matches = [one for one in matches if one[0].tier == min(tiers)]
+    matches = [one for one in matches if not any(_columns(one) < _columns(o) for o in matches)]
+    surest = min((rank for _, rank, _ in matches), default=0)
+    matches = [one for one in matches if one[1] == surest]
+    matches = [
+        one
+        for n, one in enumerate(matches)
+        if not any(o[2] == one[2] and o[0].format == one[0].format for o in matches[:n])
+    ]
+    if not matches:
+        return doubts[0][1] if doubts else _reason(free, fixed, only)
+    if len(matches) > 1:
+        names = [layout.name for layout, *_ in matches]
+        return (
+            f"the columns are those of {' and of '.join(layout.title for layout, *_ in matches)}: "
+            f"say {' or '.join(f'data.format={name}' for name in names)}"
+        )
+    return _reading(matches[0][0], matches[0][2], free, fixed)
+
+
+Fields = dict[str, str]
+
+
+def declared(layout: Layout) -> set[str]:
+    """The fields that a layout reads."""
+    every = (*layout.needs, *layout.takes, *LABELS)
+    return {field for columns in every for field in columns.fields}
+
+
+def _uses(layout: Layout, fixed: Mapping[str, str | None]) -> bool:
+    return {name for name, column in fixed.items() if column is not None} <= declared(layout)
+
+
+def _columns(match: tuple[Layout, int, Fields]) -> set[str]:
+    return set(match[2].values())
+
+
+def _match(
+    needs: Iterable[Columns], there: Mapping[str, Any], fixed: Mapping[str, str | None]
+) -> tuple[int, Fields] | str | None:
+    """The tier of the least sure columns, and field -> column; a doubt; None: some are missing."""
+    found: Fields = {}
+    doubts, worst = [], 0
+    for need in needs:
+        tier, choices = need.find(there, fixed)
+        if not choices:
+            return None
+        worst = max(worst, tier)
+        if len(choices) > 1:
+            said = [
+                " ".join(f"data.fields.{f}={c}" for f, c in zip(need.fields, choice, strict=True))
+                for choice in choices
+            ]
+            either = " or ".join(" and ".join(choice) for choice in choices)
+            what = " and ".join(need.fields)
+            doubts.append(f"{what} may be {either}: say {' or '.join(said)}")
+        found |= zip(need.fields, choices[0], strict=True)
+    if doubts:
+        return doubts[0]
+    return (worst, found) if len(set(found.values())) == len(found) else None
+
+
+def _reading(
+    layout: Layout,
+    needed: Fields,
+    there: Mapping[str, tuple[str, str]],
+    fixed: Mapping[str, str | None],
+) -> Reading:
+    fields = dict(needed)
+    for columns in (*layout.takes, *LABELS):
+        if columns.beside in (None, plain_name(fields.get("prompt", ""))):
+            _, choices = columns.find(there, fixed)
+            fields |= zip(columns.fields, choices[0], strict=True) if choices else ()
+    content = dict(needed)
+    if "input" in fields and "prompt" in content:
+        content["prompt"] += f" + {fields['input']}"
+    words = f"{layout.title}: {', '.join(dict.fromkeys(content.values()))}"
+    also = [
+        column if column == name else f"{column} as {name}"
+        for name, column in fields.items()
+        if name not in needed and name != "input"
+    ]
+    unread = [
+        f"{column} ignored: say data.fields.{name}={column}"
+        for key, (column, kind) in there.items()
+        if column not in fields.values()
+        and (name := field_of(key, kind)) in declared(layout)
+        and name not in fixed
+    ]
+    others = [column for _, (column, _) in there.items() if column not in fields.values()]
+    return Reading(layout.name, words, fields, layout.format, also, unread, others)
+
+
+def _reason(
+    there: Mapping[str, tuple[str, str]], fixed: Mapping[str, str | None], only: str | None
+) -> str:
+    """Why no layout is recognised; what varies with the rows stands in parentheses."""
+    columns = [column for key, (column, _) in there.items() if not key.startswith("=")]
+    have = f"(the row has {', '.join(columns) or 'nothing'})"
+    if only is not None:
+        needs = [
+            " and ".join(need.fields)
+            for need in BY_NAME[only].needs
+            if not need.find(there, fixed)[1]
+        ]
+        first = needs[0].split()[0]
+        return (
+            f"data.format={only} lacks {', '.join(needs)}: name the column as "
+            f"data.fields.{first}=COLUMN {have}"
+        )
+    if pair := PAIR.find(there, fixed)[1]:
+        return (
+            f"there is no prompt: {' and '.join(pair[0])} are answers alone; name its column as "
+            f"data.fields.prompt=COLUMN, or say data.format=shared_beginning where both answers "
+            f"begin with it {have}"
+        )
+    if two := TWO.find(there, fixed)[1]:
+        field = "votes" if PROMPT.find(there, fixed)[1] else "prompt"
+        what = "which is better" if field == "votes" else "the prompt"
+        return (
+            f"{' and '.join(two[0])} are two answers, and no column is known as {what}; name it as "
+            f"data.fields.{field}=COLUMN {have}"
+        )
+    if off := [name for name in PAIR.fields if fixed.get(name, "") is None]:
+        return f"field {off[0]!r} is missing: data.fields.{off[0]}=null switches it off {have}"
+    for good, bad in (pair for tier in PAIR.names for pair in tier if pair[0] not in NOUNS):
+        if good in there and bad in there:
+            kinds = f"{there[good][1]} and {there[bad][1]}"
+            return f"{good} and {bad} should be text or messages, and are {kinds} {have}"
+        if good in there or bad in there:
+            return f"field {bad if good in there else good!r} is missing {have}"
+    return (
+        "no layout has these columns; name them as data.fields.prompt=COLUMN "
+        f"data.fields.chosen=COLUMN data.fields.rejected=COLUMN {have}"
+    )

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison
-from rmexp.data.formats.dialogues import prompt_field
-from rmexp.data.formats.fields import common_fields, decoded, list_field, rating_field
-from rmexp.data.formats.messages import response_list
+from rmexp.data.formats.answers import prompt_and_answers
+from rmexp.data.formats.fields import column_of, common_fields, decoded, is_unrated, rating_field
 from rmexp.data.sources import BadRow
 
 
@@ -25,23 +24,24 @@ class Candidates:
     lower_is_better: bool = False
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        responses = list_field(row, "responses", "answers")
+        prompt, (responses,) = prompt_and_answers(row, "responses", plural=True)
         return Comparison(
-            prompt=prompt_field(row),
-            responses=response_list(responses, "responses"),
-            ratings=self._ratings(decoded(row.get("ratings")), len(responses)),
+            prompt=prompt,
+            responses=responses,
+            ratings=self._ratings(row, len(responses)),
             **common_fields(row),
         )
 
-    def _ratings(self, ratings: Any, count: int) -> tuple[float | None, ...] | None:
-        if ratings is None or ratings == "":
+    def _ratings(self, row: Mapping[str, Any], count: int) -> tuple[float | None, ...] | None:
+        name, ratings = column_of(row, "ratings"), decoded(row.get("ratings"))
+        if not isinstance(ratings, list) and is_unrated(ratings):
             return None
         if not isinstance(ratings, list):
-            raise BadRow("ratings must be a list")
+            raise BadRow(f"{name} must be a list")
         if len(ratings) != count:
-            raise BadRow(f"{count} responses but {len(ratings)} ratings")
+            raise BadRow(f"{count} {column_of(row, 'responses')} but {len(ratings)} {name}")
         sign = -1.0 if self.lower_is_better else 1.0
         return tuple(
-            None if value is None else sign * rating_field(value, f"ratings[{k}]")
+            None if is_unrated(value) else sign * rating_field(value, f"{name}[{k}]")
             for k, value in enumerate(ratings)
         )

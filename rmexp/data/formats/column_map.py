@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rmexp.comparison import Comparison
-from rmexp.data.formats.fields import decoded
+from rmexp.data.formats.fields import FieldRow, decoded
 from rmexp.data.formats.wrapper import FormatWrapper
 
 LABELS = ("id", "subset", "language", "split", "weight")
@@ -17,19 +17,35 @@ class ColumnMap(FormatWrapper):
 
     Args:
         format: raw row -> Comparison.
-        fields: field -> column; other fields are columns of that name. A column may be nested:
-            `question.full_text`.
+        fields: field -> column; other fields are columns of that name; None: the field is not
+            read. A column may be nested: `question.full_text`.
     """
 
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def mapped(self) -> Mapping[str, str]:
+        """Field -> the column that the user named."""
+        return {name: column for name, column in self.fields.items() if column is not None}
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
-        within = {name: value_at(row, column) for name, column in self.fields.items()}
+        columns = self.mapped
+        within = {name: value_at(row, column) for name, column in columns.items()}
         found = {name: value for name, value in within.items() if value is not None}
         # A mapped column is not also read under its own name, except by labels.
-        hidden = {column for name, column in self.fields.items() if name not in LABELS}
+        hidden = {column for name, column in columns.items() if name not in LABELS}
         hidden |= set(self.fields)
-        return self.format({k: v for k, v in row.items() if k not in hidden} | found)
+        fields = {k: v for k, v in row.items() if k not in hidden} | found
+        return self.format(FieldRow(fields, columns, row))
+
+
+def has_column(row: Mapping[str, Any], column: str) -> bool:
+    """Whether a row has a column, which may be nested and null."""
+    if column in row:
+        return True
+    outer, dot, inner = column.partition(".")
+    within = decoded(row.get(outer)) if dot else None
+    return isinstance(within, Mapping) and has_column(within, inner)
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:

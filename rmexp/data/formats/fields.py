@@ -9,13 +9,46 @@ from typing import Any
 
 from rmexp.data.sources import BadRow
 
+LARGEST = 3.4028235e38
+"""The largest number of single precision, in which labels train."""
+
+NO_NUMBER = ("", "n/a", "na", "nan", "null", "none", "-")
+"""What tables write where a number is missing, in small letters."""
+
+
+class FieldRow(dict[str, Any]):
+    """The fields of a row, with the names of their columns.
+
+    Args:
+        fields: field -> value.
+        columns: field -> its column, where that has another name.
+        raw: the row as in the source.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, Any], columns: Mapping[str, str], raw: Mapping[str, Any]
+    ) -> None:
+        super().__init__(fields)
+        self.columns, self.raw = columns, raw
+
+
+def column_of(row: Mapping[str, Any], name: str) -> str:
+    """The column of a field, for messages."""
+    return row.columns.get(name, name) if isinstance(row, FieldRow) else name
+
 
 def field(row: Mapping[str, Any], name: str) -> Any:
     """The value of a required field."""
-    if row.get(name) is None:
-        have = ", ".join(map(str, row)) or "nothing"
-        raise BadRow(f"field {name!r} is missing (the row has {have})")
+    if is_missing(row.get(name)):
+        raw = row.raw if isinstance(row, FieldRow) else row
+        have = ", ".join(map(str, raw)) or "nothing"
+        raise BadRow(f"field {column_of(row, name)!r} is missing (the row has {have})")
     return row[name]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null or NaN, which stands for null in exports of tables."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def decoded(value: Any) -> Any:
@@ -44,24 +77,33 @@ def list_field(row: Mapping[str, Any], name: str, of: str) -> list[Any]:
     """A required field that is a non-empty list, or the text of one."""
     value = decoded(field(row, name))
     if not isinstance(value, list) or not value:
-        raise BadRow(f"{name} must be a list of {of}")
+        raise BadRow(f"{column_of(row, name)} must be a list of {of}")
     return value
 
 
 def text_field(row: Mapping[str, Any], name: str, default: str) -> str:
     """An optional field of labels (`id`, `subset`) as text."""
     value = row.get(name)
-    return default if value is None or value == "" else str(value)
+    if is_missing(value) or value == "":
+        return default
+    text = str(value)
+    check_unicode(text, column_of(row, name))
+    return text
 
 
 def number_field(value: Any, name: str) -> float:
     """A finite number, which may be text (CSV)."""
     try:
         read = float(value)
+    except OverflowError:
+        read = math.inf
     except (TypeError, ValueError):
-        raise BadRow(f"{name} is {value!r}, not a number") from None
-    if not math.isfinite(read) or isinstance(value, bool):
-        raise BadRow(f"{name} is {value!r}, not a finite number")
+        raise BadRow(f"{name} is {value!r:.60}, not a number") from None
+    if isinstance(value, bool):
+        raise BadRow(f"{name} is {value!r}, not a number")
+    if not abs(read) <= LARGEST:
+        kind = "a number within single precision" if math.isfinite(read) else "a finite number"
+        raise BadRow(f"{name} is {value!s:.40}, not {kind}")
     return read
 
 
@@ -73,15 +115,32 @@ def rating_field(value: Any, name: str) -> float:
 
 
 def optional_number(row: Mapping[str, Any], name: str) -> float | None:
-    """The number of an optional field; None if it is missing or an empty CSV cell."""
+    """The number of an optional field; None if it is missing, NaN or an empty CSV cell."""
     value = row.get(name)
-    return None if value is None or value == "" else number_field(value, name)
+    return None if is_unrated(value) else number_field(value, column_of(row, name))
+
+
+def is_unrated(value: Any) -> bool:
+    """Whether a value stands for no number: null, NaN, `N/A` or an empty CSV cell."""
+    if isinstance(value, str):
+        return value.strip().lower() in NO_NUMBER
+    return is_missing(value)
 
 
 def unique_texts(one: Any, other: Any, names: str = "chosen and rejected") -> None:
     """Refuse a pair of equal answers."""
     if one == other:
         raise BadRow(f"{names} are the same")
+    if _without_blanks(one) == _without_blanks(other):
+        raise BadRow(f"{names} are the same but for blanks")
+
+
+def _without_blanks(value: Any) -> Any:
+    if isinstance(value, str):
+        return "".join(value.split())
+    if isinstance(value, Mapping):
+        return {key: _without_blanks(part) for key, part in value.items()}
+    return [_without_blanks(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def common_fields(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,12 +148,12 @@ def common_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     the loss, and `tools`."""
     weight = optional_number(row, "weight")
     if weight is not None and weight < 0:
-        raise BadRow(f"weight is {weight}, below 0")
+        raise BadRow(f"{column_of(row, 'weight')} is {weight}, below 0")
     return {
         "id": text_field(row, "id", ""),
         "subset": text_field(row, "subset", "all"),
         "language": text_field(row, "language", "") or text_field(row, "lang", "") or None,
-        "split": row.get("split"),
+        "split": text_field(row, "split", "") or None,
         "weight": 1.0 if weight is None else weight,
         "tools": _tools(row.get("tools")),
     }

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rmexp.comparison import Comparison, PreferenceLabel
-from rmexp.data.formats.dialogues import human_dialogue, with_system
-from rmexp.data.formats.fields import common_fields, field, unique_texts
-from rmexp.data.formats.messages import Messages, prompt_messages, response_messages
+from rmexp.comparison import Comparison
+from rmexp.data.formats.dialogues import human_dialogue
+from rmexp.data.formats.fields import field
 from rmexp.data.formats.preference import Preference
 from rmexp.data.sources import BadRow
 
 
 @dataclass(frozen=True)
-class HH:
+class HH(Preference):
     """`chosen` and `rejected` are dialogues of `\\n\\nHuman: ...\\n\\nAssistant: ...` turns.
 
     Rows with `prompt`, `chosen` and `rejected` are read too.
@@ -24,25 +23,7 @@ class HH:
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        if row.get("prompt") is not None:
-            return Preference()(row)
-        prompt, chosen = _dialogue(field(row, "chosen"), "chosen")
-        other, rejected = _dialogue(field(row, "rejected"), "rejected")
-        if prompt != other:
-            raise BadRow("the two dialogues differ before their last answer")
-        unique_texts(chosen, rejected)
-        return Comparison(
-            prompt=with_system(prompt_messages(prompt), row),
-            responses=(chosen, rejected),
-            judgements=(PreferenceLabel(0, 1),),
-            **common_fields(row),
-        )
-
-
-def _dialogue(text: Any, name: str) -> tuple[list[dict[str, str]], Messages]:
-    turns = human_dialogue(text, name)
-    if len(turns) < 2:
-        raise BadRow(f"{name} is no dialogue of Human: and Assistant: turns")
-    if turns[-1]["role"] != "assistant":
-        raise BadRow(f"roles out of order: {name} ends with the human")
-    return turns[:-1], response_messages(turns[-1]["content"], name)
+        for name in ("chosen", "rejected") if row.get("prompt") is None else ():
+            if len(human_dialogue(field(row, name), name)) < 2:
+                raise BadRow(f"{name} is no dialogue of Human: and Assistant: turns")
+        return super().__call__(row)

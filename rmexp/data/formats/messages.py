@@ -13,6 +13,16 @@ from rmexp.data.text_style import spoken
 ROLES = ("system", "developer", "user", "assistant", "tool")
 Messages = tuple[Message, ...]
 
+ROLE_OF = {
+    **dict.fromkeys(("human", "prompter", "question"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "bing", "bard", "answer"), "assistant"),
+    **dict.fromkeys(("observation", "tool_response", "function_response", "ipython"), "tool"),
+}
+"""Roles of ShareGPT, ms-swift and others -> those of chat templates."""
+
+CALLS = ("function_call", "tool_call")
+"""Roles of messages that are a call of a tool, as JSON; templates read `tool_calls` instead."""
+
 _LISTED = re.compile(r"\s*\[\s*\{\s*(['\"])(role|from|content|value)\1\s*:")
 """The start of a list of messages that was written as text."""
 
@@ -38,11 +48,61 @@ def from_text(*values: Any) -> tuple[Any, ...]:
 
 def _are_messages(value: Any) -> bool:
     messages = [value] if isinstance(value, Mapping) else value
-    return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(isinstance(one, Mapping) and "role" in one and len(one) > 1 for one in messages)
-    )
+    return isinstance(messages, list) and bool(messages) and all(map(is_message, messages))
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message of a chat: `role` and `content`, or `from` and `value`."""
+    if not isinstance(value, Mapping):
+        return False
+    said = "content" in value or "text" in value or "tool_calls" in value
+    return ("role" in value and said) or ("from" in value and "value" in value)
+
+
+def chat_messages(value: Any, name: str) -> Any:
+    """Messages as chat templates read them: role and content, tools as `tool_calls` and `tool`.
+
+    Nulls go: Arrow adds them for missing keys. What is no list of messages stays as it is.
+    """
+    if isinstance(value, Mapping) and is_message(value):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        return value
+    if all(isinstance(one, Mapping) and one.get("role") in ROLES for one in value) and not any(
+        "text" in one for one in value
+    ):
+        return without_nulls(list(value))
+    plain: list[Any] = []
+    for message in map(without_nulls, value):
+        if not isinstance(message, Mapping):
+            plain.append(message)
+            continue
+        if "role" not in message and is_message(message):
+            rest = {key: part for key, part in message.items() if key not in ("from", "value")}
+            message = {"role": message["from"], "content": message["value"], **rest}
+        if "text" in message and "content" not in message:
+            message = {"content": message["text"], **message}
+            del message["text"]
+        role = str(message.get("role")).strip().lower()
+        if role in CALLS:
+            if not plain or plain[-1].get("role") != "assistant":
+                plain.append({"role": "assistant", "content": ""})
+            calls = plain[-1].get("tool_calls") or []
+            plain[-1] = {**plain[-1], "tool_calls": [*calls, _call(message, name)]}
+        elif role in ROLES or role in ROLE_OF:
+            plain.append({**message, "role": ROLE_OF.get(role, role)})
+        else:
+            plain.append(message)
+    return plain
+
+
+def _call(message: Mapping[str, Any], name: str) -> dict[str, Any]:
+    called = decoded(message.get("content"))
+    if not isinstance(called, Mapping):
+        raise BadRow(f"{name} has a tool_call that is not JSON")
+    if "name" not in called:
+        raise BadRow(f"{name} has a tool_call without a name")
+    return {"type": "function", "function": dict(called)}
 
 
 def prompt_messages(value: Any, name: str = "prompt") -> Messages:
@@ -70,7 +130,7 @@ def response_messages(value: Any, name: str) -> Messages:
             raise BadRow(f"{name} is empty")
         check_unicode(value, name)
         return ({"role": "assistant", "content": value},)
-    messages = _messages([value] if isinstance(value, Mapping) else value, name)
+    messages = _messages(value, name)
     if not messages or all(_is_blank(message) for message in messages):
         raise BadRow(f"{name} is empty")
     if messages[0]["role"] != "assistant":
@@ -93,6 +153,7 @@ def response_list(texts: Iterable[Any], name: str, field: str = "") -> tuple[Mes
 
 
 def _messages(value: Any, name: str) -> Messages:
+    value = chat_messages(value, name)
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise BadRow(f"{name} is neither text nor a list of messages")
     for message in value:
@@ -103,7 +164,7 @@ def _messages(value: Any, name: str) -> Messages:
                 f"{name} has the unknown role {message['role']!r} (known: {', '.join(ROLES)})"
             )
         _check_content(message, name)
-    return tuple(without_nulls(message) for message in value)
+    return tuple(value)
 
 
 def _check_content(message: Mapping[str, Any], name: str) -> None:
@@ -128,8 +189,15 @@ def _check_part(part: Any, name: str) -> None:
     text = part.get("text") if isinstance(part, Mapping) else None
     if not isinstance(text, str):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        raise BadRow(f"{name} has a part of content without text ({kind})")
+        hint = "; data.ignore_images=true leaves it out" if is_media(part) else ""
+        raise BadRow(f"{name} has a part of content without text ({kind}){hint}")
     check_unicode(text, name)
+
+
+def is_media(part: Any) -> bool:
+    """Whether a part of a message's content is an image, a video or sound."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return isinstance(kind, str) and kind.startswith(("image", "video", "audio", "input_image"))
 
 
 def _is_blank(message: Message) -> bool:

@@ -1,86 +1,100 @@
-"""Rows with a chosen and a rejected answer, as TRL has them."""
+"""Rows with a chosen and a rejected answer."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison, PreferenceLabel
-from rmexp.data.formats.dialogues import shared_dialogue, with_system
+from rmexp.data.formats.answers import prompt_and_answers
 from rmexp.data.formats.fields import (
+    FieldRow,
+    column_of,
     common_fields,
+    decoded,
     field,
+    is_missing,
+    list_field,
+    number_field,
     optional_number,
-    unique_texts,
-    without_nulls,
-)
-from rmexp.data.formats.messages import (
-    Messages,
-    from_text,
-    prompt_messages,
-    response_messages,
 )
 from rmexp.data.sources import BadRow
 
 
 @dataclass(frozen=True)
 class Preference:
-    """`prompt`, `chosen`, `rejected`, as text or messages; without `prompt`, what both share is.
+    """`prompt`, `chosen`, `rejected`, as text or messages; without `prompt`, two whole dialogues.
 
-    Optional fields: `rating` of the chosen answer (higher is better) or `chosen_rating` and
-    `rejected_rating`, `margin` (in units of reward). `context` is another name of the prompt.
+    Either side may be a list of answers: each chosen one is better than each rejected one.
+    Optional fields: `rating` of the chosen answer (higher is better) or of both in a list,
+    `chosen_rating` and `rejected_rating`, `margin` (in units of reward).
     """
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "margins", "ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        chosen, rejected = from_text(field(row, "chosen"), field(row, "rejected"))
-        for name, side in (("chosen", chosen), ("rejected", rejected)):
-            if isinstance(side, str) and not side.strip():
-                raise BadRow(f"{name} is empty")
-        unique_texts(chosen, rejected)
-        asked = "prompt" if row.get("prompt") is not None else "context"
-        if row.get(asked) is None:
-            prompt, chosen, rejected = _split_shared_prompt(chosen, rejected)
-        else:
-            prompt = prompt_messages(*from_text(row[asked]), asked)
-            chosen = response_messages(_without_prompt(chosen, prompt), "chosen")
-            rejected = response_messages(_without_prompt(rejected, prompt), "rejected")
-        unique_texts(chosen, rejected)
-        ratings = (
-            optional_number(row, "rating" if "chosen_rating" not in row else "chosen_rating"),
-            optional_number(row, "rejected_rating"),
-        )
+        prompt, (chosen, rejected) = prompt_and_answers(row, "chosen", "rejected")
+        margin = optional_number(row, "margin")
+        pairs = product(range(len(chosen)), range(len(chosen), len(chosen) + len(rejected)))
+        single = len(chosen) == len(rejected) == 1
         return Comparison(
-            prompt=with_system(prompt, row),
-            responses=(chosen, rejected),
-            judgements=(PreferenceLabel(0, 1, margin=optional_number(row, "margin")),),
-            ratings=None if ratings == (None, None) else ratings,
+            prompt=prompt,
+            responses=(*chosen, *rejected),
+            judgements=tuple(PreferenceLabel(i, j, margin=margin) for i, j in pairs),
+            ratings=_ratings(row) if single else None,
             **common_fields(row),
         )
 
 
-def _without_prompt(side: Any, prompt: Messages) -> Any:
-    """Some data sets repeat the prompt before the messages of each answer."""
-    plain = [dict(message) for message in prompt]
-    side = without_nulls(side)
-    repeats = isinstance(side, list) and len(side) > len(plain) and side[: len(plain)] == plain
-    return side[len(plain) :] if repeats else side
+def _ratings(row: Mapping[str, Any]) -> tuple[float | None, float | None] | None:
+    both = decoded(row.get("rating"))
+    if isinstance(both, list):
+        if len(both) != 2:
+            raise BadRow(f"{column_of(row, 'rating')} has {len(both)} entries for two answers")
+        first, second = (None if is_missing(one) else number_field(one, "rating") for one in both)
+        ratings = (second, first) if _rejected_is_first(row) else (first, second)
+    else:
+        own = "chosen_rating" if not is_missing(row.get("chosen_rating")) else "rating"
+        ratings = optional_number(row, own), optional_number(row, "rejected_rating")
+    return None if ratings == (None, None) else ratings
 
 
-def _split_shared_prompt(chosen: Any, rejected: Any) -> tuple[Messages, Messages, Messages]:
-    """The implicit prompt: the leading messages, or text up to a space, that both share."""
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
-        cut = chosen.rfind(" ", 0, shared) if chosen[shared - 1 : shared] != " " else shared - 1
-        if cut <= 0:
-            raise BadRow(
-                "there is no prompt: field 'prompt' is missing and the two texts share no beginning"
-            )
-        return (
-            prompt_messages(chosen[:cut]),
-            response_messages(chosen[cut:].lstrip(" "), "chosen"),
-            response_messages(rejected[cut:].lstrip(" "), "rejected"),
-        )
-    return shared_dialogue(chosen, rejected, ("chosen", "rejected"))
+def _rejected_is_first(row: Mapping[str, Any]) -> bool:
+    """Whether a list of two ratings begins with the rejected answer's: distilabel keeps `order`."""
+    return decoded(row.get("order")) == ["rejected", "chosen"]
+
+
+@dataclass(frozen=True)
+class RankedOutputs:
+    """`prompt` and `output`, a list of two answers, the better one first (LLaMA-Factory)."""
+
+    label_kinds: ClassVar[tuple[str, ...]] = Preference.label_kinds
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        outputs, name = list_field(row, "output", "two answers"), column_of(row, "output")
+        if len(outputs) != 2:
+            raise BadRow(f"{name} has {len(outputs)} answers, not two with the better one first")
+        pair = {**row, "chosen": outputs[0], "rejected": outputs[1]}
+        columns = {**getattr(row, "columns", {}), "chosen": f"{name}[0]", "rejected": f"{name}[1]"}
+        return Preference()(FieldRow(pair, columns, row))
+
+
+@dataclass(frozen=True)
+class SharedBeginning:
+    """`chosen` and `rejected` are texts that begin with their prompt: all that both share, up to a
+    blank."""
+
+    label_kinds: ClassVar[tuple[str, ...]] = Preference.label_kinds
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        texts = field(row, "chosen"), field(row, "rejected")
+        if not all(isinstance(text, str) for text in texts):
+            return Preference()(row)
+        cut = len(os.path.commonprefix(texts))  # noqa: RUF071
+        cut = next((n for n in range(cut - 1, 0, -1) if texts[0][n].isspace()), 0)
+        if not texts[0][:cut].strip():
+            raise BadRow("there is no prompt: the two texts share no beginning")
+        chosen, rejected = (text[cut:].lstrip() for text in texts)
+        whole = {**row, "prompt": texts[0][:cut], "chosen": chosen, "rejected": rejected}
+        return Preference()(FieldRow(whole, getattr(row, "columns", {}), row))

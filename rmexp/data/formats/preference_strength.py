@@ -5,8 +5,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from rmexp.comparison import Comparison, PreferenceLabel
-from rmexp.data.formats.fields import common_fields, field, list_field, number_field
-from rmexp.data.formats.votes import two_answers
+from rmexp.data.formats.answers import prompt_and_answers
+from rmexp.data.formats.fields import (
+    column_of,
+    common_fields,
+    field,
+    is_unrated,
+    list_field,
+    number_field,
+)
+from rmexp.data.formats.votes import ANSWERS
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,9 @@ class PreferenceStrength:
     turn_mark: str | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        prompt, *responses = two_answers(row, self.turn_mark)
+        prompt, (one, other) = prompt_and_answers(row, *ANSWERS, turn_mark=self.turn_mark)
         sign = 1.0 if self.positive == "a" else -1.0
-        strength = sign * number_field(field(row, "strength"), "strength")
+        strength = sign * number_field(field(row, "strength"), column_of(row, "strength"))
         votes = [sign * vote for vote in _annotators(row)] or [strength]
         judgement = PreferenceLabel(
             0,
@@ -39,7 +47,7 @@ class PreferenceStrength:
             margin=abs(strength),
         )
         return Comparison(
-            prompt=prompt, responses=tuple(responses), judgements=(judgement,), **common_fields(row)
+            prompt=prompt, responses=(*one, *other), judgements=(judgement,), **common_fields(row)
         )
 
 
@@ -50,5 +58,6 @@ def _annotators(row: Mapping[str, Any]) -> list[float]:
     for k, vote in enumerate(list_field(row, "strengths", "strengths")):
         if isinstance(vote, Mapping):
             vote = vote["score"] if "score" in vote else vote.get("strength")
-        found.append(number_field(vote, f"strengths[{k}]"))
+        if not is_unrated(vote):
+            found.append(number_field(vote, f"{column_of(row, 'strengths')}[{k}]"))
     return found

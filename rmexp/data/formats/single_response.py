@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison
-from rmexp.data.formats.dialogues import prompt_field, with_system
+from rmexp.data.formats.answers import prompt_and_answers
+from rmexp.data.formats.dialogues import with_system
 from rmexp.data.formats.fields import (
+    column_of,
     common_fields,
     decoded,
-    field,
+    is_missing,
+    is_unrated,
     optional_number,
     rating_field,
 )
 from rmexp.data.formats.messages import (
     Messages,
-    from_text,
+    chat_messages,
     prompt_messages,
     response_messages,
 )
@@ -52,15 +55,18 @@ class SingleResponse:
         )
 
     def _texts(self, row: Mapping[str, Any]) -> tuple[Messages, Messages]:
-        if row.get("messages") is not None:
-            messages = decoded(row["messages"])
-            if not isinstance(messages, list) or len(messages) < 2:
-                raise BadRow("messages must be a list: a prompt and an answer at least")
-            prompt = with_system(prompt_messages(messages[:-1], "messages"), row)
-            return prompt, response_messages(messages[-1:], "messages")
-        name = "completion" if row.get("completion") is not None else "response"
-        prompt = prompt_field(row, turn_mark=self.turn_mark)
-        return prompt, response_messages(*from_text(field(row, name)), name)
+        if is_missing(row.get("messages")):
+            name = "response" if is_missing(row.get("completion")) else "completion"
+            prompt, sides = prompt_and_answers(row, name, turn_mark=self.turn_mark)
+            if len(sides[0]) > 1:
+                raise BadRow(f"{column_of(row, name)} has {len(sides[0])} answers, not one")
+            return prompt, sides[0][0]
+        name = column_of(row, "messages")
+        messages = chat_messages(decoded(row["messages"]), name)
+        if not isinstance(messages, list) or len(messages) < 2:
+            raise BadRow(f"{name} must be a list: a prompt and an answer at least")
+        prompt = with_system(prompt_messages(messages[:-1], name), row)
+        return prompt, response_messages(messages[-1:], name)
 
     def _weighted(self, row: Mapping[str, Any], attributes: Mapping[str, float]) -> float | None:
         values = {name: optional_number(row, name) for name in attributes}
@@ -71,5 +77,6 @@ class SingleResponse:
 
 
 def _rating(row: Mapping[str, Any]) -> float | None:
-    name = "rating" if row.get("rating") is not None else "label"
-    return None if row.get(name) in (None, "") else rating_field(row[name], name)
+    name = "label" if is_unrated(row.get("rating")) else "rating"
+    value = row.get(name)
+    return None if is_unrated(value) else rating_field(value, column_of(row, name))

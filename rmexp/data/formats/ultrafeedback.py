@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison
 from rmexp.data.formats.dialogues import prompt_field
-from rmexp.data.formats.fields import common_fields, list_field, number_field
+from rmexp.data.formats.fields import common_fields, is_unrated, list_field, number_field
 from rmexp.data.formats.messages import response_list
 from rmexp.data.sources import BadRow
 
@@ -20,10 +20,10 @@ class UltraFeedback:
     https://huggingface.co/datasets/openbmb/UltraFeedback.
 
     Args:
-        attributes: aspect -> its weight in the rating, above 0.
+        attributes: aspect -> its weight in the rating, above 0; None: all aspects, equally.
     """
 
-    attributes: Mapping[str, float]
+    attributes: Mapping[str, float] | None
     label_kinds: ClassVar[tuple[str, ...]] = ("ratings", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
@@ -44,9 +44,10 @@ class UltraFeedback:
 
     def _rating(self, annotations: Mapping[str, Any], place: str) -> float | None:
         total = weights = 0.0
-        for name, weight in self.attributes.items():
+        weighed = dict.fromkeys(annotations, 1.0) if self.attributes is None else self.attributes
+        for name, weight in weighed.items():
             value = (annotations.get(name) or {}).get("Rating")
-            if value not in (None, "N/A"):
+            if not is_unrated(value):
                 total += weight * number_field(value, f"{place}.{name}.Rating")
                 weights += weight
         return total / weights if weights else None

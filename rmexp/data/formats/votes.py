@@ -1,23 +1,27 @@
 """Rows with two answers and votes for the better one or a tie."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison, PreferenceLabel
-from rmexp.data.formats.dialogues import prompt_field, shared_dialogue, with_system
+from rmexp.data.formats.answers import prompt_and_answers
 from rmexp.data.formats.fields import (
+    column_of,
     common_fields,
     decoded,
     field,
     optional_number,
-    unique_texts,
 )
-from rmexp.data.formats.messages import Messages, from_text, response_messages
+from rmexp.data.formats.value_kinds import plain_name
 from rmexp.data.sources import BadRow
 
 ANSWERS = ("response_a", "response_b")
+
+TIES = ("both", "neither", "equal", "same", "draw", "none", "both_good", "both_bad")
+"""Labels of a tie, beside those that begin with `tie`."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,11 @@ class Votes:
     tie: Sequence[Any] = ("tie",)
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
-        prompt, *responses = two_answers(row)
+        prompt, (one, other) = prompt_and_answers(row, *ANSWERS)
         votes_a, votes_b, votes_tie = self._votes(row)
         return Comparison(
             prompt=prompt,
-            responses=tuple(responses),
+            responses=(*one, *other),
             judgements=(PreferenceLabel(0, 1, votes_a, votes_b, votes_tie),),
             **common_fields(row),
         )
@@ -51,40 +55,65 @@ class Votes:
         names = ("votes_a", "votes_b", "votes_tie")
         columns = [optional_number(row, name) for name in names]
         if columns[0] is None or columns[1] is None:
-            counts = self._counted(decoded(field(row, "votes")))
+            counts = self._counted(decoded(field(row, "votes")), row)
         else:
             counts = tuple(count or 0.0 for count in columns)
         if min(counts) < 0 or sum(counts) == 0:
             raise BadRow(f"votes are {counts}: they should be 0 or more, and not all 0")
         return counts[0], counts[1], counts[2]
 
-    def _counted(self, votes: Any) -> tuple[float, ...]:
+    def _counted(self, votes: Any, row: Mapping[str, Any]) -> tuple[float, ...]:
         if isinstance(votes, Mapping):
             given = {name: optional_number(votes, name) or 0.0 for name in votes}
         else:
             given = dict(Counter(map(str, votes if isinstance(votes, list) else [votes])))
         counts = [0.0, 0.0, 0.0]
-        sides = [{str(label) for label in side} for side in (self.a, self.b, self.tie)]
         for label, count in given.items():
-            side = next((k for k, labels in enumerate(sides) if str(label) in labels), None)
-            if side is None:
-                known = ", ".join(sorted(set.union(*sides)))
-                raise BadRow(f"votes has the label {label!r} (known: {known})")
-            counts[side] += count
+            counts[self._side(str(label), row)] += count
         return tuple(counts)
 
+    def _side(self, label: str, row: Mapping[str, Any]) -> int:
+        """0: a vote for the first answer, 1: for the second, 2: for a tie."""
+        sides = [{str(label) for label in side} for side in (self.a, self.b, self.tie)]
+        for number, labels in enumerate(sides):
+            if label in labels:
+                return number
+        known = ", ".join(sorted(set.union(*sides)))
+        raise BadRow(f"{column_of(row, 'votes')} has the label {label!r:.60} (known: {known})")
 
-def two_answers(
-    row: Mapping[str, Any], turn_mark: str | None = None
-) -> tuple[Messages, Messages, Messages]:
-    """The prompt and the two answers of a row, which must differ."""
-    one, other = from_text(*(field(row, name) for name in ANSWERS))
-    unique_texts(one, other, " and ".join(ANSWERS))
-    if row.get("prompt") is None and isinstance(one, list):
-        prompt, one, other = shared_dialogue(one, other, ANSWERS)
-        prompt = with_system(prompt, row)
-    else:
-        prompt = prompt_field(row, turn_mark=turn_mark)
-        one, other = response_messages(one, ANSWERS[0]), response_messages(other, ANSWERS[1])
-    unique_texts(one, other, " and ".join(ANSWERS))
-    return prompt, one, other
+
+@dataclass(frozen=True)
+class Winner(Votes):
+    """As `Votes`, with labels that name the column of the better answer or how it ends.
+
+    For `response_a` and `response_b` these are a, A, model_a, response_a, A>B, ...
+    """
+
+    def _side(self, label: str, row: Mapping[str, Any]) -> int:
+        columns = [column_of(row, name) for name in ANSWERS]
+        names = [plain_name(name) for name in columns]
+        said = plain_name(label).removesuffix("_0") if label.endswith(".0") else plain_name(label)
+        if said in TIES or said.startswith("tie"):
+            return 2
+        marks = [_mark(one, other) for one, other in (names, names[::-1])]
+        if found := re.fullmatch(r"([a-z0-9]+)\W*([<>=~]+)\W*([a-z0-9]+)", said.replace("_", " ")):
+            first, sign, second = found.groups()
+            if {first, second} == set(marks) and sign[0] in "<>":
+                return marks.index(first if sign[0] == ">" else second)
+            if {first, second} == set(marks):
+                return 2
+        for number in (0, 1):
+            if said == names[number] or said.rpartition("_")[2] == marks[number]:
+                return number
+        raise BadRow(
+            f"{column_of(row, 'votes')} has the label {label!r:.40}, and the answers are "
+            f"{' and '.join(columns)}: say what it means with data.format=votes_1_2 (1 is the "
+            "first answer, 2 the second), votes_0_1 (0 the first, 1 the second) or votes_1_0 (1 "
+            "the first, 0 the second)"
+        )
+
+
+def _mark(name: str, other: str) -> str:
+    """The part of a column's name that the other answer's has not: a of response_a."""
+    parts, others = name.split("_"), other.split("_")
+    return next((part for part in reversed(parts) if part not in others), name)
