@@ -215,6 +215,8 @@ def test_dialogues_count_beside_the_text_of_their_prompt():
         ({"prompt": "Q", **PAIR, "margin": 1e300}, {}, "within single precision"),
         ({"prompt": "Q", **PAIR, "weight": True}, {}, "weight is True, not a number"),
         ({"prompt": "Q", **PAIR, "subset": "\ud83d"}, {}, "subset is not valid Unicode"),
+        ({"prompt": json.dumps([said("user", [[]])]).replace("[]", "[" * 300 + "]" * 300), **PAIR},
+         {}, "nested more than 100 deep"),
         ({"foo": "a"}, {}, "no layout has these columns"),
     ],
 )  # fmt: skip

@@ -50,8 +50,8 @@ def has_column(row: Mapping[str, Any], column: str) -> bool:
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:
     """The value of a column, which may be nested; None if the row has no such column."""
-    value = row.get(column)
+    if (value := row.get(column)) is not None:
+        return value
     outer, dot, inner = column.partition(".")
-    if value is None and dot and isinstance(within := decoded(row.get(outer)), Mapping):
-        return value_at(within, inner)
-    return value
+    within = decoded(row.get(outer)) if dot else None
+    return value_at(within, inner) if isinstance(within, Mapping) else None

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from rmexp.data.sources import BadRow
+from rmexp.data.sources.rows import BadRow, find_flaw
 
 LARGEST = 3.4028235e38
 """The largest number of single precision, in which labels train."""
@@ -63,7 +63,11 @@ def decoded(value: Any) -> Any:
             found = parse(value.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-        return found if isinstance(found, list | dict) else value
+        if not isinstance(found, list | dict):
+            return value
+        if (flaw := find_flaw({"a list or object written as text": found})) is not None:
+            raise flaw
+        return found
     return value
 
 

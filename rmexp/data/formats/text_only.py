@@ -10,7 +10,7 @@ from rmexp.data.formats.messages import is_media
 from rmexp.data.formats.wrapper import FormatWrapper
 from rmexp.data.sources import BadRow
 
-COLUMNS = tuple(
+COLUMNS = frozenset(
     f"{kind}{ending}"
     for kind in ("image", "video", "audio")
     for ending in ("", "s", "_path", "_paths", "_url", "_urls")
@@ -33,7 +33,7 @@ class TextOnly(FormatWrapper):
 
     def within(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row as the inner format gets it."""
-        found = [name for name in COLUMNS if row.get(name)]
+        found = [name for name in row if name in COLUMNS and row[name]]
         if found and not self.ignore_images and any(_is_there(row[name]) for name in found):
             raise BadRow(
                 f"{found[0]} is nothing that a text model sees: data.ignore_images=true reads the "
