@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmexp.comparison import Message
+from rmexp.comparison import Comparison, Message
 from rmexp.core.errors import UserError
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.dialogues import prompt_field
@@ -70,7 +70,8 @@ def read_prompts(path: str) -> tuple[list[Prompt], RowReport]:
 def _prompt_of(row: Mapping[str, Any]) -> Sequence[Message]:
     """The prompt of a row; its answers need not be in a known format."""
     try:
-        return Auto()(row).prompt
+        found = Auto()(row)
+        return (found if isinstance(found, Comparison) else found[0]).prompt
     except BadRow as reason:
         try:
             return prompt_field(row)

@@ -51,7 +51,8 @@ def prompt_and_answers(
     given = [field(row, name) for name in names]
     labels = [column_of(row, name) for name in names]
     asked = row.get("prompt")
-    turns = None if plural else decoded(asked)
+    turns: Any = None if plural else decoded(asked)
+    sides: Sides
     if _is_texts(turns) and all(_is_texts(decoded(one)) for one in given):
         talks = [
             _of_turns(turns, decoded(one), name) for one, name in zip(given, labels, strict=True)

@@ -4,7 +4,7 @@ Rows without the publisher's columns are read by `auto.Auto`, so that each forma
 `prompt`, `chosen`, `rejected`, ... too. RewardBench 1 has these columns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
@@ -44,7 +44,7 @@ class ChosenRejected:
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
-    def __call__(self, row: BenchmarkRow) -> Comparison:
+    def __call__(self, row: BenchmarkRow) -> Comparison | Sequence[Comparison]:
         if not any(_is_texts(decoded(row.get(name))) for name in ("chosen", "rejected")):
             return Auto()(_with_subset(row, "domain"))
         good, bad = (list_field(row, name, "answers") for name in ("chosen", "rejected"))
@@ -61,7 +61,7 @@ class JudgeBench:
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
-    def __call__(self, row: BenchmarkRow) -> Comparison:
+    def __call__(self, row: BenchmarkRow) -> Comparison | Sequence[Comparison]:
         if "response_A" not in row:
             return Auto()(row)
         source = text_field(row, "source", "")
@@ -88,7 +88,7 @@ class LLMBar:
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
     subset: str = "all"
 
-    def __call__(self, row: BenchmarkRow) -> Comparison:
+    def __call__(self, row: BenchmarkRow) -> Comparison | Sequence[Comparison]:
         row = {"subset": self.subset, **row}
         if "output_1" not in row:
             return Auto()(row)
@@ -105,7 +105,7 @@ class RMB:
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
 
-    def __call__(self, row: BenchmarkRow) -> Comparison:
+    def __call__(self, row: BenchmarkRow) -> Comparison | Sequence[Comparison]:
         if "conversation_input" not in row:
             return Auto()(row)
         names = ("bon_best", "loser_list") if "bon_best" in row else ("chosen", "reject")

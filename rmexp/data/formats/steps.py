@@ -39,7 +39,8 @@ class Prm800k:
 
 
 def _rated(steps: Sequence[Any]) -> list[tuple[str, float]]:
-    found, path = [], []
+    found: list[tuple[str, float]] = []
+    path: list[str] = []
     for k, step in enumerate(steps):
         if not isinstance(step, Mapping):
             raise BadRow(f"label.steps[{k}] is no object")
