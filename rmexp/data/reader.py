@@ -211,11 +211,16 @@ def check_mapped(
         if not isinstance(raw.row, BadRow):
             columns |= dict.fromkeys(raw.row)
             missing = {name: c for name, c in missing.items() if not has_column(raw.row, c)}
-    for name, column in missing.items() if columns else ():
+    if missing and columns:
         known = [str(one) for one in columns]
+        wrong = [
+            f"data.fields.{name}={column}: no row has this column{suggest(column, known)}"
+            for name, column in missing.items()
+        ]
+        off = " ".join(f"data.fields.{name}=null" for name in missing)
         raise UserError(
-            f"data.fields.{name}={column}: no row has this column{suggest(column, known)}; "
-            f"data.fields.{name}=null leaves it out. The columns are {', '.join(known)}."
+            f"{'; '.join(wrong)}; {off} leaves out what is optional. The columns are "
+            f"{', '.join(known)}."
         )
 
 

@@ -179,6 +179,6 @@ def field_of(name: str, kind: str) -> str | None:
         return "system_prompt"
     if kind == "text" and name in f"prompt instruction {PROMPT_NAMES}".split():
         return "prompt"
-    if name in ("rating", "score", "reward") and kind in ("number", "numbers"):
+    if name in ("rating", "ratings", "score", "scores", "reward") and kind in ("number", "numbers"):
         return "rating"
     return None
