@@ -118,10 +118,12 @@ def _join(job: "JobSpec", rank: int) -> bool:
 
 
 def _stop(sentence: str) -> None:
+    from rmexp.core.console import printable
+
     here = distributed.launcher_env()
     if here is None or here.local_rank == 0:  # the others of a machine find the same
         host = f"{socket.gethostname()}: " if here is not None and here.rank else ""
-        print(f"rmexp: {host}{sentence}", file=sys.stderr)
+        print(f"rmexp: {host}{printable(sentence)}", file=sys.stderr)
     sys.exit(1)
 
 

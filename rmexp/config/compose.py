@@ -56,12 +56,21 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     return "The configuration does not compose: " + " ".join(text.split())
 
 
+_NAMED = r"(?:(?:data|eval)@)?(data\.sources|eval\.sets)\.([^.]+)"
+"""A source of a mixture, or one of several evaluation sets; each is added under its own name."""
+
+
 def _unknown_key(found: re.Match[str], overrides: Sequence[str]) -> str:
     key = found[1]
     if key.startswith("template.arguments."):
         return f"Write +{key}=VALUE: a template's arguments are added."
     if key in ("sweeps", "experiment"):
         return f"Write +{key}=NAME: {key} is added to the composition."
+    if (named := re.match(_NAMED, key)) and (place := f"{named[1]}.{named[2]}"):
+        add = f"{place.split('.')[0]}@{place}="
+        if not any(override.startswith(f"+{add}") for override in overrides):
+            parent = {"data": "data=mix", "eval": "eval=several"}[add.split("@")[0]]
+            return f"There is no {place}: add it as +{add}OPTION, with {parent}."
     keys = list(known_keys([o for o in overrides if not re.match(rf"\+*{re.escape(key)}\b", o)]))
     return f"There is no key {key}{suggest(key, keys)}."
 

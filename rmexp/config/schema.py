@@ -48,6 +48,7 @@ class Root:
     out: str | None = MISSING
     source: str | None = MISSING
     runs: Any = MISSING
+    trust: Any = MISSING
     cache: str = MISSING
     sweep: Sweep = field(default_factory=Sweep)
 
@@ -59,6 +60,9 @@ GROUPS = (
 
 HEAD_TARGET = "rmexp.models.tuning.Head"
 """tune=head."""
+
+TRAIN_TARGET = "rmexp.tasks.train.train"
+"""task=train."""
 
 SINGLE_PROCESS = {"strategy": "single", "devices": 1, "num_nodes": 1}
 """One process on one machine, as keys of `trainer`."""

@@ -1,13 +1,38 @@
 """Output on the terminal while a run works."""
 
 import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.segment import Segment
 
 PLAIN_SECONDS = 10.0
 """Between two lines of a count where output is no terminal."""
+
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys: escape sequences, and changes of the writing direction."""
+
+
+def printable(text: str) -> str:
+    """The text with `\\x1b` in place of an escape, lest texts of rows drive the terminal."""
+    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class PlainConsole(Console):
+    """A console on which texts are only texts: no markup, and no control characters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:  # type: ignore[override]
+        """Segments of a text or table; rich's own controls stay, and the end of a count."""
+        for text, style, control in super().render(*args, **kwargs):
+            yield Segment(text if control or text == "\r" else printable(text), style, control)
 
 
 class Reporter:
@@ -20,17 +45,15 @@ class Reporter:
 
     def __init__(self, mark: str = "", quiet: bool = False) -> None:
         terminal = False if mark else None  # None: detect
-        self.console = Console(
-            highlight=False, soft_wrap=True, force_terminal=terminal, quiet=quiet
-        )
+        self.console = PlainConsole(soft_wrap=True, force_terminal=terminal, quiet=quiet)
         self.mark = mark
         self._last_count = 0.0
         self._printed: set[str] = set()
 
     def say(self, *lines: str) -> None:
-        """Print lines without markup."""
+        """Print lines."""
         for line in lines:
-            self.console.print(self.mark + line if line else line, markup=False)
+            self.console.print(self.mark + line if line else line)
 
     def say_once(self, *lines: str) -> None:
         """Print the lines that were not printed before by this method."""
@@ -40,7 +63,7 @@ class Reporter:
     def count(self, what: str, number: int) -> None:
         """Print a growing count: in place in a terminal, every few seconds elsewhere."""
         if self.console.is_terminal:
-            self.console.print(f"{number} {what}", end="\r", markup=False)
+            self.console.print(f"{number} {what}", end="\r")
         elif time.monotonic() - self._last_count > PLAIN_SECONDS:
             self._last_count = time.monotonic()
             self.say(f"{number} {what}")

@@ -23,7 +23,7 @@ def build_once(home: Path, part: str) -> Iterator[Path | None]:
         yield None
         return
     home.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{home}.lock"):
+    with FileLock(f"{home}.lock", mode=0o664):  # a group may share the cache
         if (home / part).is_file():
             yield None
             return

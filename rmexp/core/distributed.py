@@ -36,9 +36,9 @@ def launcher_env() -> LauncherEnv | None:
     known = os.environ
     if "TORCHELASTIC_RUN_ID" in known:  # torchrun, and what `launch` does
         return LauncherEnv(*(int(known[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
-    # SLURM sets these for a batch script too, which is one process; SLURM_STEP_ID is srun's.
-    if "SLURM_STEP_ID" in known and int(known.get("SLURM_NTASKS", 1)) > 1:
-        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+    # SLURM_NTASKS is of the allocation too: in a batch script, or the shell of `salloc -n 8`.
+    if int(known.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
         return LauncherEnv(*(int(known[name]) for name in names))
     return None
 

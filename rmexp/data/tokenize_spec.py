@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ def _rows_fingerprint(path: str | Sequence[str]) -> list[str]:
     files = [file for one in paths for file in local_files(one)]
     # A single file is its content, wherever it lies.
     asked = [] if files == [Path(paths[0]).expanduser()] and files[0].is_file() else paths
-    return [*asked, *(source_fingerprint(str(file)) for file in files)]
+    named = [one + hub_revision(one.partition(":")[0]) for one in asked]
+    return [*named, *(source_fingerprint(str(file)) for file in files)]
 
 
 def source_fingerprint(path: str) -> str:
@@ -92,6 +94,21 @@ def source_fingerprint(path: str) -> str:
         stat = part.stat()
         digest.update(f"{part.relative_to(file)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+@functools.cache
+def hub_revision(name: str) -> str:
+    """The commit of a data set on the hub: the newest, or offline the one that was read last."""
+    import huggingface_hub
+
+    if Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return ""
+    try:
+        return f"@{huggingface_hub.HfApi().dataset_info(name, timeout=10).sha}"
+    except Exception:  # of many types, where there is no network or no such data set
+        home = Path(huggingface_hub.constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}")
+        known = sorted(home.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime)
+        return f"@{known[-1].name}" if known else ""
 
 
 def _described(value: Any) -> Any:

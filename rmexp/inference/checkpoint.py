@@ -1,7 +1,7 @@
 """Checkpoints: the configuration of their run, where their weights are, and how to load them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,43 +10,52 @@ from omegaconf import DictConfig, OmegaConf
 from rmexp import __version__
 from rmexp.config.compose import build, locate, option_values, without_hydra
 from rmexp.config.schema import SINGLE_PROCESS
-from rmexp.config.validate import find_targets
+from rmexp.config.trust import Trust, check_links, check_part, literal, read_untrusted
 from rmexp.core.devices import device_name, resolve_accelerator, resolve_precision
 from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
 from rmexp.inference.scorer import Scorer, open_scorer
 
 
-def saved_config(run: Path) -> DictConfig:
+def saved_config(run: Path, trust: Trust) -> DictConfig:
     """The resolved configuration that a run was started with.
 
+    Args:
+        trust: what it may name besides rmexp's own classes.
+
     Raises:
-        UserError: the run was made by a version of rmexp whose classes had other names.
+        UserError: it names something else, or was made by a version of rmexp whose classes had
+            other names.
     """
-    config: Any = OmegaConf.load(run / "config.yaml")
-    version = config.pop("rmexp_version", None)
-    try:
-        for path, node in find_targets(config):
-            if node["_target_"].startswith("rmexp."):
-                locate(path, node["_target_"])
-        known = version is not None
-    except UserError:
-        known = False
-    if not known:
-        raise UserError(
-            f"{run} was made by rmexp {version or 'before 0.2.0'}, whose code has another layout "
-            f"than this version's ({__version__}): use that version, or train again."
-        )
-    return config
+    check_links(run)
+    file = run / "config.yaml"
+    content = read_untrusted(file)
+    version = content.pop("rmexp_version", None)
+    other_layout = (
+        f"{run} was made by rmexp {version or 'before 0.2.0'}, whose code has another layout than "
+        f"this version's ({__version__}): use that version, or train again."
+    )
+    if version is None:
+        raise UserError(other_layout)
+    for path, target in trust.own_targets(content, str(file)):
+        try:
+            thing = locate(path, target)
+        except UserError as error:
+            raise UserError(f"{other_layout} {error}") from None
+        check_part(path, target, thing, str(file))
+    return OmegaConf.create(literal(content))
 
 
 DEVICE_KEYS = ("trainer", *(f"trainer.{key}" for key in SINGLE_PROCESS))
 """Keys that may change when a run is resumed."""
 
+TRUST_KEYS = ("trust", "model.trust_remote_code")
+"""Keys that let the code of a run directory run."""
+
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of the run to resume, on the devices that the command line names."""
-    saved = saved_config(Path(config.resume))
+    saved = saved_config(Path(config.resume), Trust.of(config))
     saved.resume = config.resume
     keys = [override.split("=", 1)[0] for override in overrides]
     for key in DEVICE_KEYS[1:]:
@@ -85,13 +94,13 @@ def inherit_config(
         "trained_data": None,
         "own_data": not any(key.split(".")[0] == "data" for key in keys),
     }
-    if is_run(home):
-        find_weights(home, None, "auto", False)  # raises if the run has no weights
-        saved, old = saved_config(home), json.loads((home / "result.json").read_text())
+    saved = saved_config(home, Trust.of(config)) if is_run(home) else None
+    if saved is not None:
+        old, environment = (_facts(home / f"{name}.json") for name in ("result", "environment"))
         facts |= {
             "labels": {g: label for g, label in old["labels"].items() if g not in keys},
             "trained_metrics": old.get("metrics", {}),
-            "trained_data": json.loads((home / "environment.json").read_text())["data_fingerprint"],
+            "trained_data": environment["data_fingerprint"],
         }
         for group in ("loss", "trainer", "template", "model"):
             config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
@@ -104,28 +113,31 @@ def inherit_config(
             config.data.max_length = saved.data.max_length
         if "seed" not in keys:
             config.seed = saved.seed
-    return _point_at(config, home, keys), facts
-
-
-def _merged(saved: DictConfig, config: DictConfig, group: str, keys: Sequence[str]) -> DictConfig:
-    node = saved[group]
-    for key in keys:
-        if key.startswith(f"{group}."):
-            OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(config, key))
-    return node
-
-
-def _point_at(config: DictConfig, home: Path, keys: Sequence[str]) -> DictConfig:
-    """Let `model` load the checkpoint's weights, and `template` the template of its export."""
     trust = bool(config.model.get("trust_remote_code", False))
-    config.model = find_weights(home, config.model, config.model.layout, trust)
+    config.model = find_weights(home, saved, config.model.layout, trust)
     if export := _templated_export(home):
         if any(key.split(".")[0] == "template" for key in keys):
             raise UserError(
                 f"{export} carries the template it was trained with: leave out template."
             )
         config.template = option_values("template/tokenizer")
-    return config
+    return config, facts
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    try:
+        return {"labels": {}, "data_fingerprint": None} | json.loads(file.read_text())
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{file}: missing or damaged.") from None
+
+
+def _merged(saved: DictConfig, config: DictConfig, group: str, keys: Sequence[str]) -> DictConfig:
+    """The run's own group, in place, with the keys of the command line."""
+    node = saved[group]
+    for key in keys:
+        if key.startswith(f"{group}."):
+            OmegaConf.update(node, key.removeprefix(f"{group}."), OmegaConf.select(config, key))
+    return node
 
 
 def find_export(home: Path) -> Path | None:
@@ -140,12 +152,14 @@ def _templated_export(home: Path) -> Path | None:
     return export if export is not None and (export / "rmexp.json").is_file() else None
 
 
-def find_weights(home: Path, base: Any, layout: str, trust_remote_code: bool) -> dict[str, Any]:
+def find_weights(
+    home: Path, saved: DictConfig | None, layout: str, trust_remote_code: bool
+) -> dict[str, Any]:
     """The `model` node that loads an export, a Hugging Face directory, or a run's best checkpoint.
 
     Args:
         home: run or Hugging Face directory.
-        base: the run's own `model` node, which the checkpoint is loaded into.
+        saved: the run's configuration, whose model the checkpoint is loaded into; None: no run.
         layout, trust_remote_code: keys of the node.
 
     Raises:
@@ -158,12 +172,12 @@ def find_weights(home: Path, base: Any, layout: str, trust_remote_code: bool) ->
             "layout": layout,
             "trust_remote_code": trust_remote_code,
         }
-    if best.is_file():
+    if saved is not None and best.is_file():
         return {
             "_target_": "rmexp.models.pretrained.RunCheckpoint",
-            "base": base,
+            "base": saved.model,
             "weights": str(best),
-            "tune": saved_config(home).tune,
+            "tune": saved.tune,
             "layout": layout,
         }
     raise UserError(
@@ -180,6 +194,7 @@ def load_scorer(
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     max_length: int | None = None,
     trust_remote_code: bool = False,
+    trust: Collection[str] = (),
 ) -> Scorer:
     """Open a reward model to score with.
 
@@ -191,16 +206,18 @@ def load_scorer(
         max_length: tokens of a prompt and a response; None takes the run's, or else the number of
             the model's positions.
         trust_remote_code: run code from the model's directory.
+        trust: names of classes outside rmexp that the run's configuration may have.
 
     Raises:
-        UserError: there is no reward model, or its template is not the one it was trained with.
+        UserError: there is no reward model, the run's configuration names other code, or its
+            template is not the one it was trained with.
     """
     home = Path(path).expanduser()
     if not home.is_dir():
         raise UserError(f"{path}: there is no such directory.")
-    saved = saved_config(home) if is_run(home) else None
-    base = None if saved is None else OmegaConf.to_container(saved.model, resolve=True)
-    source = build(OmegaConf.create(find_weights(home, base, layout, trust_remote_code)))
+    allowed = Trust(frozenset(trust), trust_remote_code)
+    saved = saved_config(home, allowed) if is_run(home) else None
+    source = build(OmegaConf.create(find_weights(home, saved, layout, trust_remote_code)))
     template: Any = option_values("template/tokenizer")
     if saved is not None and _templated_export(home) is None:
         template = saved.template

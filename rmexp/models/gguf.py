@@ -10,14 +10,16 @@ from pathlib import Path
 import gguf
 import torch
 import transformers
+from transformers import modeling_gguf_pytorch_utils
 
 from rmexp.core.disk_cache import build_once
 from rmexp.core.errors import UserError
+from rmexp.models.model_files import refuse_pointer
 
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """Parse a GGUF file's header once, which saves twenty seconds.
+    """Parse a GGUF file's header once, which saves twenty seconds, and without a progress bar.
 
     transformers parses it for the tokenizer, the configuration and the weights, and maps names for
     every module.
@@ -25,9 +27,12 @@ def _parsed_once() -> Iterator[None]:
     before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, function in before.items():
         setattr(gguf, name, functools.cache(function))
+    bar = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
         for name, function in before.items():
             setattr(gguf, name, function)
 
@@ -37,6 +42,7 @@ def convert_gguf(folder: Path, gguf_file: str, cache: Path) -> Path:
     source = folder / gguf_file
     if not source.is_file():
         raise UserError(f"model.gguf_file={gguf_file}: not in {folder}.")
+    refuse_pointer(source)
     with open(source, "rb") as stream:
         home = (
             cache
@@ -46,7 +52,13 @@ def convert_gguf(folder: Path, gguf_file: str, cache: Path) -> Path:
     with build_once(home, "config.json") as aside:
         if aside is not None:
             print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
-            _convert(folder, gguf_file, aside)
+            try:
+                _convert(folder, gguf_file, aside)
+            except Exception as error:  # of any kind, where the file is cut
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                raise UserError(
+                    f"{source} cannot be converted ({first}): is the file whole?"
+                ) from error
     return home
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from rmexp.core.errors import UserError
 from rmexp.models.gguf import convert_gguf
 from rmexp.models.layout_probe import RequestedLayout
+from rmexp.models.model_files import check_model_files
 from rmexp.models.reward_model import (
     DROPOUTS,
     find_head,
@@ -156,7 +157,10 @@ class Pretrained:
             )
         if self.gguf_file is not None:
             return str(convert_gguf(folder, self.gguf_file, Path(self.cache).expanduser()))
-        return str(folder) if folder.exists() else self.path
+        if not folder.exists():
+            return self.path
+        check_model_files(folder)
+        return str(folder)
 
     @property
     def name(self) -> str:
@@ -217,6 +221,8 @@ def _loading(path: str, wanted: str) -> Iterator[None]:
     """Turn a loader's error for a wrong path into one sentence."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # libraries raise many kinds for files that are damaged
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"model.path={path} does not give {wanted}: {first}") from error

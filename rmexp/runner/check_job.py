@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp.config.compose import build, without_hydra
-from rmexp.config.schema import SINGLE_PROCESS
+from rmexp.config.schema import SINGLE_PROCESS, TRAIN_TARGET
 from rmexp.config.task_inputs import task_inputs
 from rmexp.config.validate import check_config, check_task_keys
 from rmexp.core.errors import UserError
@@ -53,14 +53,15 @@ class JobChecker:
         if config.resume is not None:
             self._check_resume(config, overrides)
             return job
-        check_config(config, self._valid)
+        if config.checkpoint is None:
+            check_config(config, self._valid)
         check_task_keys(config, overrides)
+        if config.checkpoint is not None:
+            check_config(_with_checkpoint(config, overrides), self._valid)
         places = {key: config.trainer.get(key) for key in SINGLE_PROCESS}
         if config.task.name not in ("train", "plan") and places != SINGLE_PROCESS:
             values = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
             raise UserError(f"task={config.task.name} runs on one device: leave out {values}.")
-        if config.checkpoint is not None and not Path(config.checkpoint).expanduser().is_dir():
-            raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
         if config.runs is not None and config.task.name != "status":
             _check_runs(config.runs)
         if config.task.name == "evaluate":
@@ -105,29 +106,30 @@ class JobChecker:
 
     def _check_resume(self, config: DictConfig, overrides: list[str]) -> None:
         """A resumed run keeps its configuration, but for the devices."""
-        from rmexp.inference.checkpoint import DEVICE_KEYS, resumed_config
+        from rmexp.inference.checkpoint import DEVICE_KEYS, TRUST_KEYS, resumed_config
 
-        directory = Path(config.resume)
-        others = [o for o in overrides if o.split("=", 1)[0] not in ("resume", *DEVICE_KEYS)]
+        directory, kept = Path(config.resume), ("resume", *DEVICE_KEYS, *TRUST_KEYS)
+        others = [o for o in overrides if o.split("=", 1)[0] not in kept]
         if others:
             raise UserError(
                 f"resume continues with the run's own configuration: leave out {' '.join(others)}."
             )
-        for name in ("config.yaml", "result.json", "checkpoints/last.ckpt"):
-            if not (directory / name).is_file():
-                raise UserError(f"resume={directory}: cannot be resumed, {name} is missing.")
         state = read_state(directory)
         if state.status == "done":
-            raise UserError(f"resume={directory}: that run is done.")
+            raise UserError(f"resume={directory}: that run is finished.")
         if state.status == "running":
             raise UserError(
                 f"resume={directory}: that run is already running "
                 f"(process {state.result['pid']} on {state.result['host']})."
             )
+        for name in ("config.yaml", "result.json", "checkpoints/last.ckpt"):
+            if not (directory / name).is_file():
+                raise UserError(f"resume={directory}: cannot be resumed, {name} is missing.")
         saved = resumed_config(config, overrides)
-        if state.result["task"] in ("train", "plan"):
-            parts = {group: build(saved[group]) for group in ("trainer", "tune", "model")}
-            self._check_devices(parts, state.result["task"])
+        if saved.task["_target_"] != TRAIN_TARGET:
+            raise UserError(f"resume={directory}: only training resumes, and that is another task.")
+        parts = {group: build(saved[group]) for group in ("trainer", "tune", "model")}
+        self._check_devices(parts, "train")
 
     def _build(self, group: str, node: DictConfig) -> Any:
         """The object of a group, shared by all jobs with the same settings."""
@@ -135,6 +137,15 @@ class JobChecker:
         if content not in self._built:
             self._built[content] = build(node)
         return self._built[content]
+
+
+def _with_checkpoint(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration that counts, as `settle_config` will find it."""
+    from rmexp.inference.checkpoint import inherit_config
+
+    if not Path(config.checkpoint).expanduser().is_dir():
+        raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
+    return inherit_config(config, overrides, own_rows=config.task.name != "score")[0]
 
 
 def _check_runs(runs: str | Sequence[str]) -> None:

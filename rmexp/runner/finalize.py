@@ -9,10 +9,12 @@ import numpy as np
 
 from rmexp.analysis.compare.comparison_report import compare_runs
 from rmexp.analysis.report.compare_output import print_comparison
+from rmexp.config.trust import Trust
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.console import Reporter, relative_path
 from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.evaluation.metrics import lower_is_better
+from rmexp.runner.job_spec import JobSpec
 from rmexp.runner.sweep_plan import SweepPlan, headline, shared_overrides
 from rmexp.tracking.run_directory import first_line
 from rmexp.tracking.run_state import State
@@ -57,10 +59,11 @@ class Best:
         ]
 
 
-def finish_sweep(plan: SweepPlan, export: str, reporter: Reporter) -> bool:
+def finish_sweep(plan: SweepPlan, jobs: Sequence[JobSpec], export: str, reporter: Reporter) -> bool:
     """Print how the jobs ended, compare them, and export the best setting.
 
     Args:
+        jobs: of this command, with their places in the sweep.
         export: `best`, `all` (done by the jobs themselves) or `none`.
 
     Returns:
@@ -85,9 +88,10 @@ def finish_sweep(plan: SweepPlan, export: str, reporter: Reporter) -> bool:
             "no export: each run is the model of one fold, and none that of a setting; train the "
             "setting without data.fold (sweep.export=all exports every run)"
         )
+    trust = Trust.of(*(job.config for job in jobs if job.directory.name == first.name))
     if best.folds == 1 and not (first / "report.html").is_file():
-        good &= _report(first, reporter)
-    if best.folds == 1 and export != "none" and not _export(first, reporter):
+        good &= _report(first, trust, reporter)
+    if best.folds == 1 and export != "none" and not _export(first, trust, reporter):
         return False  # the weights are still needed
     for state in done:
         remove_checkpoints(state.path, read_yaml(state.path / "config.yaml")["trainer"]["keep"])
@@ -158,23 +162,23 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+")
 
 
-def _report(run: Path, reporter: Reporter) -> bool:
+def _report(run: Path, trust: Trust, reporter: Reporter) -> bool:
     """Write the report of a run that is done."""
     try:
         with collect_fallbacks(lambda _: None):  # the run reported them
-            report_saved_run(run)
+            report_saved_run(run, trust)
     except Exception as error:
         reporter.say(f"report failed: {first_line(error)}")
         return False
     return True
 
 
-def _export(run: Path, reporter: Reporter) -> bool:
+def _export(run: Path, trust: Trust, reporter: Reporter) -> bool:
     """Export a run into its own directory; an export that is there already stays."""
     if not (run / "export").is_dir():
         try:
             with collect_fallbacks(lambda sentence: reporter.say(f"note: {sentence}")):
-                export_saved_run(run)
+                export_saved_run(run, trust)
         except Exception as error:
             reporter.say(f"export failed: {first_line(error)}")
             return False

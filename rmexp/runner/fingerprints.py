@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp import __version__
 
-IGNORED_KEYS = ("name", "logger", "sweep", "resume")
+IGNORED_KEYS = ("name", "logger", "sweep", "resume", "trust")
 """Keys that do not change a run's results."""
 
 LIBRARIES = ("torch", "transformers")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from rmexp import __version__
 from rmexp.config.compose import build, locate
 from rmexp.config.schema import GROUPS, HEAD_TARGET
 from rmexp.config.task_inputs import build_inputs, task_inputs
+from rmexp.config.trust import Trust
 from rmexp.config.validate import makes_run
 from rmexp.core import distributed
-from rmexp.core.console import Reporter
+from rmexp.core.console import Reporter, printable, relative_path
 from rmexp.core.errors import collect_fallbacks, note_fallback
 from rmexp.runner.closing_table import print_closing
 from rmexp.runner.job_spec import JobSpec, WorkItem
@@ -75,7 +77,8 @@ def attempt_job(job: JobSpec, reporter: Reporter, work: RemainingWork | None = N
             if left is not None:
                 run_job(left, reporter, work)
     except Exception as error:
-        print(f"{reporter.mark}rmexp: {describe_failure(error)}", file=sys.stderr, flush=True)
+        sentence = printable(describe_failure(error))
+        print(f"{reporter.mark}rmexp: {sentence}", file=sys.stderr, flush=True)
         return False
     return True
 
@@ -143,7 +146,9 @@ def run_job(
     logger: Any = NoLogger()
     exit_code = 1
     try:
-        with record_outcome(run, reporter, resumable=job.sweep is None):
+        words = [f"resume={relative_path(run.path)}", *Trust.of(config).words()]
+        again = shlex.join(["python", "-m", "rmexp", *words]) if job.sweep is None else None
+        with record_outcome(run, reporter, again):
             with collect_fallbacks(record), library_warnings(run.notes):
                 heads = facts["sweep"] and config.tune["_target_"] == HEAD_TARGET
                 if heads and distributed.world_size() > 1:

@@ -114,7 +114,7 @@ def _signals_restored() -> Iterator[None]:
 def _explain(failures: dict[int, ProcessFailure], run: Path, processes: int) -> None:
     """Raise the error of the process that failed first, and record it if rank 0 could not."""
     errors = {rank: _parse(failure) for rank, failure in failures.items()}
-    rank = min(errors, key=lambda r: (errors[r][0] == "PeerProcessLost", failures[r].timestamp))
+    rank = min(errors, key=lambda r: (_consequence(*errors[r][:2]), failures[r].timestamp))
     kind, text, trace = errors[rank]
     if kind == "KeyboardInterrupt":
         raise KeyboardInterrupt
@@ -132,6 +132,14 @@ def _explain(failures: dict[int, ProcessFailure], run: Path, processes: int) -> 
     directory.finish("failed", error=sentence, interrupted=kind == "died")
     where = f" (traceback: {run}/error.txt)" if trace and kind != "UserError" else ""
     raise UserError(sentence + where)
+
+
+def _consequence(kind: str, text: str) -> int:
+    """0 for a cause; higher for what follows from it, often within the second that is recorded."""
+    if kind == "PeerProcessLost":
+        return 2
+    ended = kind == "KeyboardInterrupt" or (kind, text) == ("died", "SIGTERM")  # by the launcher
+    return int(ended)
 
 
 def _parse(failure: ProcessFailure) -> tuple[str, str, str]:

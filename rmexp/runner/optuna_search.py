@@ -55,7 +55,7 @@ class Search:
 
     def run(
         self, plan: SweepPlan, execute: Callable[[Sequence[JobSpec]], Sequence[float | None]]
-    ) -> str | None:
+    ) -> tuple[list[JobSpec], str | None]:
         """Propose jobs until `n_trials` are done, and write optimization_results.yaml.
 
         Args:
@@ -63,7 +63,7 @@ class Search:
             execute: runs jobs; returns the best value of each one's metric, None for failures.
 
         Returns:
-            Why it stopped early, or None.
+            The jobs, and why it stopped early, or None.
         """
         import optuna
 
@@ -79,16 +79,17 @@ class Search:
             direction=self.settings["direction"],
             load_if_exists=True,
         )
-        number, stopped = 0, None
+        every, stopped = list[JobSpec](), None
         while left > 0 and stopped is None:
             trials = [study.ask() for _ in range(min(left, self.settings["n_jobs"]))]
-            jobs = [self._job(plan, number + n, trial) for n, trial in enumerate(trials)]
+            jobs = [self._job(plan, len(every) + n, trial) for n, trial in enumerate(trials)]
             values = execute(jobs)
             for trial, value in zip(trials, values, strict=True):
                 state = optuna.trial.TrialState
                 with suppress(RuntimeError):  # of the GridSampler, which stops the study at its end
                     study.tell(trial, value, state.FAIL if value is None else state.COMPLETE)
-            failures, number, left = values.count(None), number + len(jobs), left - len(jobs)
+            failures, left = values.count(None), left - len(jobs)
+            every += jobs
             if failures / len(jobs) > self.settings["max_failure_rate"]:
                 stopped = (
                     f"search stopped: {failures} of {len(jobs)} jobs failed "
@@ -98,7 +99,7 @@ class Search:
             best = {"best_params": study.best_params, "best_value": study.best_value}
             file = Path(plan.directory) / "optimization_results.yaml"
             write_yaml({"name": "optuna"} | best, file)
-        return stopped
+        return every, stopped
 
     def _job(self, plan: SweepPlan, number: int, trial: Any) -> JobSpec:
         """The job of a trial, composed and checked."""

@@ -16,11 +16,11 @@ from rmexp.tracking.run_directory import RunDirectory, first_line
 
 
 @contextmanager
-def record_outcome(run: RunDirectory, reporter: Reporter, resumable: bool) -> Iterator[None]:
+def record_outcome(run: RunDirectory, reporter: Reporter, again: str | None) -> Iterator[None]:
     """Record in the run directory what ends the block, if it is an error.
 
     Args:
-        resumable: `resume=RUN` can continue it; jobs of a sweep are continued by the sweep.
+        again: the command that can continue it; None: a job, which its sweep continues.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM.
@@ -31,9 +31,8 @@ def record_outcome(run: RunDirectory, reporter: Reporter, resumable: bool) -> It
         yield
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         run.finish("failed", error="interrupted", interrupted=True)
-        if resumable and (run.path / "checkpoints" / "last.ckpt").is_file():
-            where = relative_path(run.path)
-            reporter.say(f"interrupted; resume with: python -m rmexp resume={where}")
+        if again and (run.path / "checkpoints" / "last.ckpt").is_file():
+            reporter.say(f"interrupted; resume with: {again}")
         raise KeyboardInterrupt from None
     except Exception as error:
         if _is_disk_full(error):

@@ -101,9 +101,5 @@ def _refusal(refused: Sequence[tuple[str, str]], total: int) -> str:
     for reason, name in refused:
         jobs.setdefault(reason, []).append(name)
     reasons = " ".join(f"{reason} (job {', '.join(names)})" for reason, names in jobs.items())
-    if len(refused) == total:
-        return reasons
-    return (
-        f"{reasons} {len(refused)} of {total} jobs cannot run, so none was started; "
-        "sweep.skip_invalid=true leaves them out."
-    )
+    advice = "; sweep.skip_invalid=true leaves them out" if len(refused) < total else ""
+    return f"{reasons} {len(refused)} of {total} jobs cannot run, so none was started{advice}."

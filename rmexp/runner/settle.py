@@ -48,7 +48,7 @@ def decide_resume(job: JobSpec, reporter: Reporter) -> JobSpec | None:
     if state.status != "pending":
         reporter.say(f"{state.status} before: restarts")
         for part in job.directory.iterdir():
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
     return job
 
 

@@ -42,22 +42,23 @@ def run_sweep(checked: PreflightResult, command: Sequence[str]) -> bool:
         announce(plan, checked.cells, reporter, checked.launcher, trials)
         try:
             if checked.search is None:
-                _run_grid(plan, checked.cells, execute, reporter)
-            elif reason := checked.search.run(plan, execute):
-                reporter.say(reason)
+                jobs = [plan.place(*one) for one in zip(checked.cells, plan.cells, strict=True)]
+                _run_grid(plan, jobs, execute, reporter)
+            else:
+                jobs, reason = checked.search.run(plan, execute)
+                reporter.say(*([reason] if reason else []))
         except KeyboardInterrupt:
             reporter.say(f"interrupted; resume with: {again}")
             raise
         except DiskFull as error:
             raise UserError(f"{error} Finished jobs are kept; resume with: {again}") from None
-        return finish_sweep(plan, checked.cells[0].config.sweep.export, reporter)
+        return finish_sweep(plan, jobs, checked.cells[0].config.sweep.export, reporter)
 
 
 def _run_grid(
-    plan: SweepPlan, cells: Sequence[JobSpec], execute: Executor, reporter: Reporter
+    plan: SweepPlan, jobs: Sequence[JobSpec], execute: Executor, reporter: Reporter
 ) -> None:
-    """Run the cells that are not done; heads that train together run as one item."""
-    jobs = [plan.place(job, cell) for job, cell in zip(cells, plan.cells, strict=True)]
+    """Run the jobs that are not done; heads that train together run as one item."""
     pending = []
     for job, state in zip(jobs, plan.states(), strict=True):
         if state.status == "done":

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from rmexp.core.console import Reporter
@@ -58,10 +57,10 @@ def _table(states: Sequence[State]) -> Table:
         seconds = result.get("seconds")
         table.add_row(
             state.status,
-            escape(state.path.name),
+            state.path.name,
             _step(state),
             "" if seconds is None else f"{seconds:.0f}",
-            escape(_note(state)),
+            _note(state),
         )
     return table
 

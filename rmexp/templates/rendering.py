@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from rmexp.comparison import Comparison, Message
 from rmexp.core.errors import UserError, note_fallback
+from rmexp.templates.limits import MAX_TEXT, limited_time
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Keys of the reasoning in a message."""
@@ -98,24 +99,26 @@ def _render_one(
     tools: Sequence[Mapping[str, Any]],
     unfinished: bool,
 ) -> str:
-    import jinja2
-
     last = messages[-1] if messages else {}
     if unfinished and (last.get("role") != "assistant" or last.get("tool_calls")):
         raise UserError("An unfinished response ends in the assistant's text, and in nothing else.")
     try:
-        text = tokenizer.apply_chat_template(
-            messages,
-            tools=[dict(tool) for tool in tools] or None,
-            tokenize=False,
-            continue_final_message=unfinished,
-        )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        with limited_time():
+            text = tokenizer.apply_chat_template(
+                messages,
+                tools=[dict(tool) for tool in tools] or None,
+                tokenize=False,
+                continue_final_message=unfinished,
+            )
+    except Exception as error:  # a template may do anything that Jinja's sandbox lets it
         if unfinished and isinstance(error, ValueError):
             raise UserError(_NOT_AT_ITS_END) from error
         called = any(message.get("tool_calls") for message in messages)
         hint = " (template=chatml shows tool calls)" if called else ""
-        raise UserError(f"The chat template refuses a dialogue: {error}{hint}.") from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"The chat template refuses a dialogue: {reason}{hint}.") from error
+    if len(text) > MAX_TEXT:
+        raise UserError(f"The chat template turns a dialogue into {len(text)} characters.")
     # A template may strip whitespace, but the text must end with the step.
     if unfinished and not text.rstrip().endswith(_plain_text(last["content"]).rstrip()):
         raise UserError(_NOT_AT_ITS_END)

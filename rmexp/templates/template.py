@@ -16,6 +16,7 @@ from typing import Any
 from rmexp.comparison import Message
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.templates.jinja_prelude import BAKED, bake
+from rmexp.templates.limits import MAX_SOURCE, limited_memory
 from rmexp.templates.rendering import render, tokenize
 
 PROBES: tuple[tuple[Message, ...], ...] = (
@@ -193,7 +194,10 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 
 def _check_renders(tokenizer: Any) -> None:
-    first, second = render(tokenizer, [PROBES[0]])[0], PROBES[0][-1]["content"]
+    if len(tokenizer.chat_template) > MAX_SOURCE:
+        raise UserError(f"The chat template has {len(tokenizer.chat_template)} characters.")
+    with limited_memory():
+        first, second = render(tokenizer, [PROBES[0]])[0], PROBES[0][-1]["content"]
     if second not in first:
         raise UserError(
             "The chat template does not render the assistant's answer; "

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rmexp.core import distributed
@@ -143,6 +143,22 @@ def write_checkpoint(content: Any, file: Path) -> None:
         if isinstance(error.__context__, OSError):  # of the stream
             raise error.__context__ from None
         raise
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best weights; its files are in its folder, wherever the run was before.
+
+    Lightning drops the best score if the folder has moved, and removes files by their old paths.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath), Path(path).name)) if path else path
+
+        paths = {name: here(path) for name, path in state_dict.items() if name.endswith("_path")}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        moved = {"dirpath": self.dirpath, "best_k_models": scores}
+        super().load_state_dict(state_dict | paths | moved)
 
 
 class ResumeCheckpoint(Checkpoint):

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from rmexp.analysis.report.eval_section import Shown
 from rmexp.analysis.report.run_page import write_report
 from rmexp.config.compose import build
+from rmexp.config.trust import Trust
 from rmexp.core import distributed
 from rmexp.core.console import Reporter
 from rmexp.core.process_memory import peak_memory_gib, trim_heap
@@ -200,9 +201,9 @@ def remove_checkpoints(run: Path, keep: str) -> None:
 
 
 # ----------------------------------------------------------- from a run's files
-def _reopen(home: Path) -> tuple[Any, RunDirectory, Prepared, Loss]:
+def _reopen(home: Path, trust: Trust) -> tuple[Any, RunDirectory, Prepared, Loss]:
     """Configuration, directory, data and loss of a run that is done, for its report or export."""
-    config, run = saved_config(home), RunDirectory.reopen(home)
+    config, run = saved_config(home, trust), RunDirectory.reopen(home)
     source, template, data, loss = (build(config[g]) for g in ("model", "template", "data", "loss"))
     prepared = prepare(source, template, data, config.seed, Reporter(quiet=True))
     labels = run.result["labels"]
@@ -210,9 +211,9 @@ def _reopen(home: Path) -> tuple[Any, RunDirectory, Prepared, Loss]:
     return config, run, prepared, loss
 
 
-def report_saved_run(home: Path) -> None:
+def report_saved_run(home: Path, trust: Trust) -> None:
     """Write report.html of a run that is done, from its cached rows and its predictions."""
-    _, run, prepared, _ = _reopen(home)
+    _, run, prepared, _ = _reopen(home, trust)
     known = read_predictions(home / "predictions" / "test.parquet")
     data, facts = prepared.data, run.result
     test = data.splits["test"]
@@ -223,15 +224,15 @@ def report_saved_run(home: Path) -> None:
     write_run_report(run, facts["name"], facts["labels"], prepared, scored, scale, facts["metrics"])
 
 
-def export_saved_run(home: Path) -> None:
+def export_saved_run(home: Path, trust: Trust) -> None:
     """Export a run that is done, from its best checkpoint into its own directory.
 
     Raises:
         UserError: there is no checkpoint, or plain Hugging Face loading gives other rewards.
     """
-    config, run, prepared, loss = _reopen(home)
-    trust = bool(config.model.get("trust_remote_code", False))
-    node = find_weights(home, config.model, config.model.layout, trust)
+    config, run, prepared, loss = _reopen(home, trust)
+    remote_code = bool(config.model.get("trust_remote_code", False))
+    node = find_weights(home, config, config.model.layout, remote_code)
     source = build(OmegaConf.create(node))
     network, layout = open_model(source, prepared, config.seed, "cpu")
     facts = card_facts(

@@ -20,8 +20,8 @@ class AdamW:
         head_lr: peak learning rate of the reward head; None takes `lr`.
         loss_lr: peak learning rate of the loss's parameters (cut points, tie width), which have
             no weight decay.
-        weight_decay: of matrices in the backbone; vectors (norms, biases) have none.
-        head_weight_decay: of the reward head; None takes `weight_decay`.
+        weight_decay: of matrices in the backbone; vectors (norms, biases) have none anywhere.
+        head_weight_decay: of matrices in the reward head; None takes `weight_decay`.
         beta1, beta2: decay rates of the moments.
         warmup: fraction of all steps over which the rate rises from 0.
         schedule: `cosine` or `linear` to 0, or `constant`.
@@ -47,15 +47,19 @@ class AdamW:
         names = {id(p) for p in head}
         body = [p for p in model.parameters() if p.requires_grad and id(p) not in names]
         head_decay = self.weight_decay if self.head_weight_decay is None else self.head_weight_decay
+        parts = (
+            (body, self.lr, self.weight_decay),
+            (head, self.head_lr or self.lr, head_decay),
+            (list(loss.parameters()), self.loss_lr, 0.0),
+        )
         groups = [
             {
-                "params": [p for p in body if p.ndim > 1],
-                "lr": self.lr,
-                "weight_decay": self.weight_decay,
-            },
-            {"params": [p for p in body if p.ndim <= 1], "lr": self.lr, "weight_decay": 0.0},
-            {"params": head, "lr": self.head_lr or self.lr, "weight_decay": head_decay},
-            {"params": list(loss.parameters()), "lr": self.loss_lr, "weight_decay": 0.0},
+                "params": [p for p in parameters if (p.ndim > 1) == matrices],
+                "lr": lr,
+                "weight_decay": decay if matrices else 0.0,
+            }
+            for parameters, lr, decay in parts
+            for matrices in (True, False)
         ]
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],

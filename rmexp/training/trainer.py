@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import lightning
 import torch
 from annotated_types import Ge, Gt
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -26,7 +26,12 @@ from rmexp.core.devices import (
 from rmexp.core.errors import UserError
 from rmexp.evaluation.metrics import lower_is_better, monitored_metrics
 from rmexp.tracking.run_directory import RunDirectory
-from rmexp.training.callbacks import AtomicCheckpointIO, EvenlySpacedValidation, ResumeCheckpoint
+from rmexp.training.callbacks import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    EvenlySpacedValidation,
+    ResumeCheckpoint,
+)
 from rmexp.training.fsdp import FSDPStrategy
 
 
@@ -143,7 +148,7 @@ class TrainerSettings:
     ) -> lightning.Trainer:
         folder = run.path / "checkpoints"
         mode = "min" if lower_is_better(self.monitor) else "max"
-        best = ModelCheckpoint(
+        best = BestCheckpoint(
             folder,
             "best",
             monitor=self.monitor,

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from rmexp.analysis.compare.comparison_report import compare_runs
-from rmexp.analysis.compare.runs import places
+from rmexp.analysis.compare.runs import places, read_run
 from rmexp.analysis.compare.tables import terminal_table, write_csv
 from rmexp.analysis.report import compare_page
 from rmexp.core.errors import UserError
@@ -427,6 +427,29 @@ def test_the_csv_has_settings_and_what_was_left_out(tmp_path):
     assert float(second["p_holm"]) == pytest.approx(2**-10)
     assert second["runs"] == str(tmp_path / "bad")
     assert (burnt["status"], burnt["rank"]) == ("failed: no, really", "")
+
+
+def test_a_run_whose_predictions_are_a_link_elsewhere_is_not_compared(tmp_path):
+    run = write_run(tmp_path / "run", BETTER)
+    (run / "predictions").rename(tmp_path / "elsewhere")
+    (run / "predictions").symlink_to("../elsewhere")
+    skipped = read_run(run)
+    assert skipped.status == "unreadable"
+    assert f"is a link to {tmp_path / 'elsewhere'}, outside of the run" in skipped.why
+
+
+def test_no_cell_of_the_csv_is_a_formula(tmp_path):
+    formulas = ['=HYPERLINK("x")', "+1+1", "-cmd", "@sum", "\tx"]
+    for text in formulas:
+        write_run(tmp_path / text, BETTER, config={"seed": 0, "loss": {"margin": text}})
+    found = compare_runs([str(tmp_path)], "test", "accuracy", "best")
+    write_csv(found, tmp_path / "comparison.csv")
+    with open(tmp_path / "comparison.csv", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert {line["loss.margin"] for line in lines} == {f"'{text}" for text in formulas}
+    for cell in (cell for line in lines for cell in [*line, *line.values()]):
+        assert cell[:1] not in ("=", "+", "@", "\t")
+        assert not cell.startswith("-") or float(cell) <= 0
 
 
 def test_the_table_and_the_page(tmp_path):

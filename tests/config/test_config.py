@@ -116,6 +116,18 @@ def test_a_default_stands_once():
         (["loss.marginn=1"], "There is no key loss.marginn (did you mean loss.margin?)."),
         (["margin=1"], "There is no key margin (did you mean loss.margin?)."),
         (
+            ["data=mix", "data.sources.a.path=x"],
+            "There is no data.sources.a: add it as +data@data.sources.a=OPTION, with data=mix.",
+        ),
+        (
+            ["eval=several", "eval@eval.sets.b=rmb"],
+            "There is no eval.sets.b: add it as +eval@eval.sets.b=OPTION, with eval=several.",
+        ),
+        (
+            ["data=mix", "+data@data.sources.a=jsonl", "data.sources.a.paht=x"],
+            "There is no key data.sources.a.paht (did you mean data.sources.a.path?).",
+        ),
+        (
             ["loss.margin=abc"],
             "loss.margin=abc: should be a number of 0 or more, or data or ratings.",
         ),

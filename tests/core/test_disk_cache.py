@@ -1,6 +1,7 @@
 """Cached directories are built once, completely or not at all."""
 
 import multiprocessing
+import os
 import time
 
 import pytest
@@ -43,6 +44,16 @@ def test_an_error_leaves_no_entry_and_no_partial_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
     build(home, tmp_path / "log")
     assert (home / "done").is_file()
+
+
+def test_a_group_can_share_the_cache(tmp_path):
+    before = os.umask(0o002)
+    try:
+        build(tmp_path / "entry", tmp_path / "log")
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.name != "log"}
+    assert modes == {"entry": 0o775, "entry.lock": 0o664, "done": 0o664}
 
 
 def test_an_incomplete_entry_is_replaced(tmp_path):

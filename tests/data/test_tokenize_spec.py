@@ -3,14 +3,16 @@
 import functools
 import importlib.util
 import sys
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
 from rmexp.data.formats.column_map import ColumnMap
 from rmexp.data.formats.preference import Preference
 from rmexp.data.formats.row_filter import RowFilter
 from rmexp.data.formats.votes import Votes
-from rmexp.data.tokenize_spec import TokenizeSpec
+from rmexp.data.tokenize_spec import TokenizeSpec, _rows_fingerprint, hub_revision
 from tests.helpers.toys import tiny_tokenizer
 
 SOURCE = """
@@ -64,6 +66,25 @@ def test_keys_cover_the_code_of_a_wrapped_format(module):
     before = keys(module())
     after = keys(module("two.py", SOURCE + "\n# edited\n"))
     assert len({*before, *after}) == 8
+
+
+def test_data_of_the_hub_counts_by_its_commit(monkeypatch, tmp_path):
+    def found(sha):
+        def dataset_info(self, name, timeout):
+            if sha is None:
+                raise ConnectionError
+            return SimpleNamespace(sha=sha)
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+        hub_revision.cache_clear()
+        return tuple(_rows_fingerprint("owner/name:train"))
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    first, second, offline = found("abc"), found("def"), found(None)
+    assert len({first, second, offline}) == 3
+    (tmp_path / "datasets--owner--name" / "snapshots" / "def").mkdir(parents=True)
+    assert found(None) == second, "offline, what was read last"
+    hub_revision.cache_clear()
 
 
 def test_keys_cover_settings_and_the_tokenizer():

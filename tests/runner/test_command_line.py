@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet
@@ -12,7 +14,7 @@ import transformers
 from omegaconf import OmegaConf
 
 from rmexp.tracking.predictions import PREDICTIONS
-from tests.conftest import HH, needs, result
+from tests.conftest import HH, ROOT, needs, result
 
 TINY = ("model=tiny", "logger=none", "data.limit=60", "trainer.validations=2")
 RUN_FILES = {
@@ -280,6 +282,16 @@ def test_real_data_end_to_end(rmexp):
 def test_tab_completion_knows_groups_and_options(rmexp):
     words = rmexp.process("-sc", "query=bash", COMP_LINE="rmexp loss=", COMP_POINT="11")
     assert {"loss=bradley_terry", "loss=contrastive"} <= set(words.stdout.split())
+
+
+def test_help_into_a_closed_pipe_says_nothing():
+    """As in `rmexp --help | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "rmexp", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=300)
+    os.close(writer)
+    assert done.stderr == b""
 
 
 def test_a_process_of_its_own_says_one_sentence_too(rmexp):

@@ -7,6 +7,7 @@ import yaml
 
 from rmexp import __version__, load
 from rmexp.config.schema import register
+from rmexp.config.trust import Trust
 from rmexp.core.errors import UserError
 from rmexp.inference.checkpoint import saved_config
 
@@ -33,7 +34,7 @@ def write_run(tmp_path):
 
 def test_a_run_of_this_version_is_read_without_its_version(write_run):
     run = write_run(rmexp_version=__version__, loss=LOSS, seed=3)
-    assert saved_config(run) == {"loss": LOSS, "seed": 3}
+    assert saved_config(run, Trust()) == {"loss": LOSS, "seed": 3}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_a_run_of_this_version_is_read_without_its_version(write_run):
 )
 def test_a_run_of_another_layout_is_refused(config, made_by, write_run):
     with pytest.raises(UserError) as refused:
-        saved_config(write_run(**config))
+        saved_config(write_run(**config), Trust())
     assert f"was made by rmexp {made_by}, whose code has another layout" in str(refused.value)
 
 

@@ -14,12 +14,14 @@ import torch
 
 from rmexp.config.compose import compose_config, without_hydra
 from rmexp.config.schema import register
+from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
+from rmexp.runner import finalize
 from rmexp.runner.estimate import MeasuredJob
 from rmexp.runner.finalize import best_of
 from rmexp.runner.fingerprints import config_fingerprint, input_fingerprint
 from rmexp.runner.preflight import preflight
-from rmexp.runner.sweep_plan import SweepPlan, make_plan, read_plan
+from rmexp.runner.sweep_plan import Cell, SweepPlan, make_plan, read_plan
 from rmexp.tracking.run_state import State, read_state
 from rmexp.training.callbacks import write_checkpoint
 from rmexp.training.finish import remove_checkpoints
@@ -384,6 +386,23 @@ def run(home, loss, monitor, words=(), **metrics):
     (home / "overrides.yaml").write_text(json.dumps(["model=tiny", *words]))
     (home / "config.yaml").write_text(f"loss: {{_target_: {loss}}}")
     return State("done", home, {"monitor": monitor, "metrics": metrics})
+
+
+def test_a_report_that_fails_does_not_cost_the_export(tmp_path, monkeypatch, capsys):
+    state = run(tmp_path / "0", "L", "val/accuracy", **{"val/accuracy": 0.5})
+    (state.path / "config.yaml").write_text("loss: {_target_: L}\ntrainer: {keep: none}\n")
+    facts = {"status": "done", "fingerprint": "f", **state.result}
+    (state.path / "result.json").write_text(json.dumps(facts))
+
+    def fail(home, trust):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(finalize, "report_saved_run", fail)
+    monkeypatch.setattr(finalize, "export_saved_run", lambda home, _: (home / "export").mkdir())
+    plan = SweepPlan(tmp_path, [], "train", "", [Cell(0, [], "0", "f")])
+    assert not finalize.finish_sweep(plan, [], "best", Reporter())
+    assert (state.path / "export").is_dir()
+    assert "report failed: RuntimeError: no font" in capsys.readouterr().out
 
 
 def test_the_best_run_is_chosen_on_val_by_what_runs_have_in_common(tmp_path):

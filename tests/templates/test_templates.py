@@ -55,6 +55,31 @@ def test_a_system_prompt_and_arguments_are_baked_into_the_source():
     assert "Say" not in rendering.render(tokenizer, [own])[0]
 
 
+SPIN = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+DEEP = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "limits", "why"),
+    [
+        (SPIN, {"MAX_SECONDS": 0.1}, r"it takes more than 0\.1 s for one dialogue"),
+        ("{{ 'ab' * 2 ** 29 }}", {"MAX_MEMORY": 1 << 26}, "MemoryError"),
+        ("{{ 'ab' * 2 ** 24 }}", {}, r"into 335544\d\d characters"),
+        (DEEP, {}, "recursion"),
+        ("{{ 1 / 0 }}", {}, "division by zero"),
+        ("{{ messages[9].content.x }}", {}, "no element 9|has no attribute"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", {}, "unsafe"),
+        ("{# #}" * 300_000, {}, r"has 15\d+ characters"),
+    ],
+)
+def test_a_template_cannot_run_for_ever(source, limits, why, monkeypatch):
+    for name, value in limits.items():
+        monkeypatch.setattr(f"rmexp.templates.limits.{name}", value)
+    with pytest.raises(UserError, match=why):
+        render(from_conf("template/tokenizer", source=source + PLAIN))
+    assert render(from_conf("template/tokenizer", source=PLAIN)).startswith("User: Hi")
+
+
 def test_a_template_file(tmp_path):
     (tmp_path / "t.jinja").write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
     assert render(from_conf("template/tokenizer", path=str(tmp_path / "t.jinja"))) == "[Hi][Yo]"

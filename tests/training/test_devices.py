@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 from rmexp import load
 from rmexp.batching.rank_partition import SLACK, RankPartition, partition_rows, tree_tokens
 from rmexp.core import distributed
+from rmexp.core.errors import UserError
+from rmexp.runner import launch
+from rmexp.tracking.run_directory import RunDirectory
 from tests.conftest import ROOT, result
 
 TWO = ("trainer=ddp", "trainer.devices=2")
@@ -82,12 +86,19 @@ def test_a_large_step_is_even():
         (
             {
                 **{"SLURM_STEP_ID": "0", "SLURM_PROCID": "9"},
-                **{"SLURM_LOCALID": "1", "SLURM_NTASKS": "16"},
+                **{"SLURM_LOCALID": "1", "SLURM_NTASKS": "16", "SLURM_STEP_NUM_TASKS": "16"},
             },
             distributed.LauncherEnv(9, 1, 16),
         ),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}, None),  # the batch script, not srun
-        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        (  # the shell of `salloc -n 8`, a step of its own
+            {
+                **{"SLURM_STEP_ID": "4294967290", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+                **{"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"},
+            },
+            None,
+        ),
     ],
 )
 def test_the_environment_says_which_process_this_is(environment, place, monkeypatch):
@@ -286,6 +297,33 @@ class Dying(BradleyTerry):
 """
 
 
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        # The launcher ended rank 0.
+        (
+            [("KeyboardInterrupt", "", 7), ("died", "SIGKILL", 7)],
+            r"^Process 1 of 2 died \(SIGKILL\)",
+        ),
+        ([("died", "SIGTERM", 7), ("UserError", "why", 7)], "^why$"),
+        ([("PeerProcessLost", "gone", 6), ("died", "SIGKILL", 7)], r"^Process 1 of 2 died"),
+        ([("PeerProcessLost", "gone", 6), ("KeyboardInterrupt", "", 7)], "^$"),
+        ([("died", "SIGTERM", 7), ("died", "SIGTERM", 6)], r"^Process 1 of 2 died \(SIGTERM\)"),
+        ([("ValueError", "a", 6), ("ValueError", "b", 7)], "^Process 0 of 2: ValueError: a$"),
+    ],
+)
+def test_the_cause_is_told_from_what_follows(errors, said, monkeypatch, tmp_path):
+    """Failures carry whole seconds, so that the processes often fail at the same time."""
+    failures = {
+        rank: SimpleNamespace(timestamp=at, parsed=(kind, text, ""))
+        for rank, (kind, text, at) in enumerate(errors)
+    }
+    monkeypatch.setattr(launch, "_parse", lambda failure: failure.parsed)
+    RunDirectory.claim(tmp_path)
+    with pytest.raises((UserError, KeyboardInterrupt), match=said):
+        launch._explain(failures, tmp_path, 2)
+
+
 def test_a_dead_process_ends_its_job_alone_and_the_run_goes_on(rmexp, monkeypatch, capfd):
     """In a sweep: the next job runs, and nobody starts the sweep anew."""
     monkeypatch.setattr("rmexp.training.finish.write_run_report", lambda *_: None)
@@ -303,6 +341,9 @@ def test_a_dead_process_ends_its_job_alone_and_the_run_goes_on(rmexp, monkeypatc
     dead, other = (result(run) for run in jobs)
     assert [other[k] for k in ("strategy", "devices", "nodes")] == ["fsdp", 2, 1]
     assert (dead["status"], dead["error"], other["status"]) == ("failed", said, "done")
-    rmexp(f"resume={jobs[0]}", "trainer.devices=1")
+    refused = rmexp(f"resume={jobs[0]}", check=False).stderr
+    assert "loss._target_=dying.Dying is no part of rmexp" in refused
+    rmexp(f"resume={jobs[0]}", "trainer.devices=1", "trust=[dying.Dying]")
     assert_the_same(jobs[0], alone)
-    assert len(load(jobs[0], layout="padded").score("2 + 2?", ["4", "5"])) == 2
+    model = load(jobs[0], layout="padded", trust=["dying.Dying"])
+    assert len(model.score("2 + 2?", ["4", "5"])) == 2

@@ -5,10 +5,13 @@ import json
 import os
 import shutil
 import signal
+import warnings
 
 import pytest
 import torch
 
+from rmexp.training.callbacks import BestCheckpoint
+from rmexp.training.random_state import random_state, set_random_state
 from tests.conftest import CommandLine, result
 
 SETTINGS = (
@@ -91,6 +94,30 @@ def test_a_run_at_work_is_not_resumed(rmexp, whole, tmp_path):
     assert "that run is already running" in done.stderr
 
 
+def test_a_moved_run_keeps_its_best_score_and_touches_nothing_elsewhere(tmp_path):
+    old, new = (BestCheckpoint(tmp_path / name, "best", monitor="val/accuracy") for name in "ab")
+    file = str(tmp_path / "a" / "best.ckpt")
+    old.best_model_path = old.kth_best_model_path = file
+    old.best_model_score = old.kth_value = torch.tensor(0.9)
+    old.best_k_models = {file: torch.tensor(0.9)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        new.load_state_dict(old.state_dict())
+    there = str(tmp_path / "b" / "best.ckpt")
+    assert (new.best_model_score, new.best_model_path) == (0.9, there)
+    assert (new.kth_best_model_path, new.best_k_models) == (there, {there: 0.9})
+    assert new.kth_value == 0.9
+
+
+def test_the_random_state_is_of_the_device_in_use(monkeypatch):
+    states, chosen = [torch.tensor([n], dtype=torch.uint8) for n in range(8)], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: states[5])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", chosen.append)
+    set_random_state(random_state())
+    assert [state.tolist() for state in chosen] == [[5]]
+
+
 def test_the_same_seed_is_the_same_run(whole, rmexp):
     rmexp(*SETTINGS)
     assert (rmexp.runs()[0] / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
@@ -98,7 +125,7 @@ def test_the_same_seed_is_the_same_run(whole, rmexp):
 
 def test_a_done_run_is_not_resumed(whole, rmexp):
     done = rmexp(f"resume={whole}", check=False)
-    assert "that run is done" in done.stderr
+    assert "that run is finished" in done.stderr
 
 
 def test_resume_takes_nothing_else(whole, rmexp):

@@ -212,6 +212,17 @@ def test_the_optimizer_holds_what_trains(tune):
         assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
 
 
+def test_the_bias_of_a_head_is_not_decayed():
+    model = tuned(from_conf("tune/head"))
+    model.score.bias = torch.nn.Parameter(torch.ones(1))
+    adamw = from_conf("optim/adamw", weight_decay=0.1, head_weight_decay=0.2)
+    optimizer, _ = adamw.build(model, from_conf("loss/contrastive", margin=1.0), 10)
+    decays = {
+        p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert decays == {2: 0.2, 1: 0.0}
+
+
 @pytest.mark.parametrize("tune", TUNES[1:], ids=["head", "last_layers", "lora"])
 def test_the_state_is_what_trains_and_comes_back(tune):
     model = stirred(tuned(tune))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rmexp.config.trust import check_links
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.errors import UserError
 from rmexp.tracking.run_state import read_state
@@ -17,7 +18,7 @@ TASKS_WITH_REWARDS = ("train", "evaluate")
 COST = ("training_seconds", "pairs_per_second", "peak_memory_gib")
 
 NO_SETTING = (
-    *("name", "resume", "cache", "out", "source", "runs", "checkpoint"),
+    *("name", "resume", "cache", "out", "source", "runs", "checkpoint", "trust"),
     *("data.cache", "trainer.keep", "trainer.checkpoint_every", "rmexp_version"),
 )
 """Keys that do not affect what a run computes."""
@@ -163,6 +164,10 @@ def read_run(home: Path) -> Run | SkippedRun:
         return skipped("done", f"task={result.get('task')} computes no rewards")
     if not (home / "config.yaml").is_file():
         return skipped("done", "it has no config.yaml")
+    try:
+        check_links(home)
+    except UserError as error:
+        return skipped("unreadable", str(error))
     return _finished_run(home, result)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from rmexp.analysis.compare.comparison_report import ComparisonRow, RunComparison
@@ -40,7 +39,7 @@ def terminal_table(found: RunComparison, width: int) -> Table:
         kept.append(cells)
         table.add_column(name, no_wrap=True)
     for line in zip(*kept, strict=True):
-        table.add_row(*map(escape, line))
+        table.add_row(*line)
     return table
 
 
@@ -93,14 +92,23 @@ def against(row: ComparisonRow) -> str:
     return f"{-row.verdict.difference.value + 0.0:+.4f}, p={p_value(row.verdict.p)}{mark}"
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of formulas in spreadsheets."""
+
+
 def write_csv(found: RunComparison, file: Path) -> None:
     """Write one line per group, best first, then one per skipped run."""
     lines = [*_lines(found), *_skipped_lines(found)]
     columns = list(dict.fromkeys(column for line in lines for column in line))
     with open(file, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, restval="")
-        writer.writeheader()
-        writer.writerows(lines)
+        writer.writerow({column: _inert(column) for column in columns})
+        writer.writerows({key: _inert(cell) for key, cell in line.items()} for line in lines)
+
+
+def _inert(cell: Any) -> Any:
+    """A text that a spreadsheet would compute, behind an apostrophe; numbers stay."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def _lines(found: RunComparison) -> Iterator[dict[str, Any]]:

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from rmexp.analysis.compare.comparison_report import RunComparison
 from rmexp.analysis.compare.tables import terminal_table, write_csv
 from rmexp.analysis.report import compare_page
-from rmexp.core.console import Reporter
+from rmexp.core.console import PlainConsole, Reporter
 
 RUNS_SHOWN = 12
 """Test results printed in the terminal."""
@@ -26,7 +24,7 @@ def print_comparison(
     (folder / "report.html").write_text(page, encoding="utf-8")
     console = reporter.console
     if not console.is_terminal:
-        console = Console(file=console.file, width=WIDE)  # rich never prints wider than its console
+        console = PlainConsole(file=console.file, width=WIDE)  # rich prints no wider
     console.print(terminal_table(found, console.width))
     reporter.say("", *(f"{verdict.sentence()}." for verdict in found.verdicts[:RUNS_SHOWN]))
     if len(found.verdicts) > RUNS_SHOWN:
