@@ -11,6 +11,7 @@ from rmexp import __version__
 from rmexp.config.compose import build, locate, option_values, without_hydra
 from rmexp.config.schema import SINGLE_PROCESS
 from rmexp.config.trust import Trust, check_links, check_part, literal, read_untrusted
+from rmexp.config.validate import find_targets
 from rmexp.core.devices import device_name, resolve_accelerator, resolve_precision
 from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
@@ -96,6 +97,7 @@ def inherit_config(
     }
     saved = saved_config(home, Trust.of(config)) if is_run(home) else None
     if saved is not None:
+        _use_cache(saved, config.cache)
         old, environment = (_facts(home / f"{name}.json") for name in ("result", "environment"))
         facts |= {
             "labels": {g: label for g, label in old["labels"].items() if g not in keys},
@@ -122,6 +124,13 @@ def inherit_config(
             )
         config.template = option_values("template/tokenizer")
     return config, facts
+
+
+def _use_cache(saved: DictConfig, cache: str) -> None:
+    """Let a run that another user or machine made use the cache of this one."""
+    for _, node in find_targets(saved):
+        if "cache" in node:
+            node.cache = cache
 
 
 def _facts(file: Path) -> dict[str, Any]:
@@ -217,6 +226,8 @@ def load_scorer(
         raise UserError(f"{path}: there is no such directory.")
     allowed = Trust(frozenset(trust), trust_remote_code)
     saved = saved_config(home, allowed) if is_run(home) else None
+    if saved is not None:
+        _use_cache(saved, option_values("model/hf")["cache"])
     source = build(OmegaConf.create(find_weights(home, saved, layout, trust_remote_code)))
     template: Any = option_values("template/tokenizer")
     if saved is not None and _templated_export(home) is None:

@@ -14,7 +14,8 @@ from rmexp.config.compose import compose_config, without_hydra
 from rmexp.config.schema import register
 from rmexp.config.trust import Trust
 from rmexp.core.errors import UserError
-from rmexp.inference.checkpoint import saved_config
+from rmexp.inference.checkpoint import inherit_config, saved_config
+from rmexp.runner.preflight import preflight
 
 register()
 
@@ -216,3 +217,32 @@ def test_a_configuration_is_plain_yaml(text, why, write_run):
     (run / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=why):
         saved_config(run, Trust())
+
+
+def test_a_class_of_the_users_own_is_named_again(write_run, tmp_path, monkeypatch):
+    """By `trust`, or in its own place; the keys are those of the run, not of the default option."""
+    (tmp_path / "mine.py").write_text(
+        "from rmexp.losses import BradleyTerry\n"
+        "class Own(BradleyTerry):\n    def __init__(self, own: int):\n        ...\n"
+        "class Rows:\n    def __init__(self, column: str):\n        ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = OmegaConf.to_container(without_hydra(compose_config(["model=tiny"])), resolve=True)
+    config["loss"] = {"_target_": "mine.Own", "own": 3}
+    config["data"]["format"] = {"_target_": "mine.Rows", "column": "text"}
+    run = write_run(config)
+    (run / "environment.json").write_text("{}")
+    words = ["task=evaluate", f"checkpoint={run}", "logger=none"]
+    for more in (
+        ["trust=[mine.Own,mine.Rows]"],
+        ["trust=mine.Own", "data.format._target_=mine.Rows"],
+        ["loss._target_=mine.Own", "data.format._target_=mine.Rows"],
+    ):
+        preflight([*words, *more], False, None)
+        composed = without_hydra(compose_config([*words, *more, "cache=here"]))
+        settled, _ = inherit_config(composed, [*words, *more], own_rows=True)
+        assert (settled.data.cache, settled.data.format.column) == ("here", "text")
+    with pytest.raises(UserError, match=re.escape("data.format._target_=mine.Rows is no part")):
+        preflight([*words, "trust=mine.Own"], False, None)
+    with pytest.raises(UserError, match=r"There is no key loss\.margin"):
+        preflight([*words, "trust=[mine.Own,mine.Rows]", "loss.margin=0.5"], False, None)
