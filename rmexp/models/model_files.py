@@ -10,6 +10,12 @@ from rmexp.core.errors import UserError
 LFS_POINTER = b"version https://git-lfs"
 """How the text begins that git has in place of a large file."""
 
+TEXTS = (
+    *("config.json", "generation_config.json", "adapter_config.json", "tokenizer.model"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"),
+)
+"""Files beside the weights."""
+
 INDEX = "model.safetensors.index.json"
 
 MAX_HEADER = 100_000_000
@@ -22,7 +28,7 @@ def check_model_files(folder: Path) -> None:
     Raises:
         UserError: names the file.
     """
-    for file in sorted([*folder.glob("*.json"), *folder.glob("tokenizer.model")]):
+    for file in (folder / name for name in TEXTS if (folder / name).is_file()):
         refuse_pointer(file)
         if file.suffix == ".json" and not file.read_bytes()[-64:].rstrip().endswith((b"}", b"]")):
             raise UserError(f"{file} is cut: copy or download it again.")

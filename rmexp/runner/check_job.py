@@ -15,6 +15,9 @@ from rmexp.runner.executors import LAUNCHERS
 from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_state import read_state
 
+INHERITED = ("loss", "trainer", "template", "model", "data")
+"""Groups that a checkpoint's run completes, see `inherit_config`."""
+
 
 class JobChecker:
     """Checks the jobs of a command; parts that jobs have in common are checked and built once.
@@ -53,9 +56,12 @@ class JobChecker:
         if config.resume is not None:
             self._check_resume(config, overrides)
             return job
-        if config.checkpoint is None:
-            check_config(config, self._valid)
+        inherited = () if config.checkpoint is None else INHERITED
+        own = [key for key in map(str, config) if key not in inherited]
+        check_config(OmegaConf.masked_copy(config, own), self._valid)
         check_task_keys(config, overrides)
+        if config.task.name == "evaluate":
+            _check_sets(config)
         if config.checkpoint is not None:
             check_config(_with_checkpoint(config, overrides), self._valid)
         places = {key: config.trainer.get(key) for key in SINGLE_PROCESS}
@@ -64,8 +70,6 @@ class JobChecker:
             raise UserError(f"task={config.task.name} runs on one device: leave out {values}.")
         if config.runs is not None and config.task.name != "status":
             _check_runs(config.runs)
-        if config.task.name == "evaluate":
-            _check_sets(config)
         if config.checkpoint is None:
             self._check_parts(config, choices)
         return job
