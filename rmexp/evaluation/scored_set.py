@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from rmexp.core.errors import UserError
 from rmexp.data.text_style import STYLE_NAMES
@@ -154,7 +155,8 @@ def eval_labels(rows: Any, indices: np.ndarray) -> EvalLabels:
     return EvalLabels(
         items_C=np.asarray(indices, dtype=np.int64),
         subsets_C=np.array(columns["subset"].to_pylist(), dtype=object),
-        prompts_C=columns["prompt_key"].dictionary_encode().indices.to_numpy(),
+        # Sorted, so that resampled intervals do not depend on the order of the rows.
+        prompts_C=pc.rank(columns["prompt_key"], tiebreaker="dense").to_numpy().astype(int) - 1,
         weights_C=weights_C,
         rows_N=np.repeat(np.arange(len(indices)), counts_C),
         tokens_N=flat("lengths").astype(np.int64),
