@@ -127,7 +127,8 @@ class RunDirectory:
             lines = [line for line in self.metrics() if line["step"] <= step]
             kept = [line for line in lines if not any(key.startswith("test/") for key in line)]
             text = "".join(json.dumps(line) + "\n" for line in kept)
-            (self.path / "metrics.jsonl").write_text(text)
+            with replace_file(self.path / "metrics.jsonl") as temporary:
+                temporary.write_text(text)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The complete lines of `metrics.jsonl`."""
