@@ -69,8 +69,12 @@ def _unknown_key(found: re.Match[str], overrides: Sequence[str]) -> str:
     if (named := re.match(_NAMED, key)) and (place := f"{named[1]}.{named[2]}"):
         add = f"{place.split('.')[0]}@{place}="
         if not any(override.startswith(f"+{add}") for override in overrides):
-            parent = {"data": "data=mix", "eval": "eval=several"}[add.split("@")[0]]
-            return f"There is no {place}: add it as +{add}OPTION, with {parent}."
+            option = "data=mix" if place.startswith("data") else "eval=several"
+            return f"There is no {place}: add it as +{add}OPTION, with {option}."
+    parent, _, last = key.rpartition(".")
+    if last == "_target_":
+        value = next((o.split("=", 1)[1] for o in overrides if o.startswith(f"{key}=")), "NAME")
+        return f"Write '{parent}={{_target_: {value}}}'."
     keys = list(known_keys([o for o in overrides if not re.match(rf"\+*{re.escape(key)}\b", o)]))
     return f"There is no key {key}{suggest(key, keys)}."
 

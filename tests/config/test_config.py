@@ -115,6 +115,7 @@ def test_a_default_stands_once():
         (["los=contrastive"], "There is no key los (did you mean loss?)."),
         (["loss.marginn=1"], "There is no key loss.marginn (did you mean loss.margin?)."),
         (["margin=1"], "There is no key margin (did you mean loss.margin?)."),
+        (["data.format._target_=my.Rows"], "Write 'data.format={_target_: my.Rows}'."),
         (
             ["data=mix", "data.sources.a.path=x"],
             "There is no data.sources.a: add it as +data@data.sources.a=OPTION, with data=mix.",

@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 import rmexp as package
 from rmexp import __version__
-from rmexp.config.compose import compose_config, without_hydra
-from rmexp.config.schema import register
-from rmexp.config.trust import Trust
+from rmexp.config.compose import compose_config, locate, without_hydra
+from rmexp.config.schema import CONF_DIR, GROUPS, register
+from rmexp.config.trust import Trust, check_part
+from rmexp.config.yaml_io import read_yaml
 from rmexp.core.errors import UserError
 from rmexp.inference.checkpoint import inherit_config, saved_config
 from rmexp.runner.preflight import preflight
@@ -129,11 +130,19 @@ def test_what_rmexp_writes_is_read_as_it_is(words, write_run):
     assert OmegaConf.to_container(saved, resolve=True) == content
 
 
+def test_every_option_is_a_part_of_its_group():
+    files = [file for group in GROUPS for file in (CONF_DIR / group).glob("*.yaml")]
+    assert len(files) > 80
+    for file in files:
+        for path, target in Trust().own_targets({file.parent.name: read_yaml(file)}, str(file)):
+            check_part(path, target, locate(path, target), str(file))
+
+
 def test_the_command_line_names_what_else_may_be(write_run):
     run = write_run({"loss": {"_target_": "my.Loss"}, "data": {"format": {"_target_": "my.read"}}})
     with pytest.raises(UserError, match=re.escape("add 'trust=[my.read,my.Loss]' if you")):
         saved_config(run, Trust())
-    words = ["trust=[my.Loss]", "data.format._target_=my.read"]
+    words = ["trust=[my.Loss]", "data.format={_target_: my.read}"]
     trust = Trust.of(without_hydra(compose_config(words)))
     assert saved_config(run, trust).loss["_target_"] == "my.Loss"
     with pytest.raises(UserError, match=r"data\.format\._target_=my\.read"):
@@ -235,8 +244,8 @@ def test_a_class_of_the_users_own_is_named_again(write_run, tmp_path, monkeypatc
     words = ["task=evaluate", f"checkpoint={run}", "logger=none"]
     for more in (
         ["trust=[mine.Own,mine.Rows]"],
-        ["trust=mine.Own", "data.format._target_=mine.Rows"],
-        ["loss._target_=mine.Own", "data.format._target_=mine.Rows"],
+        ["trust=mine.Own", "data.format={_target_: mine.Rows}"],
+        ["loss._target_=mine.Own", "data.format={_target_: mine.Rows}"],
     ):
         preflight([*words, *more], False, None)
         composed = without_hydra(compose_config([*words, *more, "cache=here"]))
