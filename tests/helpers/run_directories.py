@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
+from rmexp.runner.sweep_plan import read_plan
 from rmexp.tracking.predictions import JUDGEMENTS, PREDICTIONS
 
 
@@ -70,3 +71,18 @@ def write_run(
 def margin(value, seed=0):
     """The configuration of a sweep over loss.margin and seed."""
     return {"seed": seed, "loss": {"_target_": "L", "margin": value}}
+
+
+def run_table(run):
+    """Metrics, rewards and log of a run."""
+    rewards = [
+        pyarrow.parquet.read_table(run / "predictions" / f"{name}.parquet").to_pydict()
+        for name in ("val", "test")
+    ]
+    metrics = json.loads((run / "result.json").read_text())["metrics"]
+    return metrics, rewards, (run / "metrics.jsonl").read_text()
+
+
+def sweep_table(home):
+    """`run_table` of each run of a sweep, by its directory."""
+    return {cell.directory: run_table(home / cell.directory) for cell in read_plan(home).cells}

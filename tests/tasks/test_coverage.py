@@ -13,6 +13,8 @@ from bench.coverage import ALARMED, COVERED, NAIVE, alarms, band, intervals, pow
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 STUDIES = 1000 if SOAK else 200
 
+pytestmark = pytest.mark.long
+
 
 def named(cases):
     return [pytest.param(one, id=one.what) for one in cases]
