@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.helpers.fork_server import ForkServer
+
 settings.register_profile(
     "default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -31,6 +33,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 HH = SHARED / "hh_rlhf_harmless_base_test" / "raw" / "test.jsonl.gz"
+
+
+SHORT_DEMO = f"data.path={ROOT}/tests/helpers/short_demo.jsonl"
+"""Rows of the demo data, with a few characters of each text: a tiny run takes a second."""
 
 
 def needs(path: Path) -> pytest.MarkDecorator:
@@ -54,10 +60,15 @@ class Outcome:
 
 
 class CommandLine:
-    """Runs the entry point in a directory of its own: here, or in a process of its own."""
+    """Runs the entry point in a directory of its own: here, or in a process of its own.
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder = folder
+    Args:
+        reports: write the reports of runs and evaluations, and draw plots: they take half of the
+            time of a tiny run.
+    """
+
+    def __init__(self, folder: Path, cache: Path, reports: bool = False) -> None:
+        self.folder, self.reports = folder, reports
         threads = os.environ.get("OMP_NUM_THREADS", "2")
         self.environment = {"RMEXP_CACHE": str(cache), "OMP_NUM_THREADS": threads, "COLUMNS": "200"}
 
@@ -69,6 +80,11 @@ class CommandLine:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             patch.setattr(sys, "argv", ["rmexp", *words])
+            if not self.reports:
+                patch.setattr("rmexp.training.finish.write_run_report", lambda *_: None)
+                patch.setattr("rmexp.tasks.evaluate.write_report", lambda *_: None)
+                patch.setattr("rmexp.analysis.report.plots.published", lambda *_: [])
+                patch.setattr("rmexp.analysis.report.plots._done", lambda axes: axes.get_figure())
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             with redirect_stdout(out), redirect_stderr(err):
@@ -90,7 +106,6 @@ class CommandLine:
             env=os.environ | self.environment | {"PYTHONPATH": str(ROOT)} | more,
             capture_output=True,
             text=True,
-            timeout=300,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
@@ -99,6 +114,14 @@ class CommandLine:
         return sorted(
             (f.parent for f in self.folder.rglob("result.json")), key=lambda d: d.stat().st_ctime
         )
+
+
+@pytest.fixture(scope="session")
+def fork_server(cache):
+    """Runs commands in processes of their own that have all imports."""
+    server = ForkServer(ROOT, CommandLine(Path(), cache).environment)
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def pages(chromium, tmp_path):
         )
         opened.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(300_000)
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", request)
@@ -95,7 +95,7 @@ def trained(tmp_path_factory, cache):
         rows.append(row | {"subset": f"kind {n % 3}"})
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rmexp = CommandLine(folder, cache)
+    rmexp = CommandLine(folder, cache, reports=True)
     rmexp("model=tiny", "logger=none", "data=jsonl", f"data.path={file}", f"name='{ATTACK[:8]}'")
     return rmexp.runs()[0]
 
@@ -166,6 +166,7 @@ def test_a_comparison_opens_sorts_and_fits(tmp_path, rmexp, pages):
             wins = rng.normal(m, 3, 120)
             config = margin(m) | {"loss": {"_target_": loss, "margin": m}}
             write_run(tmp_path / "sweep" / f"{loss}-{m}", wins, config=config)
+    rmexp.reports = True
     rmexp("task=compare", "runs=sweep")
     (run,) = (r for r in rmexp.runs() if result(r).get("task") == "compare")
     assert sorted(file.name for file in (run / "plots").iterdir()) == [

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.conftest import ROOT, result
+from tests.conftest import ROOT, SHORT_DEMO, result
 
 QUICK = ("model=tiny", "logger=none", "trainer.validations=1")
 
@@ -53,14 +53,14 @@ def test_your_own_template(rmexp):
             rmexp,
             line,
             *(QUICK if "rmexp" in line else ()),
-            *(["data.limit=30"] if "rmexp" in line else []),
+            *([SHORT_DEMO, "data.limit=30"] if "rmexp" in line else []),
         )
     assert "[system] Be brief.<|im_end|>[user]" in done.stdout
     assert "[user]" not in (rmexp.runs()[0] / "export" / "chat_template.jinja").read_text()
 
 
 def test_score(rmexp, monkeypatch):
-    rmexp(*QUICK, "data.limit=20")
+    rmexp(*QUICK, SHORT_DEMO, "data.limit=20")
     rmexp.runs()[0].rename(rmexp.folder / "RUN")
     (rmexp.folder / "rows.jsonl").write_text('{"prompt": "p", "response": "r"}\n')
     (line,) = [line for line in commands("README.md", "Score and export") if "score" in line]
@@ -81,18 +81,18 @@ def test_your_own_loss(rmexp):
             (rmexp.folder / name).write_text(text)
             assert sum(bool(line.strip()) for line in text.splitlines()) <= 10
     (line,) = commands("docs/losses.md", "Your own loss")
-    type_in(rmexp, line, *QUICK, "data.limit=30")
+    type_in(rmexp, line, *QUICK, SHORT_DEMO, "data.limit=30")
     option = rmexp.folder / "my_conf" / "loss" / "mine.yaml"
     option.parent.mkdir(parents=True)
     option.write_text("_target_: my_losses.MyExponential\n")
-    rmexp("--config-dir", "my_conf", "loss=mine", *QUICK, "data.limit=30")
+    rmexp("--config-dir", "my_conf", "loss=mine", *QUICK, SHORT_DEMO, "data.limit=30")
     losses = [result(run)["metrics"]["test/loss"] for run in rmexp.runs()]
     assert losses[0] == losses[1]
 
 
 def test_sweep(rmexp):
     line, *_, status = commands("README.md", "Sweep")
-    done = type_in(rmexp, line, *QUICK, "data.limit=20")
+    done = type_in(rmexp, line, *QUICK, SHORT_DEMO, "data.limit=20")
     assert done.stdout.count("  done    ") == 8
     assert "8 done" in type_in(rmexp, status).stdout
 

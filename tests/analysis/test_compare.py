@@ -24,7 +24,7 @@ from rmexp.tracking.predictions import (
     read_judgements,
     write_set,
 )
-from tests.conftest import ROOT, result
+from tests.conftest import ROOT, SHORT_DEMO, result
 from tests.helpers.run_directories import margin, write_parquet, write_run
 
 BETTER, WORSE = [1] * 18 + [0] * 2, [1] * 8 + [0] * 12
@@ -521,7 +521,7 @@ def test_what_people_said_stands_beside_the_rewards(tmp_path):
 
 
 # ------------------------------------------------------------- the command line
-QUICK = ("model=tiny", "logger=none", "trainer.max_steps=2", "trainer.validations=1")
+QUICK = ("model=tiny", SHORT_DEMO, "logger=none", "trainer.max_steps=2", "trainer.validations=1")
 
 
 def test_a_sweep_is_compared_by_the_command(rmexp):

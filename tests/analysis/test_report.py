@@ -77,6 +77,7 @@ def test_subsets_and_length_gaps_have_a_row_each():
 
 
 def test_a_run_shows_its_numbers_and_escapes_text(rmexp, write_rows):
+    rmexp.reports = True
     rows = [
         {"prompt": f"<script>alert({n})</script>", "chosen": f"yes {n}", "rejected": f"no {n}"}
         for n in range(40)
@@ -98,6 +99,7 @@ def test_a_run_shows_its_numbers_and_escapes_text(rmexp, write_rows):
 
 
 def test_an_evaluation_shows_each_set_and_links_to_the_run(rmexp, write_rows):
+    rmexp.reports = True
     rows = [
         {"prompt": f"ask {n}", "chosen": f"yes {n}", "rejected": f"no {n}", "id": f"r{n}"}
         for n in range(30)

@@ -16,6 +16,7 @@ from rmexp.core.errors import UserError
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compile_layers
 from rmexp.models.tree_attention import TREE_ATTENTION, TreeRow, tree_attention
+from tests.conftest import SHORT_DEMO
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
 from tests.models.test_families import assert_same, losses_and_gradients
@@ -300,7 +301,7 @@ def test_options_that_change_the_cost_do_not_change_the_run(rmexp):
                "model.layout=padded")  # fmt: skip
     for option in options:
         rmexp(
-            "model=tiny", "logger=none", "data.limit=40", "trainer.precision=32-true",
+            "model=tiny", "logger=none", SHORT_DEMO, "data.limit=40", "trainer.precision=32-true",
             "trainer.validations=1", "optim.lr=1e-3", "data.max_length=300", option,
         )  # fmt: skip
     losses = []

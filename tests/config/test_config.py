@@ -1,5 +1,6 @@
 """Every file under conf/ composes, binds and is documented; every mistake gets one sentence."""
 
+import functools
 import importlib.util
 import inspect
 import re
@@ -11,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rmexp.config.compose import compose_config, explain, known_keys, locate, option_values
+from rmexp.config.compose import compose_config, explain, known_keys, locate
 from rmexp.config.schema import GROUPS, job_directory, plain_name, register
 from rmexp.config.validate import check_config
 from rmexp.core.errors import UserError
@@ -42,6 +43,14 @@ def composed(*overrides):
     return config
 
 
+@functools.cache
+def composed_option(file):
+    """The configuration with the option of a file; composing is most of what these tests cost."""
+    group, option = file.parent.name, file.stem
+    choice = f"{'' if group in GROUPS else '+'}{group}={option}"
+    return composed(choice, *NEEDED.get(choice, []))
+
+
 def test_every_data_set_keeps_what_it_caches_in_the_cache():
     for option in ("demo", "mix", "ukp_with_ranking"):
         assert composed(f"data={option}", "cache=/elsewhere").data.cache == "/elsewhere"
@@ -54,9 +63,7 @@ def test_the_glob_finds_the_options():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}-{f.stem}")
 def test_every_option_composes_and_binds(file):
-    group, option = file.parent.name, file.stem
-    choice = f"{'' if group in GROUPS else '+'}{group}={option}"
-    check_config(composed(choice, *NEEDED.get(choice, [])))
+    check_config(composed_option(file))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +103,7 @@ def test_a_default_stands_once():
 
     for file in FILES:
         if file.parent.name not in ("sweeps", "experiment", "launcher", "sweeper"):
-            collect(option_values(f"{file.parent.name}/{file.stem}"))
+            collect(OmegaConf.to_container(composed_option(file)[file.parent.name]))
     assert len(set_by) > 40
     twice = {
         (target, name)

@@ -36,9 +36,9 @@ def outcome(compose, overrides):
 
 def test_cells_are_as_if_composed_alone():
     composer = Composer()
-    for cell in (*CELLS, *CELLS):
-        overrides = [*COMMON, *cell]
-        alone, refused = outcome(compose_config, overrides)
+    every = [[*COMMON, *cell] for cell in CELLS]
+    expected = [outcome(compose_config, overrides) for overrides in every]
+    for overrides, (alone, refused) in zip(2 * every, 2 * expected, strict=True):
         if refused is not None:
             assert outcome(composer, overrides)[1] == refused
             continue

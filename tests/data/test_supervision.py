@@ -82,6 +82,7 @@ def test_losses_over_lists_and_ratings_learn(rmexp, write_rows, loss):
 
 
 def test_good_and_bad_rows_alone_train_and_select_without_pairs(rmexp, write_rows):
+    rmexp.reports = True
     path = write_rows(single_rows())
     rmexp(*FAST, "data=jsonl", f"data.path={path}", "loss=binary")
     run = rmexp.runs()[0]

@@ -10,10 +10,10 @@ import pytest
 import rmexp as package
 from rmexp.core.errors import UserError
 from rmexp.inference import score_file, scorer
-from tests.conftest import CommandLine, result
+from tests.conftest import SHORT_DEMO, CommandLine, result
 
 STOP = """
-import os, signal, sys
+import os, signal
 from rmexp.inference import score_file
 
 score_file.SORT_WINDOW = 8
@@ -26,9 +26,6 @@ def append(self, *rows):
         os.kill(os.getpid(), signal.SIGKILL)
     before(self, *rows)
 score_file.ScoreFile.append = append
-from rmexp.__main__ import main
-sys.argv = ["rmexp", *sys.argv[1:]]
-main()
 """
 
 
@@ -36,7 +33,7 @@ main()
 def run(tmp_path_factory, cache):
     """A trained tiny model."""
     rmexp = CommandLine(tmp_path_factory.mktemp("trained"), cache)
-    rmexp("model=tiny", "logger=none", "data.limit=40", "optim.lr=1e-3")
+    rmexp("model=tiny", "logger=none", SHORT_DEMO, "data.limit=40", "optim.lr=1e-3")
     return rmexp.runs()[0]
 
 
@@ -86,11 +83,11 @@ def test_rewards_come_in_the_order_of_the_rows_and_equal_single_scores(rmexp, ru
     assert not list(rmexp.folder.glob("*.partial*"))
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_file(rmexp, run, write_rows):
+def test_a_killed_run_goes_on_and_gives_the_same_file(rmexp, run, write_rows, fork_server):
     path = write_rows(rows(60))
     rmexp(*words(run, path, "whole.jsonl", "data.micro_batch_tokens=500"))
-    killed = rmexp.process(*words(run, path, "cut.jsonl"), program=("-c", STOP))
-    assert killed.returncode == -signal.SIGKILL
+    killed = fork_server.run(rmexp.folder, words(run, path, "cut.jsonl"), first=STOP)
+    assert killed == -signal.SIGKILL
     assert not (rmexp.folder / "cut.jsonl").exists()
     assert (rmexp.folder / "cut.jsonl.partial").read_text().endswith("half a li")
     done = rmexp(*words(run, path, "cut.jsonl"))
@@ -100,8 +97,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(rmexp, run, write_rows):
     assert [a["reward"] for a in whole] == pytest.approx([b["reward"] for b in cut], abs=1e-5)
 
 
-def test_what_was_begun_with_other_rows_is_not_gone_on_with(rmexp, run, write_rows):
-    rmexp.process(*words(run, write_rows(rows(60)), "out.jsonl"), program=("-c", STOP))
+def test_what_was_begun_with_other_rows_is_not_gone_on_with(rmexp, run, write_rows, fork_server):
+    fork_server.run(rmexp.folder, words(run, write_rows(rows(60)), "out.jsonl"), first=STOP)
     done = rmexp(*words(run, write_rows(rows(50)), "out.jsonl"), check=False)
     assert done.returncode == 1
     assert "was started with another checkpoint, data or setting" in done.stderr
@@ -202,9 +199,9 @@ def test_bad_rows_can_be_skipped_after_the_stop(rmexp, run, write_rows, monkeypa
     assert len({line["id"] for line in lines(rmexp.folder / "out.jsonl")}) == 24
 
 
-def test_a_partial_file_that_is_gone_begins_anew(rmexp, run, write_rows):
+def test_a_partial_file_that_is_gone_begins_anew(rmexp, run, write_rows, fork_server):
     path = write_rows(rows(60))
-    rmexp.process(*words(run, path, "out.jsonl"), program=("-c", STOP))
+    fork_server.run(rmexp.folder, words(run, path, "out.jsonl"), first=STOP)
     (rmexp.folder / "out.jsonl.partial").unlink()
     rmexp(*words(run, path, "out.jsonl"))
     rmexp(*words(run, path, "whole.jsonl"))

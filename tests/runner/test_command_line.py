@@ -14,9 +14,9 @@ import transformers
 from omegaconf import OmegaConf
 
 from rmexp.tracking.predictions import PREDICTIONS
-from tests.conftest import HH, ROOT, needs, result
+from tests.conftest import HH, ROOT, SHORT_DEMO, CommandLine, needs, result
 
-TINY = ("model=tiny", "logger=none", "data.limit=60", "trainer.validations=2")
+TINY = ("model=tiny", "logger=none", SHORT_DEMO, "data.limit=60", "trainer.validations=2")
 RUN_FILES = {
     "config.yaml",
     "overrides.yaml",
@@ -31,7 +31,22 @@ RUN_FILES = {
 }
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, cache):
+    """A run that tests copy."""
+    rmexp = CommandLine(tmp_path_factory.mktemp("trained"), cache)
+    rmexp(*TINY)
+    return rmexp.runs()[0]
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of that run, to change."""
+    return Path(shutil.copytree(trained, tmp_path / "trained"))
+
+
 def test_a_run_leaves_what_the_design_promises(rmexp):
+    rmexp.reports = True
     done = rmexp(*TINY, "logger=wandb", "loss=contrastive", "loss.margin=1.0")
     (run,) = rmexp.runs()
     assert {file.name for file in run.iterdir()} >= RUN_FILES
@@ -85,9 +100,7 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_evaluate_repeats_the_numbers_to_the_last_digit(rmexp):
-    rmexp(*TINY)
-    (run,) = rmexp.runs()
+def test_evaluate_repeats_the_numbers_to_the_last_digit(run, rmexp):
     rmexp("task=evaluate", f"checkpoint={run}", "logger=none")
     again = result(rmexp.runs()[-1])["metrics"]
     trained = result(run)["metrics"]
@@ -95,9 +108,7 @@ def test_evaluate_repeats_the_numbers_to_the_last_digit(rmexp):
     assert {name: again[name] for name in expected} == expected
 
 
-def test_evaluate_judges_other_data_whole(rmexp, write_rows):
-    rmexp(*TINY)
-    (run,) = rmexp.runs()
+def test_evaluate_judges_other_data_whole(run, rmexp, write_rows):
     rows = [{"prompt": f"q {n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(9)]
     rmexp(
         "task=evaluate",
@@ -109,9 +120,7 @@ def test_evaluate_judges_other_data_whole(rmexp, write_rows):
     assert result(rmexp.runs()[-1])["metrics"]["all/pairs"] == 9
 
 
-def test_export_loads_as_plain_hugging_face_and_travels(rmexp, tmp_path):
-    rmexp(*TINY)
-    (run,) = rmexp.runs()
+def test_export_loads_as_plain_hugging_face_and_travels(run, rmexp, tmp_path):
     rmexp("task=export", f"checkpoint={run}", f"out={tmp_path / 'out'}", "logger=none")
     for home in (run / "export", tmp_path / "out"):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(home)
@@ -126,9 +135,7 @@ def test_export_loads_as_plain_hugging_face_and_travels(rmexp, tmp_path):
         assert json.loads((home / "rmexp.json").read_text())["fingerprint"] in card
 
 
-def test_an_export_with_a_changed_template_is_refused(rmexp):
-    rmexp(*TINY)
-    (run,) = rmexp.runs()
+def test_an_export_with_a_changed_template_is_refused(run, rmexp):
     file = run / "export" / "chat_template.jinja"
     file.write_text(file.read_text().replace("<|im_start|>", "<|im_start|> "))
     done = rmexp("task=evaluate", f"checkpoint={run}", "logger=none", check=False)
@@ -136,13 +143,12 @@ def test_an_export_with_a_changed_template_is_refused(rmexp):
     assert "was trained with the template" in done.stderr
 
 
-def test_a_checkpoint_with_a_head_keeps_it(rmexp):
-    rmexp(*TINY)
-    (run,) = rmexp.runs()
+def test_a_checkpoint_with_a_head_keeps_it(run, rmexp):
     done = rmexp(
         "model=hf",
         f"model.path={run / 'export'}",
         "logger=none",
+        SHORT_DEMO,
         "data.limit=60",
         "optim.lr=1e-9",
         "optim.head_lr=1e-9",
@@ -161,7 +167,8 @@ def test_multirun_gives_a_run_each_and_survives_a_failing_job(rmexp):
     done = rmexp(
         "-m",
         "model=tiny",
-        "data.limit=60",
+        SHORT_DEMO,
+        "data.limit=20",
         "trainer.validations=1",
         "name=grid",
         "loss=bradley_terry,contrastive",
@@ -271,12 +278,12 @@ def test_real_data_end_to_end(rmexp):
         "logger=none",
         "data=hh_rlhf",
         f"data.path={HH}",
-        "data.limit=80",
+        "data.limit=30",
         "data.max_length=4096",
         "trainer.validations=1",
     )
-    assert "80 comparisons kept" in done.stdout
-    assert result(rmexp.runs()[0])["metrics"]["test/pairs"] == 8
+    assert "30 comparisons kept" in done.stdout
+    assert result(rmexp.runs()[0])["metrics"]["test/pairs"] == 3
 
 
 def test_tab_completion_knows_groups_and_options(rmexp):
@@ -334,9 +341,7 @@ def test_what_is_kept_of_checkpoints(rmexp):
         assert {f.name for f in (rmexp.runs()[-1] / "checkpoints").iterdir()} == left
 
 
-def test_a_run_without_an_export_is_evaluated_from_its_checkpoint(rmexp):
-    rmexp(*TINY)
-    (run,) = rmexp.runs()
+def test_a_run_without_an_export_is_evaluated_from_its_checkpoint(run, rmexp):
     shutil.rmtree(run / "export")
     rmexp("task=evaluate", f"checkpoint={run}", "logger=none")
     again = result(rmexp.runs()[-1])["metrics"]
@@ -365,9 +370,7 @@ def test_a_run_is_not_evaluated_or_resumed_on_data_that_changed(rmexp, write_row
     assert result(rmexp.runs()[-1])["metrics"]["all/pairs"] == 29
 
 
-def test_a_checkpoint_is_not_evaluated_under_another_template(rmexp):
-    rmexp(*TINY)
-    (run,) = rmexp.runs()
+def test_a_checkpoint_is_not_evaluated_under_another_template(run, rmexp):
     done = rmexp("task=evaluate", f"checkpoint={run}", "template=plain", check=False)
     assert "carries the template it was trained with" in done.stderr
     shutil.rmtree(run / "export")

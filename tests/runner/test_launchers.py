@@ -29,16 +29,25 @@ from rmexp.runner.preflight import preflight
 from rmexp.runner.sweep_plan import read_plan
 from rmexp.runner.sweep_worker import WorkerEnv
 from rmexp.tracking.run_state import known_state
-from tests.conftest import ROOT, CommandLine, result
-from tests.training.test_kill import table
+from tests.conftest import ROOT, SHORT_DEMO, CommandLine, result
+from tests.helpers.run_directories import sweep_table
 
 GRID = (
-    *("-m", "model=tiny", "data.limit=24", "loss=bradley_terry", "loss._target_=own_loss.Own"),
+    *(
+        "-m",
+        "model=tiny",
+        SHORT_DEMO,
+        "data.limit=24",
+        "loss=bradley_terry",
+        "loss._target_=own_loss.Own",
+    ),
     *("trainer.max_epochs=3", "trainer.checkpoint_every=2", "optim.lr=1e-3", "seed=0,1,2"),
 )
 
 LOSS = """
 import os
+import time
+from pathlib import Path
 
 import torch
 
@@ -46,12 +55,21 @@ from rmexp.losses import BradleyTerry
 
 
 class Own(BradleyTerry):
+    steps = 0
+
     def __init__(self, **settings):
         super().__init__(**settings)
         with open(f"threads-{os.getpid()}", "w") as file:
             file.write(str(torch.get_num_threads()))
+
+    def total_weights(self, batches):
+        self.steps += 1
+        while self.steps > 3 and Path("hold").exists():
+            time.sleep(0.05)
+        return super().total_weights(batches)
 """
-"""In the person's directory, where workers must find it; it tells how many threads it has."""
+"""In the user's directory, where workers must find it: it writes its number of threads, and waits
+in the fourth step, after a checkpoint, while the file `hold` is there."""
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +115,7 @@ def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
     (home,) = own.folder.glob("outputs/sweeps/*")
     assert home.name == whole.name
     runs = [home / cell.directory for cell in read_plan(home).cells]
-    for name, (metrics, *_) in table(whole).items():
+    for name, (metrics, *_) in sweep_table(whole).items():
         assert result(home / name)["metrics"] == pytest.approx(metrics, rel=1e-5)
     assert files(home) == files(whole)
     pids = {result(run)["pid"] for run in runs}
@@ -111,7 +129,15 @@ def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
 
 
 def test_heads_that_train_together_are_one_job(own):
-    grid = ("-m", "model=tiny", "tune=head", "logger=none", "data.limit=30", "optim.lr=1e-3")
+    grid = (
+        "-m",
+        "model=tiny",
+        "tune=head",
+        "logger=none",
+        SHORT_DEMO,
+        "data.limit=30",
+        "optim.lr=1e-3",
+    )
     own(*grid, "loss=bradley_terry,contrastive", "seed=0,1", "hydra/launcher=joblib")
     (home,) = own.folder.glob("outputs/sweeps/*")
     found = [result(home / cell.directory) for cell in read_plan(home).cells]
@@ -132,9 +158,12 @@ def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
 
     def end_its_time():
         while not (run := begun(own.folder, 2)):
-            time.sleep(0.005)
+            time.sleep(0.1)
         pids.append(result(run)["pid"])
         os.kill(pids[0], signal.SIGUSR2)
+        (own.folder / "hold").unlink()
+
+    (own.folder / "hold").touch()
 
     threading.Thread(target=end_its_time, daemon=True).start()
     said = own(*GRID, "logger=none", "sweep.export=none", "hydra/launcher=submitit_local").stdout
@@ -145,7 +174,7 @@ def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
     assert "stopping after this step" in told
     assert "interrupted before: resumes from its last checkpoint" in told
     assert "Requeued job" in told
-    assert table(home) == table(whole)
+    assert sweep_table(home) == sweep_table(whole)
 
 
 def test_a_cluster_may_have_gpus_that_this_machine_lacks():
@@ -202,12 +231,13 @@ def cluster(monkeypatch):
     )
     words = process.stdout.readline().split()
     yield words[0], [psutil.Process(int(word)) for word in words[1:]]
-    process.communicate("", timeout=60)
+    process.communicate("")
 
 
 def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
     address, (_, node) = cluster
     words = (*GRID, "logger=none", "sweep.export=none", "hydra/launcher=ray")
+    (own.folder / "hold").touch()
     process = subprocess.Popen(
         [sys.executable, "-m", "rmexp", *words, f"hydra.launcher.init.address={address}"],
         cwd=own.folder,
@@ -224,12 +254,12 @@ def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
 
     while not (lost := on_node()):
         assert process.poll() is None, process.stdout.read()
-        time.sleep(0.005)
+        time.sleep(0.1)
     first = result(lost)["pid"]
     for one in [*node.children(recursive=True), node]:
         one.kill()
-    said, _ = process.communicate(timeout=120)
-    print(said)
+    (own.folder / "hold").unlink()
+    said, _ = process.communicate()
     assert process.returncode == 0, said
     assert "no estimate of time and disk" in said
     assert said.count("dead before: resumes from its last checkpoint") == 1
@@ -237,7 +267,7 @@ def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
     assert result(lost)["pid"] != first
     (home,) = own.folder.glob("outputs/sweeps/*")
     assert home.name == whole.name
-    assert table(home) == table(whole)
+    assert sweep_table(home) == sweep_table(whole)
 
 
 # ------------------------------------------------------------------ in the small
@@ -329,7 +359,14 @@ def fill(folder, number, words):
 def test_two_processes_fill_the_caches_at_once(tmp_path):
     """Tokenised rows, converted weights, kept states: one writes, the other waits for it."""
     (tmp_path / "weights.gguf").write_bytes(b"weights")
-    words = ("model=tiny", "tune=head", "logger=none", "data.limit=60", "trainer.validations=1")
+    words = (
+        "model=tiny",
+        "tune=head",
+        "logger=none",
+        SHORT_DEMO,
+        "data.limit=60",
+        "trainer.validations=1",
+    )
     call = joblib.delayed(fill)
     said = joblib.Parallel(n_jobs=2)(call(tmp_path, number, words) for number in range(2))
     assert sorted("tokenised now" in one for one in said) == [False, True]

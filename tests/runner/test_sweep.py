@@ -25,9 +25,9 @@ from rmexp.runner.sweep_plan import Cell, SweepPlan, make_plan, read_plan
 from rmexp.tracking.run_state import State, read_state
 from rmexp.training.callbacks import write_checkpoint
 from rmexp.training.finish import remove_checkpoints
-from tests.conftest import CommandLine, result
+from tests.conftest import SHORT_DEMO, CommandLine, result
 
-QUICK = ("model=tiny", "logger=none", "data.limit=24", "trainer.validations=1")
+QUICK = ("model=tiny", "logger=none", SHORT_DEMO, "data.limit=24", "trainer.validations=1")
 GRID = ("-m", *QUICK, "loss=bradley_terry,contrastive", "seed=0,1", "optim.lr=1e-3")
 
 register()
@@ -88,25 +88,25 @@ def test_it_ends_with_the_verdict_and_exports_the_best_by_val(swept):
         assert [file.name for file in (run / "checkpoints").iterdir()] == ["best.ckpt"]
 
 
-def test_a_warm_job_is_bit_for_bit_the_same_run_cold(swept):
+def test_a_warm_job_is_bit_for_bit_the_same_run_cold(swept, fork_server):
     rmexp, home, _ = swept
     warm = home / "3-loss-contrastive_seed-1"  # three jobs ran before it in its process
     words = (*QUICK, "loss=contrastive", "seed=1", "optim.lr=1e-3", "hydra.run.dir=cold")
-    done = rmexp.process(*words)
-    assert done.returncode == 0, done.stderr
+    assert fork_server.run(rmexp.folder, words) == 0
     assert_same_run(rmexp.folder / "cold", warm)
 
 
 @pytest.mark.parametrize("tune", ["lora", "last_layers"])
-def test_a_job_over_the_weights_of_others_is_bit_for_bit_the_same_run_cold(tune, rmexp):
+def test_a_job_over_the_weights_of_others_is_bit_for_bit_the_same_run_cold(
+    tune, rmexp, fork_server
+):
     """What is frozen is there once; the first job trained over it, another seed comes second."""
     words = (*QUICK, f"tune={tune}", "model.layers=5", "optim.lr=1e-2")
     done = rmexp("-m", *words, "seed=0,1")
     assert "shared: imports, tokenised rows" in done.stdout
     (home,) = rmexp.folder.glob("outputs/sweeps/*")
     warm = next(home.glob("1-*/result.json")).parent
-    done = rmexp.process(*words, "seed=1", "hydra.run.dir=cold")
-    assert done.returncode == 0, done.stderr
+    assert fork_server.run(rmexp.folder, (*words, "seed=1", "hydra.run.dir=cold")) == 0
     assert_same_run(rmexp.folder / "cold", warm)
 
 

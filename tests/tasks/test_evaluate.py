@@ -32,7 +32,7 @@ def jsonl(file, rows):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, cache):
     """A tiny model that likes x."""
-    rmexp = CommandLine(tmp_path_factory.mktemp("trained"), cache)
+    rmexp = CommandLine(tmp_path_factory.mktemp("trained"), cache, reports=True)
     path = jsonl(rmexp.folder / "rows.jsonl", list_rows(120))
     rmexp(*FAST, "data=jsonl", f"data.path={path}", "loss=bradley_terry")
     (found,) = rmexp.runs()

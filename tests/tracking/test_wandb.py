@@ -23,10 +23,10 @@ from rmexp.tracking import wandb_workspace
 from rmexp.tracking.predictions import read_judgements, read_predictions
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.tracking.wandb_logger import STEP, Mirror, WandB, summary_of
-from tests.conftest import ROOT, CommandLine, result
+from tests.conftest import ROOT, SHORT_DEMO, CommandLine, result
 
 WANDB = Path(sys.executable).with_name("wandb")
-QUICK = ("model=tiny", "data.limit=40", "trainer.validations=2", "trainer.max_steps=4")
+QUICK = ("model=tiny", SHORT_DEMO, "data.limit=40", "trainer.validations=2", "trainer.max_steps=4")
 ROWS = 3
 
 
@@ -48,7 +48,7 @@ def records(run):
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory, cache):
     """A run that is done and one that failed, of one sweep."""
-    rmexp = CommandLine(tmp_path_factory.mktemp("wandb"), cache)
+    rmexp = CommandLine(tmp_path_factory.mktemp("wandb"), cache, reports=True)
     words = ("logger.tags=[mine,demo]", f"logger.table_rows={ROWS}", "name=grid", "optim.clip=null")
     done = rmexp("-m", *QUICK, *words, "optim.lr=1e-3,1e30", check=False)
     good, bad = sorted(rmexp.runs(), key=lambda run: run.name)

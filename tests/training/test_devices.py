@@ -18,7 +18,7 @@ from rmexp.core import distributed
 from rmexp.core.errors import UserError
 from rmexp.runner import launch
 from rmexp.tracking.run_directory import RunDirectory
-from tests.conftest import ROOT, result
+from tests.conftest import ROOT, SHORT_DEMO, result
 
 TWO = ("trainer=ddp", "trainer.devices=2")
 
@@ -153,6 +153,7 @@ def test_a_launcher_and_the_keys_must_agree(rmexp, monkeypatch):
 # --------------------------------------------------------------- real runs
 SETTINGS = (
     *("model=tiny", "logger=none", "trainer.validations=2", "trainer.max_steps=4"),
+    SHORT_DEMO,
     *("optim.lr=1e-3", "data.batch_size=5", "data.micro_batch_tokens=600", "model.layout=tree"),
     *("trainer.precision=32-true", "trainer.keep=resume", "optim.clip=0.5"),
 )
@@ -228,7 +229,6 @@ def torchrun(rmexp, commands):
 def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
     rows = "".join(json.dumps(row) + "\n" for row in mixed_rows())
     (rmexp.folder / "rows.jsonl").write_text(rows)
-    monkeypatch.setattr("rmexp.training.finish.write_run_report", lambda *_: None)
     half = (*MIX, "trainer.precision=bf16-mixed")
     for name, words in (*LOSSES.items(), ("lora", (*MIX, "tune=lora")), ("half", half)):
         rmexp(*SETTINGS, *words, f"name=alone-{name}")
@@ -326,7 +326,6 @@ def test_the_cause_is_told_from_what_follows(errors, said, monkeypatch, tmp_path
 
 def test_a_dead_process_ends_its_job_alone_and_the_run_goes_on(rmexp, monkeypatch, capfd):
     """In a sweep: the next job runs, and nobody starts the sweep anew."""
-    monkeypatch.setattr("rmexp.training.finish.write_run_report", lambda *_: None)
     for name, value in (("PYTHONPATH", str(ROOT)), ("OMP_NUM_THREADS", "1")):
         monkeypatch.setenv(name, value)
     (rmexp.folder / "dying.py").write_text(DYING)

@@ -11,7 +11,7 @@ from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compute_rewards
 from rmexp.models.tuning import Head, LastLayers
 from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
-from tests.conftest import result
+from tests.conftest import SHORT_DEMO, result
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
@@ -146,7 +146,14 @@ def test_a_store_that_gives_other_rewards_is_not_used(tmp_path, monkeypatch):
 @pytest.mark.parametrize("tune", ["head", "last_layers"])
 def test_a_run_with_kept_states_learns_the_same(tmp_path, rmexp, tune):
     words = [
-        *("model=tiny", "model.layers=3", "logger=none", "data.limit=60", f"tune={tune}"),
+        *(
+            "model=tiny",
+            "model.layers=3",
+            "logger=none",
+            SHORT_DEMO,
+            "data.limit=60",
+            f"tune={tune}",
+        ),
         *("trainer.max_epochs=2", "trainer.precision=32-true", f"cache={tmp_path}/cache"),
     ]
     if tune == "last_layers":

@@ -16,12 +16,19 @@ from rmexp.tracking.run_directory import RunDirectory
 from rmexp.tracking.run_state import State
 from rmexp.training.head_module import HeadModule, copy_head
 from rmexp.training.multi_head import HeadBank
-from tests.conftest import result
+from tests.conftest import SHORT_DEMO, result
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
 WORDS = (
-    *("model=tiny", "logger=none", "data.limit=60", "tune=head", "trainer.max_epochs=2"),
+    *(
+        "model=tiny",
+        "logger=none",
+        SHORT_DEMO,
+        "data.limit=60",
+        "tune=head",
+        "trainer.max_epochs=2",
+    ),
     *("trainer.precision=32-true", "optim.head_lr=1e-2"),
 )
 
@@ -194,6 +201,7 @@ def test_what_stands_alone_is_not_trained_together(rmexp):
 
 
 def test_the_best_head_is_exported_with_its_model(rmexp):
+    rmexp.reports = True
     rmexp("-m", *WORDS, "seed=0,1")
     (export,) = rmexp.folder.glob("outputs/sweeps/*/*/export")
     (page,) = rmexp.folder.glob("outputs/sweeps/*/*/report.html")  # the others have none

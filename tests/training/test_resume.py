@@ -1,23 +1,27 @@
-"""Resume is proved by training past it: dropout, two epochs, mid-epoch, two loader workers."""
+"""A resumed run ends as if undisturbed: dropout, mid-epoch, between epochs, with loader workers.
+
+What SIGKILL leaves is the run directory of that moment: copies of it are resumed. In test_kill.py
+and in `make soak` processes are killed.
+"""
 
 import datetime
 import json
 import os
 import shutil
-import signal
 import warnings
 
 import pytest
 import torch
 
-from rmexp.training.callbacks import BestCheckpoint
+from rmexp.training.callbacks import BestCheckpoint, ResumeCheckpoint
 from rmexp.training.random_state import random_state, set_random_state
-from tests.conftest import CommandLine, result
+from tests.conftest import SHORT_DEMO, CommandLine, result
 
 SETTINGS = (
     "model=tiny",
     "model.dropout=0.2",
     "logger=none",
+    SHORT_DEMO,
     "data.limit=60",
     "data.workers=2",
     "trainer.max_epochs=3",
@@ -26,24 +30,19 @@ SETTINGS = (
     "trainer.keep=resume",
     "optim.lr=1e-3",
     "data.batch_size=6",
-)  # 47 training comparisons: 8 steps an epoch
+)  # 8 steps an epoch
+MOMENTS = [(1, "step"), (11, "step"), (12, "validation"), (16, "step"), (24, "validation")]
 
-STOP = """
-import os, signal, sys
+INTERRUPT = """
+import os, signal
 from rmexp.training.callbacks import ResumeCheckpoint
-
-stop, phase = int(os.environ["STOP_AT"]), os.environ["STOP_PHASE"]
 
 before = ResumeCheckpoint._save
 def save(self, trainer):
     before(self, trainer)
-    validating = trainer.val_check_batch == 1
-    if trainer.global_step == stop and validating == (phase == "validation"):
-        os.kill(os.getpid(), signal.SIGKILL)
+    if trainer.global_step == 3:
+        os.kill(os.getpid(), signal.SIGINT)
 ResumeCheckpoint._save = save
-sys.argv = ["rmexp", *sys.argv[1:]]
-from rmexp.__main__ import main
-main()
 """
 
 
@@ -52,20 +51,35 @@ def weights(run):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
+def recorded(tmp_path_factory, cache):
+    """The uninterrupted run, and copies of its directory at some moments."""
+    rmexp, copies = CommandLine(tmp_path_factory.mktemp("whole"), cache), {}
+    before = ResumeCheckpoint._save
+
+    def save(self, trainer):
+        before(self, trainer)
+        phase = "validation" if trainer.val_check_batch == 1 else "step"
+        if (trainer.global_step, phase) in MOMENTS:
+            copy = tmp_path_factory.mktemp("copies") / "run"
+            shutil.copytree(self.file.parents[1], copy)
+            copies[trainer.global_step, phase] = copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResumeCheckpoint, "_save", save)
+        rmexp(*SETTINGS)
+    return rmexp.runs()[0], copies
+
+
+@pytest.fixture
+def whole(recorded):
     """The uninterrupted run."""
-    rmexp = CommandLine(tmp_path_factory.mktemp("whole"), cache)
-    rmexp(*SETTINGS)
-    return rmexp.runs()[0]
+    return recorded[0]
 
 
-@pytest.mark.parametrize(
-    ("stop", "phase"), [(11, "step"), (12, "validation"), (16, "step"), (24, "validation")]
-)
-def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(stop, phase, whole, rmexp):
-    killed = rmexp.process(*SETTINGS, program=("-c", STOP), STOP_AT=str(stop), STOP_PHASE=phase)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    (run,) = rmexp.runs()
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment[0]}-{moment[1]}")
+def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(moment, recorded, rmexp):
+    whole, copies = recorded
+    run = copies[moment]
     assert result(run)["status"] == "running"
     rmexp(f"resume={run}")
     assert result(run)["status"] == "done"
@@ -75,13 +89,12 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(stop, phase, whole
     assert result(run)["metrics"] == result(whole)["metrics"]
 
 
-def test_an_interrupted_run_says_how_to_go_on(rmexp):
-    interrupt = STOP.replace("signal.SIGKILL", "signal.SIGINT")
-    done = rmexp.process(*SETTINGS, program=("-c", interrupt), STOP_AT="3", STOP_PHASE="step")
+def test_an_interrupted_run_says_how_to_go_on(rmexp, fork_server):
+    assert fork_server.run(rmexp.folder, SETTINGS, first=INTERRUPT) == 130
     (run,) = rmexp.runs()
-    assert done.returncode == 130, done.stderr
-    assert f"python -m rmexp resume={run.relative_to(rmexp.folder)}" in done.stdout
-    assert "Traceback" not in done.stderr
+    said = (rmexp.folder / "out.txt").read_text()
+    assert f"python -m rmexp resume={run.relative_to(rmexp.folder)}" in said
+    assert "Traceback" not in (rmexp.folder / "err.txt").read_text()
     assert (result(run)["status"], result(run)["error"]) == ("failed", "interrupted")
 
 

@@ -22,7 +22,7 @@ from rmexp.models.tuning import (
 )
 from rmexp.training.callbacks import ResumeCheckpoint
 from rmexp.training.trainer import required_disk_bytes
-from tests.conftest import result
+from tests.conftest import SHORT_DEMO, result
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 from tests.models.test_families import (
@@ -287,6 +287,7 @@ def test_models_that_lora_cannot_adapt():
 RUN = (
     "model=tiny",
     "logger=none",
+    SHORT_DEMO,
     "data.limit=40",
     "data.batch_size=6",
     "trainer.precision=32-true",
