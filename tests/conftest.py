@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.helpers.fork_server import ForkServer
+from tests.helpers.fork_server import NO_REPORTS, ForkServer
 
 settings.register_profile(
     "default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
@@ -119,7 +119,7 @@ class CommandLine:
 @pytest.fixture(scope="session")
 def fork_server(cache):
     """Runs commands in processes of their own that have all imports."""
-    server = ForkServer(ROOT, CommandLine(Path(), cache).environment)
+    server = ForkServer(ROOT, CommandLine(Path(), cache).environment, NO_REPORTS)
     yield server
     server.close()
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import result
 
 TINY = ("model=tiny", "logger=none", "trainer.precision=32-true", "data.batch_size=4")
-FAST = (*TINY, "optim.lr=3e-3", "optim.head_lr=null", "trainer.max_epochs=6")
+FAST = (*TINY, "optim.lr=5e-3", "optim.head_lr=null", "trainer.max_epochs=4")
 
 
 def answer(good, n):

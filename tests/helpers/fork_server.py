@@ -42,6 +42,15 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
+NO_REPORTS = """
+import rmexp.training.finish
+from rmexp.analysis.report import plots
+
+rmexp.training.finish.write_run_report = lambda *_: None
+plots.published, plots._done = lambda *_: [], lambda axes: axes.get_figure()
+"""
+"""Python that leaves the reports of runs and all plots out; they take half of a tiny run's time."""
+
 
 class ForkServer:
     """Forks a process for each command: imports are paid once, and a kill meets the command itself.
@@ -49,9 +58,11 @@ class ForkServer:
     Args:
         root: of the repository.
         environment: of all commands.
+        first: Python to run in each process before its command.
     """
 
-    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, environment: Mapping[str, str], first: str = "") -> None:
+        self.first = first
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             env={**os.environ, "PYTHONPATH": str(root), **environment},
@@ -76,12 +87,12 @@ class ForkServer:
         What it prints is appended to out.txt and err.txt in `output`, or in the folder.
 
         Args:
-            first: Python to run in the process before the command.
+            first: more Python to run before the command.
             event: called with the process ID when it is time, if the command still runs.
             when: whether it is time.
             limit: seconds after which all its processes are killed, and the test fails.
         """
-        call = {"folder": str(folder), "words": list(words), "first": first}
+        call = {"folder": str(folder), "words": list(words), "first": self.first + first}
         call |= {"environment": dict(environment or {}), "output": str(output or folder)}
         print(json.dumps(call), file=self.process.stdin, flush=True)
         child, start = int(self.process.stdout.readline()), time.monotonic()

@@ -19,6 +19,7 @@ from rmexp.core.errors import UserError
 from rmexp.runner import launch
 from rmexp.tracking.run_directory import RunDirectory
 from tests.conftest import ROOT, SHORT_DEMO, result
+from tests.helpers.fork_server import NO_REPORTS
 
 TWO = ("trainer=ddp", "trainer.devices=2")
 
@@ -206,12 +207,10 @@ LOSSES = {
     "mix": MIX,
 }
 
-DRIVER = """
+DRIVER = f"""
 import json, sys
 from rmexp.__main__ import main
-import rmexp.tasks.train
-
-rmexp.training.finish.write_run_report = lambda *_: None  # plots take most of the time
+{NO_REPORTS}
 for words in json.load(open(sys.argv[1])):
     sys.argv = ["rmexp", *words]
     main()

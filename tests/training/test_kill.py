@@ -12,7 +12,7 @@ import pytest
 
 from rmexp.runner.sweep_plan import SWEEP_FILE, read_plan
 from tests.conftest import ROOT, SHORT_DEMO
-from tests.helpers.fork_server import ForkServer
+from tests.helpers.fork_server import NO_REPORTS, ForkServer
 from tests.helpers.run_directories import sweep_table
 
 KILLS = 3
@@ -26,7 +26,8 @@ GRID = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """With a cache of its own: the first sweep tokenises."""
-    server = ForkServer(ROOT, {"RMEXP_CACHE": str(tmp_path_factory.mktemp("cache"))})
+    environment = {"RMEXP_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    server = ForkServer(ROOT, environment, NO_REPORTS)
     yield server
     server.close()
 

@@ -303,7 +303,8 @@ def test_cached_layers_run_in_the_feature_pass_and_not_in_a_step():
 
 
 MEASURE = """
-import sys, threading
+import re, sys
+from pathlib import Path
 import torch
 from rmexp.core.process_memory import resident_bytes
 from rmexp.models.reward_model import compute_rewards
@@ -311,28 +312,25 @@ from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 from tests.training.test_planning import Full, fake, trees
 
+def highest():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status)[1])
+
 bf16, size, batch = sys.argv[1] == "bf16", {"hidden": 384, "layers": 4}, trees(2, 40, 30)
 model = fake(Full(), bf16, **size)
 peak = model.trace(batch).peak(accumulated=4 * sum(p.numel() for p in model.parameters.values()))
 before = resident_bytes()
+Path("/proc/self/clear_refs").write_text("5")  # from here on is the highest
 model = from_conf("model/tiny", **size).load_model(tiny_tokenizer(), 0).train()
 optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
-highest, over = [0], threading.Event()
-
-def watch():
-    while not over.wait(0.002):
-        highest[0] = max(highest[0], resident_bytes())
-
-threading.Thread(target=watch).start()
 for _ in range(2):
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         for _ in range(2):
             compute_rewards(model, batch).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-over.set()
 weights = 4 * sum(p.numel() for p in model.parameters())
-print(3 * weights + sum(peak[1]), highest[0] - before)
+print(3 * weights + sum(peak[1]), highest() - before)
 """
 
 

@@ -52,7 +52,7 @@ def weights(run):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, cache):
-    """The uninterrupted run, and copies of its directory at some moments."""
+    """The uninterrupted run, copies of its directory at some moments, and where that was."""
     rmexp, copies = CommandLine(tmp_path_factory.mktemp("whole"), cache), {}
     before = ResumeCheckpoint._save
 
@@ -67,7 +67,8 @@ def recorded(tmp_path_factory, cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ResumeCheckpoint, "_save", save)
         rmexp(*SETTINGS)
-    return rmexp.runs()[0], copies
+    (place,) = rmexp.runs()
+    return place.rename(rmexp.folder / "whole"), copies, place
 
 
 @pytest.fixture
@@ -78,8 +79,8 @@ def whole(recorded):
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment[0]}-{moment[1]}")
 def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(moment, recorded, rmexp):
-    whole, copies = recorded
-    run = copies[moment]
+    whole, copies, run = recorded
+    shutil.copytree(copies[moment], run)
     assert result(run)["status"] == "running"
     rmexp(f"resume={run}")
     assert result(run)["status"] == "done"
@@ -87,6 +88,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(moment, recorded, 
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(run)[name]), name
     assert result(run)["metrics"] == result(whole)["metrics"]
+    shutil.rmtree(run)
 
 
 def test_an_interrupted_run_says_how_to_go_on(rmexp, fork_server):
