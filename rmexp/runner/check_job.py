@@ -62,12 +62,12 @@ class JobChecker:
         check_task_keys(config, overrides)
         if config.task.name == "evaluate":
             _check_sets(config)
-        if config.checkpoint is not None:
-            check_config(_with_checkpoint(config, overrides), self._valid)
         places = {key: config.trainer.get(key) for key in SINGLE_PROCESS}
         if config.task.name not in ("train", "plan") and places != SINGLE_PROCESS:
             values = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
             raise UserError(f"task={config.task.name} runs on one device: leave out {values}.")
+        if config.checkpoint is not None:
+            check_config(_with_checkpoint(config, overrides), self._valid)
         if config.runs is not None and config.task.name != "status":
             _check_runs(config.runs)
         if config.checkpoint is None:

@@ -142,8 +142,8 @@ def test_a_launcher_and_the_keys_must_agree(rmexp, monkeypatch):
     assert "The launcher started 2 processes, and trainer.devices=1" in done.stderr
     done = rmexp("-m", "model=tiny", *TWO, "seed=0,1", check=False)
     assert "A sweep starts the processes of its jobs itself" in done.stderr
-    done = rmexp("task=evaluate", "checkpoint=.", check=False)
-    assert "task=evaluate takes one device: leave out torchrun or srun." in done.stderr
+    done = rmexp("task=plan", "model=tiny", check=False)
+    assert "task=plan takes one device: leave out torchrun or srun." in done.stderr
     monkeypatch.setenv("RANK", "1")
     done = rmexp("model=tiny", check=False)  # on another machine: that may lack what this one has
     assert f"rmexp: {socket.gethostname()}: The launcher started 2 processes" in done.stderr

@@ -316,7 +316,7 @@ def highest():
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status)[1])
 
-bf16, size, batch = sys.argv[1] == "bf16", {"hidden": 384, "layers": 4}, trees(2, 40, 30)
+bf16, size, batch = sys.argv[1] == "bf16", {"hidden": 256, "layers": 4}, trees(2, 40, 30)
 model = fake(Full(), bf16, **size)
 peak = model.trace(batch).peak(accumulated=4 * sum(p.numel() for p in model.parameters.values()))
 before = resident_bytes()
