@@ -78,7 +78,7 @@ def quantile_bins(values: np.ndarray, bins: int, weights: np.ndarray) -> np.ndar
     _, member = np.unique(values, return_inverse=True)
     mass = np.bincount(member, weights)
     middle = (np.cumsum(mass) - mass / 2) / mass.sum()
-    return np.floor(bins * middle).astype(np.int64)[member]
+    return np.minimum(np.floor(bins * middle).astype(np.int64), bins - 1)[member]
 
 
 def calibration_error(gaps_P: np.ndarray, prompts_P: np.ndarray, weights_P: np.ndarray) -> Estimate:

@@ -98,8 +98,10 @@ class EvalLabels:
             rewards: row of the data set -> the reward of each response.
 
         Raises:
-            UserError: no comparison has finite rewards.
+            UserError: there are no comparisons, or none has finite rewards.
         """
+        if not len(self.items_C):
+            raise UserError("There is no comparison to evaluate.")
         values = list(chain.from_iterable(rewards[item] for item in self.items_C.tolist()))
         rewards_N = np.array(values, dtype=np.float32)
         assert rewards_N.shape == self.rows_N.shape, "a reward for each response"

@@ -296,3 +296,9 @@ def test_without_intervals_nothing_is_resampled_and_values_are_the_same(monkeypa
     bounds = {f"{name}_{end}" for name in quick for end in ("low", "high")}
     assert quick == {name: value for name, value in full.items() if name not in bounds}
     assert {"accuracy_low", "best_of_k_low", "spearman_within_low", "auc_low"} <= bounds & set(full)
+
+
+def test_a_set_without_rows_is_one_sentence():
+    none = EvalLabels(**people(2, [(0, 1)]).part(np.zeros(2, dtype=bool)))
+    with pytest.raises(UserError, match="There is no comparison to evaluate"):
+        none.with_rewards({})

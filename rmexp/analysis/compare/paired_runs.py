@@ -141,6 +141,8 @@ def _score(
         k.removeprefix(f"{name}/"): v for k, v in run.metrics.items() if k.startswith(f"{name}/")
     }
     computed = _gap_metrics(gaps_P, judged, std)
+    if len(gaps_P) and (run.parts or "ece_low" not in own):  # resampling is slow
+        computed |= calibration_error(gaps_P, judged.prompts_P, judged.weights_P).named("ece")
     # A run's own metrics are more complete; those of pooled folds are only means over the folds.
     return ScoredRun(run, gaps_P, std, own | computed if run.parts else computed | own)
 
@@ -151,11 +153,9 @@ def _gap_metrics(
     """The metrics that depend on gaps alone."""
     if not len(gaps_P):
         return {}
-    weights_P = judged.weights_P
     values = {name: items(gaps_P, std) for name, items in itemwise_metrics().items()}
     values |= {"margin": gaps_P, "tie_rate": gaps_P == 0}
-    means = {name: float(np.average(x, weights=weights_P)) for name, x in values.items()}
-    return means | calibration_error(gaps_P, judged.prompts_P, weights_P).named("ece")
+    return {name: float(np.average(x, weights=judged.weights_P)) for name, x in values.items()}
 
 
 def _other_rows(run: Run, own: Judgements, first: Run, shared: Judgements, name: str) -> str:

@@ -12,6 +12,7 @@ from rmexp.analysis.report import plots
 from rmexp.analysis.report.render import link, render_page
 from rmexp.evaluation.metric_values import format_interval
 from rmexp.evaluation.reliability import RELIABILITY_BINS, reliability
+from rmexp.evaluation.stats.bootstrap import clustered_mean
 from rmexp.tracking.predictions import read_log
 
 CURVES = 4
@@ -87,14 +88,16 @@ def _reports(group: RunGroup, home: Path) -> Iterator[tuple[str, str | None]]:
         yield one.run.name if seed is None else f"seed {seed}", link(one.run.path, home)
 
 
-def _subsets(found: RunComparison) -> Iterator[tuple[str, int, list[float]]]:
-    """Accuracy of the first groups on each subset, if there are several."""
-    subsets_P = found.judgements.subsets_P
-    names = sorted(set(subsets_P))
+def _subsets(found: RunComparison) -> Iterator[tuple[str, int, list[str]]]:
+    """Accuracy of the first groups on each subset, with intervals over prompts, if several."""
+    judged = found.judgements
+    names = sorted(set(judged.subsets_P))
     accuracy = [row.group.items("accuracy").mean(0) for row in found.rows[:CURVES]]
     for name in names if len(names) > 1 else ():
-        here = subsets_P == name
-        yield name, int(here.sum()), [float(right_P[here].mean()) for right_P in accuracy]
+        here = judged.subsets_P == name
+        of_P = judged.prompts_P[here], judged.weights_P[here], (0, 1)
+        values = (clustered_mean(right_P[here], *of_P) for right_P in accuracy)
+        yield name, int(here.sum()), [format_interval(*value) for value in values]
 
 
 def _figures(found: RunComparison) -> Iterator[plots.Plot]:

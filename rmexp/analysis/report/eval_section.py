@@ -122,7 +122,7 @@ def _groups(s: ScoredSet) -> dict[str, np.ndarray]:
 def _accuracy(s: ScoredSet, where: Any) -> Estimate:
     """Accuracy over some pairs; NaN if they have no weight."""
     wins = (s.gaps_P[where] > 0).astype(np.float64)
-    return clustered_mean(wins, s.prompts_P[where], s.weights_P[where])
+    return clustered_mean(wins, s.prompts_P[where], s.weights_P[where], (0, 1))
 
 
 def _by_length(s: ScoredSet) -> Iterator[tuple[str, float, float, float]]:
@@ -154,7 +154,7 @@ def _subsets(s: ScoredSet) -> Iterator[dict[str, Any]]:
                 "value": found.value,
                 "low": found.low,
                 "high": found.high,
-                "margin": float(s.gaps_P[here].mean()),
+                "margin": float(np.average(s.gaps_P[here], weights=s.weights_P[here])),
             }
 
 
