@@ -9,7 +9,7 @@ import gc
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -17,9 +17,11 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from rmexp.config.compose import explain
+from rmexp.config.quoting import quote_values
 from rmexp.config.schema import CONF_DIR, register
 from rmexp.core import distributed
 from rmexp.core.errors import DiskFull, PeerProcessLost, UserError
+from rmexp.core.streams import discard_stdout, escape_unencodable, print_error, restart_in_utf8
 
 if TYPE_CHECKING:
     from rmexp.runner.job_spec import JobSpec  # `--help` does not wait for it
@@ -30,13 +32,20 @@ QUESTIONS = ("help", "hydra_help", "cfg", "info", "shell_completion", "version")
 
 def main() -> None:
     """Run the command in `sys.argv`; exits with 1 and one sentence if it cannot be done."""
+    restart_in_utf8()
+    escape_unencodable()
     # The console script finds a custom `_target_` in this directory, as `python -m` does.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        _stop("The working directory was deleted: cd to another one.")
+    if here not in sys.path:
+        sys.path.insert(0, here)
     # Collecting garbage during imports takes a second, and two more when the process ends.
     gc.disable()
     atexit.register(gc.freeze)
     register()
+    sys.argv[1:] = quote_values(sys.argv[1:])
     arguments = get_args_parser().parse_args()
     good = True
     try:
@@ -51,7 +60,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `rmexp --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         good = False
     finally:
         gc.unfreeze()
@@ -112,18 +121,16 @@ def _join(job: "JobSpec", rank: int) -> bool:
     except PeerProcessLost:
         return False  # the process that failed reports the reason
     except Exception as error:  # maybe of this process alone
-        print(f"rmexp: process {rank}: {first_line(error)}", file=sys.stderr, flush=True)
+        print_error(f"rmexp: process {rank}: {first_line(error)}")
         return False
     return True
 
 
-def _stop(sentence: str) -> None:
-    from rmexp.core.console import printable
-
+def _stop(sentence: str) -> NoReturn:
     here = distributed.launcher_env()
     if here is None or here.local_rank == 0:  # the others of a machine find the same
         host = f"{socket.gethostname()}: " if here is not None and here.rank else ""
-        print(f"rmexp: {host}{printable(sentence)}", file=sys.stderr)
+        print_error(f"rmexp: {host}{sentence}")
     sys.exit(1)
 
 

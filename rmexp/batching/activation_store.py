@@ -36,7 +36,7 @@ class ActivationStore:
     @classmethod
     def open(cls, home: Path) -> "ActivationStore":
         """The store in a directory that `ActivationWriter` has finished."""
-        facts = json.loads((home / FACTS).read_text())
+        facts = json.loads((home / FACTS).read_bytes())
         with np.load(home / INDEX) as index:
             keys, spans = index["keys"].tobytes(), index["spans"].tolist()
         names = (keys[n : n + KEY_BYTES] for n in range(0, len(keys), KEY_BYTES))
@@ -86,7 +86,7 @@ class ActivationWriter:
         keys = np.frombuffer(b"".join(self._keys), dtype=np.uint8)
         np.savez(self.home / INDEX, keys=keys, spans=np.array(self._spans).reshape(-1, 3))
         facts = {"states": self.count, "width": self.width, "pooled": self.pooled}
-        (self.home / FACTS).write_text(json.dumps(facts))
+        (self.home / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def sequence_key(tokens: Sequence[int]) -> bytes:

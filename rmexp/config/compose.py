@@ -17,6 +17,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rmexp.config.quoting import parses, quoted_command
 from rmexp.config.schema import CONF_DIR, register
 from rmexp.core.errors import UserError
 
@@ -79,6 +80,15 @@ def _unknown_key(found: re.Match[str], overrides: Sequence[str]) -> str:
     return f"There is no key {key}{suggest(key, keys)}."
 
 
+def _unknown_reference(found: re.Match[str], overrides: Sequence[str]) -> str:
+    name, key = found[1], found[2]
+    others = [o for o in overrides if not o.lstrip("+").startswith(f"{key}=")]
+    near = suggest(name, list(known_keys(others)))
+    return (
+        f"{key}: ${{{name}}} is no key{near}; for these characters themselves write \\${{{name}}}."
+    )
+
+
 def _bad_value(found: re.Match[str], overrides: Sequence[str]) -> str:
     kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
     value, wanted = found[1], (kinds | {"String": "text"}).get(found[2], found[2])
@@ -86,22 +96,27 @@ def _bad_value(found: re.Match[str], overrides: Sequence[str]) -> str:
     return f"{override}: should be {wanted}."
 
 
-def _unreadable(text: str) -> str:
-    return f"Cannot read the {text}; put quotes around values with special characters."
+def _unreadable(_: re.Match[str], overrides: Sequence[str]) -> str:
+    override = next((o for o in overrides if not parses(o)), " ".join(overrides))
+    if "=" not in override:
+        return f"Cannot read the override {override!r}; write KEY=VALUE."
+    return f"Cannot read the override {override!r}; quote its value: {quoted_command(override)}."
 
 
 _EXPLANATIONS: tuple[tuple[str, Callable[[re.Match[str], Sequence[str]], str]], ...] = (
     (r"Could not override '([^']+)'", _unknown_key),
     (r"Key '([^']+)' is not in struct", _unknown_key),
+    (
+        r"Environment variable '([^']+)' not found.*?full_key: (\S+)",
+        lambda found, _: f"{found[2]}: the environment variable {found[1]} is not set.",
+    ),
+    (r"Interpolation key '([^']+)' not found\s+full_key: (\S+)", _unknown_reference),
     (r"raised while resolving interpolation: (.*?)\n", lambda found, _: found[1]),
     (r"Value '(.*?)'.* could not be converted to (\w+)", _bad_value),
     (
-        r"Error parsing override '(.*?)'\n",
-        lambda found, _: _unreadable(f"override {found[1]!r}"),
-    ),
-    (
-        r"mismatched input|no viable alternative|extraneous input|token recognition error",
-        lambda _, overrides: _unreadable(f"overrides {' '.join(overrides)!r}"),
+        r"Error parsing override|mismatched input|NoViableAlt|no viable alternative"
+        r"|extraneous input|token recognition error",
+        _unreadable,
     ),
 )
 

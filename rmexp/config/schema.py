@@ -107,13 +107,17 @@ def run_directory(
 
 
 def job_directory(number: int, label: str) -> str:
-    """The name of a sweep job's directory: its number and overrides, at most 80 characters."""
-    name = plain_name(f"{number}-{label}".replace("=", "-").replace(",", "_"))
-    if len(name) <= 80:
-        return name
-    return f"{name[:71]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    """The name of a sweep job's directory: its number and overrides."""
+    return plain_name(f"{number}-{label}".replace("=", "-").replace(",", "_"))
 
 
 def plain_name(text: str) -> str:
-    """Only [A-Za-z0-9._-]: an `=` in a path is an error in Hydra's grammar."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "run"
+    """A file name of letters and digits of any script and . _ -, at most 80 bytes of UTF-8.
+
+    An `=` in a path is an error in Hydra's grammar. A longer name ends in a hash.
+    """
+    name = re.sub(r"[^\w.-]+", "-", text).strip("-") or "run"
+    if len(name.encode()) <= 80:
+        return name
+    start = name.encode()[:71].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -27,8 +27,8 @@ def check_config(config: DictConfig, valid: set[str] | None = None) -> None:
         name = str(key)
         if name not in Root.__annotations__:
             raise UserError(f"There is no key {name}{suggest(name, list(Root.__annotations__))}.")
-    if config.seed < 0:
-        raise UserError(f"seed={config.seed}: should be 0 or more.")
+    if not 0 <= config.seed < 2**32:  # numpy's limit
+        raise UserError(f"seed={config.seed}: should be 0 to {2**32 - 1}.")
     if config.sweep.export not in ("best", "all", "none"):
         raise UserError(f"sweep.export={config.sweep.export}: should be best, all or none.")
     valid = set() if valid is None else valid

@@ -1,7 +1,6 @@
 """Output on the terminal while a run works."""
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.segment import Segment
 
+from rmexp.core.streams import discard_stdout, escape_unencodable, printable
+
 PLAIN_SECONDS = 10.0
 """Between two lines of a count where output is no terminal."""
-
-
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys: escape sequences, and changes of the writing direction."""
-
-
-def printable(text: str) -> str:
-    """The text with `\\x1b` in place of an escape, lest texts of rows drive the terminal."""
-    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class PlainConsole(Console):
@@ -34,6 +26,10 @@ class PlainConsole(Console):
         for text, style, control in super().render(*args, **kwargs):
             yield Segment(text if control or text == "\r" else printable(text), style, control)
 
+    def on_broken_pipe(self) -> None:
+        """Print what follows to nowhere: the process does not end with the reader of its pipe."""
+        discard_stdout()
+
 
 class Reporter:
     """Prints progress and results; the jobs of a sweep that run in one process share it.
@@ -45,6 +41,7 @@ class Reporter:
 
     def __init__(self, mark: str = "", quiet: bool = False) -> None:
         terminal = False if mark else None  # None: detect
+        escape_unencodable()
         self.console = PlainConsole(soft_wrap=True, force_terminal=terminal, quiet=quiet)
         self.mark = mark
         self._last_count = 0.0

@@ -27,7 +27,7 @@ def trim_heap() -> None:
 
 def resident_bytes() -> int:
     """Resident memory of this process now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
 
 
 def device_memory(gpu: bool, sharing: int) -> float:
@@ -42,9 +42,9 @@ def device_memory(gpu: bool, sharing: int) -> float:
                 "This machine has no GPU to ask for its memory: give task.memory_gib=NUMBER."
             )
         return float(torch.cuda.get_device_properties(0).total_memory)
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    total = float(lines["MemTotal"].split()[0]) * 1024
+    lines = dict(line.split(b":") for line in Path("/proc/meminfo").read_bytes().splitlines())
+    total = float(lines[b"MemTotal"].split()[0]) * 1024
     for name in CGROUP_LIMITS:
-        if Path(name).is_file() and (text := Path(name).read_text().strip()).isdigit():
+        if Path(name).is_file() and (text := Path(name).read_bytes().strip()).isdigit():
             total = min(total, float(text))
     return total / sharing

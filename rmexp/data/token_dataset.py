@@ -1,5 +1,6 @@
 """Comparisons as token ids on disk: tokenised once for each `TokenizeSpec.key`, memory-mapped."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ import numpy as np
 
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.comparison import Comparison, pairs_from_ratings
-from rmexp.core.disk_cache import build_once
-from rmexp.core.errors import UserError
+from rmexp.core.disk_cache import load_or_build
+from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
 from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
 from rmexp.data.splits import SplitKey
 from rmexp.data.text_style import spoken, text_style
@@ -104,16 +105,23 @@ def load_or_tokenise(
         UserError: the source or too many of its rows cannot be used.
     """
     home = cache / "tokenised" / spec.key(tokenizer)
-    with build_once(home, "report.json") as folder:
-        if folder is not None:
-            _write(spec, tokenizer, folder, progress)
-    stored = json.loads((home / "report.json").read_text())
-    return TokenTable(
-        datasets.Dataset.from_file(str(home / "rows.arrow")),
-        RowReport.from_dict(stored["report"]),
-        folder is None,
-        [SplitKey(*key) for key in stored["dropped"]],
+    (table, notes), from_cache = load_or_build(
+        home, _load, lambda folder: _write(spec, tokenizer, folder, progress)
     )
+    for note in notes:
+        note_fallback(note)
+    return dataclasses.replace(table, from_cache=from_cache)
+
+
+def _load(home: Path) -> tuple[TokenTable, list[str]]:
+    """The rows, and what was noted when they were tokenised."""
+    stored = json.loads((home / "report.json").read_bytes())
+    rows = datasets.Dataset.from_file(str(home / "rows.arrow"))
+    report = RowReport.from_dict(stored["report"])
+    if len(rows) != report.kept:
+        raise ValueError(f"{len(rows)} rows, not {report.kept}")
+    dropped = [SplitKey(*key) for key in stored["dropped"]]
+    return TokenTable(rows, report, True, dropped), stored["notes"]
 
 
 def _write(
@@ -121,9 +129,12 @@ def _write(
 ) -> None:
     from datasets.arrow_writer import ArrowWriter
 
-    report, dropped = RowReport(), []
+    report, dropped, notes = RowReport(), [], list[str]()
     comparisons = read_comparisons(spec.paths, spec.parse, report, spec.limit, spec.reading)
-    with ArrowWriter(path=str(home / "rows.arrow"), features=TOKEN_SCHEMA) as writer:
+    with (
+        collect_fallbacks(notes.append),
+        ArrowWriter(path=str(home / "rows.arrow"), features=TOKEN_SCHEMA) as writer,
+    ):
         for one, row in _tokenised_rows(comparisons, spec, tokenizer, report):
             if row is None:
                 dropped.append(SplitKey(one.prompt_key, one.split, one.group))
@@ -139,8 +150,10 @@ def _write(
             lost = "; ".join(report.lines()[1:])
             raise UserError(f"No comparison is left of {report.read} rows: {lost}.{fix}")
         writer.finalize()
-    stored = {"report": report.to_dict(), "dropped": dropped}
-    (home / "report.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1))
+    stored = {"report": report.to_dict(), "dropped": dropped, "notes": notes}
+    (home / "report.json").write_text(
+        json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
 
 
 def _tokenised_rows(
@@ -181,7 +194,10 @@ def encode(
     rendered = []
     for comparison in comparisons:
         try:
-            rendered.append(rendering.render_comparison(tokenizer, comparison))
+            texts = rendering.render_comparison(tokenizer, comparison)
+            rendered.append(texts)
+            if rendering.omits_thinking(comparison, texts):
+                report.trim("thinking that the template removes", comparison.subset)
         except UserError as error:  # the template refuses a role or an order of roles
             report.add_bad(comparison.place, str(error))
             rendered.append([])

@@ -143,7 +143,7 @@ def load_calibration(home: Path) -> Calibration | None:
     if file is None:
         return None
     try:
-        return Calibration.from_dict(json.loads(file.read_text()))
+        return Calibration.from_dict(json.loads(file.read_bytes()))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is no calibration ({error!r}): remove it.") from None
 

@@ -1,5 +1,6 @@
 """Checkpoints: the configuration of their run, where their weights are, and how to load them."""
 
+import glob
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from rmexp.core.devices import device_name, resolve_accelerator, resolve_precisi
 from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
 from rmexp.inference.scorer import Scorer, open_scorer
+from rmexp.models.checkpoint_files import ADAPTER
 
 
 def saved_config(run: Path, trust: Trust) -> DictConfig:
@@ -23,6 +25,9 @@ def saved_config(run: Path, trust: Trust) -> DictConfig:
 
     Args:
         trust: what it may name besides rmexp's own classes.
+
+    A relative path that this directory does not have is that of the directory where the run was
+    started.
 
     Raises:
         UserError: it names something else, or was made by a version of rmexp whose classes had
@@ -44,7 +49,23 @@ def saved_config(run: Path, trust: Trust) -> DictConfig:
         except UserError as error:
             raise UserError(f"{other_layout} {error}") from None
         check_part(path, target, thing, str(file))
-    return OmegaConf.create(literal(content))
+    environment = run / "environment.json"
+    facts = _facts(environment) if environment.is_file() else {}
+    return OmegaConf.create(literal(_located(content, Path(facts.get("directory", "")))))
+
+
+def _located(node: Any, started: Path, key: str = "") -> Any:
+    if isinstance(node, dict):
+        return {name: _located(value, started, f"{key}.{name}") for name, value in node.items()}
+    if isinstance(node, list):
+        return [_located(value, started, key) for value in node]
+    if not isinstance(node, str) or "path" not in key:
+        return node
+
+    def matches(folder: Path) -> bool:
+        return (folder / node).exists() or bool(glob.glob(node, root_dir=folder))
+
+    return str(started / node) if not matches(Path()) and matches(started) else node
 
 
 DEVICE_KEYS = ("trainer", *(f"trainer.{key}" for key in SINGLE_PROCESS))
@@ -135,7 +156,7 @@ def _use_cache(saved: DictConfig, cache: str) -> None:
 
 def _facts(file: Path) -> dict[str, Any]:
     try:
-        return {"labels": {}, "data_fingerprint": None} | json.loads(file.read_text())
+        return {"labels": {}, "data_fingerprint": None} | json.loads(file.read_bytes())
     except (OSError, ValueError, TypeError):
         raise UserError(f"{file}: missing or damaged.") from None
 
@@ -151,8 +172,8 @@ def _merged(saved: DictConfig, config: DictConfig, group: str, keys: Sequence[st
 
 def find_export(home: Path) -> Path | None:
     """The Hugging Face directory of a run, or the directory itself if it is one."""
-    folders = (home / "export", home)
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+    files = (home / "export/config.json", home / "config.json", home / ADAPTER)
+    return next((file.parent for file in files if file.is_file()), None)
 
 
 def _templated_export(home: Path) -> Path | None:

@@ -51,11 +51,11 @@ def export(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         stored = json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n"
-        (folder / "rmexp.json").write_text(stored)
+        (folder / "rmexp.json").write_text(stored, encoding="utf-8")
         (folder / "README.md").write_text(_card(facts, calibration), encoding="utf-8")
         if calibration is not None:
             stored = json.dumps(calibration.to_dict(), indent=2) + "\n"
-            (folder / CALIBRATION_FILE).write_text(stored)
+            (folder / CALIBRATION_FILE).write_text(stored, encoding="utf-8")
         verify_export(folder, texts, rewards, padded_left=head_layers(model) is not None)
 
 
@@ -126,7 +126,7 @@ def check_fingerprint(home: Path, tokenizer: Any) -> None:
     file = home / "rmexp.json"
     if not file.is_file():
         return
-    expected, found = json.loads(file.read_text())["fingerprint"], template_fingerprint(tokenizer)
+    expected, found = json.loads(file.read_bytes())["fingerprint"], template_fingerprint(tokenizer)
     if expected != found:
         raise UserError(
             f"{home} was trained with the template {expected}, but renders as {found} now: its "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rmexp.comparison import Comparison
 from rmexp.core.atomic_file import replace_file
+from rmexp.core.disk_errors import check_writable
 from rmexp.core.errors import UserError
 from rmexp.data.reader import RowReport
 from rmexp.data.token_dataset import batched_list
@@ -24,7 +25,8 @@ def check_out(out: str) -> Path:
     """The file to write.
 
     Raises:
-        UserError: it exists, its folder does not, or its suffix is not .jsonl or .parquet.
+        UserError: it exists, its folder does not or is read-only, or its suffix is not .jsonl or
+            .parquet.
     """
     file = Path(out).expanduser()
     if file.suffix not in SCORE_SUFFIXES:
@@ -33,6 +35,7 @@ def check_out(out: str) -> Path:
         raise UserError(f"out={out} exists; remove it, or name another file.")
     if not file.parent.is_dir():
         raise UserError(f"out={out}: there is no folder {file.parent}.")
+    check_writable(file.parent, "name another out=FILE")
     return file
 
 
@@ -57,7 +60,7 @@ class ScoreFile:
         self.key = hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:24]
         self.comparisons = self.responses = self.bytes = 0
         self.report = RowReport()
-        stored = json.loads(self.state.read_text()) if self.state.is_file() else None
+        stored = json.loads(self.state.read_bytes()) if self.state.is_file() else None
         if stored and self.partial.is_file() and self.partial.stat().st_size >= stored["bytes"]:
             if stored["key"] != self.key:
                 raise UserError(
@@ -87,7 +90,7 @@ class ScoreFile:
         numbers = {name: getattr(self, name) for name in ("comparisons", "responses", "bytes")}
         with replace_file(self.state) as file:
             state = {"key": self.key, "report": self.report.to_dict()} | numbers
-            file.write_text(json.dumps(state))
+            file.write_text(json.dumps(state), encoding="utf-8")
 
     def finish(self) -> None:
         """Give the complete file its name, converted to parquet if its suffix says so."""

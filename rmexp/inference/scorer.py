@@ -1,11 +1,11 @@
 """Scoring with a reward model: comparisons in, rewards out."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch
 from rmexp.batching.collate import BatchLayout, Collate, Layout, unlabelled_row
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.comparison import Comparison, Message
+from rmexp.config.validate import describe_type
 from rmexp.core.devices import Precision
 from rmexp.core.errors import UserError
 from rmexp.data.formats.messages import prompt_messages, response_messages
@@ -74,6 +75,8 @@ class Scorer:
             UserError: prompt or response cannot be used or is longer than `max_length`, or the
                 model has no calibration for the scale.
         """
+        if isinstance(responses, (str, Mapping)):
+            raise UserError("responses is one response; give a list of them: [response].")
         convert = self._conversion(scale)
         try:
             comparison = Comparison(
@@ -98,6 +101,8 @@ class Scorer:
 
     def _conversion(self, scale: Scale) -> Callable[[Any], Any] | None:
         """Function from rewards to the scale; None for `reward`."""
+        if scale not in get_args(Scale):
+            raise UserError(f"scale={scale!r}: should be {describe_type(Scale)}.")
         if scale == "reward":
             return None
         if self.calibration is None:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from pathlib import Path
 import gguf
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import modeling_gguf_pytorch_utils
 
-from rmexp.core.disk_cache import build_once
+from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import UserError
 from rmexp.models.model_files import refuse_pointer
 
@@ -49,20 +51,28 @@ def convert_gguf(folder: Path, gguf_file: str, cache: Path) -> Path:
             / "models"
             / f"{source.stem}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:16]}"
         )
-    with build_once(home, "config.json") as aside:
-        if aside is not None:
-            print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
-            try:
-                _convert(folder, gguf_file, aside)
-            except Exception as error:  # of any kind, where the file is cut
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-                raise UserError(
-                    f"{source} cannot be converted ({first}): is the file whole?"
-                ) from error
+    try:
+        load_or_build(home, _check_files, lambda aside: _convert(folder, gguf_file, aside))
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, where the file is cut
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{source} cannot be converted ({first}): is the file whole?") from error
+    return home
+
+
+def _check_files(home: Path) -> Path:
+    """Raise an error if a file of a converted model is missing or was cut."""
+    for file in (home / "config.json", home / "tokenizer_config.json", home / "tokenizer.json"):
+        json.loads(file.read_bytes())
+    for shard in [*home.glob("*.safetensors")] or [home / "model.safetensors"]:
+        with safe_open(shard, "pt"):  # compares the sizes in the header with the file's
+            pass
     return home
 
 
 def _convert(folder: Path, gguf_file: str, home: Path) -> None:
+    print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
     with warnings.catch_warnings(), _parsed_once():
         warnings.simplefilter("ignore")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)

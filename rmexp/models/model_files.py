@@ -55,7 +55,7 @@ def _weights(folder: Path) -> Iterator[Path]:
     names = {"adapter_model.safetensors", "model.safetensors"}
     if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
         try:
-            names |= set(json.loads((folder / INDEX).read_text())["weight_map"].values())
+            names |= set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
         except (ValueError, LookupError, TypeError, AttributeError):
             raise UserError(f"{folder / INDEX} is not an index of weights.") from None
         for name in names - {"adapter_model.safetensors", "model.safetensors"}:

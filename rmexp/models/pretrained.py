@@ -1,5 +1,6 @@
 """Reward models from a directory, the Hugging Face hub, a GGUF file or a run's checkpoint."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,18 @@ import torch
 import transformers
 from annotated_types import Ge, Lt
 from torch import nn
+from transformers.utils import cached_file
 
+from rmexp.core.disk_errors import is_disk_full
 from rmexp.core.errors import UserError
+from rmexp.models.adapter import base_of, merge_adapter
+from rmexp.models.checkpoint_files import (
+    check_folder,
+    check_weights,
+    load_renamed_head,
+    note_unused,
+    refuse_quantised,
+)
 from rmexp.models.gguf import convert_gguf
 from rmexp.models.layout_probe import RequestedLayout
 from rmexp.models.model_files import check_model_files
@@ -57,27 +68,35 @@ class Pretrained:
     cache: str
 
     def check(self) -> None:
-        """Refuse a path that is neither a directory nor a possible hub id.
+        """Refuse a path that is no possible hub id and no directory of a model that can train.
 
         Raises:
             UserError: names it.
         """
-        folder = Path(self.path).expanduser()
+        folder = self._folder
         if folder.is_file():
-            raise UserError(
-                f"model.path={self.path} is a file; give the directory that holds the model."
-            )
+            raise UserError(f"{self._where} is a file; give the directory that holds the model.")
         if not folder.exists() and (self.path[:1] in "./~" or self.path.count("/") > 1):
-            raise UserError(f"model.path={self.path}: there is no such directory.")
+            raise UserError(f"{self._where}: there is no such directory.")
+        if self.gguf_file is not None or not folder.is_dir():
+            return
+        check_model_files(folder)
+        weights = Path(self._base or folder)
+        if weights.is_dir():
+            check_model_files(weights)
+            check_folder(weights, self._where)
 
     def load_tokenizer(self) -> Any:
         """The unchanged tokenizer.
 
         Raises:
-            UserError: there is none, or the hub does not answer.
+            UserError: there is none, the hub does not answer, or the model cannot be trained.
         """
-        with _loading(self.path, "a tokenizer"):
-            return transformers.AutoTokenizer.from_pretrained(self._source(), **self._options())
+        with _loading(self._where, "a tokenizer"):
+            self._config()
+            own = self._base and any(self._folder.glob("tokenizer*"))  # an adapter's
+            source = str(self._folder) if own else self._source
+            return transformers.AutoTokenizer.from_pretrained(source, **self._options())
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
         """The reward model in fp32, with embeddings for all tokens and a loaded or drawn head.
@@ -85,13 +104,11 @@ class Pretrained:
         Raises:
             UserError: no sequence-classification form, several labels, or not loadable.
         """
-        with (
-            _loading(self.path, "a model with a sequence-classification form"),
-            seeded_weights(seed),
-        ):
+        source = self._source
+        with _loading(self._where, CLASSIFIER), seeded_weights(seed):
             config = self._config()
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                self._source(),
+                source,
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
@@ -100,29 +117,27 @@ class Pretrained:
                 attn_implementation=self.attn_implementation,
                 **self._options(),
             )
-        inside = model.base_model_prefix + "."
-        missing = sorted(  # masked language models have no pooler
-            key for key in info["missing_keys"] if key.startswith(inside) and ".pooler." not in key
-        )
-        if missing:
-            raise UserError(
-                f"model.path={self.path} lacks weights of the model: {', '.join(missing[:3])} ..."
-            )
-        if info["mismatched_keys"]:
-            raise UserError(
-                f"model.path={self.path} has a head with another number of outputs than one; "
-                "rmexp trains one reward: take the checkpoint that it was made from."
-            )
-        fresh = any(key.endswith("weight") for key in info["missing_keys"])
+        check_weights(info, model.base_model_prefix, self._where)
+        drawn, folders = info["missing_keys"], [_downloaded(source, self.revision)]
+        if self._base is not None:
+            replaced, folders = merge_adapter(model, self._folder), [*folders, self._folder]
+            drawn = {key for key in drawn if key.rpartition(".")[0] not in replaced}
+        fresh = any(key.endswith("weight") for key in drawn)
         prepare_model(model, tokenizer, seed, fresh)
-        name, _ = find_head(model)
-        if not all(key.startswith(f"{name}.") for key in info["missing_keys"]):
+        name, head = find_head(model)
+        unused = set(info["unexpected_keys"])
+        for folder in folders if fresh else ():
+            if loaded := load_renamed_head(head, folder, unused):
+                update_facts(model, fresh_head=False)
+                unused -= loaded
+        note_unused(unused)
+        if not all(key.startswith(f"{name}.") for key in drawn):
             update_facts(model, only_head_drawn=False)
         return model
 
     def skeleton(self) -> nn.Module:
         """The model without weights, to check settings before loading."""
-        with _loading(self.path, "a model with a sequence-classification form"):
+        with _loading(self._where, CLASSIFIER):
             config = self._config()
             with torch.device("meta"):
                 return transformers.AutoModelForSequenceClassification.from_config(
@@ -135,8 +150,9 @@ class Pretrained:
     def _config(self) -> Any:
         """The model's configuration, with one label and the requested dropout."""
         config = transformers.AutoConfig.from_pretrained(
-            self._source(), num_labels=1, **self._options()
+            self._source, num_labels=1, **self._options()
         )
+        refuse_quantised(config.to_dict(), self._where)
         if self.dropout is not None:
             for name in DROPOUTS & set(vars(config.get_text_config())):
                 setattr(config.get_text_config(), name, self.dropout)
@@ -145,9 +161,13 @@ class Pretrained:
     def _options(self) -> dict[str, Any]:
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
+    @functools.cached_property
     def _source(self) -> str:
-        folder = Path(self.path).expanduser()
+        """The directory or hub id of the model, or of an adapter's base model."""
+        folder = self._folder
         self.check()
+        if self._base is not None:
+            return self._base
         if self.gguf_file is not None and not folder.is_dir():
             wanted = [self.gguf_file, "*.json", "*.model", "*.jinja"]
             folder = Path(
@@ -157,14 +177,25 @@ class Pretrained:
             )
         if self.gguf_file is not None:
             return str(convert_gguf(folder, self.gguf_file, Path(self.cache).expanduser()))
-        if not folder.exists():
-            return self.path
-        check_model_files(folder)
-        return str(folder)
+        return str(folder) if folder.exists() else self.path
 
     @property
     def name(self) -> str:
         return Path(self.gguf_file or self.path).name.removesuffix(".gguf")
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+    @functools.cached_property
+    def _base(self) -> str | None:
+        """The base model of an adapter."""
+        return base_of(self._folder, f"model.path={self.path}")
+
+    @property
+    def _where(self) -> str:
+        of = f" (an adapter of {self._base})" if self._base is not None else ""
+        return f"model.path={self.path}{of}"
 
 
 @dataclass(frozen=True)
@@ -216,13 +247,37 @@ class RunCheckpoint:
         return self.base.name
 
 
+def _downloaded(source: str, revision: str | None) -> Path:
+    """The directory with the files of a model, also of one from the hub."""
+    return Path(str(cached_file(source, "config.json", revision=revision))).parent
+
+
+CLASSIFIER = "a model with a sequence-classification form"
+
+
 @contextmanager
-def _loading(path: str, wanted: str) -> Iterator[None]:
-    """Turn a loader's error for a wrong path into one sentence."""
+def _loading(where: str, wanted: str) -> Iterator[None]:
+    """Turn an error of transformers into one sentence, with the fix where it is known."""
     try:
         yield
-    except UserError:
-        raise
-    except Exception as error:  # libraries raise many kinds for files that are damaged
+    except Exception as error:  # also bare ones, of the tokenizers library
+        if isinstance(error, UserError) or is_disk_full(error):
+            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"model.path={path} does not give {wanted}: {first}") from error
+        fix = next((fix for part, fix in FIXES if part in str(error)), "")
+        raise UserError(f"{where} does not give {wanted}: {first}{fix}") from error
+
+
+FIXES = (
+    (
+        "trust_remote_code",
+        " To run the code in its folder, which you should read before, add "
+        "model.trust_remote_code=true.",
+    ),
+    (
+        "okenizer",
+        " Copy tokenizer.json and tokenizer_config.json of the model that it was made from.",
+    ),
+    ("adapter_config.json", " Download the adapter, and give its directory as model.path."),
+)
+"""Part of an error of transformers, and what to do about it."""

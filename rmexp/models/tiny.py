@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import torch
 import transformers
-from annotated_types import Ge, Gt, Le, MultipleOf
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from torch import nn
 
 from rmexp.models.layout_probe import RequestedLayout
@@ -31,7 +31,7 @@ class Tiny:
     layout: RequestedLayout
     gradient_checkpointing: bool
     compile: bool
-    seed: int
+    seed: Annotated[int, Ge(0), Lt(2**63)]
 
     def check(self) -> None:
         """Nothing can be missing."""

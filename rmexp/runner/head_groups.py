@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from rmexp.config.compose import build, locate
 from rmexp.config.schema import HEAD_TARGET
 from rmexp.core.console import Reporter
+from rmexp.core.disk_errors import raise_disk_full
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
 from rmexp.runner.job import RemainingWork, attempt_job
 from rmexp.runner.job_spec import JobSpec, WorkItem
-from rmexp.runner.outcome import raise_disk_full
 from rmexp.runner.sweep_plan import job_state
 from rmexp.tracking.run_directory import HEARTBEAT_SECONDS, RunDirectory, first_line
 from rmexp.tracking.run_state import State, read_state

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,10 @@ from rmexp.config.task_inputs import build_inputs, task_inputs
 from rmexp.config.trust import Trust
 from rmexp.config.validate import makes_run
 from rmexp.core import distributed
-from rmexp.core.console import Reporter, printable, relative_path
+from rmexp.core.console import Reporter, relative_path
+from rmexp.core.disk_errors import raise_disk_full
 from rmexp.core.errors import collect_fallbacks, note_fallback
+from rmexp.core.streams import print_error
 from rmexp.runner.closing_table import print_closing
 from rmexp.runner.job_spec import JobSpec, WorkItem
 from rmexp.runner.launch import launch_processes
@@ -29,7 +30,6 @@ from rmexp.runner.outcome import (
     describe_failure,
     library_warnings,
     quieten_libraries,
-    raise_disk_full,
     record_outcome,
 )
 from rmexp.runner.settle import decide_resume, settle_config
@@ -77,8 +77,7 @@ def attempt_job(job: JobSpec, reporter: Reporter, work: RemainingWork | None = N
             if left is not None:
                 run_job(left, reporter, work)
     except Exception as error:
-        sentence = printable(describe_failure(error))
-        print(f"{reporter.mark}rmexp: {sentence}", file=sys.stderr, flush=True)
+        print_error(f"{reporter.mark}rmexp: {describe_failure(error)}")
         return False
     return True
 

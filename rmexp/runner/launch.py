@@ -127,7 +127,7 @@ def _explain(failures: dict[int, ProcessFailure], run: Path, processes: int) -> 
     if directory.result.get("error") == f"{kind}: {text}":  # all processes failed alike
         sentence = directory.result["error"]
     if trace:
-        (run / "error.txt").write_text(trace)
+        (run / "error.txt").write_text(trace, encoding="utf-8")
     # One that was killed may resume, as a dead one in a sweep.
     directory.finish("failed", error=sentence, interrupted=kind == "died")
     where = f" (traceback: {run}/error.txt)" if trace and kind != "UserError" else ""

@@ -1,7 +1,6 @@
 """How a run ends: done, failed, interrupted, or for want of disk space."""
 
 import contextlib
-import errno
 import logging
 import warnings
 from collections.abc import Iterator
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.core import distributed
-from rmexp.core.console import Reporter, relative_path
+from rmexp.core.console import Reporter
+from rmexp.core.disk_errors import raise_disk_full
 from rmexp.core.errors import DiskFull, PeerProcessLost, UserError
 from rmexp.tracking.run_directory import RunDirectory, first_line
 
@@ -28,19 +28,19 @@ def record_outcome(run: RunDirectory, reporter: Reporter, again: str | None) -> 
         Exception: any other, with the path of its traceback as a note.
     """
     try:
-        yield
+        with raise_disk_full(run.path):
+            yield
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         run.finish("failed", error="interrupted", interrupted=True)
         if again and (run.path / "checkpoints" / "last.ckpt").is_file():
             reporter.say(f"interrupted; resume with: {again}")
         raise KeyboardInterrupt from None
+    except DiskFull as error:
+        with contextlib.suppress(OSError):  # as far as the disk permits
+            run.finish("failed", error=str(error), interrupted=True)
+            (run.path / "error.txt").write_text(f"{error}\n", encoding="utf-8")
+        raise
     except Exception as error:
-        if _is_disk_full(error):
-            full = _disk_full(run.path)
-            with contextlib.suppress(OSError):  # as far as the disk permits
-                run.finish("failed", error=str(full), interrupted=True)
-                (run.path / "error.txt").write_text(f"{full}\n")
-            raise full from error
         if distributed.is_peer_loss(error):
             lost = PeerProcessLost(
                 "Another process of this run ended, and reports the reason itself, or the "
@@ -65,35 +65,12 @@ def describe_failure(error: Exception) -> str:
 
 
 @contextmanager
-def raise_disk_full(path: Path) -> Iterator[None]:
-    """Raise errors of a full disk as `DiskFull`, which names the path."""
-    try:
-        yield
-    except Exception as error:
-        if _is_disk_full(error):
-            raise _disk_full(path) from error
-        raise
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether a disk without space is the cause; libraries wrap the error in others."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return error is not None and (
-        full or "No space left on device" in str(error) or _is_disk_full(error.__cause__)
-    )
-
-
-def _disk_full(path: Path) -> DiskFull:
-    return DiskFull(f"The disk of {relative_path(path)} is full: free some space.")
-
-
-@contextmanager
 def library_warnings(file: Path) -> Iterator[None]:
     """Write Python warnings to a file of the run, so that they do not clutter the terminal."""
     before = warnings.showwarning
 
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
-        with open(file, "a") as stream:
+        with open(file, "a", encoding="utf-8") as stream:
             stream.write(warnings.formatwarning(message, category, filename, lineno))
 
     warnings.showwarning = note  # type: ignore[assignment]
@@ -111,5 +88,5 @@ def quieten_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -61,7 +61,7 @@ def settle_config(job: JobSpec) -> tuple[DictConfig, dict[str, Any]]:
     config = job.config
     if config.resume is not None:
         config = resumed_config(config, job.overrides)
-        old = json.loads((Path(config.resume) / "result.json").read_text())
+        old = json.loads((Path(config.resume) / "result.json").read_bytes())
         return config, {key: old[key] for key in ("task", "labels", "name", "sweep", "fingerprint")}
     task = config.task.name
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}

@@ -17,6 +17,7 @@ import filelock
 from rmexp.config.grid import directory_label
 from rmexp.config.schema import job_directory, plain_name
 from rmexp.core.atomic_file import replace_file
+from rmexp.core.disk_errors import raise_unwritable
 from rmexp.core.errors import UserError
 from rmexp.runner.fingerprints import config_fingerprint, input_fingerprint, short_hash
 from rmexp.runner.job_spec import JobSpec
@@ -90,7 +91,9 @@ class SweepPlan:
             )
         content = asdict(self) | {"directory": str(self.directory)}
         with replace_file(file) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            temporary.write_text(
+                json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -99,18 +102,21 @@ class SweepPlan:
         Raises:
             UserError: another process does, which the message names.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         file, owner = filelock.FileLock(self.directory / ".lock"), self.directory / ".owner.json"
         try:
-            file.acquire(timeout=LOCK_TIMEOUT if _is_dead(owner) else 0)
+            with raise_unwritable(self.directory, "give hydra.sweep.dir=DIRECTORY"):
+                self.directory.mkdir(parents=True, exist_ok=True)
+                file.acquire(timeout=LOCK_TIMEOUT if _is_dead(owner) else 0)
         except filelock.Timeout:
-            who = json.loads(owner.read_text()) if owner.is_file() else {"pid": "?", "host": "?"}
+            who = json.loads(owner.read_bytes()) if owner.is_file() else {"pid": "?", "host": "?"}
             raise UserError(
                 f"{self.directory}: this sweep is already running "
                 f"(process {who['pid']} on {who['host']})."
             ) from None
         try:
-            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            owner.write_text(
+                json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8"
+            )
             yield
         finally:
             owner.unlink(missing_ok=True)
@@ -120,7 +126,7 @@ class SweepPlan:
 def _is_dead(owner: Path) -> bool:
     """Whether the process that took the lock last is known to be dead."""
     try:
-        who = json.loads(owner.read_text())
+        who = json.loads(owner.read_bytes())
         return not lives(who["pid"], who["host"], owner.stat().st_mtime)
     except (OSError, ValueError):
         return False
@@ -206,6 +212,6 @@ def headline(state: State) -> str:
 
 def read_plan(directory: Path) -> SweepPlan:
     """The plan of a sweep's directory."""
-    content = json.loads((directory / SWEEP_FILE).read_text())
+    content = json.loads((directory / SWEEP_FILE).read_bytes())
     cells = [Cell(**cell) for cell in content.pop("cells")]
     return SweepPlan(**content | {"directory": directory, "cells": cells})

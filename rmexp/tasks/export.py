@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.core.console import Reporter
+from rmexp.core.disk_errors import check_writable
 from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation import calibration
@@ -38,8 +39,11 @@ def export_run(
         UserError: `out` is something else, or the export cannot be verified.
     """
     home = Path(out).expanduser()
+    if home.is_file():
+        raise UserError(f"out={out} is a file; name a directory.")
     if home.exists() and not (home / "rmexp.json").is_file() and any(home.iterdir()):
         raise UserError(f"out={out} exists and is no export of rmexp; name another directory.")
+    check_writable(home.parent, "name another out=DIRECTORY")
     seed_everything(seed)
     prepared = prepare_data(model, template, data, seed, run, reporter)
     trained, layout = load_trained(model, prepared, seed, run, reporter, "cpu")

@@ -70,7 +70,7 @@ def _step(state: State) -> str:
     file, total = state.path / "metrics.jsonl", state.result.get("total_steps")
     if total is None or not file.is_file():
         return ""
-    lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     return f"{json.loads(lines[-1])['step'] if lines else 0}/{total}"
 
 

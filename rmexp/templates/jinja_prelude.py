@@ -7,9 +7,10 @@ names that this code defines:
 - `text_of(message)`: its reasoning (in <think>) and its content, whether text or parts;
 - `turns`, in a loop over them: the messages as plain `{role, content}`, with tools and tool calls
   as JSON in the text;
-- `strftime_now`: a fixed date, because rewards must not depend on the day.
+- `strftime_now`: a fixed date, because rewards must not depend on the clock.
 """
 
+import datetime
 import json
 import re
 from collections.abc import Mapping
@@ -20,8 +21,8 @@ from rmexp.core.errors import note_fallback
 BAKED = "{#- baked by rmexp -#}"
 """Marks a template that has its settings in its source."""
 
-DATE = "01 Jan 2025"
-"""The date for templates that write today's date."""
+DATE = datetime.datetime(2025, 1, 1)
+"""The time for templates that write the current one."""
 
 TEXT_OF = r"""
 {%- macro text_of(message) -%}
@@ -75,17 +76,29 @@ def bake(
         sets["bos"] = bos
     head = "".join(f"{{%- set {name} = {_literal(value)} -%}}" for name, value in sets.items())
     if "strftime_now" in source:
-        note_fallback(f"The template writes the date of the day; it is pinned to {DATE}.")
-        head += "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro -%}"
+        note_fallback(f"The template writes the current date or time; it is fixed at {DATE}.")
+        head += _fixed_time(source)
     if system is not None:
         head += _system(system)
     if prefix or suffix:
         head += _around(prefix or "", suffix or "")
     if uses_turns or re.search(r"\btext_of\(", source):
-        head += TEXT_OF.strip()
+        head += TEXT_OF
     if uses_turns:
-        head += TURNS.strip()
-    return BAKED + head + source if head else source
+        head += TURNS
+    # In one line, so that errors name the lines of the source.
+    return BAKED + head.replace("\n", "") + source if head else source
+
+
+def _fixed_time(source: str) -> str:
+    formats = {found[1] for found in re.findall(r"strftime_now\(\s*(['\"])(.*?)\1", source)}
+    texts = {format: DATE.strftime(format) for format in sorted(formats)}
+    usual = _literal(DATE.strftime("%d %b %Y"))
+    return (
+        "{%- macro strftime_now(format) -%}{{ "
+        f"({_literal(texts)})[format] | default({usual}) "
+        "}}{%- endmacro -%}"
+    )
 
 
 def _system(text: str) -> str:

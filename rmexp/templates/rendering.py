@@ -7,6 +7,7 @@ a Python list are joined first; contents that it leaves out are reported.
 import dataclasses
 import json
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -114,15 +115,34 @@ def _render_one(
         if unfinished and isinstance(error, ValueError):
             raise UserError(_NOT_AT_ITS_END) from error
         called = any(message.get("tool_calls") for message in messages)
-        hint = " (template=chatml shows tool calls)" if called else ""
-        reason = str(error) or type(error).__name__
-        raise UserError(f"The chat template refuses a dialogue: {reason}{hint}.") from error
+        hints = [*_lines(error), *(["template=chatml shows tool calls"] if called else [])]
+        why = str(error).rstrip(".") or type(error).__name__
+        why += f" ({'; '.join(hints)})" if hints else ""
+        raise UserError(f"The chat template refuses a dialogue: {why}.") from error
     if len(text) > MAX_TEXT:
         raise UserError(f"The chat template turns a dialogue into {len(text)} characters.")
     # A template may strip whitespace, but the text must end with the step.
     if unfinished and not text.rstrip().endswith(_plain_text(last["content"]).rstrip()):
         raise UserError(_NOT_AT_ITS_END)
     return text
+
+
+def _lines(error: Exception) -> list[str]:
+    """The line of the template that raised the error, if it is known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename in ("<template>", "<unknown>")]
+    number = getattr(error, "lineno", lines[-1] if lines else None)
+    return [f"line {number} of the template"] if number else []
+
+
+def omits_thinking(comparison: Comparison, texts: Sequence[str]) -> bool:
+    """Whether the template removes what stands before </think> in an answer."""
+    for response, text in zip(comparison.responses, texts, strict=True):
+        content = response[-1].get("content") if response else None
+        thinking, _, _ = (content if isinstance(content, str) else "").rpartition("</think>")
+        if thinking.replace("<think>", "").strip() not in text:
+            return True
+    return False
 
 
 _NOT_AT_ITS_END = (

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rmexp.comparison import Message
@@ -18,6 +17,7 @@ from rmexp.core.errors import UserError, note_fallback
 from rmexp.templates.jinja_prelude import BAKED, bake
 from rmexp.templates.limits import MAX_SOURCE, limited_memory
 from rmexp.templates.rendering import render, tokenize
+from rmexp.templates.template_file import default_template, read_template
 
 PROBES: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}),
@@ -35,7 +35,10 @@ PROBES: tuple[tuple[Message, ...], ...] = (
 )
 """Dialogues whose token ids are hashed in a template's fingerprint."""
 
-TAG = re.compile(r"<[|｜][^|｜<>\s]+[|｜]>|</?\w+>|\[/?[A-Z_]+\]")
+SPECIAL_TAG = re.compile(r"<[|｜][^|｜<>\s]+[|｜]>")
+"""Matches texts that are meant as special tokens: <|im_end|>."""
+
+TAG = re.compile(SPECIAL_TAG.pattern + r"|</?\w+>|\[/?[A-Z_]+\]")
 """Matches texts like special tokens: <|im_end|>, <end_of_turn>, </s>, [/INST]."""
 
 PAD_NAMES = (
@@ -55,7 +58,7 @@ class Template:
 
     Args:
         source: a Jinja chat template; None takes the tokenizer's own.
-        path: a file with a Jinja chat template, instead of `source`.
+        path: a file with a Jinja chat template, or the folder of a tokenizer, instead of `source`.
         system: a system prompt for dialogues without one.
         response_prefix: text before the content of the response.
         response_suffix: text after it.
@@ -70,13 +73,13 @@ class Template:
     arguments: Mapping[str, Any]
 
     def check(self) -> None:
-        """Check that the file exists.
+        """Read the file.
 
         Raises:
-            UserError: there is no such file.
+            UserError: there is none, or no template in it.
         """
-        if self.path is not None and not Path(self.path).expanduser().is_file():
-            raise UserError(f"template.path={self.path}: there is no such file.")
+        if self.path is not None:
+            read_template(self.path)
 
     def install(self, tokenizer: Any) -> str | None:
         """Set this template, a pad token that is not eos, and right padding on the tokenizer.
@@ -90,21 +93,23 @@ class Template:
         tokenizer.chat_template = self._bake(self._find(tokenizer), tokenizer)
         tokenizer.padding_side = "right"
         said = choose_pad_token(tokenizer)
-        _check_renders(tokenizer)
-        if self.source is not None or self.path is not None:  # the tokenizer's own is not checked
-            _check_tags(tokenizer)
+        try:
+            _check_renders(tokenizer)
+        except UserError as error:
+            where = f"template.path={self.path}: " if self.path is not None else ""
+            raise UserError(f"{where}{error}") from error
+        # A family's own template may write tags that its tokenizer splits, but not <|these|>.
+        given = self.source is not None or self.path is not None
+        _check_tags(tokenizer, TAG if given else SPECIAL_TAG)
         return said
 
     def _find(self, tokenizer: Any) -> str:
         if self.path is not None:
-            self.check()
-            return Path(self.path).expanduser().read_text(encoding="utf-8")
+            return read_template(self.path)
         if self.source is not None:
             return self.source
-        own = tokenizer.chat_template
-        if isinstance(own, dict):  # several, by name
-            own = own.get("default")
-        if isinstance(own, str):
+        own = default_template(tokenizer.chat_template, "The tokenizer")
+        if own is not None:
             return own
         raise UserError(
             "The tokenizer has no chat template of its own: choose template=chatml, template=plain "
@@ -197,21 +202,26 @@ def _check_renders(tokenizer: Any) -> None:
     if len(tokenizer.chat_template) > MAX_SOURCE:
         raise UserError(f"The chat template has {len(tokenizer.chat_template)} characters.")
     with limited_memory():
-        first, second = render(tokenizer, [PROBES[0]])[0], PROBES[0][-1]["content"]
-    if second not in first:
+        first, *others = render(tokenizer, [PROBES[0]] * 8)
+    if any(other != first for other in others):
+        note_fallback(
+            "The template renders the same dialogue in several ways (at random?): rewards, cached "
+            "tokens and the export depend on chance."
+        )
+    if PROBES[0][-1]["content"] not in first:
         raise UserError(
             "The chat template does not render the assistant's answer; "
             "nothing could be learnt from it."
         )
 
 
-def _check_tags(tokenizer: Any) -> None:
+def _check_tags(tokenizer: Any, tag: re.Pattern[str]) -> None:
     """Note tags of the template that are not tokens: they are split into pieces."""
     found: set[str] = set()
     for probe in PROBES:
         with suppress(UserError):  # a template may refuse a system message
-            found |= set(TAG.findall(render(tokenizer, [probe])[0]))
-    if unknown := sorted(found - set(tokenizer.get_vocab())):
+            found |= set(tag.findall(render(tokenizer, [probe])[0]))
+    if unknown := sorted(one for one in found if one not in tokenizer.tokenize(one)):
         note_fallback(
             f"The template writes {', '.join(unknown)}: the tokenizer has no such tokens "
             "and splits them into pieces."

@@ -28,6 +28,7 @@ def describe_environment(**facts: Any) -> dict[str, Any]:
             "cpus": os.cpu_count(),
         },
         "command": sys.argv,
+        "directory": os.getcwd(),
         **facts,
     }
 

@@ -203,7 +203,7 @@ def read_predictions(file: Path) -> dict[tuple[str, int], float]:
 def read_log(run: Path) -> list[dict[str, Any]]:
     """Read the complete lines of `metrics.jsonl`; a killed run may end with a partial one."""
     file = run / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 

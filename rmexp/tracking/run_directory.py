@@ -7,7 +7,6 @@ result.json error.txt                         status, metrics, cost, fallbacks; 
 checkpoints/ export/ report.html plots/
 """
 
-import contextlib
 import datetime
 import json
 import os
@@ -16,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import Logger
 
 from rmexp.config.yaml_io import write_yaml
 from rmexp.core.atomic_file import replace_file
+from rmexp.core.disk_errors import raise_unwritable
 from rmexp.core.errors import UserError
 from rmexp.tracking.predictions import EvalSetTables, read_log, write_set
 
@@ -52,20 +53,22 @@ class RunDirectory:
         """Take a directory for a new run; if another run has it, append a number to the name."""
         number, free = 1, path
         while True:
-            free.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(free / "result.json", "x") as stream:
+            with raise_unwritable(path, "work elsewhere, or give hydra.run.dir=DIRECTORY"):
+                free.mkdir(parents=True, exist_ok=True)
+                with (
+                    suppress(FileExistsError),
+                    open(free / "result.json", "x", encoding="utf-8") as stream,
+                ):
                     json.dump(_alive(), stream)
-                return cls(free)
-            except FileExistsError:
-                number += 1
-                free = path.with_name(f"{path.name}-{number}")
+                    return cls(free)
+            number += 1
+            free = path.with_name(f"{path.name}-{number}")
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDirectory":
         """Continue an existing run; its seconds accumulate."""
         run = cls(path)
-        run.result = json.loads((path / "result.json").read_text())
+        run.result = json.loads((path / "result.json").read_bytes())
         run._started -= run.result.get("seconds", 0.0)
         return run
 
@@ -104,7 +107,8 @@ class RunDirectory:
     def fail(self, error: BaseException) -> None:
         """Record an error; the traceback goes to `error.txt`."""
         if self.writes:
-            (self.path / "error.txt").write_text("".join(traceback.format_exception(error)))
+            trace = "".join(traceback.format_exception(error))
+            (self.path / "error.txt").write_text(trace, "utf-8", errors="backslashreplace")
             self.finish("failed", error=first_line(error))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -112,7 +116,8 @@ class RunDirectory:
         if self.writes:
             with replace_file(self.path / name) as temporary:
                 text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
-                temporary.write_text(f"{text}\n")
+                # A lone surrogate becomes a JSON escape.
+                temporary.write_text(f"{text}\n", "utf-8", errors="backslashreplace")
 
     def write_predictions(
         self, name: str, set: EvalSetTables, rewards: Mapping[int, list[float]]
@@ -128,7 +133,7 @@ class RunDirectory:
             kept = [line for line in lines if not any(key.startswith("test/") for key in line)]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             with replace_file(self.path / "metrics.jsonl") as temporary:
-                temporary.write_text(text)
+                temporary.write_text(text, encoding="utf-8")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The complete lines of `metrics.jsonl`."""
@@ -136,7 +141,7 @@ class RunDirectory:
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):  # a full disk is reported where the run meets it
+            with suppress(OSError):  # a full disk is reported where the run meets it
                 self.update()
 
 
@@ -162,7 +167,7 @@ class JsonLines(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a line."""
-        with open(self.file, "a") as stream:
+        with open(self.file, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": int(step or 0), **metrics}) + "\n")
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:

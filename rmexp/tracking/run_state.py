@@ -47,7 +47,7 @@ def read_state(home: Path) -> State:
     """Read the state of a run directory, which need not exist."""
     file = home / "result.json"
     try:
-        result = json.loads(file.read_text())
+        result = json.loads(file.read_bytes())
         status = result["status"]
     except FileNotFoundError:
         return State("pending", home)

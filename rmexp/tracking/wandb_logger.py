@@ -110,13 +110,19 @@ class WandB:
         if self.mode != "auto":
             return self.mode
         wanted = os.environ.get("WANDB_MODE", "")
+        if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+            return "disabled"
         if wanted in ("offline", "disabled", "dryrun"):
             return "disabled" if wanted == "disabled" else "offline"
         os.environ.setdefault("WANDB_SILENT", "true")
         try:
             import wandb
 
-            return "online" if wandb.login(prompt=False, verify=False) else "offline"
+            if wandb.login(prompt=False, verify=False):
+                return "online"
+            if wanted == "online":
+                note_fallback("WANDB_MODE=online without a login: the run is mirrored offline.")
+            return "offline"
         except Exception as error:
             note_fallback(
                 f"W&B does not log in ({first_line(error)}): the run is mirrored offline."

@@ -21,7 +21,7 @@ from rmexp.batching.activation_store import FACTS, ActivationStore
 from rmexp.batching.collate import BatchLayout
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.batching.step_loader import IndexedRows
-from rmexp.core.disk_cache import build_once
+from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import note_fallback
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.models.frozen_layers import ReplayLayer, SkippedLayer
@@ -89,10 +89,9 @@ def load_or_compute(
     if reason is not None:
         note_fallback(f"The frozen part of the model is computed in each step, as {reason}.")
         return None
-    with build_once(home, FACTS) as folder:
-        if folder is not None:
-            part.compute(folder, progress)
-    store = ActivationStore.open(home)
+    store, from_cache = load_or_build(
+        home, ActivationStore.open, lambda folder: part.compute(folder, progress)
+    )
     difference = _reward_difference(part, store)
     if not difference <= TOLERANCES[precision]:
         note_fallback(
@@ -104,7 +103,7 @@ def load_or_compute(
         "layers": count,
         "pooled": pooled,
         "mib": round(store.states_S_D.nbytes / 2**20, 1),
-        "from_cache": folder is None,
+        "from_cache": from_cache,
         "seconds": round(time.monotonic() - started, 1),
     }
     return CachedActivations(store, count, facts)

@@ -127,7 +127,7 @@ def _without_loss(loss: Loss, data: ComparisonData, split: str, home: Path) -> s
     if loss.state():
         if not (home / "loss.json").is_file():
             return f"{home} does not say what its loss learnt (loss.json): the loss is left out."
-        saved = json.loads((home / "loss.json").read_text())
+        saved = json.loads((home / "loss.json").read_bytes())
         if set(saved) != set(loss.state()):
             return f"{home} learnt for another loss (loss.json): the loss is left out."
         loss.take_state(saved)

@@ -144,7 +144,8 @@ def test_a_default_stands_once():
             "loss.margin=-1: should be a number of 0 or more, or data or ratings.",
         ),
         (["seed=abc"], "seed=abc: should be a whole number."),
-        (["seed=-1"], "seed=-1: should be 0 or more."),
+        (["seed=-1"], "seed=-1: should be 0 to 4294967295."),
+        (["seed=4294967296"], "seed=4294967296: should be 0 to 4294967295."),
         (["optim.lr=0"], "optim.lr=0: should be a number above 0."),
         (["data.limit=1.5"], "data.limit=1.5: should be a whole number above 0, or null."),
         (["data.on_bad_row=drop"], "data.on_bad_row=drop: should be raise or skip."),
@@ -158,7 +159,7 @@ def test_a_default_stands_once():
         ),
         (
             ["loss.margin=[1"],
-            "Cannot read the overrides 'loss.margin=[1'; put quotes around",
+            "Cannot read the override 'loss.margin=[1'; quote its value: 'loss.margin=",
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -181,6 +182,26 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["data=jsonl", "data.path=${oc.env:NO_SUCH_NAME}"],
+            "data.path: the environment variable NO_SUCH_NAME is not set.",
+        ),
+        (
+            ["optim.head_lr=${optim.lrr}"],
+            "optim.head_lr: ${optim.lrr} is no key (did you mean optim.lr?); for these "
+            "characters themselves write \\${optim.lrr}.",
+        ),
+    ],
+)
+def test_a_reference_to_nothing_is_named_with_its_key(overrides, sentence):
+    with pytest.raises(OmegaConfBaseException) as caught:
+        check_config(composed("model=tiny", *overrides))
+    assert explain(caught.value, overrides) == sentence
+
+
 def test_known_keys_are_those_of_the_choice():
     assert "model.hidden" in set(known_keys(["model=tiny"]))
     assert "model.hidden" not in set(known_keys([]))
@@ -190,6 +211,9 @@ def test_directory_names_are_plain_and_short():
     assert plain_name("a=b c/d") == "a-b-c-d"
     name = job_directory(3, ",".join(f"data.fields.key{n}=value" for n in range(20)))
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,80}", name)
+    assert plain_name("实验/一") == "实验-一"
+    assert len(plain_name("实" * 300).encode()) <= 80
+    assert plain_name("实" * 300) != plain_name("实" * 301)
     assert name != job_directory(3, ",".join(f"data.fields.key{n}=other" for n in range(20)))
 
 

@@ -1,8 +1,14 @@
-"""What the terminal shows: marks, repeated lines, paths."""
+"""What the terminal shows: marks, repeated lines, paths, and texts that it cannot show."""
+
+import io
+import subprocess
+import sys
 
 from rich.table import Table
 
-from rmexp.core.console import CONTROLS, Reporter, printable, relative_path
+from rmexp.core.console import Reporter, relative_path
+from rmexp.core.streams import CONTROLS, print_error, printable
+from tests.conftest import ROOT
 
 
 def test_each_line_carries_the_mark_and_markup_stays_text(capsys):
@@ -48,3 +54,35 @@ def test_texts_cannot_drive_the_terminal(capsys):
 def test_lines_tabs_and_other_scripts_stay():
     assert printable("\a\r" + ATTACK) == r"\x07\r" + SHOWN
     assert printable("a\n\tä 你好 ☕ \U0001f600") == "a\n\tä 你好 ☕ \U0001f600"
+
+
+def test_errors_cannot_drive_the_terminal(capsys):
+    print_error("rmexp: \x1b]0;title\x07")
+    assert capsys.readouterr().err == "rmexp: \\x1b]0;title\\x07\n"
+
+
+def test_an_ascii_terminal_shows_escapes(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    Reporter().say("名 é")
+    assert raw.getvalue() == b"\\u540d \\xe9\n"
+
+
+def test_a_closed_pipe_does_not_end_the_run():
+    """Half a line reaches the reader; what follows is written to nowhere."""
+    code = (
+        "import sys; from rmexp.core.console import Reporter; reporter = Reporter();"
+        "sys.stdin.readline();"
+        "[reporter.say('x' * 9000) for _ in range(20)]; print('alive', file=sys.stderr)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(b"\n")
+    assert (process.returncode, errors) == (0, b"alive\n")

@@ -1,21 +1,30 @@
-"""Cached directories are built once, completely or not at all."""
+"""Cached directories are built once, completely or not at all, and again if they are broken."""
 
+import errno
+import json
 import multiprocessing
 import os
 import time
 
 import pytest
 
-from rmexp.core.disk_cache import build_once
+from rmexp.core import disk_cache
+from rmexp.core.disk_cache import load_or_build
+from rmexp.core.errors import DiskFull, UserError
+
+
+def load(home):
+    return json.loads((home / "done").read_text("utf-8"))
 
 
 def build(home, log):
-    with build_once(home, "done") as folder:
-        if folder is not None:
-            with open(log, "a") as stream:
-                stream.write("built\n")
-            time.sleep(0.2)
-            (folder / "done").write_text("1")
+    def fill(folder):
+        with open(log, "a", encoding="utf-8") as stream:
+            stream.write("built\n")
+        time.sleep(0.2)
+        (folder / "done").write_text("1", "utf-8")
+
+    return load_or_build(home, load, fill)
 
 
 def test_one_of_several_processes_builds_and_the_others_wait(tmp_path):
@@ -26,24 +35,22 @@ def test_one_of_several_processes_builds_and_the_others_wait(tmp_path):
         process.start()
     for process in processes:
         process.join()
-    assert log.read_text() == "built\n"
-    assert (home / "done").read_text() == "1"
+    assert log.read_text("utf-8") == "built\n"
+    assert build(home, log) == (1, True)
 
 
 def test_an_error_leaves_no_entry_and_no_partial_folder(tmp_path):
     home = tmp_path / "entry"
 
-    def fail():
-        with build_once(home, "done") as folder:
-            (folder / "part").write_text("x")
-            raise RuntimeError
+    def fail(folder):
+        (folder / "part").write_text("x", "utf-8")
+        raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        fail()
+        load_or_build(home, load, fail)
     assert not home.exists()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
-    build(home, tmp_path / "log")
-    assert (home / "done").is_file()
+    assert build(home, tmp_path / "log") == (1, False)
 
 
 def test_a_group_can_share_the_cache(tmp_path):
@@ -56,9 +63,30 @@ def test_a_group_can_share_the_cache(tmp_path):
     assert modes == {"entry": 0o775, "entry.lock": 0o664, "done": 0o664}
 
 
-def test_an_incomplete_entry_is_replaced(tmp_path):
+@pytest.mark.parametrize("content", [None, "", "{", "\0\0"])
+def test_a_broken_entry_is_built_again_and_noted(tmp_path, content):
     home = tmp_path / "entry"
     home.mkdir()
-    (home / "stale").write_text("x")
-    build(home, tmp_path / "log")
+    if content is not None:
+        (home / "done").write_text(content, "utf-8")
+    with pytest.warns(UserWarning, match=r"entry in the cache is broken \(.*\) and built again"):
+        assert build(home, tmp_path / "log") == (1, False)
     assert [path.name for path in home.iterdir()] == ["done"]
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_fix(tmp_path):
+    (tmp_path / "file").write_text("", "utf-8")
+    sentence = "file/cache cannot be written .Not a directory.: give another directory with cache="
+    with pytest.raises(UserError, match=sentence):
+        build(tmp_path / "file" / "cache" / "entry", tmp_path / "log")
+
+
+def test_a_full_disk_of_the_cache_is_named(tmp_path):
+    def fill(folder):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise ValueError("as libraries wrap it") from error
+
+    with pytest.raises(DiskFull, match=f"The disk of .* is full: {disk_cache.FIX}"):
+        load_or_build(tmp_path / "entry", load, fill)

@@ -194,3 +194,16 @@ def test_a_refusal_over_tool_calls_names_a_template_that_shows_them():
     source = "{% for m in messages %}{{ m.content + '!' }}{% endfor %}"
     with pytest.raises(UserError, match=r"refuses a dialogue: .*template=chatml shows tool calls"):
         rendering.render(with_source(source), [[TALK[0], call]])
+
+
+@pytest.mark.parametrize(
+    ("content", "omitted"),
+    [("<think>hm, 2</think> Two", True), ("<think>\n</think>Two", False), ("Two", False)],
+)
+def test_thinking_that_the_template_removes_is_found(content, omitted):
+    answer = ({"role": "assistant", "content": content},)
+    one = Comparison("", (TALK[0],), (answer,))
+    strips = EACH.replace("m.content", "m.content.split('</think>')[-1]")
+    for source, expected in ((strips, omitted), (EACH, False)):
+        texts = rendering.render_comparison(with_source(source), one)
+        assert rendering.omits_thinking(one, texts) is expected

@@ -161,12 +161,35 @@ def test_an_exported_template_is_not_baked_twice(tmp_path):
     assert template_fingerprint(again) == template_fingerprint(tokenizer)
 
 
-def test_the_date_of_the_day_is_pinned():
+def test_the_clock_is_fixed_in_the_format_that_the_template_asks_for():
     tokenizer = from_conf("model/tiny").load_tokenizer()
-    template = from_conf("template/tokenizer", source="{{ strftime_now('%d %b %Y') }}|" + CHATML)
-    with pytest.warns(UserWarning, match="pinned to 01 Jan 2025"):
+    source = "{% set now = '%Y' %}{{ strftime_now('%d %b %Y %H:%M') }}|{{ strftime_now(now) }}|"
+    template = from_conf("template/tokenizer", source=source + CHATML)
+    with pytest.warns(UserWarning, match="fixed at 2025-01-01 00:00:00"):
         template.install(tokenizer)
-    assert rendering.render(tokenizer, [TALK])[0].startswith("01 Jan 2025|")
+    assert rendering.render(tokenizer, [TALK])[0].startswith("01 Jan 2025 00:00|01 Jan 2025|")
+
+
+def test_a_template_that_renders_at_random_is_named():
+    source = "{{ range(1000) | random }}" + CHATML
+    with pytest.warns(UserWarning, match="renders the same dialogue in several ways"):
+        render(from_conf("template/tokenizer", source=source))
+
+
+def test_an_error_names_the_file_and_the_line_of_the_source(tmp_path):
+    file = tmp_path / "t.jinja"
+    for source, sentence in (
+        ("a\n{% for %}", "Expected an expression.*line 2"),
+        ("a\n\n{{ messages[9].content.x }}", "has no element 9.*line 3"),
+        ("a\n{{ 1 / 0 }}", "division by zero.*line 2"),
+        (
+            "{{ bos }}{% for turn in turns %}{% endfor %}\n{{ raise_exception('No.') }}",
+            "No.*line 2",
+        ),
+    ):
+        file.write_text(source)
+        with pytest.raises(UserError, match=f"^template.path={file}: .*{sentence} of the template"):
+            render(from_conf("template/tokenizer", path=str(file)))
 
 
 def test_text_around_the_judged_answer_is_baked(tmp_path):
@@ -226,10 +249,13 @@ def test_tags_that_are_no_tokens_are_named(option, names):
     template.install(tokenizer_of(*names.split(", ")))  # and no warning
 
 
-def test_tags_of_the_tokenizers_own_template_are_its_authors_affair():
+def test_of_the_tokenizers_own_template_only_special_tags_are_checked():
     tokenizer = from_conf("model/tiny").load_tokenizer()
-    tokenizer.chat_template = CHATML.replace("im_end", "im_over")
+    tokenizer.chat_template = "[INST]" + CHATML
     from_conf("template/tokenizer").install(tokenizer)
+    tokenizer.chat_template = CHATML.replace("im_end", "im_over")
+    with pytest.warns(UserWarning, match=re.escape("writes <|im_over|>: the tokenizer")):
+        from_conf("template/tokenizer").install(tokenizer)
 
 
 def test_the_rubric_of_a_judge():

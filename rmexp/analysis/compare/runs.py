@@ -193,7 +193,7 @@ def _finished_run(home: Path, result: Mapping[str, Any]) -> Run:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return json.loads(file.read_bytes()) if file.is_file() else {}
 
 
 def _given(home: Path) -> set[str]:

@@ -50,7 +50,7 @@ def write_report(
             for name in _names(metrics, sets)
         ],
         blocks=blocks,
-        config=(run.path / "config.yaml").read_text(),
+        config=(run.path / "config.yaml").read_text(encoding="utf-8"),
     )
     file = run.path / "report.html"
     file.write_text(page, encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from rmexp.config.schema import CONF_DIR
 from rmexp.core.atomic_file import replace_file
 from rmexp.core.console import Reporter
+from rmexp.core.disk_errors import check_writable
 from rmexp.core.errors import UserError
 from rmexp.tasks.convert.experiment import convert_settings, experiment_text, report
 
@@ -33,7 +34,7 @@ def convert(source: str, out: str, reporter: Reporter) -> dict[str, float]:
         raise UserError(f"source={source}: not UTF-8 (byte {error.start}).") from None
     settings = convert_settings(text, source)
     command = _command(target) + ("" if "data" in settings.lines else " data=jsonl data.path=FILE")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(target.parent, "name another out=FILE")
     with replace_file(target) as file:
         file.write_text(experiment_text(settings, command), encoding="utf-8")
     reporter.say(*report(settings), f"written: {target}")
