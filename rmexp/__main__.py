@@ -6,6 +6,7 @@ Mistakes in a command are reported before a directory is made.
 import argparse
 import atexit
 import gc
+import logging
 import os
 import socket
 import sys
@@ -34,6 +35,7 @@ def main() -> None:
     """Run the command in `sys.argv`; exits with 1 and one sentence if it cannot be done."""
     restart_in_utf8()
     escape_unencodable()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs that there is no home
     # The console script finds a custom `_target_` in this directory, as `python -m` does.
     try:
         here = os.getcwd()
