@@ -13,7 +13,7 @@ demo: setup
 	$(RUN) -m rmexp loss=contrastive loss.margin=1.0
 
 test: $(VENV)/.dev
-	$(OFFLINE) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	$(OFFLINE) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.dev
 	$(OFFLINE) OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 \

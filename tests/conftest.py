@@ -39,6 +39,18 @@ SHORT_DEMO = f"data.path={ROOT}/tests/helpers/short_demo.jsonl"
 """Rows of the demo data, with a few characters of each text: a tiny run takes a second."""
 
 
+SLOW_FILES = (
+    *("training/test_devices.py", "training/test_planning.py", "runner/test_sweep.py"),
+    *("runner/test_launchers.py", "data/test_supervision.py", "runner/test_command_line.py"),
+    *("training/test_kill.py", "config/test_config.py", "tasks/test_evaluate.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the slow files first, so that no worker ends with one of them alone."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(SLOW_FILES))
+
+
 def needs(path: Path) -> pytest.MarkDecorator:
     """Skip, by name, where a file of ../shared is not there."""
     return pytest.mark.skipif(not path.exists(), reason=f"{path} is not there")
