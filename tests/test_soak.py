@@ -18,7 +18,7 @@ import pytest
 
 from rmexp.runner.sweep_plan import SWEEP_FILE, read_plan
 from rmexp.tracking.run_state import read_state
-from tests.conftest import ROOT, SHORT_DEMO, result
+from tests.conftest import ROOT, SHORT_DEMO
 from tests.helpers.fork_server import ForkServer
 from tests.helpers.run_directories import run_table, sweep_table
 
@@ -106,7 +106,7 @@ def single_runs(folder):
 def found_in(folder):
     """Metrics, rewards and log of each run that is done, and the comparison of a sweep."""
     if (home := sweep_of(folder)) is None:
-        done = [run_table(r) for r in single_runs(folder) if result(r)["status"] == "done"]
+        done = [run_table(r) for r in single_runs(folder) if read_state(r).status == "done"]
         assert all(one == done[0] for one in done)  # one killed once it was done leaves two
         return done[0]
     with open(home / "comparison.csv") as file:
