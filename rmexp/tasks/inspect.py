@@ -53,7 +53,8 @@ def inspect(
         prepare_data(model, template, data, seed, run, reporter)
     except UserError as error:
         run.write_json("inspect.json", {"first_look": looked, "error": str(error)})
-        reporter.say(f"! Nothing can be trained on here: {error}")
+        if not any(str(error) in line for line in looked):
+            reporter.say(f"! Nothing can be trained on here: {error}")
         return {}
     rows, prompts = gather(data, reporter.count)
     facts = describe_data(data, rows, overlaps(prompts, others, reporter.count))

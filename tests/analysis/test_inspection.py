@@ -9,10 +9,12 @@ import pytest
 from rmexp.analysis.inspect import duplicates, length_and_labels
 from rmexp.analysis.inspect.agreement import agreement
 from rmexp.analysis.inspect.examples import example_texts, shared_length
+from rmexp.analysis.inspect.first_look import first_look
 from rmexp.analysis.inspect.leakage import overlaps, similarity
 from rmexp.analysis.inspect.prompts import Prompt, prompt_text, read_prompts
 from rmexp.analysis.inspect.rows import RowFacts
 from rmexp.analysis.inspect.summary import read_data, warnings
+from rmexp.config.compose import build, compose_config
 from rmexp.core.errors import UserError
 from rmexp.data.reader import RowReport
 from rmexp.models.tiny import Tiny
@@ -311,7 +313,37 @@ def test_inspect_on_the_command_line(rmexp, write_rows, monkeypatch):
     for sentence in facts["warnings"]:
         assert f"! {sentence}" in done.stdout
     assert "the longer wins" in done.stdout
+    assert (
+        f"  train: python -m rmexp data=jsonl data.path={data} data.on_bad_row=skip" in done.stdout
+    )
     assert done.stdout.rstrip().splitlines()[-2].startswith("page    outputs/")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.jsonl", '{"prompt": "Q", "response": "a"}', "have no label to train on"),
+        (
+            "a.jsonl",
+            '{"question": "Q", "chosen": "a", "rejected": "b"}',
+            "  train: python -m rmexp",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "Q", "answer": "a", "score": 4}',
+            "train: python -m rmexp data=jsonl",
+        ),
+        ("a.jsonl", "[1]", "! "),
+        ("a.txt", "words", "! "),
+        ("a.csv", "a,b\n1,2\n", "columns: a (text), b (text)"),
+        ("a.parquet", "PAR1", "! "),
+    ],
+)
+def test_the_first_look_answers_for_any_file(name, content, sentence, tmp_path):
+    file = tmp_path / name
+    file.write_text(content)
+    source = build(compose_config(["data=jsonl", f"data.path={file}"]).data).source
+    assert any(sentence in line for line in first_look(source, "jsonl"))
 
 
 def test_inspect_reads_ratings_and_mixtures(rmexp, write_rows):

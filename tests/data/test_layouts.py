@@ -72,6 +72,7 @@ PAIRS = {
         {"dataset": "all", "chosen": [ASKED, YES], "rejected": [ASKED, NO]},
     ],
     "ms_swift": [{"messages": [ASKED, YES], "rejected_response": "no"}],
+    "ms_swift_dialogues": [{"messages": [ASKED, YES], "rejected_messages": [ASKED, NO]}],
     "winner": [
         {"prompt": "Q", "response_a": "yes", "response_b": "no", "winner": "a"},
         {"prompt": "Q", "response_1": "no", "response_2": "yes", "preference": 2},
@@ -146,6 +147,11 @@ def test_a_pair_in_the_layout_of_a_public_data_set(layout, row):
         ),
         ("rated_response", {"prompt": "Q", "completion": [YES], "label": True}, (1,)),
         ("rated_dialogue", {"messages": [ASKED, YES], "label": False}, (0,)),
+        (
+            "rated_dialogue",
+            {"conversations": [shared("human", "Q"), shared("gpt", "a")], "kto_tag": True},
+            (1,),
+        ),
         ("response", {"prompt": "Q", "answer": "yes"}, None),
     ],
 )  # fmt: skip

@@ -36,6 +36,7 @@ def first_look(source: RowSource | MixedSource, option: str) -> Iterator[str]:
             labels |= set(_labels(one, source.spec.min_rating_gap))
     except UserError as error:
         yield f"! {error}"
+        return
     paths = ", ".join(source.paths)
     yield f"{paths}: {'the first ' if report.read == ROWS else ''}{report.read} rows"
     yield f"  columns: {', '.join(columns.words(report.read)) or 'none'}"

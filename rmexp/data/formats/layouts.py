@@ -37,7 +37,7 @@ from rmexp.data.formats.usual_names import (
 )
 from rmexp.data.formats.votes import Votes, Winner
 
-NAMED_ONLY = 3
+NAMED_ONLY = 4
 """The tier of layouts that no column tells from others: they are read if they are named."""
 
 
@@ -51,8 +51,8 @@ class Layout:
         format: reads its rows.
         needs: columns that a row must have.
         takes: columns that are read where a row has them.
-        tier: a layout of a lower tier is preferred: 0 columns of one publisher, 1 usual columns, 2
-            without labels, `NAMED_ONLY`.
+        tier: a layout of a lower tier is preferred: 0 columns of one publisher, 1 comparisons, 2
+            single rated answers, 3 without labels, `NAMED_ONLY`.
     """
 
     name: str
@@ -81,7 +81,7 @@ GRADED = (
     column("rejected_rating", "rejected_rating", graded(1)),
 )
 INSTRUCTION = column("prompt", "", "instruction 指令", kinds=QUESTION)
-MESSAGES = column("messages", kinds=("dialogue",))
+MESSAGES = column("messages", "messages", DIALOGUE_NAMES, kinds=("dialogue",))
 
 
 def _exactly(*names: str, kinds: tuple[str, ...] = ()) -> tuple[Columns, ...]:
@@ -142,13 +142,13 @@ LAYOUTS = (
             [("winner_model_a", "winner_model_b")])),
            (column("votes_tie", "votes_tie", "winner_tie winner_model_tie"),)),
     Layout("rated_response", "rated responses", SingleResponse(), (PROMPT, RESPONSE, RATING),
-           INPUT),
-    Layout("rated_dialogue", "rated dialogues", SingleResponse(), (MESSAGES, RATING)),
+           INPUT, tier=2),
+    Layout("rated_dialogue", "rated dialogues", SingleResponse(), (MESSAGES, RATING), tier=2),
     Layout("response", "responses without a label", SingleResponse(), (PROMPT, RESPONSE), INPUT,
-           tier=2),
-    Layout("dialogue", "dialogues without a label", SingleResponse(), (MESSAGES,), tier=2),
+           tier=3),
+    Layout("dialogue", "dialogues without a label", SingleResponse(), (MESSAGES,), tier=3),
     Layout("responses", "candidates without ratings", Candidates(), (PROMPT, RESPONSES), INPUT,
-           tier=2),
+           tier=3),
     Layout("shared_beginning", "texts that begin with their prompt", SharedBeginning(), (PAIR,),
            GRADED, tier=NAMED_ONLY),
     Layout("votes_1_2", "two answers, 1 or 2 is the better one", Votes([1], [2], [0]),

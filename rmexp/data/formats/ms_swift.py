@@ -6,14 +6,21 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.data.formats.dialogues import shared_dialogue, with_system
-from rmexp.data.formats.fields import common_fields, list_field, optional_number, unique_texts
+from rmexp.data.formats.fields import (
+    common_fields,
+    decoded,
+    is_missing,
+    list_field,
+    optional_number,
+    unique_texts,
+)
 from rmexp.data.formats.messages import chat_messages
 from rmexp.data.sources import BadRow
 
 
 @dataclass(frozen=True)
 class MsSwift:
-    """`messages`, and `rejected_response` (a text) or `rejected_messages` (a whole dialogue).
+    """`messages`, and `rejected_response` (a text, or several) or `rejected_messages` (a whole dialogue).
 
     Optional: `margin`, `tools`. The roles `tool_call` and `tool_response` become an assistant's
     `tool_calls` and a `tool` message, which is what chat templates read.
@@ -24,19 +31,25 @@ class MsSwift:
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         messages = _dialogue(row, "messages")
-        if row.get("rejected_messages") is not None:
-            name, other = "rejected_messages", _dialogue(row, "rejected_messages")
+        if not is_missing(row.get("rejected_messages")):
+            name, others = "rejected_messages", [_dialogue(row, "rejected_messages")]
         else:
-            name, text = "rejected_response", row.get("rejected_response")
-            if not isinstance(text, str) or not text.strip():
+            name, texts = "rejected_response", decoded(row.get("rejected_response"))
+            texts = texts if isinstance(texts, list) else [texts]
+            if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
                 raise BadRow("rejected_response must be text, or rejected_messages a list")
-            other = [*messages[:-1], {"role": "assistant", "content": text}]
-        unique_texts(messages, other, f"messages and {name}")
-        prompt, (chosen, rejected) = shared_dialogue((messages, other), ("messages", name))
+            others = [[*messages[:-1], {"role": "assistant", "content": text}] for text in texts]
+        for other in others:
+            unique_texts(messages, other, f"messages and {name}")
+        names = ["messages", *[name] * len(others)]
+        prompt, responses = shared_dialogue([messages, *others], names)
+        margin = optional_number(row, "margin")
         return Comparison(
             prompt=with_system(prompt, row),
-            responses=(chosen, rejected),
-            judgements=(PreferenceLabel(0, 1, margin=optional_number(row, "margin")),),
+            responses=responses,
+            judgements=tuple(
+                PreferenceLabel(0, k, margin=margin) for k in range(1, len(responses))
+            ),
             **common_fields(row),
         )
 
