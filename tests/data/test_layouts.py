@@ -145,6 +145,7 @@ def test_a_pair_in_the_layout_of_a_public_data_set(layout, row):
              "task": "GSM8K"},
             (1, 0),
         ),
+        ("two_rated", {"prompt": "Q", **TWO, "score_a": 2, "score_b": "N/A"}, (2, None)),
         ("rated_response", {"prompt": "Q", "completion": [YES], "label": True}, (1,)),
         ("rated_dialogue", {"messages": [ASKED, YES], "label": False}, (0,)),
         (

@@ -6,7 +6,14 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison
 from rmexp.data.formats.answers import prompt_and_answers
-from rmexp.data.formats.fields import column_of, common_fields, decoded, is_unrated, rating_field
+from rmexp.data.formats.fields import (
+    column_of,
+    common_fields,
+    decoded,
+    is_unrated,
+    optional_number,
+    rating_field,
+)
 from rmexp.data.sources import BadRow
 
 
@@ -44,4 +51,20 @@ class Candidates:
         return tuple(
             None if is_unrated(value) else sign * rating_field(value, f"{name}[{k}]")
             for k, value in enumerate(ratings)
+        )
+
+
+@dataclass(frozen=True)
+class TwoRated:
+    """`prompt`, `response_a`, `response_b` and their ratings `rating_a` and `rating_b`."""
+
+    label_kinds: ClassVar[tuple[str, ...]] = Candidates.label_kinds
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        prompt, (one, other) = prompt_and_answers(row, "response_a", "response_b")
+        return Comparison(
+            prompt=prompt,
+            responses=(*one, *other),
+            ratings=tuple(optional_number(row, name) for name in ("rating_a", "rating_b")),
+            **common_fields(row),
         )

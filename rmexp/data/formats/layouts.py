@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmexp.data.formats.all_pairs import AllPairs
-from rmexp.data.formats.candidates import Candidates
+from rmexp.data.formats.candidates import Candidates, TwoRated
 from rmexp.data.formats.ms_swift import MsSwift
 from rmexp.data.formats.nectar import Nectar
 from rmexp.data.formats.oasst import Oasst
@@ -28,6 +28,7 @@ from rmexp.data.formats.usual_names import (
     RESPONSE,
     RESPONSES,
     TWO,
+    TWO_RATINGS,
     VERDICT,
     WHOLE,
     Columns,
@@ -141,6 +142,7 @@ LAYOUTS = (
            (PROMPT, TWO, together("votes_a", "votes_b", [("votes_a", "votes_b")],
             [("winner_model_a", "winner_model_b")])),
            (column("votes_tie", "votes_tie", "winner_tie winner_model_tie"),)),
+    Layout("two_rated", "two rated answers", TwoRated(), (PROMPT, TWO, TWO_RATINGS), INPUT),
     Layout("rated_response", "rated responses", SingleResponse(), (PROMPT, RESPONSE, RATING),
            INPUT, tier=2),
     Layout("rated_dialogue", "rated dialogues", SingleResponse(), (MESSAGES, RATING), tier=2),

@@ -20,7 +20,7 @@ from rmexp.data.sources import BadRow
 
 @dataclass(frozen=True)
 class MsSwift:
-    """`messages`, and `rejected_response` (a text, or several) or `rejected_messages` (a whole dialogue).
+    """`messages`, and `rejected_response` (texts) or `rejected_messages` (a whole dialogue).
 
     Optional: `margin`, `tools`. The roles `tool_call` and `tool_response` become an assistant's
     `tool_calls` and a `tool` message, which is what chat templates read.

@@ -123,6 +123,13 @@ def side_by_side() -> Iterator[tuple[str, ...]]:
         yield f"{one}_{noun}", f"{other}_{noun}"
 
 
+def grades_side_by_side() -> Iterator[tuple[str, ...]]:
+    """Names of the ratings of two answers: score_a and score_b, ..."""
+    for (one, other), grade in product(LETTERS, GRADES):
+        yield f"{grade}_{one}", f"{grade}_{other}"
+        yield f"response_{one}_{grade}", f"response_{other}_{grade}"
+
+
 def graded(side: int) -> str:
     """Names of the rating of the better (0) or the worse answer (1)."""
     words = dict.fromkeys(pair[side] for pair in SIDES)
@@ -149,6 +156,10 @@ PAIR = together("chosen", "rejected", [("chosen", "rejected")], sides(), kinds=A
 TWO = together(
     "response_a", "response_b", [("response_a", "response_b")], side_by_side(), kinds=ANSWER
 )
+TWO_RATINGS = together(
+    "rating_a", "rating_b", [("rating_a", "rating_b")], grades_side_by_side(),
+    kinds=("number", "text"),
+)  # fmt: skip
 RESPONSE = column(
     "response", "response", "answer output completion reply generation 回答 输出", kinds=ANSWER
 )
