@@ -78,7 +78,7 @@ class Auto:
     @property
     def label_kinds(self) -> tuple[str, ...] | None:
         """The label kinds of the layout; None: only the rows tell."""
-        return None if self.layout is None else BY_NAME[self.layout].format.label_kinds  # type: ignore[attr-defined]
+        return None if self.layout is None else BY_NAME[self.layout].format.label_kinds
 
     @property
     def mapped(self) -> Mapping[str, str]:
@@ -237,15 +237,12 @@ def _reason(
     columns = [column for key, (column, _) in there.items() if not key.startswith("=")]
     have = f"(the row has {', '.join(columns) or 'nothing'})"
     if only is not None:
-        needs = [
-            " and ".join(need.fields)
-            for need in BY_NAME[only].needs
-            if not need.find(there, fixed)[1]
-        ]
-        first = needs[0].split()[0]
+        needs = BY_NAME[only].needs
+        lacking = [need.fields for need in needs if not need.find(there, fixed)[1]]
+        names = [name for fields in lacking or [need.fields for need in needs] for name in fields]
         return (
-            f"data.format={only} lacks {', '.join(needs)}: name the column as "
-            f"data.fields.{first}=COLUMN {have}"
+            f"data.format={only} needs columns of their own for {', '.join(names)}: name them as "
+            f"{' '.join(f'data.fields.{name}=COLUMN' for name in names)} {have}"
         )
     if pair := PAIR.find(there, fixed)[1]:
         return (

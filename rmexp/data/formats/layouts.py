@@ -1,9 +1,10 @@
 """The layouts that are recognised: the columns that a row needs, and the format that reads it."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from rmexp.comparison import Comparison
 from rmexp.data.formats.all_pairs import AllPairs
 from rmexp.data.formats.candidates import Candidates, TwoRated
 from rmexp.data.formats.ms_swift import MsSwift
@@ -42,6 +43,19 @@ NAMED_ONLY = 4
 """The tier of layouts that no column tells from others: they are read if they are named."""
 
 
+class LayoutFormat(Protocol):
+    """A format of a layout: it knows which labels its rows may have."""
+
+    @property
+    def label_kinds(self) -> tuple[str, ...]:
+        """See `comparison.LABEL_KINDS`."""
+        ...
+
+    def __call__(self, row: Mapping[str, Any], /) -> Comparison | Sequence[Comparison]:
+        """The comparison of a row, or several."""
+        ...
+
+
 @dataclass(frozen=True)
 class Layout:
     """A layout of rows.
@@ -58,7 +72,7 @@ class Layout:
 
     name: str
     title: str
-    format: Callable[[Any], Any]
+    format: LayoutFormat
     needs: tuple[Columns, ...]
     takes: tuple[Columns, ...] = ()
     tier: int = 1
