@@ -16,6 +16,7 @@ from rmexp.data.formats.fields import (
     decoded,
     field,
     is_missing,
+    is_plain,
     list_field,
     unique_texts,
 )
@@ -51,6 +52,10 @@ def prompt_and_answers(
     given = [field(row, name) for name in names]
     labels = [column_of(row, name) for name in names]
     asked = row.get("prompt")
+    if not plural and all(type(one) is str and is_plain(one) for one in (asked, *given)):
+        texts = _plain_texts(row, given, labels, turn_mark)
+        if texts is not None:
+            return texts
     turns: Any = None if plural else decoded(asked)
     sides: Sides
     if _is_texts(turns) and all(_is_texts(decoded(one)) for one in given):
@@ -72,6 +77,20 @@ def prompt_and_answers(
     if len(sides) == 2:
         for one, other in product(*sides):
             unique_texts(one, other, " and ".join(labels))
+    return with_system(prompt, row), sides
+
+
+def _plain_texts(
+    row: Mapping[str, Any], given: Sequence[str], labels: Sequence[str], turn_mark: str | None
+) -> tuple[Messages, Sides] | None:
+    """The short way for plain texts, which most rows are; None: there is more to the prompt."""
+    asked = row["prompt"]
+    if (turn_mark and turn_mark in asked) or row.get("input") or row.get("history"):
+        return None
+    if len(given) == 2 and given[0][0] == given[1][0]:
+        unique_texts(*given, " and ".join(labels))
+    prompt = prompt_messages(asked, column_of(row, "prompt"))
+    sides = [(response_messages(one, name),) for one, name in zip(given, labels, strict=True)]
     return with_system(prompt, row), sides
 
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import string
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from rmexp.data.sources.rows import BadRow, find_flaw
 
 LARGEST = 3.4028235e38
 """The largest number of single precision, in which labels train."""
+
+_SPECIAL = frozenset("[{H" + string.whitespace)
 
 NO_NUMBER = ("", "n/a", "na", "nan", "null", "none", "-")
 """What tables write where a number is missing, in small letters."""
@@ -51,16 +54,24 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def is_plain(text: str) -> bool:
+    """Whether a text is neither empty nor begins as JSON, blanks or a `Human:` turn do."""
+    return text != "" and text[0] not in _SPECIAL
+
+
 def decoded(value: Any) -> Any:
     """The list or object that a text writes out, in JSON or as Python does; else the value itself.
 
     CSV has no lists, and exports of tables (pandas, Spark) keep them as text in other files too.
     """
-    if not isinstance(value, str) or value.strip()[:1] + value.strip()[-1:] not in ("[]", "{}"):
+    if not isinstance(value, str) or is_plain(value):
+        return value
+    text = value.strip()
+    if text[:1] + text[-1:] not in ("[]", "{}"):
         return value
     for parse in (json.loads, _python_literal):
         try:
-            found = parse(value.strip())
+            found = parse(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
         if not isinstance(found, list | dict):
@@ -135,16 +146,17 @@ def unique_texts(one: Any, other: Any, names: str = "chosen and rejected") -> No
     """Refuse a pair of equal answers."""
     if one == other:
         raise BadRow(f"{names} are the same")
-    if _without_blanks(one) == _without_blanks(other):
+    if _words(one) == _words(other):
         raise BadRow(f"{names} are the same but for blanks")
 
 
-def _without_blanks(value: Any) -> Any:
+def _words(value: Any) -> Any:
+    """A text as its words, in messages too."""
     if isinstance(value, str):
-        return "".join(value.split())
+        return value.split()
     if isinstance(value, Mapping):
-        return {key: _without_blanks(part) for key, part in value.items()}
-    return [_without_blanks(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: _words(part) for key, part in value.items()}
+    return [_words(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def common_fields(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmexp.data.formats.dialogues import is_human_dialogue
-from rmexp.data.formats.fields import decoded, is_missing
+from rmexp.data.formats.fields import decoded, is_missing, is_plain
 from rmexp.data.formats.messages import ROLE_OF, is_message
 
 AS_TEXT = "text of "
@@ -18,11 +18,12 @@ Signature = tuple[tuple[str, str], ...]
 
 def signature(row: Mapping[str, Any]) -> Signature:
     """The columns of a row that are not null, empty or blank, each with its kind."""
-    return tuple(
-        (name, kind)
-        for name, value in row.items()
-        if name is not None and (kind := kind_of(value)) is not None
-    )
+    found = []
+    for name, value in row.items():
+        kind = "text" if type(value) is str and is_plain(value) else kind_of(value)
+        if kind is not None and name is not None:
+            found.append((name, kind))
+    return tuple(found)
 
 
 def kind_of(value: Any) -> str | None:
