@@ -279,6 +279,7 @@ def pair(prompt, chosen, rejected, **more):
 
 def test_inspect_on_the_command_line(rmexp, write_rows, monkeypatch):
     monkeypatch.setattr(Tiny, "load_model", None)  # it would be called in vain
+    monkeypatch.setattr(rmexp, "reports", True)  # with its plots
     rows = [pair(f"{KITE} ({n})" * (n + 1), "a kite " * n, "no") for n in range(1, 9)]
     rows += [
         pair(BUS, "Take line 4.", "<b>Walk.</b>", split="train", subset="trips"),

@@ -88,9 +88,11 @@ def _plain_texts(
     if (turn_mark and turn_mark in asked) or row.get("input") or row.get("history"):
         return None
     if len(given) == 2 and given[0][0] == given[1][0]:
-        unique_texts(*given, " and ".join(labels))
+        unique_texts(given[0], given[1], " and ".join(labels))
     prompt = prompt_messages(asked, column_of(row, "prompt"))
-    sides = [(response_messages(one, name),) for one, name in zip(given, labels, strict=True)]
+    sides: Sides = [
+        (response_messages(one, name),) for one, name in zip(given, labels, strict=True)
+    ]
     return with_system(prompt, row), sides
 
 
