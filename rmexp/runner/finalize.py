@@ -12,6 +12,7 @@ from rmexp.analysis.report.compare_output import print_comparison
 from rmexp.config.trust import Trust
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.console import Reporter, relative_path
+from rmexp.core.disk_errors import raise_disk_full
 from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.evaluation.metrics import lower_is_better
 from rmexp.runner.job_spec import JobSpec
@@ -165,7 +166,7 @@ def _key(override: str) -> str:
 def _report(run: Path, trust: Trust, reporter: Reporter) -> bool:
     """Write the report of a run that is done."""
     try:
-        with collect_fallbacks(lambda _: None):  # the run reported them
+        with raise_disk_full(run), collect_fallbacks(lambda _: None):  # the run reported them
             report_saved_run(run, trust)
     except Exception as error:
         reporter.say(f"report failed: {first_line(error)}")
@@ -177,7 +178,8 @@ def _export(run: Path, trust: Trust, reporter: Reporter) -> bool:
     """Export a run into its own directory; an export that is there already stays."""
     if not (run / "export").is_dir():
         try:
-            with collect_fallbacks(lambda sentence: reporter.say(f"note: {sentence}")):
+            note = collect_fallbacks(lambda sentence: reporter.say(f"note: {sentence}"))
+            with raise_disk_full(run), note:
                 export_saved_run(run, trust)
         except Exception as error:
             reporter.say(f"export failed: {first_line(error)}")

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rmexp.core.console import Reporter
+from rmexp.core.disk_errors import raise_disk_full
 from rmexp.core.errors import DiskFull, UserError
 from rmexp.runner.announce import announce
 from rmexp.runner.executors import Executor, make_executor
@@ -36,23 +37,23 @@ def run_sweep(checked: PreflightResult, command: Sequence[str]) -> bool:
     reporter = Reporter()
     execute = make_executor(checked.launcher, settings, reporter)
     again = shlex.join(["python", "-m", "rmexp", *command])
-    with plan.locked():
-        plan.write()
-        trials = checked.search.n_trials if checked.search else None
-        announce(plan, checked.cells, reporter, checked.launcher, trials)
-        try:
+    try:
+        with raise_disk_full(plan.directory), plan.locked():
+            plan.write()
+            trials = checked.search.n_trials if checked.search else None
+            announce(plan, checked.cells, reporter, checked.launcher, trials)
             if checked.search is None:
                 jobs = [plan.place(*one) for one in zip(checked.cells, plan.cells, strict=True)]
                 _run_grid(plan, jobs, execute, reporter)
             else:
                 jobs, reason = checked.search.run(plan, execute)
                 reporter.say(*([reason] if reason else []))
-        except KeyboardInterrupt:
-            reporter.say(f"interrupted; resume with: {again}")
-            raise
-        except DiskFull as error:
-            raise UserError(f"{error} Finished jobs are kept; resume with: {again}") from None
-        return finish_sweep(plan, jobs, checked.cells[0].config.sweep.export, reporter)
+            return finish_sweep(plan, jobs, checked.cells[0].config.sweep.export, reporter)
+    except KeyboardInterrupt:
+        reporter.say(f"interrupted; resume with: {again}")
+        raise
+    except DiskFull as error:
+        raise UserError(f"{error} Finished jobs are kept; resume with: {again}") from None
 
 
 def _run_grid(

@@ -259,6 +259,18 @@ def test_a_disk_that_is_full_before_a_job_begins_ends_the_sweep(rmexp, monkeypat
     assert len(rmexp.runs()) == 1, "the second job would only meet the same"
 
 
+def test_a_disk_that_is_full_at_the_export_is_told_alike(rmexp, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rmexp.runner.finalize.export_saved_run", full)
+    done = rmexp("-m", *QUICK, "seed=0", check=False)
+    assert done.returncode == 1
+    assert "is full: free some space. Finished jobs are kept; resume with: python -m" in done.stderr
+    monkeypatch.undo()
+    assert "verified by plain" in rmexp("-m", *QUICK, "seed=0").stdout
+
+
 def test_what_a_kill_left_of_a_checkpoint_goes_with_the_run(tmp_path):
     for name in (".writing-best.ckpt", "best.ckpt", "last.ckpt"):
         write_checkpoint({}, tmp_path / "checkpoints" / name)
