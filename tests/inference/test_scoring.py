@@ -118,13 +118,13 @@ def test_bad_and_long_rows_are_said(rmexp, run, write_rows):
     given = [{"prompt": "p", "response": "short"}, {"prompt": "p", "response": "long " * 99}]
     path = write_rows([*given, {"prompt": "p"}])
     done = rmexp(*words(run, path, "out.jsonl"), check=False)
-    assert "rows.jsonl:3: no known format has the columns prompt" in done.stderr
+    assert "rows.jsonl:3: no layout has these columns" in done.stderr
     assert not (rmexp.folder / "out.jsonl").exists()
     skipping = ("data.on_bad_row=skip", "data.max_bad_share=0.5", "data.max_length=100")
     done = rmexp(*words(run, path, "out.jsonl", *skipping))
     assert [line["reward"] is None for line in lines(rmexp.folder / "out.jsonl")] == [False, True]
     assert "1 dropped: longer than 100 tokens" in done.stdout
-    assert "1 bad: no known format has the columns prompt" in done.stdout
+    assert "1 bad: no layout has these columns" in done.stdout
 
 
 @pytest.mark.parametrize(
