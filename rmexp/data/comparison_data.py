@@ -161,7 +161,7 @@ class ComparisonData:
                     "data.test_path, or data.test_share=0)."
                 )
             if len(self.splits[name]) == 0:
-                lost = "; ".join(self.report.lines()[1:])
+                lost = "; ".join(self.report.losses())
                 raise UserError(
                     f"No comparison is left for {name} ({sizes}{'; ' if lost else ''}{lost}): "
                     "give more rows, other shares, or data.val_path."
@@ -173,6 +173,11 @@ class ComparisonData:
                 f"All {len(self.rows)} comparisons are ties: no pair tells which answer is better, "
                 "so that there is nothing to learn or to select by. loss=ties needs pairs beside "
                 "the ties, too."
+            )
+        if {kind for kind, count in self.counts("val").items() if count} == {"ties"}:
+            raise UserError(
+                f"All {len(self.splits['val'])} comparisons of val are ties, and no pair is left "
+                "to select by: give more rows, a larger data.val_share, or data.val_path."
             )
         for name, rows in self.splits.items():
             if len(rows) and not self.columns.numbers("weight")[rows].any():

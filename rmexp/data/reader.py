@@ -106,8 +106,11 @@ class RowReport:
     def lines(self) -> list[str]:
         """A summary of one fact a line; the first is the total."""
         total = f"{self.read} rows read, {self.kept} comparisons kept"
-        out = [total, *self.notes, *self._layout_lines()]
-        out += [f"{count} bad: {reason}" for reason, count in self.bad.most_common()]
+        return [total, *self.notes, *self._layout_lines(), *self.losses()]
+
+    def losses(self) -> list[str]:
+        """What was refused, dropped and shortened, one cause a line."""
+        out = [f"{count} bad: {reason}" for reason, count in self.bad.most_common()]
         for verb, causes in (("dropped", self.dropped), ("cut", self.cut)):
             for cause, subsets in causes.items():
                 where = ", ".join(f"{name} {n}" for name, n in subsets.most_common(4))

@@ -147,7 +147,7 @@ def _write(
         if report.kept == 0:
             long = any(cause.startswith("longer") for cause in report.dropped)
             fix = f" Raise {spec.group}.max_length." if long else ""
-            lost = "; ".join(report.lines()[1:])
+            lost = "; ".join(report.losses())
             raise UserError(f"No comparison is left of {report.read} rows: {lost}.{fix}")
         writer.finalize()
     stored = {"report": report.to_dict(), "dropped": dropped, "notes": notes}

@@ -10,8 +10,8 @@ from typing import Any
 
 from rmexp.data.sources.rows import BadRow, find_flaw
 
-LARGEST = 3.4028235e38
-"""The largest number of single precision, in which labels train."""
+LARGEST = 1e30
+"""The largest number of a label: sums and means of such stay within single precision."""
 
 _SPECIAL = frozenset("[{H" + string.whitespace)
 

@@ -100,11 +100,19 @@ def check_header(names: Iterable[str], source: str) -> None:
 
 def rows_of_batches(batches: Iterable[Any], place: str, first: int) -> Iterator[RawRow]:
     """The rows of record batches; `place` is filled with their number, from `first`."""
+    import pyarrow
+
     number = first
-    for batch in batches:
-        for row in _rows_of_batch(batch):
-            yield RawRow(place.replace("{}", str(number)), row)
-            number += 1
+    try:
+        for batch in batches:
+            for row in _rows_of_batch(batch):
+                yield RawRow(place.replace("{}", str(number)), row)
+                number += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        where = place.replace("{}", str(number))
+        raise UserError(
+            f"data.path={where} cannot be read ({_first_line(error)}); fetch the file again."
+        ) from error
 
 
 def _rows_of_batch(batch: Any) -> Iterable[dict[str, Any] | BadRow]:

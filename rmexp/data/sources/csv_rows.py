@@ -74,11 +74,11 @@ class CsvDialect:
 
 def csv_rows(file: SourceFile) -> Iterator[RawRow]:
     """The rows of a CSV or TSV file, each at the line where it begins."""
+    csv.field_size_limit(MAX_ROW_BYTES)
     usual = CsvDialect("\t" if ".tsv" in file.path.name.lower() else ",", "double")
     dialect = _dialect_of(file, usual)
     if dialect != usual:
         file.note(f"{file.path.name}: {dialect.describe()}")
-    csv.field_size_limit(MAX_ROW_BYTES)
     with file.open_text() as stream:
         reader = dialect.reader(stream)
         header: list[str] | None = None

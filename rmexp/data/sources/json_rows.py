@@ -75,6 +75,8 @@ def _parse_line(line: bytes | str) -> dict[str, Any] | BadRow:
         return BadRow("a number of thousands of digits" if huge else f"not JSON ({error})")
     except RecursionError:
         return BadRow(f"nested more than {MAX_DEPTH} deep")
+    if isinstance(line, str) and not line.isascii() and isinstance(row, dict):
+        return find_flaw(row) or row  # bytes that are not of the encoding
     return _checked(row, text)
 
 
@@ -82,8 +84,7 @@ def _checked(row: Any, text: str) -> dict[str, Any] | BadRow:
     """A parsed row, searched for flaws only where its text may have some."""
     if not isinstance(row, dict):
         return BadRow(f"a JSON {type(row).__name__}, not an object")
-    escaped = "\\ud" in text or "\\uD" in text
-    if escaped or not text.isascii() or text.count("[") + text.count("{") > MAX_DEPTH:
+    if "\\ud" in text or "\\uD" in text or text.count("[") + text.count("{") > MAX_DEPTH:
         return find_flaw(row) or row
     return row
 

@@ -58,7 +58,7 @@ def matching(pattern: str) -> list[Path]:
 def local_files(path: str) -> list[Path]:
     """The file or folder, or the files that a pattern matches; none behind a hub id."""
     local = split_path(path)[0]
-    return [local] if local.exists() else matching(path)
+    return [local] if os.path.exists(local) else matching(path)
 
 
 def data_files(directory: Path) -> tuple[list[Path], list[Path]]:

@@ -1,5 +1,6 @@
 """`read_rows`: the rows of anything that a user may name as a source."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -97,29 +98,23 @@ def open_source(
     return [SourcePart(split or home, _chained(of_it)) for home, of_it in parts]
 
 
-def check_source(
-    path: str | Sequence[str],
-    key: str = "data.path",
-    options: ReadOptions = ReadOptions(),  # noqa: B008
-) -> None:
-    """Refuse a path that does not exist, and a folder without data, before anything is read.
+def check_source(path: str | Sequence[str], key: str = "data.path") -> None:
+    """Refuse a path that does not exist, before anything is read.
 
     Raises:
         UserError: names `key` and the path.
     """
     for one in [path] if isinstance(path, str) else path:
-        local = local_paths.split_path(one)[0]
-        if not local.exists() and local_paths.looks_like_hub_id(one):
+        if local_paths.local_files(one) or local_paths.looks_like_hub_id(one):
             continue
-        if not local.exists() and not local_paths.matching(one):
-            raise local_paths.missing(one, key)
+        raise local_paths.missing(one, key)
 
 
 def _pieces(path: str, listed: bool, options: ReadOptions, note: Note) -> _Named:
     local, config, split = local_paths.split_path(path)
-    if local.is_dir():
+    if os.path.isdir(local):
         return _of_split(path, _directory(local, config, options, note), split)
-    if local.is_file():
+    if os.path.isfile(local):
         name = split_of_file(Path(local.name)) if listed else None
         return [(name, _file_piece(local, options, note))]
     if matched := local_paths.matching(path):
@@ -159,7 +154,7 @@ def _by_name(files: list[Path], root: Path, options: ReadOptions, note: Note) ->
     """Files with the splits that they are named after."""
     named: _Named = []
     for file in files:
-        split = split_of_file(file.absolute().relative_to(root.absolute()))
+        split = split_of_file(Path(os.path.relpath(file, root)))
         named.append((split, _file_piece(file, options, note)))
         if split is None and looks_like_split(file.name.partition(".")[0]):
             note(f"{file.name} is not taken for a split by its name: only train, val and test are")
