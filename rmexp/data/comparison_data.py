@@ -144,8 +144,11 @@ class ComparisonData:
         self._check_labels(kinds or tuple(COUNT_COLUMNS))
         self.test_on_val()
 
-    def check_sizes(self) -> None:
+    def check_sizes(self, needed: Sequence[str]) -> None:
         """Refuse rows of which none can train or none can select.
+
+        Args:
+            needed: the kinds of labels that the loss needs.
 
         Raises:
             UserError: too few prompts, no row of a split, only ties, or only weights of 0.
@@ -168,13 +171,15 @@ class ComparisonData:
                 )
         everything = np.concatenate(list(self.splits.values()))
         found = {kind for kind, count in self.columns.counts(everything).items() if count}
-        if found == {"ties"}:
+        if "pairs" in needed and "ties" in found and "pairs" not in found:
+            rated = " loss=regression trains on their ratings." if "ratings" in found else ""
             raise UserError(
                 f"All {len(self.rows)} comparisons are ties: no pair tells which answer is better, "
-                "so that there is nothing to learn or to select by. loss=ties needs pairs beside "
-                "the ties, too."
+                "so that there is nothing to learn or to select by; loss=ties needs pairs beside "
+                f"the ties, too.{rated}"
             )
-        if {kind for kind, count in self.counts("val").items() if count} == {"ties"}:
+        in_val = {kind for kind, count in self.counts("val").items() if count}
+        if "pairs" in needed and "ties" in in_val and "pairs" not in in_val:
             raise UserError(
                 f"All {len(self.splits['val'])} comparisons of val are ties, and no pair is left "
                 "to select by: give more rows, a larger data.val_share, or data.val_path."

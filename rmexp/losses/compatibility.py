@@ -66,7 +66,7 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
             lacks the margin or ratings that the loss reads; a comparison is larger than
             `data.tokens_per_batch`.
     """
-    data.check_sizes()
+    data.check_sizes(loss.needs_labels)
     if not any(sum(data.counts(split).values()) for split in ("train", "val", "test")):
         raise UserError(_unlabelled(data))
     label_kinds = {kind for kind, count in data.counts("train").items() if count}
