@@ -10,7 +10,7 @@ from typing import Any
 
 from rmexp.core.errors import UserError
 from rmexp.data.sources.rows import (
-    MAX_DEPTH,
+    MAX_NESTING,
     MAX_ROW_BYTES,
     BadRow,
     RawRow,
@@ -74,7 +74,7 @@ def _parse_line(line: bytes | str) -> dict[str, Any] | BadRow:
         huge = "limit" in str(error) and not isinstance(error, json.JSONDecodeError)
         return BadRow("a number of thousands of digits" if huge else f"not JSON ({error})")
     except RecursionError:
-        return BadRow(f"nested more than {MAX_DEPTH} deep")
+        return BadRow(f"nested more than {MAX_NESTING} deep")
     if isinstance(line, str) and not line.isascii() and isinstance(row, dict):
         return find_flaw(row) or row  # bytes that are not of the encoding
     return _checked(row, text)
@@ -84,7 +84,7 @@ def _checked(row: Any, text: str) -> dict[str, Any] | BadRow:
     """A parsed row, searched for flaws only where its text may have some."""
     if not isinstance(row, dict):
         return BadRow(f"a JSON {type(row).__name__}, not an object")
-    if "\\ud" in text or "\\uD" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+    if "\\ud" in text or "\\uD" in text or text.count("[") + text.count("{") > MAX_NESTING:
         return find_flaw(row) or row
     return row
 
@@ -106,7 +106,7 @@ def _rows_of_document(file: SourceFile) -> Iterator[RawRow]:
             same = f", row {number}" if line == before else ""
             yield RawRow(f"{file.path}:{line}{same}", row)
     except (ValueError, RecursionError) as error:
-        reason = error if isinstance(error, ValueError) else f"nested more than {MAX_DEPTH} deep"
+        reason = error if isinstance(error, ValueError) else f"nested more than {MAX_NESTING} deep"
         raise UserError(f"data.path={file.path} is not JSON ({reason}).") from None
     if whole:
         yield from _rows_of_object(file, whole, text, line)

@@ -9,7 +9,7 @@ from rmexp.core.errors import UserError
 MAX_ROW_BYTES = 2**26
 """A larger row is bad: a file of a few kilobytes may hold a row of gigabytes."""
 
-MAX_DEPTH = 100
+MAX_NESTING = 100
 """Lists and objects within each other; deeper rows are bad."""
 
 Note = Callable[[str], None]
@@ -63,8 +63,8 @@ def find_flaw(row: Mapping[str, Any]) -> BadRow | None:
     values = [(name, value, 1) for name, value in row.items()]
     while values:
         name, value, depth = values.pop()
-        if depth > MAX_DEPTH:
-            return BadRow(f"{name} is nested more than {MAX_DEPTH} deep")
+        if depth > MAX_NESTING:
+            return BadRow(f"{name} is nested more than {MAX_NESTING} deep")
         if isinstance(value, str) and not _is_unicode(value):
             start = next(n for n, sign in enumerate(value) if 0xD800 <= ord(sign) < 0xE000)
             return BadRow(f"{name} is not valid Unicode (at character {start})")
