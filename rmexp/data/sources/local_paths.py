@@ -69,7 +69,8 @@ def data_files(directory: Path) -> tuple[list[Path], list[Path]]:
     """
     if not os.access(directory, os.R_OK | os.X_OK):
         raise UserError(f"data.path={directory}: no permission to read this folder.")
-    files, others = [], []
+    files: list[Path] = []
+    others: list[Path] = []
     for file in sorted(_visible(directory)):
         is_data = container_of(file) is not None and file.name not in _DESCRIPTIONS
         (files if is_data else others).append(file)
