@@ -16,7 +16,7 @@ from rmexp.losses.compatibility import fitting_losses
 ROWS = 1000
 """Rows of a source that are looked at."""
 
-COLUMNS_SHOWN = 40
+_COLUMNS_SHOWN = 40
 
 
 def first_look(source: RowSource | MixedSource, option: str) -> Iterator[str]:
@@ -62,12 +62,12 @@ class _Columns:
 
     def words(self, rows: int) -> Iterator[str]:
         """Each column with its kinds, and the share of rows that have it."""
-        for name, kinds in islice(self.kinds.items(), COLUMNS_SHOWN):
+        for name, kinds in islice(self.kinds.items(), _COLUMNS_SHOWN):
             share = sum(kinds.values()) / max(1, rows)
             some = "" if share == 1 else f", in {share:.0%}"
             yield f"{name} ({' or '.join(kinds) or 'empty'}{some})"
-        if len(self.kinds) > COLUMNS_SHOWN:
-            yield f"... and {len(self.kinds) - COLUMNS_SHOWN} more"
+        if len(self.kinds) > _COLUMNS_SHOWN:
+            yield f"... and {len(self.kinds) - _COLUMNS_SHOWN} more"
 
 
 def _parsed(spec: TokenizeSpec, report: RowReport, columns: _Columns) -> Iterator[Comparison]:

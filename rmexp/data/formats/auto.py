@@ -10,15 +10,15 @@ from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
 from rmexp.data.formats.column_map import value_at
 from rmexp.data.formats.fields import FieldRow
-from rmexp.data.formats.layouts import LABELS, LAYOUTS, NAMED_ONLY, Layout
+from rmexp.data.formats.layouts import LAYOUTS, NAMED_ONLY, SHARED_FIELDS, RowLayout
 from rmexp.data.formats.usual_names import NOUNS, PAIR, PROMPT, TWO, Columns, field_of
-from rmexp.data.formats.value_kinds import Signature, kind_of, plain_name, signature
+from rmexp.data.formats.value_kinds import Signature, kind_of, normalised_name, signature
 from rmexp.data.sources import BadRow
 
 OTHER_NAMES = {"context": "prompt", "completion": "response", "label": "rating"}
 """Fields that the user may map under another name."""
 
-LABEL_FIELDS = frozenset(columns.fields[0] for columns in LABELS)
+LABEL_FIELDS = frozenset(columns.fields[0] for columns in SHARED_FIELDS)
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 
 
@@ -123,7 +123,7 @@ def recognise(
     there: dict[str, tuple[str, str]] = {}
     for name, kind in columns:
         own = name.startswith("=")
-        there.setdefault(name if own else plain_name(name), (name.removeprefix("="), kind))
+        there.setdefault(name if own else normalised_name(name), (name.removeprefix("="), kind))
     fixed = dict(mapped)
     taken = {column for field, column in mapped if column is not None and field not in LABEL_FIELDS}
     free = {key: found for key, found in there.items() if key[:1] == "=" or found[0] not in taken}
@@ -160,17 +160,17 @@ def recognise(
 Fields = dict[str, str]
 
 
-def declared(layout: Layout) -> set[str]:
+def declared(layout: RowLayout) -> set[str]:
     """The fields that a layout reads."""
-    every = (*layout.needs, *layout.takes, *LABELS)
+    every = (*layout.needs, *layout.takes, *SHARED_FIELDS)
     return {field for columns in every for field in columns.fields}
 
 
-def _uses(layout: Layout, fixed: Mapping[str, str | None]) -> bool:
+def _uses(layout: RowLayout, fixed: Mapping[str, str | None]) -> bool:
     return {name for name, column in fixed.items() if column is not None} <= declared(layout)
 
 
-def _columns(match: tuple[Layout, int, Fields]) -> set[str]:
+def _columns(match: tuple[RowLayout, int, Fields]) -> set[str]:
     return set(match[2].values())
 
 
@@ -200,14 +200,14 @@ def _match(
 
 
 def _reading(
-    layout: Layout,
+    layout: RowLayout,
     needed: Fields,
     there: Mapping[str, tuple[str, str]],
     fixed: Mapping[str, str | None],
 ) -> Reading:
     fields = dict(needed)
-    for columns in (*layout.takes, *LABELS):
-        if columns.beside in (None, plain_name(fields.get("prompt", ""))):
+    for columns in (*layout.takes, *SHARED_FIELDS):
+        if columns.beside in (None, normalised_name(fields.get("prompt", ""))):
             _, choices = columns.find(there, fixed)
             fields |= zip(columns.fields, choices[0], strict=True) if choices else ()
     content = dict(needed)

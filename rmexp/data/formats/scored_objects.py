@@ -9,9 +9,9 @@ from rmexp.data.formats.candidates import Candidates
 from rmexp.data.formats.fields import FieldRow, column_of, is_missing, list_field
 from rmexp.data.sources import BadRow
 
-TEXTS = ("text", "response", "answer", "completion", "content", "output", "generation", "reply")
-GRADES = ("rating", "score", "reward", "grade", "overall_score", "label")
-RANKS = ("rank", "ranking")
+TEXT_KEYS = ("text", "response", "answer", "completion", "content", "output", "generation", "reply")
+GRADE_KEYS = ("rating", "score", "reward", "grade", "overall_score", "label")
+RANK_KEYS = ("rank", "ranking")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ScoredObjects:
         objects = list_field(row, "responses", "objects")
         if not all(isinstance(one, Mapping) for one in objects):
             raise BadRow(f"{name} must be a list of objects, each with a text and a rating")
-        text, grade = _shared(objects, TEXTS), _shared(objects, (*GRADES, *RANKS))
+        text, grade = _shared(objects, TEXT_KEYS), _shared(objects, (*GRADE_KEYS, *RANK_KEYS))
         if text is None:
             raise BadRow(f"{name} has objects without a text ({', '.join(objects[0])})")
         fields = {
@@ -36,7 +36,7 @@ class ScoredObjects:
             "responses": [one.get(text) for one in objects],
             "ratings": None if grade is None else [one.get(grade) for one in objects],
         }
-        inner = Candidates(lower_is_better=grade in RANKS)
+        inner = Candidates(lower_is_better=grade in RANK_KEYS)
         return inner(FieldRow(fields, getattr(row, "columns", {}), row))
 
 

@@ -98,15 +98,15 @@ SIDE_NAMES = (
     "pos/neg good/bad better/worse best/worst winner/loser winning/losing win/lose "
     "correct/incorrect right/wrong y_w/y_l response_j/response_k"
 )
-SIDES = tuple(tuple(pair.split("/")) for pair in SIDE_NAMES.split())
+SIDE_PAIRS = tuple(tuple(pair.split("/")) for pair in SIDE_NAMES.split())
 GRADES = ("rating", "score", "avg_rating", "reward", "grade")
 LETTERS = (("a", "b"), ("1", "2"), ("0", "1"), ("first", "second"), ("left", "right"))
 
 
 def sides() -> Iterator[tuple[str, ...]]:
     """Names of a better and a worse answer: chosen_response and rejected_response, ..."""
-    yield from SIDES
-    for (good, bad), noun in product(SIDES, NOUNS):
+    yield from SIDE_PAIRS
+    for (good, bad), noun in product(SIDE_PAIRS, NOUNS):
         yield f"{good}_{noun}", f"{bad}_{noun}"
         yield f"{noun}_{good}", f"{noun}_{bad}"
         yield good, f"{bad}_{noun}"
@@ -132,7 +132,7 @@ def grades_side_by_side() -> Iterator[tuple[str, ...]]:
 
 def graded(side: int) -> str:
     """Names of the rating of the better (0) or the worse answer (1)."""
-    words = dict.fromkeys(pair[side] for pair in SIDES)
+    words = dict.fromkeys(pair[side] for pair in SIDE_PAIRS)
     pairs = list(product(words, GRADES))
     return " ".join([f"{a}_{b}" for a, b in pairs] + [f"{b}_{a}" for a, b in pairs])
 
@@ -163,7 +163,7 @@ TWO_RATINGS = together(
 RESPONSE = column(
     "response", "response", "answer output completion reply generation 回答 输出", kinds=ANSWER
 )
-RESPONSES = column(
+RESPONSE_LIST = column(
     "responses",
     "responses",
     "answers completions candidates generations outputs replies candidate_responses",

@@ -76,7 +76,7 @@ def _kind_of_list(value: Any) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def plain_name(column: str) -> str:
+def normalised_name(column: str) -> str:
     """A column's name in one spelling: `Response-A`, `responseA` and `response_a` are equal."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column.strip())
     snake = re.sub(r"[\s.\-_]+", "_", snake).lower()

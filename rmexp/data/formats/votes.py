@@ -15,12 +15,12 @@ from rmexp.data.formats.fields import (
     field,
     optional_number,
 )
-from rmexp.data.formats.value_kinds import plain_name
+from rmexp.data.formats.value_kinds import normalised_name
 from rmexp.data.sources import BadRow
 
 ANSWERS = ("response_a", "response_b")
 
-TIES = ("both", "neither", "equal", "same", "draw", "none", "both_good", "both_bad")
+TIE_WORDS = ("both", "neither", "equal", "same", "draw", "none", "both_good", "both_bad")
 """Labels of a tie, beside those that begin with `tie`."""
 
 
@@ -91,9 +91,13 @@ class Winner(Votes):
 
     def _side(self, label: str, row: Mapping[str, Any]) -> int:
         columns = [column_of(row, name) for name in ANSWERS]
-        names = [plain_name(name) for name in columns]
-        said = plain_name(label).removesuffix("_0") if label.endswith(".0") else plain_name(label)
-        if said in TIES or said.startswith("tie"):
+        names = [normalised_name(name) for name in columns]
+        said = (
+            normalised_name(label).removesuffix("_0")
+            if label.endswith(".0")
+            else normalised_name(label)
+        )
+        if said in TIE_WORDS or said.startswith("tie"):
             return 2
         marks = [_mark(one, other) for one, other in (names, names[::-1])]
         if found := re.fullmatch(r"([a-z0-9]+)\W*([<>=~]+)\W*([a-z0-9]+)", said.replace("_", " ")):
