@@ -10,13 +10,13 @@ from rmexp.core.errors import UserError
 LFS_POINTER = b"version https://git-lfs"
 """How the text begins that git has in place of a large file."""
 
-TEXTS = (
+TEXT_FILES = (
     *("config.json", "generation_config.json", "adapter_config.json", "tokenizer.model"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"),
 )
 """Files beside the weights."""
 
-INDEX = "model.safetensors.index.json"
+WEIGHT_INDEX = "model.safetensors.index.json"
 
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header, as safetensors itself has it."""
@@ -28,7 +28,7 @@ def check_model_files(folder: Path) -> None:
     Raises:
         UserError: names the file.
     """
-    for file in (folder / name for name in TEXTS if (folder / name).is_file()):
+    for file in (folder / name for name in TEXT_FILES if (folder / name).is_file()):
         refuse_pointer(file)
         if file.suffix == ".json" and not file.read_bytes()[-64:].rstrip().endswith((b"}", b"]")):
             raise UserError(f"{file} is cut: copy or download it again.")
@@ -53,16 +53,17 @@ def refuse_pointer(file: Path) -> None:
 
 def _weights(folder: Path) -> Iterator[Path]:
     names = {"adapter_model.safetensors", "model.safetensors"}
-    if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
+    if (folder / WEIGHT_INDEX).is_file() and not (folder / "model.safetensors").is_file():
         try:
-            names |= set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
+            names |= set(json.loads((folder / WEIGHT_INDEX).read_bytes())["weight_map"].values())
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise UserError(f"{folder / INDEX} is not an index of weights.") from None
+            raise UserError(f"{folder / WEIGHT_INDEX} is not an index of weights.") from None
+        index = folder / WEIGHT_INDEX
         for name in names - {"adapter_model.safetensors", "model.safetensors"}:
             if Path(name).name != name:
-                raise UserError(f"{folder / INDEX} names {name}, which is not in its directory.")
+                raise UserError(f"{index} names {name}, which is not in its directory.")
             if not (folder / name).is_file():
-                raise UserError(f"{folder / INDEX} names {name}, which is missing: download it.")
+                raise UserError(f"{index} names {name}, which is missing: download it.")
     yield from (folder / name for name in sorted(names) if (folder / name).is_file())
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from rmexp.core.errors import UserError
 from rmexp.models.gguf import convert_gguf
-from rmexp.models.model_files import INDEX, check_model_files
+from rmexp.models.model_files import WEIGHT_INDEX, check_model_files
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:01\nsize 9\n"
 
@@ -62,10 +62,10 @@ def test_a_damaged_file_is_named(name, damage, why, folder):
 )
 def test_an_index_names_files_beside_it(index, why, folder):
     (folder / "model.safetensors").rename(folder / "part-0.safetensors")
-    (folder / INDEX).write_text(json.dumps(index))
+    (folder / WEIGHT_INDEX).write_text(json.dumps(index))
     with pytest.raises(UserError, match=why):
         check_model_files(folder)
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "part-0.safetensors"}}))
+    (folder / WEIGHT_INDEX).write_text(json.dumps({"weight_map": {"a": "part-0.safetensors"}}))
     check_model_files(folder)
 
 
