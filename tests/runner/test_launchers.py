@@ -341,7 +341,8 @@ class Written:
     """Stands for a tokenizer that was read from a GGUF file."""
 
     def save_pretrained(self, home):
-        (Path(home) / "tokenizer.json").touch()
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (Path(home) / name).write_text("{}")
 
 
 def fill(folder, number, words):

@@ -55,7 +55,7 @@ def search(tmp_path, value, *overrides):
         return [value(job) for _, job in batch]
 
     own = [o for o in overrides if not o.startswith("hydra")]
-    stopped = Search(settings, own, lambda overrides: None, checker).run(plan, execute)
+    _, stopped = Search(settings, own, lambda overrides: None, checker).run(plan, execute)
     file = tmp_path / "optimization_results.yaml"
     return jobs, stopped, read_yaml(file) if file.exists() else None
 
