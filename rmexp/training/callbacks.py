@@ -173,6 +173,11 @@ class ResumeCheckpoint(Checkpoint):
         self._handler: Any = None
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
+        # From a checkpoint of an epoch's last step Lightning starts the next epoch without counting
+        # it, so that a checkpoint of that epoch would be resumed as if the epoch were over.
+        epochs = trainer.fit_loop.epoch_progress.total
+        if trainer.fit_loop.restarted_mid_epoch and epochs.processed == epochs.started:
+            trainer.fit_loop.reset_restart_stage()
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._stop)
 
