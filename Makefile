@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# Modules are compiled when they are first imported, and most never are.
-PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --no-compile
+# pip compiles the modules: where PYTHONDONTWRITEBYTECODE is set, no import would.
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 # Tests and lint never touch the network.
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
