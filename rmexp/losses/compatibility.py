@@ -113,7 +113,8 @@ def _check_pairs(data: ComparisonData, loss: Loss) -> None:
         if "ratings" in required and without:
             raise UserError(
                 f"The loss takes the gap of each pair's ratings, but in {without} pairs of "
-                f"{split} one response has no rating, or the better one no higher rating."
+                f"{split} one response has no rating, or the better one no higher rating: leave "
+                "those rows out, or give the loss a constant margin (loss.margin=1.0)."
             )
 
 
