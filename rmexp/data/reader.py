@@ -12,6 +12,7 @@ from rmexp.comparison import Comparison
 from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
 from rmexp.data.formats.column_map import has_column
+from rmexp.data.formats.wrapper import read_row
 from rmexp.data.sources import BadRow, LeftOut, ReadOptions, open_source, read_rows
 from rmexp.data.sources.split_names import SPLIT_ALIASES, looks_like_split, offered_names
 
@@ -164,7 +165,6 @@ def read_comparisons(
         UserError: the format does not suit these rows; names the first such row.
     """
     check_mapped(paths, parse, options)
-    recognise = getattr(parse, "reading", None)
     ids: Counter[str] = Counter()
     for split, path in paths.items():
         for part in open_source(path, split, options, report.note):
@@ -176,9 +176,8 @@ def read_comparisons(
                 try:
                     if isinstance(raw.row, BadRow):
                         raise raw.row
-                    parsed = parse(raw.row)
-                    if recognise is not None:
-                        report.add_reading(recognise(raw.row))
+                    reading, parsed = read_row(parse, raw.row)
+                    report.add_reading(reading)
                     found = [parsed] if isinstance(parsed, Comparison) else parsed
                     declared = [
                         part.split or _declared_split(one.split, options, report) for one in found

@@ -7,6 +7,7 @@ from itertools import islice
 from rmexp.comparison import LABEL_KINDS, Comparison, pairs_from_ratings
 from rmexp.core.errors import UserError
 from rmexp.data.formats.value_kinds import kind_of
+from rmexp.data.formats.wrapper import read_row
 from rmexp.data.reader import RowReport, check_mapped, read_rows
 from rmexp.data.row_source import MixedSource, RowSource
 from rmexp.data.sources import BadRow, LeftOut
@@ -72,7 +73,6 @@ class _Columns:
 
 def _parsed(spec: TokenizeSpec, report: RowReport, columns: _Columns) -> Iterator[Comparison]:
     check_mapped(spec.paths, spec.parse, spec.reading)
-    reading_of = getattr(spec.parse, "reading", lambda row: None)
     for path in spec.paths.values():
         for raw in islice(read_rows(path, None, spec.reading, report.note), ROWS):
             report.read += 1
@@ -82,8 +82,8 @@ def _parsed(spec: TokenizeSpec, report: RowReport, columns: _Columns) -> Iterato
                 for name, value in raw.row.items():
                     kind = kind_of(value)
                     columns.kinds[str(name)].update(() if kind is None else (kind,))
-                found = spec.parse(raw.row)
-                report.add_reading(reading_of(raw.row))
+                reading, found = read_row(spec.parse, raw.row)
+                report.add_reading(reading)
             except BadRow as error:
                 report.add_bad(raw.place, str(error))
             except LeftOut as cause:

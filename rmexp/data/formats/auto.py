@@ -13,6 +13,7 @@ from rmexp.data.formats.fields import FieldRow
 from rmexp.data.formats.layouts import LAYOUTS, NAMED_ONLY, SHARED_FIELDS, RowLayout
 from rmexp.data.formats.usual_names import NOUNS, PAIR, PROMPT, TWO, Columns, field_of
 from rmexp.data.formats.value_kinds import Signature, kind_of, normalised_name, signature
+from rmexp.data.formats.wrapper import Read
 from rmexp.data.sources import BadRow
 
 OTHER_NAMES = {"context": "prompt", "completion": "response", "label": "rating"}
@@ -106,7 +107,12 @@ class Auto:
         return found
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
-        return self.reading(row)(row)
+        return self.read(row)[1]
+
+    def read(self, row: Mapping[str, Any]) -> Read:
+        """How the row is read, and its comparisons."""
+        reading = self.reading(row)
+        return reading, reading(row)
 
 
 @functools.lru_cache(maxsize=4096)

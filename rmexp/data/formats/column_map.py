@@ -1,12 +1,11 @@
 """Columns with other names than the fields of a format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmexp.comparison import Comparison
 from rmexp.data.formats.fields import FieldRow, decoded
-from rmexp.data.formats.wrapper import FormatWrapper
+from rmexp.data.formats.wrapper import FormatWrapper, Read, read_row
 
 LABELS = ("id", "subset", "language", "split", "weight")
 
@@ -28,7 +27,7 @@ class ColumnMap(FormatWrapper):
         """Field -> the column that the user named."""
         return {name: column for name, column in self.fields.items() if column is not None}
 
-    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
+    def read(self, row: Mapping[str, Any]) -> Read:
         columns = self.mapped
         within = {name: value_at(row, column) for name, column in columns.items()}
         found = {name: value for name, value in within.items() if value is not None}
@@ -36,7 +35,7 @@ class ColumnMap(FormatWrapper):
         hidden = {column for name, column in columns.items() if name not in LABELS}
         hidden |= set(self.fields)
         fields = {k: v for k, v in row.items() if k not in hidden} | found
-        return self.format(FieldRow(fields, columns, row))
+        return read_row(self.format, FieldRow(fields, columns, row))
 
 
 def has_column(row: Mapping[str, Any], column: str) -> bool:

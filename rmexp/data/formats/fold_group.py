@@ -1,7 +1,7 @@
 """The group of a row in cross-validation."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from rmexp.comparison import Comparison
 from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
 from rmexp.data.formats.column_map import value_at
-from rmexp.data.formats.wrapper import FormatWrapper
+from rmexp.data.formats.wrapper import FormatWrapper, Read, read_row
 
 FIELDS = ("subset", "language")
 """Fields of a comparison, whatever their columns are called."""
@@ -26,16 +26,16 @@ class FoldGroup(FormatWrapper):
 
     by: str
 
-    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
-        """The comparison or comparisons of a row.
+    def read(self, row: Mapping[str, Any]) -> Read:
+        """The comparison or comparisons of a row, with their group.
 
         Raises:
             UserError: the row has no such column, or its value is no text or number.
         """
-        found = self.format(row)
+        reading, found = read_row(self.format, row)
         if isinstance(found, Comparison):
-            return self._with_group(found, row)
-        return [self._with_group(one, row) for one in found]
+            return reading, self._with_group(found, row)
+        return reading, [self._with_group(one, row) for one in found]
 
     def _with_group(self, one: Comparison, row: Mapping[str, Any]) -> Comparison:
         value = getattr(one, self.by) if self.by in FIELDS else value_at(row, self.by)

@@ -1,11 +1,10 @@
 """A selection of the rows of a format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmexp.comparison import Comparison
-from rmexp.data.formats.wrapper import FormatWrapper
+from rmexp.data.formats.wrapper import FormatWrapper, Read, read_row
 from rmexp.data.sources import LeftOut
 
 
@@ -20,8 +19,8 @@ class RowFilter(FormatWrapper):
 
     where: Mapping[str, Any]
 
-    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
+    def read(self, row: Mapping[str, Any]) -> Read:
         for column, wanted in self.where.items():
             if str(row.get(column)).lower() != str(wanted).lower():
                 raise LeftOut(f"{column} is not {wanted}")
-        return self.format(row)
+        return read_row(self.format, row)

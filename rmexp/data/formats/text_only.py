@@ -1,13 +1,12 @@
 """Rows with images, which a text model does not see."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rmexp.comparison import Comparison
 from rmexp.data.formats.fields import decoded
 from rmexp.data.formats.messages import is_media
-from rmexp.data.formats.wrapper import FormatWrapper
+from rmexp.data.formats.wrapper import FormatWrapper, Read, read_row
 from rmexp.data.sources import BadRow
 
 COLUMNS = frozenset(
@@ -28,8 +27,8 @@ class TextOnly(FormatWrapper):
 
     ignore_images: bool = False
 
-    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
-        return self.format(self.within(row))
+    def read(self, row: Mapping[str, Any]) -> Read:
+        return read_row(self.format, self.within(row))
 
     def within(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row as the inner format gets it."""

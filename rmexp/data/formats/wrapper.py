@@ -6,6 +6,8 @@ from typing import Any
 
 from rmexp.comparison import Comparison
 
+Read = tuple[Any, Comparison | Sequence[Comparison]]
+
 
 @dataclass(frozen=True)
 class FormatWrapper:
@@ -22,12 +24,23 @@ class FormatWrapper:
         """The label kinds of the wrapped format; None: only the rows tell."""
         return getattr(self.format, "label_kinds", None)
 
+    def read(self, row: Mapping[str, Any]) -> Read:
+        """What the wrapper gives for a row, see `read_row`."""
+        raise NotImplementedError
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
+        return self.read(row)[1]
+
     @property
     def mapped(self) -> Mapping[str, str]:
         """Field -> the column that the user named."""
         return getattr(self.format, "mapped", {})
 
-    def reading(self, row: Mapping[str, Any]) -> Any:
-        """How a row is recognised, see `auto.Auto.reading`; None if it is not by its columns."""
-        reading = getattr(self.format, "reading", None)
-        return None if reading is None else reading(row)
+
+def read_row(
+    format: Callable[[Mapping[str, Any]], Comparison | Sequence[Comparison]],
+    row: Mapping[str, Any],
+) -> Read:
+    """How a format reads a row (an `auto.Reading`; None if not by its columns), and the result."""
+    read = getattr(format, "read", None)
+    return (None, format(row)) if read is None else read(row)
