@@ -25,7 +25,7 @@ def test_the_wheel_composes_and_lists_sweeps_elsewhere(tmp_path):
 
     assert "loss_by_margin" in run("--help").stdout.split("sweeps: ")[1].splitlines()[0]
     assert "margin: 2.5" in run("--cfg", "job", "loss.margin=2.5").stdout
-    assert (tmp_path / "site" / "rmexp" / "demo" / "demo.jsonl").is_file()
+    assert (tmp_path / "site" / "rmexp" / "data" / "demo" / "demo.jsonl").is_file()
     assert (
         "rmexp = rmexp.__main__:main"
         in next((tmp_path / "site").glob("*.dist-info/entry_points.txt")).read_text()

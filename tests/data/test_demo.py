@@ -14,7 +14,7 @@ from rmexp.data.reader import RowReport, read_comparisons
 from rmexp.data.sources import read_rows
 from tests.conftest import ROOT
 
-FILE = str(ROOT / "rmexp/demo/demo.jsonl")
+FILE = str(ROOT / "rmexp/data/demo/demo.jsonl")
 ROWS = [raw.row for raw in read_rows(FILE)]
 
 

@@ -1,0 +1,4 @@
+"""The HTTP server of a reward model, and its page.
+
+Imports packages down to training. Start with `app`.
+"""
