@@ -291,7 +291,7 @@ def test_without_intervals_nothing_is_resampled_and_values_are_the_same(monkeypa
         subsets=["a", "b"] * 15,
     )
     full = compute_metrics(s)
-    monkeypatch.setattr(bootstrap, "_resampled", None)
+    monkeypatch.setattr(bootstrap, "_totals", None)
     quick = compute_metrics(s, intervals=False)
     bounds = {f"{name}_{end}" for name in quick for end in ("low", "high")}
     assert quick == {name: value for name, value in full.items() if name not in bounds}

@@ -12,7 +12,7 @@ coverage.
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,11 @@ from scipy.special import ndtr, stdtrit
 RESAMPLES = 2000
 LEVEL = 0.95
 
-RESAMPLES_PER_CHUNK = 100_000
+CLUSTERS_PER_CHUNK = 100_000
 """Clusters drawn at once, so that a chunk fits the processor's cache."""
+
+SHARED_CLUSTERS = 1000
+"""Most clusters of which draws are kept: 16 MB for `RESAMPLES`."""
 
 
 class Estimate(Sequence[float]):
@@ -103,7 +106,7 @@ def clustered(
         if len(sums) < 2:
             return float("nan"), float("nan")
         moved = (degree - 1) / degree * whole
-        resampled = _resampled(sums, np.random.default_rng(seed)) - moved
+        resampled = _totals(sums, _shared_draws(len(sums), seed)) - moved
         draws = statistic(resampled)
         lost = np.isnan(draws)
         if degree > 1 and lost.any() and not math.isnan(value):
@@ -160,7 +163,9 @@ def stratified(
         rng = np.random.default_rng(seed)
         undefined = np.full((RESAMPLES, values_U_C.shape[1]), np.nan)  # a single cluster
         drawn = {
-            stratum: _means(_resampled(found, rng)) if len(found) > 1 else undefined
+            stratum: _means(_totals(found, _draws(len(found), rng)))
+            if len(found) > 1
+            else undefined
             for stratum, found in sums.items()
         }
         counts = {stratum: len(found) for stratum, found in sums.items()}
@@ -213,17 +218,37 @@ def _cluster_sums(columns_U_C: np.ndarray, clusters_U: np.ndarray) -> np.ndarray
     return np.stack(sums, axis=1)
 
 
-def _resampled(sums_G_C: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(B, C) totals of G - 1 clusters drawn with replacement, scaled to G clusters."""
-    count = len(sums_G_C)
-    rows = max(1, RESAMPLES_PER_CHUNK // count)
-    parts = []
+def _draws(count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """How often each of `count` clusters is among `count` - 1 drawn with replacement.
+
+    Yields:
+        (B, G) numbers of a part of the resamples, all of which are B = `RESAMPLES`.
+    """
+    rows = max(1, CLUSTERS_PER_CHUNK // count)
     for start in range(0, RESAMPLES, rows):
         number = min(rows, RESAMPLES - start)
         drawn = rng.integers(count, size=(number, count - 1), dtype=np.int32)
         drawn += count * np.arange(number, dtype=np.int32)[:, None]
         times = np.bincount(drawn.ravel(), minlength=number * count).reshape(number, count)
-        parts.append(times.astype(np.float64) @ sums_G_C)
+        yield times.astype(np.float64)
+
+
+def _shared_draws(count: int, seed: int) -> Iterable[np.ndarray]:
+    """`_draws` of a seed; kept where they are small, as all metrics of a set use the same."""
+    if count > SHARED_CLUSTERS:
+        return _draws(count, np.random.default_rng(seed))
+    return _kept_draws(count, seed)
+
+
+@functools.lru_cache(4)
+def _kept_draws(count: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_draws(count, np.random.default_rng(seed)))
+
+
+def _totals(sums_G_C: np.ndarray, draws: Iterable[np.ndarray]) -> np.ndarray:
+    """(B, C) totals of the drawn clusters, scaled to G clusters."""
+    count = len(sums_G_C)
+    parts = [times_B_G @ sums_G_C for times_B_G in draws]
     return np.concatenate(parts) * (count / (count - 1))
 
 
