@@ -138,8 +138,13 @@ def _paths(node: Any, prefix: str) -> Iterator[str]:
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """A copy without Hydra's node, to which keys may be added: the configuration of a run."""
-    content: Any = OmegaConf.to_container(config, resolve=False)
-    return OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
+    content: dict[str, Any] = {}
+    for key in map(str, config):
+        if key != "hydra":  # which is the largest part by far
+            node: Any = config._get_node(key)
+            is_group = OmegaConf.is_config(node)
+            content[key] = OmegaConf.to_container(node) if is_group else node._value()
+    return OmegaConf.create(content)
 
 
 def suggest(wrong: str, known: Sequence[str]) -> str:

@@ -154,21 +154,21 @@ class ComparisonData:
             UserError: too few prompts, no row of a split, only ties, or only weights of 0.
         """
         sizes = ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
-        prompts = len(set(self.rows["prompt_key"][:]))
         for name in ("train", "val"):
-            if len(self.splits[name]) == 0 and prompts < len(SPLIT_NAMES):
+            if len(self.splits[name]):
+                continue
+            if (prompts := len(set(self.rows["prompt_key"][:]))) < len(SPLIT_NAMES):
                 raise UserError(
                     f"The {len(self.rows)} comparisons have {prompts} "
                     f"prompt{'s'[: prompts - 1]}, and a prompt is in one split only, so that none "
                     f"is left for {name}: give rows with other prompts, or data.val_path (and "
                     "data.test_path, or data.test_share=0)."
                 )
-            if len(self.splits[name]) == 0:
-                lost = "; ".join(self.report.losses())
-                raise UserError(
-                    f"No comparison is left for {name} ({sizes}{'; ' if lost else ''}{lost}): "
-                    "give more rows, other shares, or data.val_path."
-                )
+            lost = "; ".join(self.report.losses())
+            raise UserError(
+                f"No comparison is left for {name} ({sizes}{'; ' if lost else ''}{lost}): "
+                "give more rows, other shares, or data.val_path."
+            )
         everything = np.concatenate(list(self.splits.values()))
         found = {kind for kind, count in self.columns.counts(everything).items() if count}
         if "pairs" in needed and "ties" in found and "pairs" not in found:

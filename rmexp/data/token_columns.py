@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from rmexp.core.errors import UserError
 
@@ -32,7 +33,7 @@ class TokenColumns:
 
     def objects(self, name: str, rows: np.ndarray) -> list[Any]:
         """A column of some rows as Python objects."""
-        return self.rows.select_columns(name).select(rows)[name][:]
+        return self.rows.data.column(name).take(pa.array(rows)).to_pylist()
 
     def prompts(self, rows: np.ndarray) -> np.ndarray:
         """The prompt of each of these rows, numbered from 0."""

@@ -56,9 +56,11 @@ class JobChecker:
         if config.resume is not None:
             self._check_resume(config, overrides)
             return job
-        inherited = () if config.checkpoint is None else INHERITED
-        own = [key for key in map(str, config) if key not in inherited]
-        check_config(OmegaConf.masked_copy(config, own), self._valid)
+        own = config
+        if config.checkpoint is not None:
+            keys = [key for key in map(str, config) if key not in INHERITED]
+            own = OmegaConf.masked_copy(config, keys)
+        check_config(own, self._valid)
         check_task_keys(config, overrides)
         if config.task.name == "evaluate":
             _check_sets(config)

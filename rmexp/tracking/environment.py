@@ -21,7 +21,7 @@ def describe_environment(**facts: Any) -> dict[str, Any]:
         "rmexp": __version__,
         **_git(),
         "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": dict(_versions()),
         "machine": {
             "host": socket.gethostname(),
             "system": platform.platform(),
@@ -31,6 +31,12 @@ def describe_environment(**facts: Any) -> dict[str, Any]:
         "directory": os.getcwd(),
         **facts,
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Versions of `PACKAGES`; reading them takes as long as many a head's training."""
+    return {name: version(name) for name in PACKAGES}
 
 
 @functools.cache

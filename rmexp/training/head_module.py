@@ -152,7 +152,7 @@ class HeadModule(RewardModule):
         self.on_validation_epoch_start()
         self.add_scored(batch, rewards_N)
         validates = self.logs and split == "val"
-        self.metrics = self.evaluation(split, intervals=not validates)
+        self.metrics = self.evaluation(split, intervals=split != "val")
         if self.logs:
             self._log(self.metrics)
         if not validates:

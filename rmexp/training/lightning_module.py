@@ -205,7 +205,8 @@ class RewardModule(lightning.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Keep the metrics of `self.split` in `self.metrics`, and log them if `self.logs`."""
         self._merge()
-        self.metrics = self.evaluation(self.split)
+        # The end of a run computes val's intervals, once val is calibrated.
+        self.metrics = self.evaluation(self.split, intervals=self.split != "val")
         if self.logs:
             self._log(self.metrics)
 

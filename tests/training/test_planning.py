@@ -319,17 +319,22 @@ def highest():
 bf16, size, batch = sys.argv[1] == "bf16", {"hidden": 256, "layers": 4}, trees(2, 40, 30)
 model = fake(Full(), bf16, **size)
 peak = model.trace(batch).peak(accumulated=4 * sum(p.numel() for p in model.parameters.values()))
+
+def train(size, batch):
+    model = from_conf("model/tiny", **size).load_model(tiny_tokenizer(), 0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            for _ in range(2):
+                compute_rewards(model, batch).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return 4 * sum(p.numel() for p in model.parameters())
+
+train({"hidden": 32, "layers": 1}, trees(1, 4, 3))  # loads code, whose pages are not the model's
 before = resident_bytes()
 Path("/proc/self/clear_refs").write_text("5")  # from here on is the highest
-model = from_conf("model/tiny", **size).load_model(tiny_tokenizer(), 0).train()
-optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
-for _ in range(2):
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        for _ in range(2):
-            compute_rewards(model, batch).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-weights = 4 * sum(p.numel() for p in model.parameters())
+weights = train(size, batch)
 print(3 * weights + sum(peak[1]), highest() - before)
 """
 
