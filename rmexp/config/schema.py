@@ -48,6 +48,7 @@ class Root:
     out: str | None = MISSING
     source: str | None = MISSING
     runs: Any = MISSING
+    policy: str | None = MISSING
     trust: Any = MISSING
     cache: str = MISSING
     sweep: Sweep = field(default_factory=Sweep)

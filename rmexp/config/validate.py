@@ -142,7 +142,7 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
         used = {"task", "logger", *inputs}
-        if part in {"checkpoint", "source", "out", "runs", *GROUPS} - used:
+        if part in {"checkpoint", "source", "out", "runs", "policy", *GROUPS} - used:
             raise UserError(f"{who} does not use {part}: leave out {key}.")
         if part == "task" and "." in key and key.split(".")[1] not in inputs:
             raise UserError(f"{who} does not use {key}: leave it out.")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import huggingface_hub
 import torch
@@ -67,6 +67,9 @@ class Pretrained:
     compile: bool
     cache: str
 
+    key: ClassVar[str] = "model.path"
+    """What the user types to name the model."""
+
     def check(self) -> None:
         """Refuse a path that is no possible hub id and no directory of a model that can train.
 
@@ -92,7 +95,7 @@ class Pretrained:
         Raises:
             UserError: there is none, the hub does not answer, or the model cannot be trained.
         """
-        with _loading(self._where, "a tokenizer"):
+        with explained_loading(self._where, "a tokenizer"):
             self._config()
             own = self._base and any(self._folder.glob("tokenizer*"))  # an adapter's
             source = str(self._folder) if own else self._source
@@ -105,7 +108,7 @@ class Pretrained:
             UserError: no sequence-classification form, several labels, or not loadable.
         """
         source = self._source
-        with _loading(self._where, CLASSIFIER), seeded_weights(seed):
+        with explained_loading(self._where, CLASSIFIER), seeded_weights(seed):
             config = self._config()
             model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
                 source,
@@ -137,7 +140,7 @@ class Pretrained:
 
     def skeleton(self) -> nn.Module:
         """The model without weights, to check settings before loading."""
-        with _loading(self._where, CLASSIFIER):
+        with explained_loading(self._where, CLASSIFIER):
             config = self._config()
             with torch.device("meta"):
                 return transformers.AutoModelForSequenceClassification.from_config(
@@ -190,12 +193,12 @@ class Pretrained:
     @functools.cached_property
     def _base(self) -> str | None:
         """The base model of an adapter."""
-        return base_of(self._folder, f"model.path={self.path}")
+        return base_of(self._folder, f"{self.key}={self.path}")
 
     @property
     def _where(self) -> str:
         of = f" (an adapter of {self._base})" if self._base is not None else ""
-        return f"model.path={self.path}{of}"
+        return f"{self.key}={self.path}{of}"
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ CLASSIFIER = "a model with a sequence-classification form"
 
 
 @contextmanager
-def _loading(where: str, wanted: str) -> Iterator[None]:
+def explained_loading(where: str, wanted: str) -> Iterator[None]:
     """Turn an error of transformers into one sentence, with the fix where it is known."""
     try:
         yield

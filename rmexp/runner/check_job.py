@@ -87,6 +87,10 @@ class JobChecker:
             parts["data"].source.check()
         for group in (g for g in ("template", "model") if g in parts):
             parts[group].check()
+        if "policy" in wanted:
+            from rmexp.policy.policy_model import policy_model
+
+            policy_model(config.policy, config.cache).check()
         if config.task.name in ("train", "plan"):
             self._check_devices(parts, config.task.name)
         if "loss" in wanted and parts["data"].source.label_kinds is not None:

@@ -168,6 +168,8 @@ def run_job(
                     "out": config.out,
                     "source": job.config.source,
                     "runs": job.config.runs,
+                    "policy": config.policy,
+                    "cache": config.cache,
                     "exports": facts["sweep"] is None or config.sweep.export == "all",
                 }
                 metrics = _call(config, offered, work)

@@ -10,7 +10,8 @@ from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
 from rmexp.data.row_source import OWN_TEMPLATE_NOTE, MixedSource
 from rmexp.data.tokenize_spec import source_fingerprint
-from rmexp.inference.score_file import ScoreFile, check_out, score_stream
+from rmexp.inference.resumable_file import check_out
+from rmexp.inference.score_file import ScoreFile, score_stream
 from rmexp.inference.scorer import open_scorer
 from rmexp.templates.template import Template, template_fingerprint
 from rmexp.tracking.environment import describe_environment

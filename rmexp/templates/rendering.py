@@ -63,6 +63,19 @@ def render_comparison(tokenizer: Any, comparison: Comparison) -> list[str]:
     return render(tokenizer, dialogues, comparison.tools, comparison.unfinished)
 
 
+def render_prompt(
+    tokenizer: Any, prompt: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The text of a prompt up to where its response begins (the generation prompt).
+
+    Raises:
+        UserError: the template refuses the prompt, or a message has a part that is not text.
+    """
+    keeps_parts = ITERATES_PARTS.search(tokenizer.chat_template or "") is not None
+    messages = [_prepared(message, keeps_parts) for message in prompt]
+    return _render_one(tokenizer, messages, tools, unfinished=False, to_be_answered=True)
+
+
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of rendered texts, without added special tokens."""
     return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
@@ -99,6 +112,7 @@ def _render_one(
     messages: list[dict[str, Any]],
     tools: Sequence[Mapping[str, Any]],
     unfinished: bool,
+    to_be_answered: bool = False,
 ) -> str:
     last = messages[-1] if messages else {}
     if unfinished and (last.get("role") != "assistant" or last.get("tool_calls")):
@@ -110,6 +124,7 @@ def _render_one(
                 tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 continue_final_message=unfinished,
+                add_generation_prompt=to_be_answered,
             )
     except Exception as error:  # a template may do anything that Jinja's sandbox lets it
         if unfinished and isinstance(error, ValueError):
