@@ -5,35 +5,23 @@ Pictures go into the folder that RMEXP_SCREENSHOTS names, or into the test's own
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import CommandLine, result
+from tests.helpers.browser import fits, is_dark, open_chromium
 from tests.helpers.run_directories import margin, write_run
 
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SIZES = {"desktop": (1200, 900), "phone": (390, 844)}
 ATTACK = "<script>document.title = 'taken'</script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A browser: one of this machine's, or playwright's own."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_api.sync_playwright() as playwright:
-        if found is None and not Path(playwright.chromium.executable_path).is_file():
-            pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)}, nor playwright's own")
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -76,11 +64,6 @@ def column(table, number):
 def texts(table):
     """What hangs below each row."""
     return table.locator("details").all_text_contents()
-
-
-def fits(page):
-    """No part of the page lies beside the screen."""
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +138,9 @@ def test_a_run_fits_a_phone_in_either_scheme(trained, pages, scheme):
     assert fits(page)
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     ink = page.evaluate("getComputedStyle(document.querySelector('.plots svg')).color")
-    dark = [sum(map(int, colour[4:-1].split(","))) < 3 * 128 for colour in (back, ink)]
-    assert dark == ([True, False] if scheme == "dark" else [False, True]), "plots are seen"
+    assert [is_dark(back), is_dark(ink)] == (
+        [True, False] if scheme == "dark" else [False, True]
+    ), "plots are seen"
 
 
 def test_a_comparison_opens_sorts_and_fits(tmp_path, rmexp, pages):
