@@ -57,6 +57,13 @@ def makes_run(config: DictConfig) -> bool:
     return "run" in task_inputs(config.task["_target_"], with_checkpoint=True)
 
 
+def reads_trained_rows(config: DictConfig) -> bool:
+    """Whether the task reads the rows that its checkpoint's run was trained on, unless others are
+    given; task=score always has its own."""
+    inputs = task_inputs(config.task["_target_"], with_checkpoint=True)
+    return config.task.name != "score" and "data" in inputs
+
+
 def _check_target(path: str, node: DictConfig) -> None:
     parameters, hints = arguments_of(locate(path, node["_target_"]))
     own = ("name",) if path == "task" else ()  # the task's name is rmexp's

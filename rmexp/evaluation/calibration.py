@@ -82,6 +82,29 @@ class Calibration:
         """Rewards with mean 0 and standard deviation 1 on val; their order is unchanged."""
         return (np.asarray(rewards, dtype=np.float64) - self.reward_mean) / self.reward_std
 
+    def probability(self, rewards: np.ndarray) -> np.ndarray:
+        """P(better than a response of val's mean reward).
+
+        Raises:
+            ValueError: val had no pairs.
+        """
+        return sigmoid((np.asarray(rewards, dtype=np.float64) - self.reward_mean) / self._divisor)
+
+    def win_probabilities(self, rewards_N: np.ndarray) -> np.ndarray:
+        """(N, N) P(response i is better than response j).
+
+        Raises:
+            ValueError: val had no pairs.
+        """
+        rewards_N = np.asarray(rewards_N, dtype=np.float64)
+        return sigmoid((rewards_N[:, None] - rewards_N[None]) / self._divisor)
+
+    @property
+    def _divisor(self) -> float:
+        if self.temperature is None:
+            raise ValueError("the validation rows had no pairs to fit a temperature to")
+        return self.temperature
+
     def rating(self, rewards: np.ndarray) -> np.ndarray:
         """Predicted human rating, by the isotonic map.
 

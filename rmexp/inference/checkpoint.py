@@ -104,8 +104,8 @@ def inherit_config(
 
     Returns:
         The configuration, and facts: `labels` and `trained_metrics` of the run, `trained_data`,
-        the fingerprint of its data (None if the directory is no run), and `own_data`, whether the
-        command line sets no key of `data`.
+        the fingerprint of its data, and `trained_max_length`, its `data.max_length` (both None if
+        the directory is no run), and `own_data`, whether the command line sets no key of `data`.
     """
     home = Path(config.checkpoint).expanduser()
     config = without_hydra(config)
@@ -114,6 +114,7 @@ def inherit_config(
         "labels": {},
         "trained_metrics": {},
         "trained_data": None,
+        "trained_max_length": None,
         "own_data": not any(key.split(".")[0] == "data" for key in keys),
     }
     saved = saved_config(home, Trust.of(config)) if is_run(home) else None
@@ -124,6 +125,7 @@ def inherit_config(
             "labels": {g: label for g, label in old["labels"].items() if g not in keys},
             "trained_metrics": old.get("metrics", {}),
             "trained_data": environment["data_fingerprint"],
+            "trained_max_length": saved.data.max_length,
         }
         for group in ("loss", "trainer", "template", "model"):
             config[group] = config[group] if group in keys else _merged(saved, config, group, keys)

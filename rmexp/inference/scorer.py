@@ -1,7 +1,8 @@
 """Scoring with a reward model: comparisons in, rewards out."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -22,11 +23,18 @@ from rmexp.data.sources import BadRow
 from rmexp.data.token_dataset import encode
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
+from rmexp.models.checkpoint_files import check_reward_head
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.model_checks import check_padding, max_positions
 from rmexp.models.reward_model import compute_rewards, model_facts
 
-Scale = Literal["reward", "normalised", "rating"]
+Scale = Literal["raw", "normalised", "probability", "rating"]
+"""Scales of rewards, all in the same order.
+
+`raw` is the model's output; `normalised` has mean 0 and standard deviation 1 on the validation
+rows; `probability` is that of beating a response of their mean reward; `rating` is on the raters'
+scale.
+"""
 
 
 @dataclass
@@ -56,7 +64,7 @@ class Scorer:
         prompt: str | Sequence[Message],
         responses: Sequence[str | Sequence[Message]],
         unfinished: bool = False,
-        scale: Scale = "reward",
+        scale: Scale = "raw",
     ) -> list[float]:
         """The reward of each response to a prompt; the prompt is computed once for all of them.
 
@@ -65,8 +73,7 @@ class Scorer:
             responses: texts, or lists of messages that begin with the assistant's.
             unfinished: the responses are the first steps of answers. Their reward is read at the
                 last token, without an end of turn (models trained on data=stepwise).
-            scale: `reward` is the model's output, `normalised` has mean 0 and standard deviation 1
-                on the validation rows, `rating` is on the raters' scale. All have the same order.
+            scale: see `Scale`.
 
         Returns:
             One number a response.
@@ -75,43 +82,47 @@ class Scorer:
             UserError: prompt or response cannot be used or is longer than `max_length`, or the
                 model has no calibration for the scale.
         """
-        if isinstance(responses, (str, Mapping)):
-            raise UserError("responses is one response; give a list of them: [response].")
-        convert = self._conversion(scale)
-        try:
-            comparison = Comparison(
-                id="",
-                prompt=prompt_messages(prompt),
-                responses=tuple(
-                    response_messages(response, f"responses[{k}]")
-                    for k, response in enumerate(responses)
-                ),
-                unfinished=unfinished,
-                place="the prompt",
-            )
-        except (BadRow, ValueError) as error:
-            raise UserError(f"Cannot be scored: {error}.") from None
+        self.check_scale(scale)
+        comparison = as_comparison(prompt, responses, unfinished)
         report = RowReport()
         found = self.comparisons([comparison], report)[0]
         if found is None:
             raise UserError(
                 f"Cannot be scored: {'; '.join([*report.places.values(), *report.lines()[1:]])}."
             )
-        return found if convert is None else convert(np.array(found)).tolist()
+        return self.scaled(found, scale)
 
-    def _conversion(self, scale: Scale) -> Callable[[Any], Any] | None:
-        """Function from rewards to the scale; None for `reward`."""
+    def scales(self) -> dict[Scale, str | None]:
+        """Each scale, and why the model does not have it; None if it does."""
+        known = self.calibration
+        none = "the model has no calibration.json" if known is None else None
+        no_pairs = "the model's validation rows had no pairs"
+        no_ratings = "the model's validation rows had no ratings"
+        return {
+            "raw": None,
+            "normalised": none,
+            "probability": none or (no_pairs if known and known.temperature is None else None),
+            "rating": none or (no_ratings if known and known.isotonic is None else None),
+        }
+
+    def check_scale(self, scale: Scale) -> None:
+        """Check that the model has a scale.
+
+        Raises:
+            UserError: it has not.
+        """
         if scale not in get_args(Scale):
             raise UserError(f"scale={scale!r}: should be {describe_type(Scale)}.")
-        if scale == "reward":
-            return None
-        if self.calibration is None:
-            raise UserError(f"scale={scale}: the model has no calibration.json.")
-        if scale == "rating" and self.calibration.isotonic is None:
-            raise UserError("scale=rating: the model's validation rows had no ratings.")
-        return self.calibration.rating if scale == "rating" else self.calibration.normalised
+        if reason := self.scales()[scale]:
+            raise UserError(f"scale={scale}: {reason}.")
 
-    @torch.inference_mode()
+    def scaled(self, rewards: Sequence[float], scale: Scale) -> list[float]:
+        """Rewards on a scale that `check_scale` accepts."""
+        if scale == "raw" or self.calibration is None:
+            return list(rewards)
+        convert = getattr(self.calibration, scale)
+        return [float(value) for value in convert(np.array(rewards, dtype=np.float64))]
+
     def comparisons(
         self, comparisons: Sequence[Comparison], report: RowReport
     ) -> list[list[float] | None]:
@@ -122,12 +133,26 @@ class Scorer:
             report: counts comparisons that cannot be scored, and shortened prompts.
         """
         encoded = list(encode(comparisons, self.tokenizer, self.max_length, report))
-        rows = []
+        trees, keys = list[Sequence[Sequence[int]]](), list[str]()
         for comparison, _, tokens in encoded:
-            key = comparison.prompt_key  # a hash of the prompt: once, however many parts there are
             fits = PrefixTreeBuilder().with_sequences(tokens).size <= self.micro_batch_tokens
-            trees = [tokens] if tokens and fits else [[ids] for ids in tokens]
-            rows += [unlabelled_row(tree, key) for tree in trees]
+            parts = [tokens] if tokens and fits else [[ids] for ids in tokens]
+            trees += parts
+            keys += [comparison.prompt_key] * len(parts)
+        flat = chain.from_iterable(self.trees(trees, keys))
+        return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
+
+    def trees(
+        self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None
+    ) -> list[list[float]]:
+        """The rewards of token sequences; those of one tree compute their shared prefix once.
+
+        Args:
+            trees: the sequences of each tree, which should fit `micro_batch_tokens` together.
+            keys: trees with the same key may be joined; None: none are.
+        """
+        keys = [str(n) for n in range(len(trees))] if keys is None else keys
+        rows = [unlabelled_row(tree, key) for tree, key in zip(trees, keys, strict=True)]
         found: list[list[float]] = [[] for _ in rows]
         device = next(self.model.parameters()).device
         collate = Collate(
@@ -135,16 +160,52 @@ class Scorer:
             self.micro_batch_tokens,
             BatchLayout(self.layout, max_positions(self.model)),
         )
-        self.model.eval()
         step = collate([row | {"row": n} for n, row in enumerate(rows)])
-        # Around all batches: autocast keeps cast weights until it exits.
-        with torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed"):
+        with self.inference():
             for batch in step.batches:
                 rewards_N = compute_rewards(self.model, batch.to(device)).tolist()
                 for n, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
                     found[n].append(reward)
-        flat = chain.from_iterable(found)
-        return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
+        return found
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode without gradients, in the scorer's precision; may be nested.
+
+        Autocast keeps cast weights until the outermost block ends: enter it around many calls.
+        """
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        autocast = torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed")
+        with torch.inference_mode(), autocast:
+            yield
+
+
+def as_comparison(
+    prompt: str | Sequence[Message],
+    responses: Sequence[str | Sequence[Message]],
+    unfinished: bool = False,
+) -> Comparison:
+    """The comparison of a prompt and responses, see `Scorer.score`.
+
+    Raises:
+        UserError: the prompt or a response cannot be used.
+    """
+    if isinstance(responses, (str, Mapping)):
+        raise UserError("responses is one response; give a list of them: [response].")
+    try:
+        return Comparison(
+            id="",
+            prompt=prompt_messages(prompt),
+            responses=tuple(
+                response_messages(response, f"responses[{k}]")
+                for k, response in enumerate(responses)
+            ),
+            unfinished=unfinished,
+            place="the prompt",
+        )
+    except (BadRow, ValueError) as error:
+        raise UserError(f"Cannot be scored: {error}.") from None
 
 
 def open_scorer(
@@ -168,6 +229,7 @@ def open_scorer(
     """
     if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), tokenizer)
+        check_reward_head(Path(directory))
     model = source.load_model(tokenizer, 0)
     if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head: train it first.")

@@ -58,6 +58,26 @@ def check_folder(folder: Path, where: str) -> None:
     refuse_quantised(_read_json(folder / "config.json"), where)
 
 
+def check_reward_head(folder: Path) -> None:
+    """Refuse a folder of safetensors without a weight that may be a reward head's, in milliseconds.
+
+    Folders of adapters and of other files are left to loading.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = list(folder.glob("*.safetensors"))
+    if not files or (folder / ADAPTER).is_file():
+        return
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - not a mapping
+                shape = stored.get_slice(name).get_shape()
+                if len(shape) == 2 and shape[0] == 1 and "embed" not in name:
+                    return
+    raise UserError(f"{folder} has no reward head: train it first.")
+
+
 def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
     """Refuse a configuration of quantised weights, which no gradient can train.
 

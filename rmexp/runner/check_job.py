@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rmexp.config.compose import build, without_hydra
 from rmexp.config.schema import SINGLE_PROCESS, TRAIN_TARGET
 from rmexp.config.task_inputs import task_inputs
-from rmexp.config.validate import check_config, check_task_keys
+from rmexp.config.validate import check_config, check_task_keys, reads_trained_rows
 from rmexp.core.errors import UserError
 from rmexp.runner.executors import LAUNCHERS
 from rmexp.runner.job_spec import JobSpec
@@ -155,7 +155,7 @@ def _with_checkpoint(config: DictConfig, overrides: Sequence[str]) -> DictConfig
 
     if not Path(config.checkpoint).expanduser().is_dir():
         raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
-    return inherit_config(config, overrides, own_rows=config.task.name != "score")[0]
+    return inherit_config(config, overrides, own_rows=reads_trained_rows(config))[0]
 
 
 def _check_runs(runs: str | Sequence[str]) -> None:

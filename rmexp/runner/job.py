@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rmexp import __version__
 from rmexp.config.compose import build, locate
 from rmexp.config.schema import GROUPS, HEAD_TARGET
+from rmexp.config.secrets import without_secrets, words_without_secrets
 from rmexp.config.task_inputs import build_inputs, task_inputs
 from rmexp.config.trust import Trust
 from rmexp.config.validate import makes_run
@@ -133,11 +134,12 @@ def run_job(
         run.update(fallbacks=fallbacks)
         reporter.say(f"note: {sentence}")
 
-    content: Any = OmegaConf.to_container(config, resolve=True)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    content = without_secrets(settings)
     known = {key: facts[key] for key in ("task", "name", "labels", "sweep", "fingerprint")}
     run.start(
         {"rmexp_version": __version__} | content,
-        job.overrides,
+        words_without_secrets(job.overrides),
         **known,
         fallbacks=fallbacks,
         interrupted=False,

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rmexp.config.schema import plain_name
+from rmexp.config.validate import reads_trained_rows
 from rmexp.core.console import Reporter, relative_path
 from rmexp.core.errors import UserError
 from rmexp.inference.checkpoint import inherit_config, resumed_config
@@ -67,7 +68,7 @@ def settle_config(job: JobSpec) -> tuple[DictConfig, dict[str, Any]]:
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}
     facts: dict[str, Any] = {"task": task, "sweep": job.sweep, "fingerprint": job.fingerprint}
     if config.checkpoint is not None:
-        config, inherited = inherit_config(config, job.overrides, own_rows=task != "score")
+        config, inherited = inherit_config(config, job.overrides, reads_trained_rows(config))
         facts |= inherited
         labels |= inherited["labels"]
     label = "-".join((labels["loss"], labels["data"])) if task == "train" else task

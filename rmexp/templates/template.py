@@ -120,7 +120,7 @@ class Template:
         settings = (self.system, self.response_prefix, self.response_suffix)
         if source.startswith(BAKED) and not self.arguments and settings == (None, None, None):
             return source  # the template of an export has its settings
-        bos = tokenizer.bos_token if _adds_bos(tokenizer) else ""
+        bos = tokenizer.bos_token if adds_bos(tokenizer) else ""
         return bake(source, bos, self.arguments, *settings)
 
 
@@ -178,12 +178,9 @@ class Audit:
 
 def audit_template(tokenizer: Any, text: str, ids: Sequence[int]) -> Audit:
     """Audit one rendered response: its BOS, its EOS, and the token that is pooled."""
-    bos = tokenizer.bos_token_id
-    # BOS may also begin every turn (SmolLM2): only those at the start of the text count.
-    leading = next((n for n, token in enumerate(ids) if token != bos), len(ids))
     return Audit(
         fingerprint=template_fingerprint(tokenizer),
-        bos_count=leading if bos is not None else 0,
+        bos_count=leading_bos(tokenizer, ids),
         eos_present=tokenizer.eos_token_id in ids,
         pooled_token=tokenizer.convert_ids_to_tokens(ids[-1]) if ids else "",
         pad_token=tokenizer.pad_token,
@@ -191,7 +188,15 @@ def audit_template(tokenizer: Any, text: str, ids: Sequence[int]) -> Audit:
     )
 
 
-def _adds_bos(tokenizer: Any) -> bool:
+def leading_bos(tokenizer: Any, ids: Sequence[int]) -> int:
+    """Number of BOS tokens at the start of a text; some templates begin every turn with one."""
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return 0
+    return next((n for n, token in enumerate(ids) if token != bos), len(ids))
+
+
+def adds_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer adds BOS to every text (as Llama's does)."""
     return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [
         tokenizer.bos_token_id

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexp import __version__
+from rmexp.config.secrets import words_without_secrets
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "datasets", "wandb")
 
@@ -27,7 +28,7 @@ def describe_environment(**facts: Any) -> dict[str, Any]:
             "system": platform.platform(),
             "cpus": os.cpu_count(),
         },
-        "command": sys.argv,
+        "command": words_without_secrets(sys.argv),
         "directory": os.getcwd(),
         **facts,
     }

@@ -1,0 +1,1 @@
+"""Routes by consumer. Start with `own`."""
