@@ -84,7 +84,8 @@ def prepare(name: str, folder: Path, steps: int, warmup: int) -> None:
 
 def judged_pairs(data: Any) -> Any:
     """row -> its judged pairs as messages, with the token lengths of both sides."""
-    from rmexp.data.reader import RowReport, read_comparisons
+    from rmexp.data.reader import read_comparisons
+    from rmexp.data.row_report import RowReport
 
     read = read_comparisons(data.source.spec.paths, data.source.spec.parse, RowReport())
     known = {comparison.id: comparison for comparison in read}

@@ -18,7 +18,8 @@ BUDGET = 4096
 def score(side: str, name: str, folder: Path, steps: int, warmup: int) -> None:
     """Score the first HH pairs of the file; what comes before the timed ones is not counted."""
     from rmexp.data.formats.hh import HH as HHFormat
-    from rmexp.data.reader import RowReport, read_comparisons
+    from rmexp.data.reader import read_comparisons
+    from rmexp.data.row_report import RowReport
 
     rows = read_comparisons({None: str(HH)}, HHFormat(), RowReport())
     found = list(islice(rows, PAIRS * (steps + warmup)))
@@ -35,7 +36,7 @@ def score(side: str, name: str, folder: Path, steps: int, warmup: int) -> None:
 def ours(home: Path, precision: str) -> Any:
     """comparisons -> rewards, by `rmexp.load`."""
     import rmexp
-    from rmexp.data.reader import RowReport
+    from rmexp.data.row_report import RowReport
     from rmexp.data.token_dataset import batched_list
     from rmexp.inference.score_file import SORT_WINDOW
 

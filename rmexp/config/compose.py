@@ -38,7 +38,23 @@ def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> D
             given = [_ADDED.sub("++", override) for override in overrides]
             return compose("config", overrides=[*extra, *given], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
+        if (whole := _with_own_node(error, overrides)) is not None:
+            return compose_config(whole, config_dir)
         raise UserError(explain(error, overrides)) from error
+
+
+def _with_own_node(error: Exception, overrides: Sequence[str]) -> list[str] | None:
+    """`a.b._target_=X a.b.key=Y` as `a.b={_target_: X, key: Y}`, where a.b is a plain value.
+
+    Hydra sets keys only within nodes; None: the error has another cause.
+    """
+    found = re.search(r"Could not override '([^']+)\.[^'.]+'", str(error))
+    inner = [o for o in overrides if found and o.lstrip("+").startswith(f"{found[1]}.")]
+    if found is None or not any(o.lstrip("+").startswith(f"{found[1]}._target_=") for o in inner):
+        return None
+    pairs = (o.lstrip("+").removeprefix(f"{found[1]}.").split("=", 1) for o in inner)
+    content = ", ".join(f"{key}: {value}" for key, value in pairs)
+    return [*(o for o in overrides if o not in inner), f"{found[1]}={{{content}}}"]
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -72,10 +88,6 @@ def _unknown_key(found: re.Match[str], overrides: Sequence[str]) -> str:
         if not any(override.startswith(f"+{add}") for override in overrides):
             option = "data=mix" if place.startswith("data") else "eval=several"
             return f"There is no {place}: add it as +{add}OPTION, with {option}."
-    parent, _, last = key.rpartition(".")
-    if last == "_target_":
-        value = next((o.split("=", 1)[1] for o in overrides if o.startswith(f"{key}=")), "NAME")
-        return f"Write '{parent}={{_target_: {value}}}'."
     keys = list(known_keys([o for o in overrides if not re.match(rf"\+*{re.escape(key)}\b", o)]))
     return f"There is no key {key}{suggest(key, keys)}."
 

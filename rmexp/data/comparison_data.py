@@ -19,10 +19,10 @@ from rmexp.core import distributed
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data import sampling
 from rmexp.data.odd_labels import odd_labels
-from rmexp.data.reader import RowReport
+from rmexp.data.row_report import RowReport
 from rmexp.data.row_source import MixedSource, RowSource
 from rmexp.data.settings import BatchSettings, SamplingSettings
-from rmexp.data.splits import SPLIT_NAMES, SingleSplit, SplitPolicy, describe_fold
+from rmexp.data.splits import SingleSplit, SplitPolicy, describe_fold
 from rmexp.data.token_columns import COUNT_COLUMNS, TokenColumns
 
 
@@ -135,61 +135,14 @@ class ComparisonData:
         """
         columns = self.columns
         if kinds:
-            self._drop_train(columns.with_any(kinds, self.splits["train"]), reason)
-        self._drop_train(columns.numbers("weight")[self.splits["train"]] > 0, "of weight 0")
+            self.drop_train(columns.with_any(kinds, self.splits["train"]), reason)
+        self.drop_train(columns.numbers("weight")[self.splits["train"]] > 0, "of weight 0")
         if (most := self.sampling.max_per_prompt) is not None:
             prompts = columns.prompts(self.splits["train"])
             keep = sampling.capped(prompts, most, self.split_policy.seed)
-            self._drop_train(keep, f"beyond data.max_per_prompt={most}")
+            self.drop_train(keep, f"beyond data.max_per_prompt={most}")
         self._check_labels(kinds or tuple(COUNT_COLUMNS))
         self.test_on_val()
-
-    def check_sizes(self, needed: Sequence[str]) -> None:
-        """Refuse rows of which none can train or none can select.
-
-        Args:
-            needed: the kinds of labels that the loss needs.
-
-        Raises:
-            UserError: too few prompts, no row of a split, only ties, or only weights of 0.
-        """
-        sizes = ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
-        for name in ("train", "val"):
-            if len(self.splits[name]):
-                continue
-            if (prompts := len(set(self.rows["prompt_key"][:]))) < len(SPLIT_NAMES):
-                raise UserError(
-                    f"The {len(self.rows)} comparisons have {prompts} "
-                    f"prompt{'s'[: prompts - 1]}, and a prompt is in one split only, so that none "
-                    f"is left for {name}: give rows with other prompts, or data.val_path (and "
-                    "data.test_path, or data.test_share=0)."
-                )
-            lost = "; ".join(self.report.losses())
-            raise UserError(
-                f"No comparison is left for {name} ({sizes}{'; ' if lost else ''}{lost}): "
-                "give more rows, other shares, or data.val_path."
-            )
-        everything = np.concatenate(list(self.splits.values()))
-        found = {kind for kind, count in self.columns.counts(everything).items() if count}
-        if "pairs" in needed and "ties" in found and "pairs" not in found:
-            rated = " loss=regression trains on their ratings." if "ratings" in found else ""
-            raise UserError(
-                f"All {len(self.rows)} comparisons are ties: no pair tells which answer is better, "
-                "so that there is nothing to learn or to select by; loss=ties needs pairs beside "
-                f"the ties, too.{rated}"
-            )
-        in_val = {kind for kind, count in self.counts("val").items() if count}
-        if "pairs" in needed and "ties" in in_val and "pairs" not in in_val:
-            raise UserError(
-                f"All {len(self.splits['val'])} comparisons of val are ties, and no pair is left "
-                "to select by: give more rows, a larger data.val_share, or data.val_path."
-            )
-        for name, rows in self.splits.items():
-            if len(rows) and not self.columns.numbers("weight")[rows].any():
-                raise UserError(
-                    f"All {len(rows)} comparisons of {name} have weight 0: give some a weight, "
-                    "or leave the column out."
-                )
 
     def _check_labels(self, wanted: Sequence[str]) -> None:
         for name in ("train", "val"):
@@ -208,7 +161,8 @@ class ComparisonData:
             self.splits["test"] = self.splits["val"]
             note_fallback("There is no test split: selected and judged on the same rows (val).")
 
-    def _drop_train(self, keep: np.ndarray, cause: str) -> None:
+    def drop_train(self, keep: np.ndarray, cause: str) -> None:
+        """Drop the training rows that are not to `keep`, (C,) of bool, and count them."""
         if keep.all():
             return
         train = self.splits["train"]

@@ -166,9 +166,8 @@ def mixture(
         parse = data.source.spec.parse
         if splits.fold is not None:
             parse = FoldGroup(parse, splits.fold.by)
-        parts[name] = data.source.replaced(
-            group=f"data.sources.{name}", max_length=max_length, parse=parse
-        )
+        source = data.source.replaced(max_length=max_length, parse=parse)
+        parts[name] = dataclasses.replace(source, group=f"data.sources.{name}")
     return ComparisonData(
         MixedSource(parts, weights, temperature, Path(cache).expanduser()),
         splits,

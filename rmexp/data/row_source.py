@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,9 @@ import numpy as np
 from rmexp.comparison import Comparison
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data import sampling
-from rmexp.data.reader import RowReport, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport
+from rmexp.data.source_keys import own_keys
 from rmexp.data.sources import check_source
 from rmexp.data.token_dataset import TokenTable, load_or_tokenise
 from rmexp.data.tokenize_spec import TokenizeSpec
@@ -33,11 +36,14 @@ class RowSource:
         spec: what is read and how it is tokenised.
         templates: installed over the run's template, one after the other.
         cache: directory for tokenised rows.
+        group: what the user types before the keys of this source. Messages of `rmexp.data` name
+            keys as `data.KEY`; the source puts its own in their place.
     """
 
     spec: TokenizeSpec
     templates: tuple[Template, ...]
     cache: Path
+    group: str = "data"
 
     names: ClassVar[tuple[str, ...]] = ()
 
@@ -68,8 +74,10 @@ class RowSource:
 
     def check(self) -> None:
         """Refuse paths that do not exist, before a tokenizer is loaded."""
-        for split, path in self.spec.paths.items():
-            check_source(path, f"data.{split}_path" if split in ("val", "test") else "data.path")
+        with self.own_keys():
+            for split, path in self.spec.paths.items():
+                own = split in ("val", "test") and len(self.spec.paths) > 1
+                check_source(path, f"data.{split}_path" if own else "data.path")
 
     def replaced(self, **changes: Any) -> "RowSource":
         """The source with other fields of its `spec`."""
@@ -78,8 +86,25 @@ class RowSource:
     def comparisons(self) -> Iterator[tuple[Comparison, "RowSource"]]:
         """Read the comparisons again, with the ids of the tokenised rows and their source."""
         spec = self.spec
-        for one in read_comparisons(spec.paths, spec.parse, RowReport(), spec.limit, spec.reading):
-            yield one, self
+        with self.own_keys():
+            for one in read_comparisons(
+                spec.paths, spec.parse, RowReport(), spec.limit, spec.reading
+            ):
+                yield one, self
+
+    @contextmanager
+    def own_keys(self) -> Iterator[None]:
+        """Errors name the keys of this source."""
+        try:
+            yield
+        except UserError as error:
+            if (text := self.with_own_keys(str(error))) == str(error):
+                raise
+            raise UserError(text) from error.__cause__
+
+    def with_own_keys(self, text: str) -> str:
+        """A sentence with the keys of this source in place of `data.KEY`."""
+        return text if self.group == "data" else own_keys(text, self.group)
 
     def own_tokenizer(self, tokenizer: Any) -> Any:
         """The tokenizer with the templates of these rows; itself where they have none."""
@@ -97,7 +122,9 @@ class RowSource:
         own = self.own_tokenizer(tokenizer)
         if own is not tokenizer:
             note_fallback(OWN_TEMPLATE_NOTE)
-        table = load_or_tokenise(self.spec, own, self.cache, progress)
+        with self.own_keys():
+            table = load_or_tokenise(self.spec, own, self.cache, progress)
+        table = dataclasses.replace(table, report=table.report.reworded(self.with_own_keys))
         return table, np.zeros(len(table.rows), dtype=np.int64)
 
     def sampling_rate(self, sources: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray | None:

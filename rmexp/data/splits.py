@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from rmexp.core.errors import UserError, note_fallback
-from rmexp.data.reader import RowReport
+from rmexp.data.row_report import RowReport
 
 SPLIT_NAMES = ("train", "val", "test")
 

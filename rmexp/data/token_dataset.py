@@ -14,7 +14,8 @@ from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.comparison import Comparison, pairs_from_ratings
 from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
-from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.splits import SplitKey
 from rmexp.data.text_style import spoken, text_style
 from rmexp.data.tokenize_spec import TokenizeSpec
@@ -143,10 +144,10 @@ def _write(
             report.kept += 1
             if report.kept % ROWS_PER_CHUNK == 0:
                 progress("comparisons tokenised", report.kept)
-        check_bad_rows(report, spec.on_bad_row, spec.max_bad_share, spec.group)
+        check_bad_rows(report, spec.on_bad_row, spec.max_bad_share)
         if report.kept == 0:
             long = any(cause.startswith("longer") for cause in report.dropped)
-            fix = f" Raise {spec.group}.max_length." if long else ""
+            fix = " Raise data.max_length." if long else ""
             lost = "; ".join(report.losses())
             raise UserError(f"No comparison is left of {report.read} rows: {lost}.{fix}")
         writer.finalize()

@@ -37,7 +37,6 @@ class TokenizeSpec:
         min_rating_gap: ratings at least this far apart make a pair; None makes no pairs.
         max_length: tokens that a prompt and a response may have together.
         reading: what the user says about the sources.
-        group: what the user types before the keys that messages name.
     """
 
     paths: Mapping[str | None, str | Sequence[str]]
@@ -48,7 +47,6 @@ class TokenizeSpec:
     min_rating_gap: float | None
     max_length: int
     reading: ReadOptions = ReadOptions()  # noqa: RUF009 (frozen)
-    group: str = "data"
 
     def key(self, tokenizer: Any) -> str:
         """The key of the tokenised rows (24 hex digits)."""

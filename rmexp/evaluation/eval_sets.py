@@ -76,9 +76,8 @@ def benchmark_data(evaluation: EvaluationSet, like: ComparisonData, key: str) ->
         evaluation.max_bad_share,
         min_rating_gap=None,
         max_length=like.source.max_length,
-        group=key,
     )
-    source = RowSource(spec, (), like.cache)
+    source = RowSource(spec, (), like.cache, key)
     return ComparisonData(source, SingleSplit(evaluation.name), SamplingSettings(), like.batching)
 
 

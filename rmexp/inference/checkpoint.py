@@ -17,7 +17,7 @@ from rmexp.core.devices import device_name, resolve_accelerator, resolve_precisi
 from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
 from rmexp.inference.scorer import Scorer, open_scorer
-from rmexp.models.checkpoint_files import ADAPTER
+from rmexp.models.model_files import ADAPTER
 
 
 def saved_config(run: Path, trust: Trust) -> DictConfig:

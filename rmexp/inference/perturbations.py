@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmexp.comparison import Comparison, Message
-from rmexp.data.reader import RowReport
+from rmexp.data.row_report import RowReport
 from rmexp.data.text_style import spoken
 from rmexp.data.token_dataset import batched_list
 from rmexp.evaluation.bias_warnings import sensitivity_warnings

@@ -18,14 +18,14 @@ from rmexp.config.validate import describe_type
 from rmexp.core.devices import Precision
 from rmexp.core.errors import UserError
 from rmexp.data.formats.messages import prompt_messages, response_messages
-from rmexp.data.reader import RowReport
+from rmexp.data.row_report import RowReport
 from rmexp.data.sources import BadRow
 from rmexp.data.token_dataset import encode
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
-from rmexp.models.checkpoint_files import check_reward_head
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.model_checks import check_padding, max_positions
+from rmexp.models.model_files import check_reward_head
 from rmexp.models.reward_model import compute_rewards, model_facts
 
 Scale = Literal["raw", "normalised", "probability", "rating"]

@@ -86,9 +86,25 @@ def pair_gaps(rewards_N: Tensor, batch: Batch) -> Tensor:
 
 
 def pair_margins(margin: Margin, batch: Batch) -> Tensor | float:
-    """Margin of each pair: a constant, or (P,) from its row or from its ratings."""
-    if margin == "data":
-        return batch.margins_P
-    if margin == "ratings":
-        return batch.ratings_N[batch.better_P] - batch.ratings_N[batch.worse_P]
+    """Margin of each pair: a constant, or (P,) from its row or from its ratings; 0 without one."""
+    if isinstance(margin, str):
+        margins_P, there_P = _own_margins(margin, batch)
+        return torch.where(there_P, margins_P, 0.0)
     return float(margin)
+
+
+def pair_weights(batch: Batch, *margins: Margin | None) -> Tensor:
+    """(P,) weights of the pairs; 0 for pairs that lack one of these margins."""
+    weights_P = batch.weights_P
+    for margin in margins:
+        if isinstance(margin, str):
+            weights_P = weights_P * _own_margins(margin, batch)[1]
+    return weights_P
+
+
+def _own_margins(margin: Literal["data", "ratings"], batch: Batch) -> tuple[Tensor, Tensor]:
+    """(P,) margins, and (P,) whether a pair has one; a rating gap is one if it is above 0."""
+    if margin == "data":
+        return batch.margins_P, ~batch.margins_P.isnan()
+    gaps_P = pair_gaps(batch.ratings_N, batch)
+    return gaps_P, gaps_P > 0

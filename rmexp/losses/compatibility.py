@@ -1,6 +1,6 @@
 """Checks that data has the labels that a loss needs."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,20 @@ from rmexp.config.compose import locate
 from rmexp.config.schema import CONF_DIR
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.splits import SPLIT_NAMES
 from rmexp.data.token_columns import COUNT_COLUMNS
 from rmexp.losses.base import Loss
+
+PAIR_MARGINS = {
+    "margins": ("without_margin", "a margin", "give rows a number in their margin field"),
+    "ratings": (
+        "without_ratings",
+        "a rating gap",
+        "give the better answers a higher rating than the worse ones",
+    ),
+}
+"""Label kind that a margin is read from -> the column that counts pairs without it, what it is, and
+how to provide it."""
 
 
 def check_fits(loss: Loss, loss_name: str, label_kinds: Collection[str], data_name: str) -> None:
@@ -62,11 +74,11 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
         loss_name: the option's name, for messages; `data_name` the data's.
 
     Raises:
-        UserError: the rows have nothing that the loss trains on, or nothing to select by; a pair
-            lacks the margin or ratings that the loss reads; a comparison is larger than
+        UserError: the rows have nothing that the loss trains on, or nothing to select by; no pair
+            has the margin or ratings that the loss reads; a comparison is larger than
             `data.tokens_per_batch`.
     """
-    data.check_sizes(loss.needs_labels)
+    _check_sizes(data, loss.needs_labels)
     if not any(sum(data.counts(split).values()) for split in ("train", "val", "test")):
         raise UserError(_unlabelled(data))
     label_kinds = {kind for kind, count in data.counts("train").items() if count}
@@ -75,7 +87,7 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
         if missing := set(part.needs_labels) - label_kinds:
             note_fallback(f"loss.losses.{name} has nothing to learn from: no {', '.join(missing)}.")
         elif "pairs" in part.needs_labels:
-            _check_pairs(data, part)
+            _leave_out_pairs(data, part, name)
     kinds = [kind for kind in loss.trains_on() if kind in COUNT_COLUMNS]
     data.keep_trainable(kinds, f"nothing in it for loss={loss_name}")
     _fit_to_ratings(data, loss)
@@ -84,6 +96,54 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
     if len(set(spans.values())) > 1:
         listed = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in spans.items())
         note_fallback(f"The rating scales of the sources differ, and are not adjusted: {listed}.")
+
+
+def _check_sizes(data: ComparisonData, needed: Sequence[str]) -> None:
+    """Refuse rows of which none can train or none can select.
+
+    Args:
+        needed: the kinds of labels that the loss needs.
+
+    Raises:
+        UserError: too few prompts, no row of a split, only ties, or only weights of 0.
+    """
+    sizes = ", ".join(f"{name} {len(rows)}" for name, rows in data.splits.items())
+    for name in ("train", "val"):
+        if len(data.splits[name]):
+            continue
+        if (prompts := len(set(data.rows["prompt_key"][:]))) < len(SPLIT_NAMES):
+            raise UserError(
+                f"The {len(data.rows)} comparisons have {prompts} "
+                f"prompt{'s'[: prompts - 1]}, and a prompt is in one split only, so that none "
+                f"is left for {name}: give rows with other prompts, or data.val_path (and "
+                "data.test_path, or data.test_share=0)."
+            )
+        lost = "; ".join(data.report.losses())
+        raise UserError(
+            f"No comparison is left for {name} ({sizes}{'; ' if lost else ''}{lost}): "
+            "give more rows, other shares, or data.val_path."
+        )
+    everything = np.concatenate(list(data.splits.values()))
+    found = {kind for kind, count in data.columns.counts(everything).items() if count}
+    if "pairs" in needed and "ties" in found and "pairs" not in found:
+        rated = " loss=regression trains on their ratings." if "ratings" in found else ""
+        raise UserError(
+            f"All {len(data.rows)} comparisons are ties: no pair tells which answer is better, "
+            "so that there is nothing to learn or to select by; loss=ties needs pairs beside "
+            f"the ties, too.{rated}"
+        )
+    in_val = {kind for kind, count in data.counts("val").items() if count}
+    if "pairs" in needed and "ties" in in_val and "pairs" not in in_val:
+        raise UserError(
+            f"All {len(data.splits['val'])} comparisons of val are ties, and no pair is left "
+            "to select by: give more rows, a larger data.val_share, or data.val_path."
+        )
+    for name, rows in data.splits.items():
+        if len(rows) and not data.columns.numbers("weight")[rows].any():
+            raise UserError(
+                f"All {len(rows)} comparisons of {name} have weight 0: give some a weight, "
+                "or leave the column out."
+            )
 
 
 def _unlabelled(data: ComparisonData) -> str:
@@ -99,23 +159,36 @@ def _unlabelled(data: ComparisonData) -> str:
     )
 
 
-def _check_pairs(data: ComparisonData, loss: Loss) -> None:
-    """Check that each pair has the margin or the rating gap that the loss reads."""
-    required = loss.required()
-    for split in ("train", "val"):
-        rows = data.splits[split]
-        if "margins" in required and data.columns.numbers("without_margin")[rows].any():
-            raise UserError(
-                f"The loss takes each pair's margin, and pairs of {split} have none: give each "
-                "row a number in its margin field, or the loss a constant."
+def _leave_out_pairs(data: ComparisonData, loss: Loss, name: str) -> None:
+    """Leave out pairs without the margin or the rating gap that a loss reads.
+
+    The loss gives them the weight 0. Training rows that have no other pair are dropped, except in a
+    mix, where `name` is the loss's name.
+
+    Raises:
+        UserError: no pair of a split has it.
+    """
+    for kind, (column, what, fix) in PAIR_MARGINS.items():
+        if kind not in loss.required():
+            continue
+        for split in ("train", "val"):
+            judged, without = (
+                data.columns.numbers(one)[data.splits[split]] for one in ("judged", column)
             )
-        without = int(data.columns.numbers("without_ratings")[rows].sum())
-        if "ratings" in required and without:
-            raise UserError(
-                f"The loss takes the gap of each pair's ratings, but in {without} pairs of "
-                f"{split} one response has no rating, or the better one no higher rating: leave "
-                "those rows out, or give the loss a constant margin (loss.margin=1.0)."
-            )
+            pairs, lost = int(judged.sum()), int(without.sum())
+            if pairs and lost == pairs:
+                raise UserError(
+                    f"The loss reads {what} of each pair, and none of the {pairs} pairs of {split} "
+                    f"has one: {fix}, or the loss a constant margin."
+                )
+            if lost:
+                reads = f"loss.losses.{name}" if name else "the loss"
+                note_fallback(
+                    f"{lost} of {pairs} pairs of {split} are without {what}, which {reads} reads: "
+                    "it leaves them out."
+                )
+            if split == "train" and not name:
+                data.drop_train((without < judged) | (judged == 0), f"without {what}")
 
 
 def _fit_to_ratings(data: ComparisonData, loss: Loss) -> None:

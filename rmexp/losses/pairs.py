@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rmexp.batching.batch import Batch
 from rmexp.core.errors import note_fallback
-from rmexp.losses.base import Loss, Margin, Terms, pair_gaps, pair_margins
+from rmexp.losses.base import Loss, Margin, Terms, pair_gaps, pair_margins, pair_weights
 
 TANGENT = 10.0
 """Negative gap beyond which the exponential loss is replaced by its tangent."""
@@ -57,7 +57,7 @@ class BradleyTerry(Loss):
             values_P = torch.lerp(values_P, flipped_P, self.label_smoothing)
         if self.scale is not None:
             values_P = values_P * pair_margins(self.scale, batch)
-        weights_P = batch.weights_P
+        weights_P = pair_weights(batch, self.margin, self.scale)
         if self.average == "lists":
             home_P = batch.list_N[batch.better_P]
             weights_P = weights_P / torch.bincount(home_P)[home_P] if len(home_P) else weights_P
@@ -91,7 +91,8 @@ class Contrastive(Loss):
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         values_P = F.relu(pair_margins(self.margin, batch) - pair_gaps(rewards_N, batch))
-        return {"pairs": (values_P.square() if self.squared else values_P, batch.weights_P)}
+        weights_P = pair_weights(batch, self.margin)
+        return {"pairs": (values_P.square() if self.squared else values_P, weights_P)}
 
 
 class Focal(Loss):
@@ -196,7 +197,7 @@ class SquaredMargin(Loss):
 
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         leads_P = pair_gaps(rewards_N, batch) - pair_margins(self.margin, batch)
-        return {"pairs": (leads_P.square(), batch.weights_P)}
+        return {"pairs": (leads_P.square(), pair_weights(batch, self.margin))}
 
 
 class Exponential(Loss):

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.core.errors import UserError
-from rmexp.models.checkpoint_files import ADAPTER, note_unused
+from rmexp.models.loaded_weights import note_unused
+from rmexp.models.model_files import ADAPTER
+
+WEIGHTS, PICKLED_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
+CONVERT = (
+    'python -c "import torch, safetensors.torch as s; '
+    f"s.save_file(torch.load('{PICKLED_WEIGHTS}', weights_only=True), '{WEIGHTS}')\""
+)
+"""The command that converts them without running their code."""
 
 
 def base_of(folder: Path, where: str) -> str | None:
@@ -15,7 +23,8 @@ def base_of(folder: Path, where: str) -> str | None:
     A relative path counts from the working directory, from the adapter, or from its parent.
 
     Raises:
-        UserError: the base is not found, or the adapter is not of LoRA's kind.
+        UserError: the base is not found, or the adapter is not of LoRA's kind, or its weights are
+            missing or pickled.
     """
     if not (folder / ADAPTER).is_file():
         return None
@@ -30,6 +39,13 @@ def base_of(folder: Path, where: str) -> str | None:
             f"{where} is an adapter ({settings.get('peft_type')}) that cannot be merged into its "
             "base model: give a full model."
         )
+    if not (folder / WEIGHTS).is_file() and (folder / PICKLED_WEIGHTS).is_file():
+        raise UserError(
+            f"{where} is an adapter with pickled weights ({PICKLED_WEIGHTS}), which can run code: "
+            f"convert them in its directory, {CONVERT}."
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"{where} is an adapter without its weights: download {WEIGHTS} too.")
     base = str(settings.get("base_model_name_or_path") or "")
     for parent in (Path.cwd(), folder, folder.parent):
         if base and (parent / Path(base).expanduser()).is_dir():

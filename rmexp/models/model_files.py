@@ -1,14 +1,18 @@
-"""Files of a model that are cut, or pointers of git-lfs; found before they are mapped."""
+"""A model's files before loading: what cannot be trained, is cut, or may run code."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rmexp.core.errors import UserError
+from safetensors import safe_open
 
-LFS_POINTER = b"version https://git-lfs"
-"""How the text begins that git has in place of a large file."""
+from rmexp.core.errors import UserError
+from rmexp.core.git_lfs import POINTER, refuse_lfs_pointer
+
+ADAPTER = "adapter_config.json"
+
+PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 TEXT_FILES = (
     *("config.json", "generation_config.json", "adapter_config.json", "tokenizer.model"),
@@ -20,6 +24,69 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header, as safetensors itself has it."""
+
+
+def check_folder(folder: Path, where: str) -> None:
+    """Refuse a folder that has no model that can be trained.
+
+    Args:
+        where: the setting that names the folder.
+
+    Raises:
+        UserError: no model, pickled weights, or quantised ones.
+    """
+    if not (folder / "config.json").is_file():
+        inside = sorted(
+            str(file.parent.relative_to(folder))
+            for pattern in ("*/config.json", "*/*/config.json", f"*/{ADAPTER}")
+            for file in folder.glob(pattern)
+        )
+        near = f" (did you mean {where}/{inside[-1]}?)" if inside else ""
+        raise UserError(f"{where} has no config.json, so that it holds no model{near}.")
+    pickled = [file for name in PICKLED for file in folder.glob(name)]
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{where} has pickled weights ({pickled[0].name}), which can run code: convert them, "
+            "python -c \"import transformers as t; t.AutoModel.from_pretrained('DIR')"
+            ".save_pretrained('NEW')\", and copy the tokenizer."
+        )
+    refuse_quantised(_read_json(folder / "config.json"), where)
+
+
+def check_reward_head(folder: Path) -> None:
+    """Refuse a folder of safetensors without a weight that may be a reward head's, in milliseconds.
+
+    Folders of adapters and of other files are left to loading.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = list(folder.glob("*.safetensors"))
+    if not files or (folder / ADAPTER).is_file():
+        return
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 - not a mapping
+                shape = stored.get_slice(name).get_shape()
+                if len(shape) == 2 and shape[0] == 1 and "embed" not in name:
+                    return
+    raise UserError(f"{folder} has no reward head: train it first.")
+
+
+def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a configuration of quantised weights, which no gradient can train.
+
+    Raises:
+        UserError: names the method.
+    """
+    settings = config.get("quantization_config") or config.get("compression_config")
+    if settings:
+        method = settings.get("quant_method", "an unknown method")
+        raise UserError(
+            f"{where} holds weights that are quantised ({method}): rmexp trains and exports full "
+            "weights. Take the checkpoint that it was made from (its name without the suffix, "
+            "e.g. -FP8, -AWQ, -GPTQ-Int4 or -bnb-4bit)."
+        )
 
 
 def check_model_files(folder: Path) -> None:
@@ -38,17 +105,13 @@ def check_model_files(folder: Path) -> None:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Refuse a git-lfs pointer.
+    """Refuse a file that is a pointer of git-lfs.
 
     Raises:
         UserError: it is one.
     """
     with open(file, "rb") as stream:
-        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise UserError(
-                f"{file} is a git-lfs pointer, not the file itself: run `git lfs pull` there, or "
-                "download it."
-            )
+        refuse_lfs_pointer(stream.read(len(POINTER)), str(file))
 
 
 def _weights(folder: Path) -> Iterator[Path]:
@@ -87,3 +150,11 @@ def _check_safetensors(file: Path) -> None:
         raise UserError(
             f"{file} has {size:,} bytes where its header says {expected:,}: download it again."
         )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON ({error}): download it again.") from None
+    return content if isinstance(content, dict) else {}

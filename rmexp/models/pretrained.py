@@ -17,16 +17,10 @@ from transformers.utils import cached_file
 from rmexp.core.disk_errors import is_disk_full
 from rmexp.core.errors import UserError
 from rmexp.models.adapter import base_of, merge_adapter
-from rmexp.models.checkpoint_files import (
-    check_folder,
-    check_weights,
-    load_renamed_head,
-    note_unused,
-    refuse_quantised,
-)
 from rmexp.models.gguf import convert_gguf
 from rmexp.models.layout_probe import RequestedLayout
-from rmexp.models.model_files import check_model_files
+from rmexp.models.loaded_weights import check_weights, load_renamed_head, note_unused
+from rmexp.models.model_files import check_folder, check_model_files, refuse_quantised
 from rmexp.models.reward_model import (
     DROPOUTS,
     find_head,

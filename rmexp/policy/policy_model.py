@@ -21,7 +21,7 @@ from rmexp.config.compose import build, option_values
 from rmexp.core.errors import UserError
 from rmexp.inference.checkpoint import is_run
 from rmexp.models.adapter import merge_adapter
-from rmexp.models.checkpoint_files import refuse_quantised
+from rmexp.models.model_files import refuse_quantised
 from rmexp.models.pretrained import Pretrained, explained_loading
 from rmexp.templates.template import choose_pad_token
 

@@ -1,5 +1,6 @@
 """Checks of a job that need its parts: what is missing, out of range, or does not fit together."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ class JobChecker:
             values = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
             raise UserError(f"task={config.task.name} runs on one device: leave out {values}.")
         if config.checkpoint is not None:
-            check_config(_with_checkpoint(config, overrides), self._valid)
+            completed, facts = _with_checkpoint(config, overrides)
+            check_config(completed, self._valid)
+            job = dataclasses.replace(job, config=completed, inherited=facts)
         if config.runs is not None and config.task.name != "status":
             _check_runs(config.runs)
         if config.checkpoint is None:
@@ -149,13 +152,15 @@ class JobChecker:
         return self._built[content]
 
 
-def _with_checkpoint(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration that counts, as `settle_config` will find it."""
+def _with_checkpoint(
+    config: DictConfig, overrides: Sequence[str]
+) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration, completed by that of the checkpoint's run, and facts about that run."""
     from rmexp.inference.checkpoint import inherit_config
 
     if not Path(config.checkpoint).expanduser().is_dir():
         raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
-    return inherit_config(config, overrides, own_rows=reads_trained_rows(config))[0]
+    return inherit_config(config, overrides, own_rows=reads_trained_rows(config))
 
 
 def _check_runs(runs: str | Sequence[str]) -> None:

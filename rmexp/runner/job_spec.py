@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from omegaconf import DictConfig
 
@@ -16,9 +16,11 @@ class JobSpec:
     """A job that was composed and checked.
 
     Attributes:
-        config: its configuration, without Hydra's node.
+        config: its configuration, without Hydra's node; with a checkpoint, that of its run fills in
+            what the command line leaves open.
         overrides: what it was composed from.
         choices: group -> option.
+        inherited: facts about the checkpoint's run, see `inherit_config`.
         directory: its run directory; absolute.
         sweep, number, fingerprint: the sweep it belongs to, its number there, and the hash of its
             configuration, data and code; None for a single run.
@@ -31,6 +33,7 @@ class JobSpec:
     config: DictConfig
     overrides: list[str]
     choices: Mapping[str, str]
+    inherited: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     directory: Path = Path()
     sweep: str | None = None
     number: int | None = None

@@ -9,10 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rmexp.config.schema import plain_name
-from rmexp.config.validate import reads_trained_rows
 from rmexp.core.console import Reporter, relative_path
 from rmexp.core.errors import UserError
-from rmexp.inference.checkpoint import inherit_config, resumed_config
+from rmexp.inference.checkpoint import resumed_config
 from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_state import known_state
 
@@ -56,8 +55,7 @@ def decide_resume(job: JobSpec, reporter: Reporter) -> JobSpec | None:
 def settle_config(job: JobSpec) -> tuple[DictConfig, dict[str, Any]]:
     """The configuration that counts, and the facts about the run that tasks may ask for.
 
-    A resumed run keeps its own configuration; that of a checkpoint fills in what the command line
-    leaves open.
+    A resumed run keeps its own configuration.
     """
     config = job.config
     if config.resume is not None:
@@ -68,9 +66,8 @@ def settle_config(job: JobSpec) -> tuple[DictConfig, dict[str, Any]]:
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}
     facts: dict[str, Any] = {"task": task, "sweep": job.sweep, "fingerprint": job.fingerprint}
     if config.checkpoint is not None:
-        config, inherited = inherit_config(config, job.overrides, reads_trained_rows(config))
-        facts |= inherited
-        labels |= inherited["labels"]
+        facts |= job.inherited
+        labels |= job.inherited["labels"]
     label = "-".join((labels["loss"], labels["data"])) if task == "train" else task
     name = job.directory.name if job.sweep else plain_name(config.name or label)
     return config, facts | {"labels": labels, "name": name, "checkpoint": config.checkpoint}

@@ -7,7 +7,8 @@ from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.core.process_memory import peak_memory_gib
 from rmexp.data.comparison_data import ComparisonData
-from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.row_source import OWN_TEMPLATE_NOTE, MixedSource
 from rmexp.data.tokenize_spec import source_fingerprint
 from rmexp.inference.resumable_file import check_out

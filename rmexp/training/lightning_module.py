@@ -241,8 +241,9 @@ class RewardModule(lightning.LightningModule):
             intervals: bootstrap 95% intervals too.
         """
         values = compute_metrics(self.scored(split), self.calibration, intervals=intervals)
-        if self.computes_loss:
-            values["loss"] = sum(float(v / w) if w else 0.0 for v, w in self.loss_sums.values())
+        terms = [float(value / weight) for value, weight in self.loss_sums.values() if weight]
+        if terms:  # no label of this split is one that the loss reads
+            values["loss"] = sum(terms)
         return {f"{split}/{name}": value for name, value in values.items() if value == value}
 
     # ------------------------------------------------------------------ resume

@@ -14,7 +14,8 @@ from rmexp.analysis.compare.tables import write_csv
 from rmexp.config.compose import compose_config
 from rmexp.config.schema import register
 from rmexp.data.formats.fold_group import FoldGroup
-from rmexp.data.reader import RowReport, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport
 from rmexp.data.splits import Fold, SplitPolicy
 from rmexp.tracking.predictions import JUDGEMENTS, PREDICTIONS
 from tests.conftest import SHARED, needs, result

@@ -16,7 +16,7 @@ from rmexp.analysis.inspect.rows import RowFacts
 from rmexp.analysis.inspect.summary import read_data, warnings
 from rmexp.config.compose import build, compose_config
 from rmexp.core.errors import UserError
-from rmexp.data.reader import RowReport
+from rmexp.data.row_report import RowReport
 from rmexp.models.tiny import Tiny
 from tests.conftest import SHARED, needs
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rmexp.config.compose import compose_config, explain, known_keys, locate
+from rmexp.config.grid import Composer
 from rmexp.config.schema import GROUPS, job_directory, plain_name, register
 from rmexp.config.validate import check_config
 from rmexp.core.errors import UserError
@@ -115,6 +116,13 @@ def test_a_default_stands_once():
     assert twice - EXCEPTIONS == set()
 
 
+@pytest.mark.parametrize("compose", [compose_config, Composer()])
+def test_a_class_of_ones_own_takes_the_place_of_a_plain_value(compose):
+    words = ["data.format._target_=my.Rows", "data=jsonl", "+data.format.mark=a b"]
+    assert compose(words).data.format == {"_target_": "my.Rows", "mark": "a b"}
+    assert compose([*words, "data.fields.prompt=text"]).data.fields.prompt == "text"
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -122,7 +130,7 @@ def test_a_default_stands_once():
         (["los=contrastive"], "There is no key los (did you mean loss?)."),
         (["loss.marginn=1"], "There is no key loss.marginn (did you mean loss.margin?)."),
         (["margin=1"], "There is no key margin (did you mean loss.margin?)."),
-        (["data.format._target_=my.Rows"], "Write 'data.format={_target_: my.Rows}'."),
+        (["data.format._target_=my.Rows"], "data.format._target_=my.Rows cannot be imported"),
         (
             ["data=mix", "data.sources.a.path=x"],
             "There is no data.sources.a: add it as +data@data.sources.a=OPTION, with data=mix.",

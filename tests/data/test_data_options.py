@@ -440,7 +440,6 @@ def test_a_tree_gives_a_comparison_for_every_prompt_with_ranked_answers():
             {"better_response_id": 2},
             "better_response_id has the label '2' (known: 0, 1)",
         ),
-        ("pku_saferlhf", {"better_response_id": None}, "field 'better_response_id' is missing"),
         ("chatbot_arena", {"winner": "c"}, "winner has the label 'c' (known: model_a, model_b, t"),
         ("chatbot_arena", {"conversation_b": [user("R"), answer("b")]}, "there is no prompt"),
         ("chatbot_arena", {"conversation_b": [user("Q"), answer("")]}, "conversation_b is empty"),
@@ -450,7 +449,6 @@ def test_a_tree_gives_a_comparison_for_every_prompt_with_ranked_answers():
             {"overall_preference": "much"},
             "overall_preference is 'much', not a number",
         ),
-        ("helpsteer3", {"overall_preference": None}, "field 'overall_preference' is missing"),
         ("ultrafeedback", {"completions": []}, "completions must be a list of objects"),
         (
             "ultrafeedback",
@@ -480,6 +478,21 @@ def test_bad_rows_name_the_field(option, change, reason):
     with pytest.raises(BadRow) as caught:
         named(option)(CASES[option][0] | change)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "column", "value"),
+    [
+        ("helpsteer3", "overall_preference", None),
+        ("helpsteer3", "overall_preference", "N/A"),
+        ("pku_saferlhf", "better_response_id", None),
+        ("chatbot_arena", "winner", ""),
+        ("finegrained_rlhf", "preference", None),
+    ],
+)
+def test_rows_that_nobody_judged_are_left_out(option, column, value):
+    with pytest.raises(LeftOut, match=f"{column} is empty"):
+        named(option)(CASES[option][0] | {column: value})
 
 
 def test_rows_that_are_not_wanted_are_left_out_with_the_cause():

@@ -10,7 +10,8 @@ import transformers
 
 from rmexp.comparison import pairs_from_ratings
 from rmexp.data.formats.candidates import Candidates
-from rmexp.data.reader import RowReport, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport
 from rmexp.data.sources import read_rows
 from tests.conftest import ROOT
 

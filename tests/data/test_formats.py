@@ -205,6 +205,10 @@ def test_hh_keeps_all_earlier_turns():
             "rating is 'good', not a number",
         ),
         (
+            {"prompt": "Q", "chosen": "a", "rejected": "b", "rating": "4/5"},
+            "rating is '4/5', not a number: write 4, where all rows have the scale to 5",
+        ),
+        (
             {"prompt": "Q", "chosen": "a", "rejected": "b", "margin": float("inf")},
             "not a finite number",
         ),

@@ -12,7 +12,8 @@ from rmexp.core.errors import UserError
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.layouts import LAYOUTS
 from rmexp.data.formats.text_only import TextOnly
-from rmexp.data.reader import RowReport, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport
 from rmexp.data.sources import BadRow, LeftOut
 from tests.conftest import ROOT
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from rmexp.core.errors import UserError
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.hh import HH
-from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.sources import BadRow, LeftOut, check_source, read_rows
 from rmexp.data.splits import assign_splits
 from tests.conftest import HH as HH_FILE

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from rmexp.data.formats.row_filter import RowFilter
-from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport, check_bad_rows
 from tests.conftest import SHARED, needs
 from tests.data.test_data_options import named, settings
 

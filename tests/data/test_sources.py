@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from rmexp.core.errors import UserError
 from rmexp.data.formats.auto import Auto
-from rmexp.data.reader import RowReport, check_bad_rows, read_comparisons
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.sources import BadRow, ReadOptions, arrow_rows, open_source, read_rows, streams
 from rmexp.data.sources.local_paths import SUFFIXES
 from rmexp.data.tokenize_spec import TokenizeSpec

@@ -72,6 +72,26 @@ def test_margins_ratings_smoothing_and_centring(rmexp, write_rows):
     assert abs(metrics["test/reward_mean"]) < 0.5
 
 
+def test_pairs_without_the_margin_that_the_loss_reads_are_left_out(rmexp, write_rows):
+    def grade(n):
+        return None if n % 5 == 0 else 4.0
+
+    rows = pair_rows(chosen_rating=grade, rejected_rating=lambda n: 2.0, margin=grade)
+    words = (*TINY, "trainer.max_steps=2", "data=jsonl", f"data.path={write_rows(rows)}")
+    done = rmexp(*words, "loss=bradley_terry", "loss.margin=data", "loss.scale=ratings")
+    run, facts = rmexp.runs()[-1], result(rmexp.runs()[-1])
+    dropped = json.loads((run / "environment.json").read_text())["data"]["dropped"]
+    (lost,) = dropped["without a margin"].values()
+    assert f"{lost} dropped: without a margin (all {lost})" in done.stdout
+    assert any("of train are without a margin, which the loss" in n for n in facts["fallbacks"])
+    for what in ("a margin", "a rating gap"):
+        assert any(f"of val are without {what}, which" in note for note in facts["fallbacks"])
+    assert math.isfinite(facts["metrics"]["val/loss"])
+    rmexp(*words, "loss=mix", "loss.losses.pairs.margin=ratings", "loss.losses.ratings=null")
+    notes = result(rmexp.runs()[-1])["fallbacks"]
+    assert any("which loss.losses.pairs reads: it leaves them out" in note for note in notes)
+
+
 @pytest.mark.parametrize("loss", ["plackett_luce", "infonce", "kwise", "regression", "ordinal"])
 def test_losses_over_lists_and_ratings_learn(rmexp, write_rows, loss):
     rmexp(*FAST, "data=jsonl", f"data.path={write_rows(list_rows())}", f"loss={loss}")

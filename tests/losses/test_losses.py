@@ -95,6 +95,26 @@ def test_pairs_by_hand(loss, expected):
     assert loss(REWARDS, batch)["pairs"][1].tolist() == [1.0, 3.0]
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        from_conf("loss/bradley_terry", margin="data", scale="ratings", centring=0.1),
+        from_conf("loss/contrastive", margin="ratings"),
+        from_conf("loss/squared_margin", margin="ratings"),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+@pytest.mark.parametrize("unrated", [NAN, 4.0])
+def test_a_pair_without_the_margin_that_is_read_has_no_weight(loss, unrated):
+    batch = pairs(margins=[2.0, 1.0], ratings=[4.0, unrated, 5.0])
+    rewards = REWARDS.clone().requires_grad_()
+    for values, weights in loss(rewards, batch).values():
+        assert weights.tolist() == [0.0, 3.0]
+        (values * weights).sum().backward(retain_graph=True)
+    assert rewards.grad[1] == 0  # of response 1, which only the first pair has
+    assert rewards.grad.isfinite().all()
+
+
 def test_centring_is_a_term_of_its_own():
     terms = from_conf("loss/bradley_terry", centring=0.1)(REWARDS, pairs())
     assert terms["centring"][0].tolist() == pytest.approx([0.1 * 2.5**2, 0.1 * 3.0**2])

@@ -1,6 +1,7 @@
 """What a checkpoint's files are: which weights a seed draws, other heads, adapters, refusals."""
 
 import json
+import shlex
 import shutil
 import warnings
 
@@ -171,3 +172,25 @@ def test_an_adapter_of_a_language_model_draws_a_head(llama, tmp_path):
         settings.write_text(json.dumps(content), "utf-8")
         with pytest.raises(UserError, match=f"adapter whose base model '{base}' is not found: set"):
             from_conf("model/hf", path=str(tmp_path / "n")).check()
+
+
+def test_pickled_weights_of_an_adapter_are_refused_with_what_converts_them(
+    llama, tmp_path, monkeypatch
+):
+    adapter(llama, tmp_path, task_type="SEQ_CLS")
+    source = from_conf("model/hf", path=str(tmp_path))
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    torch.save(weights, tmp_path / "adapter_model.bin")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"pickled weights \(adapter_model.bin\)") as caught:
+        source.check()
+    python, option, code = shlex.split(str(caught.value).partition("in its directory, ")[2])
+    assert (python, option) == ("python", "-c")
+    monkeypatch.chdir(tmp_path)
+    exec(code.removesuffix("."), {})
+    assert load_file("adapter_model.safetensors").keys() == weights.keys()
+    source.check()
+    for file in tmp_path.glob("adapter_model.*"):
+        file.unlink()
+    with pytest.raises(UserError, match="an adapter without its weights: download"):
+        from_conf("model/hf", path=str(tmp_path)).check()

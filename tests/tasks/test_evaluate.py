@@ -284,7 +284,7 @@ def test_splits_are_the_same_whether_a_model_scores_the_rows_or_a_file_does(tmp_
         (["eval=llmbar", "eval.path=no.jsonl", "eval.scores=ok"], "eval.path=no.jsonl: there is"),
         (["eval.scores=ok", "checkpoint=."], "eval.scores does not use checkpoint"),
         (["eval.scores=ok", "task.probes=false"], "eval.scores does not use task.probes"),
-        (["eval=llmbar", "eval.path=ok", "eval.scores=ok"], "The evaluation set has no rows"),
+        (["eval=llmbar", "eval.path=ok", "eval.scores=ok"], "eval.path has no rows"),
         (["eval.scores=ok"], "ok.jsonl has no rows"),
         (
             ["eval=several", "checkpoint=."],

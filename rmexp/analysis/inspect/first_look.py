@@ -1,16 +1,17 @@
 """What a file is and how its rows would be read, whether or not they can be trained on."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
 
 from rmexp.comparison import LABEL_KINDS, Comparison, pairs_from_ratings
 from rmexp.core.errors import UserError
 from rmexp.data.formats.value_kinds import kind_of
-from rmexp.data.formats.wrapper import read_row
-from rmexp.data.reader import RowReport, check_mapped, read_rows
+from rmexp.data.reader import check_mapped, parsed_rows
+from rmexp.data.row_report import RowReport
 from rmexp.data.row_source import MixedSource, RowSource
-from rmexp.data.sources import BadRow, LeftOut
+from rmexp.data.sources import BadRow, open_source
 from rmexp.data.tokenize_spec import TokenizeSpec
 from rmexp.losses.compatibility import fitting_losses
 
@@ -33,11 +34,13 @@ def first_look(source: RowSource | MixedSource, option: str) -> Iterator[str]:
         return
     report, columns, labels = RowReport(), _Columns(), set()
     try:
-        for one in _parsed(source.spec, report, columns):
-            labels |= set(_labels(one, source.spec.min_rating_gap))
+        with source.own_keys():
+            for one in chain.from_iterable(_parsed(source.spec, report, columns)):
+                labels |= set(_labels(one, source.spec.min_rating_gap))
     except UserError as error:
         yield f"! {error}"
         return
+    report = report.reworded(source.with_own_keys)
     paths = ", ".join(source.paths)
     yield f"{paths}: {'the first ' if report.read == ROWS else ''}{report.read} rows"
     yield f"  columns: {', '.join(columns.words(report.read)) or 'none'}"
@@ -61,6 +64,12 @@ class _Columns:
     def __init__(self) -> None:
         self.kinds: dict[str, Counter[str]] = defaultdict(Counter)
 
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count the values of a row."""
+        for name, value in row.items():
+            kind = kind_of(value)
+            self.kinds[str(name)].update(() if kind is None else (kind,))
+
     def words(self, rows: int) -> Iterator[str]:
         """Each column with its kinds, and the share of rows that have it."""
         for name, kinds in islice(self.kinds.items(), _COLUMNS_SHOWN):
@@ -71,25 +80,18 @@ class _Columns:
             yield f"... and {len(self.kinds) - _COLUMNS_SHOWN} more"
 
 
-def _parsed(spec: TokenizeSpec, report: RowReport, columns: _Columns) -> Iterator[Comparison]:
+def _parsed(
+    spec: TokenizeSpec, report: RowReport, columns: _Columns
+) -> Iterator[Sequence[Comparison]]:
+    """The comparisons of each of the first rows of each path."""
     check_mapped(spec.paths, spec.parse, spec.reading)
     for path in spec.paths.values():
-        for raw in islice(read_rows(path, None, spec.reading, report.note), ROWS):
-            report.read += 1
-            try:
-                if isinstance(raw.row, BadRow):
-                    raise raw.row
-                for name, value in raw.row.items():
-                    kind = kind_of(value)
-                    columns.kinds[str(name)].update(() if kind is None else (kind,))
-                reading, found = read_row(spec.parse, raw.row)
-                report.add_reading(reading)
-            except BadRow as error:
-                report.add_bad(raw.place, str(error))
-            except LeftOut as cause:
-                report.drop(str(cause), "all")
-            else:
-                yield from [found] if isinstance(found, Comparison) else found
+        parts = open_source(path, None, spec.reading, report.note)
+        rows = (parsed_rows(part, spec.parse, report, spec.reading) for part in parts)
+        for raw, found in islice(chain.from_iterable(rows), ROWS):
+            if not isinstance(raw.row, BadRow):
+                columns.add(raw.row)
+            yield found
 
 
 def _labels(one: Comparison, min_rating_gap: float | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from rmexp.comparison import Comparison, Message
 from rmexp.core.errors import UserError
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.dialogues import prompt_field
-from rmexp.data.reader import RowReport
+from rmexp.data.row_report import RowReport
 from rmexp.data.sources import BadRow, check_source, read_rows
 from rmexp.data.text_style import spoken
 

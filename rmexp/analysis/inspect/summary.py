@@ -11,7 +11,7 @@ from rmexp.analysis.inspect.leakage import Overlap
 from rmexp.analysis.inspect.rows import RowFacts
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.odd_labels import odd_labels
-from rmexp.data.reader import RowReport
+from rmexp.data.row_report import RowReport
 
 # Warn above these values.
 LENGTH_ALONE = 0.65  # accuracy of length alone

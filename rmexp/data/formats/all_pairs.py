@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.data.formats.dialogues import prompt_field
-from rmexp.data.formats.fields import common_fields, list_field
+from rmexp.data.formats.fields import common_fields, label_field, list_field
 from rmexp.data.formats.messages import response_list
 from rmexp.data.sources import BadRow
 
@@ -23,6 +23,7 @@ class AllPairs:
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "ties", "lists")
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        label_field(row, "preference")
         texts = list_field(row, "responses", "answers")
         preference = list_field(row, "preference", "judgements")
         pairs = list(combinations(range(len(texts)), 2))

@@ -3,17 +3,21 @@
 import ast
 import json
 import math
+import re
 import string
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from rmexp.data.sources.rows import BadRow, find_flaw
+from rmexp.data.sources.rows import BadRow, LeftOut, find_flaw
 
 LARGEST = 1e30
 """The largest number of a label: sums and means of such stay within single precision."""
 
 _SPECIAL = frozenset("[{H" + string.whitespace)
+
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+)\s*")
+"""A rating with its scale: `4/5`."""
 
 NO_NUMBER = ("", "n/a", "na", "nan", "null", "none", "-")
 """What tables write where a number is missing, in small letters."""
@@ -47,6 +51,19 @@ def field(row: Mapping[str, Any], name: str) -> Any:
         have = ", ".join(map(str, raw)) or "nothing"
         raise BadRow(f"field {column_of(row, name)!r} is missing (the row has {have})")
     return row[name]
+
+
+def label_field(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a required field that holds the label of a row.
+
+    Raises:
+        LeftOut: the row has the column, and nothing in it: nobody judged the row.
+    """
+    value, column = row.get(name), column_of(row, name)
+    raw = row.raw if isinstance(row, FieldRow) else row
+    if (name in row or column in raw) and (is_missing(value) or value == ""):
+        raise LeftOut(f"{column} is empty")
+    return field(row, name)
 
 
 def is_missing(value: Any) -> bool:
@@ -113,7 +130,9 @@ def number_field(value: Any, name: str) -> float:
     except OverflowError:
         read = math.inf
     except (TypeError, ValueError):
-        raise BadRow(f"{name} is {value!r:.60}, not a number") from None
+        scale = isinstance(value, str) and _FRACTION.fullmatch(value)
+        alone = f": write {scale[1]}, where all rows have the scale to {scale[2]}" if scale else ""
+        raise BadRow(f"{name} is {value!r:.60}, not a number{alone}") from None
     if isinstance(value, bool):
         raise BadRow(f"{name} is {value!r}, not a number")
     if not abs(read) <= LARGEST:

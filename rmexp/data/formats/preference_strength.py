@@ -9,12 +9,13 @@ from rmexp.data.formats.answers import prompt_and_answers
 from rmexp.data.formats.fields import (
     column_of,
     common_fields,
-    field,
     is_unrated,
+    label_field,
     list_field,
     number_field,
 )
 from rmexp.data.formats.votes import ANSWERS
+from rmexp.data.sources import LeftOut
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class PreferenceStrength:
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         prompt, (one, other) = prompt_and_answers(row, *ANSWERS, turn_mark=self.turn_mark)
         sign = 1.0 if self.positive == "a" else -1.0
-        strength = sign * number_field(field(row, "strength"), column_of(row, "strength"))
+        name = column_of(row, "strength")
+        if is_unrated(given := label_field(row, "strength")):
+            raise LeftOut(f"{name} is empty")
+        strength = sign * number_field(given, name)
         votes = [sign * vote for vote in _annotators(row)] or [strength]
         judgement = PreferenceLabel(
             0,

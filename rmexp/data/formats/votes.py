@@ -12,7 +12,7 @@ from rmexp.data.formats.fields import (
     column_of,
     common_fields,
     decoded,
-    field,
+    label_field,
     optional_number,
 )
 from rmexp.data.formats.value_kinds import normalised_name
@@ -55,7 +55,7 @@ class Votes:
         names = ("votes_a", "votes_b", "votes_tie")
         columns = [optional_number(row, name) for name in names]
         if columns[0] is None or columns[1] is None:
-            counts = self._counted(decoded(field(row, "votes")), row)
+            counts = self._counted(decoded(label_field(row, "votes")), row)
         else:
             counts = tuple(count or 0.0 for count in columns)
         if min(counts) < 0 or sum(counts) == 0:

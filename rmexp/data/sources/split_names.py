@@ -69,11 +69,11 @@ def group_by_split(
     return [(home, of_it) for home, of_it in found.items() if of_it]
 
 
-def offered_names(names: Sequence[str], group: str = "data") -> str:
+def offered_names(names: Sequence[str]) -> str:
     """The override that gives split names their likely meaning."""
     guesses = {name: _guess(name) or "null" for name in names}
     listed = ", ".join(f"{name}: {guess}" for name, guess in guesses.items())
-    return f"'{group}.split_names={{{listed}}}'"
+    return f"'data.split_names={{{listed}}}'"
 
 
 def looks_like_split(name: str) -> bool:

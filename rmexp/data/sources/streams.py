@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from rmexp.core.errors import UserError
+from rmexp.core.git_lfs import refuse_lfs_pointer
 from rmexp.data.sources.rows import MAX_ROW_BYTES, Note, ReadOptions
 
 SAMPLE_BYTES = 2**20
@@ -96,11 +97,7 @@ class SourceFile:
             UserError: they are no data but what stands in its place.
         """
         head = self._head[0]
-        if head.startswith(b"version https://git-lfs.github.com/spec/"):
-            raise UserError(
-                f"data.path={self.path} is a git-lfs pointer, not the data: "
-                "run `git lfs pull` in its clone."
-            )
+        refuse_lfs_pointer(head, f"data.path={self.path}")
         if head[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise UserError(
                 f"data.path={self.path} is a web page, not the data: download the file itself "

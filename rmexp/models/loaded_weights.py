@@ -1,6 +1,5 @@
-"""What a model's files say before and after its weights are loaded: what is refused or not used."""
+"""A checkpoint's weights after loading: what is missing, not used, or a head by another name."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rmexp.core.errors import UserError, note_fallback
-
-ADAPTER = "adapter_config.json"
-
-PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 LANGUAGE_HEADS = ("lm_head.", "cls.", "embed_out.", "mtp.")
 """Starts of the names of weights that a reward model is not expected to use."""
@@ -29,69 +24,6 @@ SCALES = (
     "_blocks",
 )
 """Ends of the names of weights that only quantised checkpoints have."""
-
-
-def check_folder(folder: Path, where: str) -> None:
-    """Refuse a folder that has no model that can be trained.
-
-    Args:
-        where: the setting that names the folder.
-
-    Raises:
-        UserError: no model, pickled weights, or quantised ones.
-    """
-    if not (folder / "config.json").is_file():
-        inside = sorted(
-            str(file.parent.relative_to(folder))
-            for pattern in ("*/config.json", "*/*/config.json", f"*/{ADAPTER}")
-            for file in folder.glob(pattern)
-        )
-        near = f" (did you mean {where}/{inside[-1]}?)" if inside else ""
-        raise UserError(f"{where} has no config.json, so that it holds no model{near}.")
-    pickled = [file for name in PICKLED for file in folder.glob(name)]
-    if pickled and not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{where} has pickled weights ({pickled[0].name}), which can run code: convert them, "
-            "python -c \"import transformers as t; t.AutoModel.from_pretrained('DIR')"
-            ".save_pretrained('NEW')\", and copy the tokenizer."
-        )
-    refuse_quantised(_read_json(folder / "config.json"), where)
-
-
-def check_reward_head(folder: Path) -> None:
-    """Refuse a folder of safetensors without a weight that may be a reward head's, in milliseconds.
-
-    Folders of adapters and of other files are left to loading.
-
-    Raises:
-        UserError: there is none.
-    """
-    files = list(folder.glob("*.safetensors"))
-    if not files or (folder / ADAPTER).is_file():
-        return
-    for file in files:
-        with safe_open(file, "pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - not a mapping
-                shape = stored.get_slice(name).get_shape()
-                if len(shape) == 2 and shape[0] == 1 and "embed" not in name:
-                    return
-    raise UserError(f"{folder} has no reward head: train it first.")
-
-
-def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a configuration of quantised weights, which no gradient can train.
-
-    Raises:
-        UserError: names the method.
-    """
-    settings = config.get("quantization_config") or config.get("compression_config")
-    if settings:
-        method = settings.get("quant_method", "an unknown method")
-        raise UserError(
-            f"{where} holds weights that are quantised ({method}): rmexp trains and exports full "
-            "weights. Take the checkpoint that it was made from (its name without the suffix, "
-            "e.g. -FP8, -AWQ, -GPTQ-Int4 or -bnb-4bit)."
-        )
 
 
 def check_weights(info: Mapping[str, Any], prefix: str, where: str) -> None:
@@ -180,11 +112,3 @@ def _tensors(file: Path, width: int) -> Iterator[tuple[str, Tensor]]:
 
 def _shortened(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}): download it again.") from None
-    return content if isinstance(content, dict) else {}
