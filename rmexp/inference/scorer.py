@@ -185,8 +185,12 @@ def as_comparison(
     prompt: str | Sequence[Message],
     responses: Sequence[str | Sequence[Message]],
     unfinished: bool = False,
+    blank: bool = False,
 ) -> Comparison:
     """The comparison of a prompt and responses, see `Scorer.score`.
+
+    Args:
+        blank: accept empty responses.
 
     Raises:
         UserError: the prompt or a response cannot be used.
@@ -198,7 +202,7 @@ def as_comparison(
             id="",
             prompt=prompt_messages(prompt),
             responses=tuple(
-                response_messages(response, f"responses[{k}]")
+                response_messages(response, f"responses[{k}]", blank)
                 for k, response in enumerate(responses)
             ),
             unfinished=unfinished,

@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from rmexp import __version__
 from rmexp.serve.access import TokenCheck
 from rmexp.serve.refusals import install_error_form
+from rmexp.serve.response_headers import ResponseHeaders
 from rmexp.serve.routes.llamafactory import llamafactory_routes
 from rmexp.serve.routes.openrlhf import openrlhf_routes
 from rmexp.serve.routes.own import own_routes
@@ -55,4 +56,5 @@ def create_app(service: RewardService, token: str | None = None) -> FastAPI:
     if token is not None:
         app.add_middleware(TokenCheck, token=token)
     app.add_middleware(RequestMetrics, telemetry=service.telemetry)
+    app.add_middleware(ResponseHeaders)
     return app

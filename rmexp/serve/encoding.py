@@ -85,7 +85,8 @@ class RequestEncoder:
         """A prompt with each of its responses, rendered as in training.
 
         A prompt that is text and begins with a special token is rendered already: each response,
-        then text too, continues it, and ends as the template ends a turn.
+        then text too, continues it, and ends as the template ends a turn. A response may be empty:
+        policies end at once now and then, and training on the server has to go on.
 
         Args:
             unfinished: the text ends with the response, without an end of turn.
@@ -98,7 +99,7 @@ class RequestEncoder:
         if isinstance(prompt, str) and self._is_rendered(prompt):
             return self.texts(self._continued(prompt, responses, name), name)
         try:
-            comparison = as_comparison(prompt, responses, unfinished)
+            comparison = as_comparison(prompt, responses, unfinished, blank=True)
             texts = render_comparison(self.tokenizer, comparison)
         except UserError as error:
             raise Refusal(422, str(error)) from None

@@ -123,15 +123,19 @@ def prompt_messages(value: Any, name: str = "prompt") -> Messages:
     return messages
 
 
-def response_messages(value: Any, name: str) -> Messages:
-    """A string is one assistant message; a list begins with the assistant."""
+def response_messages(value: Any, name: str, blank: bool = False) -> Messages:
+    """A string is one assistant message; a list begins with the assistant.
+
+    Args:
+        blank: accept an empty response, as a policy may end at once.
+    """
     if isinstance(value, str):
-        if not value.strip():
+        if not (blank or value.strip()):
             raise BadRow(f"{name} is empty")
         check_unicode(value, name)
         return ({"role": "assistant", "content": value},)
     messages = _messages(value, name)
-    if not messages or all(_is_blank(message) for message in messages):
+    if not messages or not (blank or any(not _is_blank(message) for message in messages)):
         raise BadRow(f"{name} is empty")
     if messages[0]["role"] != "assistant":
         raise BadRow(

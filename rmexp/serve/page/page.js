@@ -152,8 +152,8 @@ async function score() {
   const { edits } = state;
   find("summary").textContent = "Scoring ...";
   try {
-    const more = ["probability", "rating"].filter((name) => state.scales.includes(name));
-    const scales = ["raw", ...more];
+    const more = ["normalised", "probability", "rating"];
+    const scales = ["raw", ...more.filter((name) => state.scales.includes(name))];
     const asked = scales.map((scale) => ask("reward", { prompt, responses, scale }, signal));
     const found = await Promise.all(asked);
     show(responses, Object.fromEntries(scales.map((scale, n) => [scale, found[n]])));
@@ -164,26 +164,29 @@ async function score() {
   }
 }
 
-function show(responses, { raw, probability, rating }) {
+// Rewards have no natural zero: bars start at an average answer where the model knows it.
+function show(responses, { raw, normalised, probability, rating }) {
   const order = responses.map((_, n) => n).sort((a, b) => raw.rewards[b] - raw.rewards[a]);
-  const low = Math.min(0, ...raw.rewards);
-  const width = Math.max(0, ...raw.rewards) - low || 1;
+  const lengths = (normalised ?? raw).rewards;
+  const side = Math.max(...lengths.map(Math.abs), normalised ? 2 : 1e-9);
   find("rewards").replaceChildren(...order.map((n) => {
     const item = copyOf("reward");
-    const reward = raw.rewards[n];
     item.querySelector(".who").textContent = `Answer ${n + 1}`;
     item.querySelector(".begin").textContent = responses[n].slice(0, 200);
-    item.querySelector(".value").textContent = reward.toFixed(3);
-    item.querySelector(".bar").style.setProperty("--zero", `${(-100 * low) / width}%`);
+    item.querySelector(".value").textContent = raw.rewards[n].toFixed(3);
     const bar = item.querySelector("i").style;
-    bar.left = `${(100 * (Math.min(0, reward) - low)) / width}%`;
-    bar.width = `${(100 * Math.abs(reward)) / width}%`;
+    bar.left = `${50 + (50 * Math.min(0, lengths[n])) / side}%`;
+    bar.width = `${(50 * Math.abs(lengths[n])) / side}%`;
     const notes = [`${raw.tokens[n].toLocaleString("en")} tokens`];
     if (rating) notes.unshift(`raters' scale ${rating.rewards[n].toFixed(2)}`);
     if (probability) notes.unshift(`P(better than average) ${probability.rewards[n].toFixed(3)}`);
     item.querySelector(".notes").append(...notes.map((note) => make("span", note)));
     return item;
   }));
+  find("axis").hidden = false;
+  find("axis").textContent = normalised
+    ? `Bars begin at an average answer, and end at ${side.toFixed(1)} standard deviations from it.`
+    : "Bars begin at 0.";
   find("summary").textContent = summary(order, raw);
   find("uncalibrated").hidden = responses.length < 2 || Boolean(raw.probabilities);
   find("pairs").hidden = responses.length < 3 || !raw.probabilities;
@@ -236,7 +239,8 @@ find("texts").addEventListener("submit", (event) => {
 find("texts").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
-  attempt(event.target.id === "json" ? fillAndScore : score);
+  if (event.target.id === "json") attempt(fillAndScore);
+  else find("texts").requestSubmit(); // which asks for turns that are empty
 });
 async function fillAndScore() {
   fill();
