@@ -46,6 +46,7 @@ class Root:
     checkpoint: str | None = MISSING
     resume: str | None = MISSING
     out: str | None = MISSING
+    hub: str | None = MISSING
     source: str | None = MISSING
     runs: Any = MISSING
     policy: str | None = MISSING

@@ -64,6 +64,11 @@ def reads_trained_rows(config: DictConfig) -> bool:
     return config.task.name != "score" and "data" in inputs
 
 
+def logs_metrics(config: DictConfig) -> bool:
+    """Whether the task has loggers; one that measures nothing has none."""
+    return "loggers" in task_inputs(config.task["_target_"], with_checkpoint=True)
+
+
 def _check_target(path: str, node: DictConfig) -> None:
     parameters, hints = arguments_of(locate(path, node["_target_"]))
     own = ("name",) if path == "task" else ()  # the task's name is rmexp's
@@ -145,11 +150,13 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
             what = "FILE" if (name, key) in FILES else "DIRECTORY"
             other = " (or eval.scores=FILE)" if name == "evaluate" else ""
             raise UserError(f"task={name} needs {key}={what}{other}.")
+    if name == "export" and config.out is None and config.hub is None:
+        raise UserError("task=export needs out=DIRECTORY or hub=OWNER/NAME.")
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
         used = {"task", "logger", *inputs}
-        if part in {"checkpoint", "source", "out", "runs", "policy", *GROUPS} - used:
+        if part in {"checkpoint", "source", "out", "hub", "runs", "policy", *GROUPS} - used:
             raise UserError(f"{who} does not use {part}: leave out {key}.")
         if part == "task" and "." in key and key.split(".")[1] not in inputs:
             raise UserError(f"{who} does not use {key}: leave it out.")

@@ -1,5 +1,6 @@
 """Columns of the tokenised rows, for plans, counts and checks of many rows at once."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -74,6 +75,11 @@ class TokenColumns:
             "ratings": int((found["ratings"] > 0).sum()),
             "lists": int((found["lists"] > 1).sum()),
         }
+
+    def languages(self, rows: np.ndarray) -> list[str]:
+        """The ISO 639 codes among the languages of these rows."""
+        found = {name for name in self.objects("language", rows) if name is not None}
+        return sorted(name for name in found if re.fullmatch("[a-z]{2,3}", name))
 
     def with_any(self, kinds: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Whether each of these rows has a label of one of these kinds."""

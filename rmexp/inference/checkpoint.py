@@ -103,9 +103,10 @@ def inherit_config(
         own_rows: take `data` from the run too; else only its `max_length`.
 
     Returns:
-        The configuration, and facts: `labels` and `trained_metrics` of the run, `trained_data`,
-        the fingerprint of its data, and `trained_max_length`, its `data.max_length` (both None if
-        the directory is no run), and `own_data`, whether the command line sets no key of `data`.
+        The configuration, and facts: `labels`, `trained_metrics` and `trained_warnings` of the
+        run, `trained_data`, the fingerprint of its data, and `trained_max_length`, its
+        `data.max_length` (both None if the directory is no run), and `own_data`, whether the
+        command line sets no key of `data`.
     """
     home = Path(config.checkpoint).expanduser()
     config = without_hydra(config)
@@ -113,6 +114,7 @@ def inherit_config(
     facts: dict[str, Any] = {
         "labels": {},
         "trained_metrics": {},
+        "trained_warnings": [],
         "trained_data": None,
         "trained_max_length": None,
         "own_data": not any(key.split(".")[0] == "data" for key in keys),
@@ -124,6 +126,7 @@ def inherit_config(
         facts |= {
             "labels": {g: label for g, label in old["labels"].items() if g not in keys},
             "trained_metrics": old.get("metrics", {}),
+            "trained_warnings": old.get("verdicts", []),
             "trained_data": environment["data_fingerprint"],
             "trained_max_length": saved.data.max_length,
         }

@@ -1,20 +1,18 @@
 """Export of a reward model as a plain Hugging Face directory, verified with plain transformers."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 import transformers
 
-from rmexp import __version__
 from rmexp.core.atomic_file import replace_directory
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.evaluation.calibration import CALIBRATION_FILE, Calibration
-from rmexp.evaluation.metric_values import format_metric
-from rmexp.evaluation.metrics import shown_in
+from rmexp.inference.cross_encoder import IDENTITY, write_cross_encoder_files
+from rmexp.inference.model_card import ExportFacts, write_card
 from rmexp.models.reward_model import head_layers
 from rmexp.models.trained_state import merge
 from rmexp.templates.template import template_fingerprint
@@ -22,7 +20,18 @@ from rmexp.templates.template import template_fingerprint
 EXPORT_TOLERANCE = 1e-4
 """Maximum difference of a reward in fp32; relative for rewards above 1."""
 
-CARD = Path(__file__).with_name("model_card.md")
+FACTS_FILE = "rmexp.json"
+"""The facts in an export; a directory without it is no export of rmexp."""
+
+SERVING_CONFIG = {
+    "problem_type": "regression",
+    "sentence_transformers": {"activation_fn": IDENTITY},
+}
+"""Keys of config.json by which other libraries give the reward itself, and not its sigmoid.
+
+`problem_type`: vLLM's `/classify`, ms-swift's deployment, transformers' text-classification
+pipeline. `sentence_transformers`: CrossEncoder, and vLLM's `/score`.
+"""
 
 
 def export(
@@ -30,7 +39,7 @@ def export(
     tokenizer: Any,
     texts: Sequence[str],
     rewards: Sequence[float],
-    facts: Mapping[str, Any],
+    facts: ExportFacts,
     home: Path,
     calibration: Calibration | None = None,
 ) -> None:
@@ -40,19 +49,21 @@ def export(
         model: the trained model; LoRA's updates are merged into its weights.
         texts: rendered responses to verify the export with.
         rewards: their rewards as the trained model scores them, in fp32.
-        facts: `name base data loss fingerprint metrics`, for the card and `rmexp.json`.
+        facts: for the card and `rmexp.json`.
         calibration: written beside the model.
 
     Raises:
         UserError: plain transformers compute other rewards; nothing is left at `home`.
     """
     merge(model)
+    model.config.update(SERVING_CONFIG)
     with replace_directory(home) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        stored = json.dumps(dict(facts), indent=2, ensure_ascii=False) + "\n"
-        (folder / "rmexp.json").write_text(stored, encoding="utf-8")
-        (folder / "README.md").write_text(_card(facts, calibration), encoding="utf-8")
+        write_cross_encoder_files(tokenizer, folder)
+        stored = json.dumps(facts.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        (folder / FACTS_FILE).write_text(stored, encoding="utf-8")
+        write_card(facts, calibration, folder / "README.md")
         if calibration is not None:
             stored = json.dumps(calibration.to_dict(), indent=2) + "\n"
             (folder / CALIBRATION_FILE).write_text(stored, encoding="utf-8")
@@ -123,7 +134,7 @@ def check_fingerprint(home: Path, tokenizer: Any) -> None:
     Raises:
         UserError: it does not.
     """
-    file = home / "rmexp.json"
+    file = home / FACTS_FILE
     if not file.is_file():
         return
     expected, found = json.loads(file.read_bytes())["fingerprint"], template_fingerprint(tokenizer)
@@ -132,15 +143,3 @@ def check_fingerprint(home: Path, tokenizer: Any) -> None:
             f"{home} was trained with the template {expected}, but renders as {found} now: its "
             "chat_template or tokenizer was changed, or another template= was asked for."
         )
-
-
-def _card(facts: Mapping[str, Any], calibration: Calibration | None) -> str:
-    metrics = facts["metrics"]
-    names = [name for m in shown_in("table") if (name := f"test/{m.name}") in metrics]
-    return jinja2.Template(CARD.read_text(encoding="utf-8")).render(
-        dict(facts),
-        version=__version__,
-        rows=[(name, format_metric(metrics, name)) for name in names],
-        accuracy=metrics.get("test/accuracy", "null"),
-        scale=calibration,
-    )

@@ -1,7 +1,7 @@
 """Reward models from a directory, the Hugging Face hub, a GGUF file or a run's checkpoint."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from rmexp.models.gguf import convert_gguf
 from rmexp.models.layout_probe import RequestedLayout
 from rmexp.models.loaded_weights import check_weights, load_renamed_head, note_unused
 from rmexp.models.model_files import check_folder, check_model_files, refuse_quantised
+from rmexp.models.provenance import Provenance, provenance_of
 from rmexp.models.reward_model import (
     DROPOUTS,
     find_head,
@@ -48,6 +49,7 @@ class Pretrained:
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         compile: compile the layers with `torch.compile`, once for all lengths.
         cache: directory for converted weights.
+        card: `base_model` and `license` for the card of an export, see `provenance_of`.
     """
 
     path: str
@@ -60,6 +62,7 @@ class Pretrained:
     gradient_checkpointing: bool
     compile: bool
     cache: str
+    card: Mapping[str, str | None] | None = None
 
     key: ClassVar[str] = "model.path"
     """What the user types to name the model."""
@@ -180,6 +183,10 @@ class Pretrained:
     def name(self) -> str:
         return Path(self.gguf_file or self.path).name.removesuffix(".gguf")
 
+    def provenance(self) -> Provenance:
+        """What is known of the model; of an adapter, of its base."""
+        return provenance_of(self._base or self.path, self.revision, self.card)
+
     @property
     def _folder(self) -> Path:
         return Path(self.path).expanduser()
@@ -242,6 +249,10 @@ class RunCheckpoint:
     @property
     def name(self) -> str:
         return self.base.name
+
+    def provenance(self) -> Provenance:
+        """That of the model that was trained."""
+        return self.base.provenance()
 
 
 def _downloaded(source: str, revision: str | None) -> Path:

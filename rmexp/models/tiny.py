@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from torch import nn
 
 from rmexp.models.layout_probe import RequestedLayout
+from rmexp.models.provenance import Provenance
 from rmexp.models.reward_model import prepare_model, seeded_weights
 
 
@@ -39,6 +40,10 @@ class Tiny:
     @property
     def name(self) -> str:
         return "tiny"
+
+    def provenance(self) -> Provenance:
+        """None: the weights are random."""
+        return Provenance()
 
     def load_tokenizer(self) -> Any:
         """One token per byte, and the tokens of ChatML."""

@@ -32,7 +32,7 @@ from rmexp.tracking.predictions import EvalSetTables, eval_set_tables, read_pred
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.lightning_module import RewardModule
 from rmexp.training.setup import Prepared, open_model, prepare, report_warnings
-from rmexp.training.verified_export import card_facts, export_verified
+from rmexp.training.verified_export import export_facts, export_verified
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,17 @@ def finish_run(
     scored, scale = module.scored("test"), module.calibration
     if state := loss.state():
         run.write_json("loss.json", state)
+    warnings = [*([scale.note] if scale and scale.note else []), *warn_of_set("test", metrics)]
     if parts.exports:
         trim_heap()
-        facts = card_facts(parts.name, parts.source, parts.labels, parts.prepared, loss, metrics)
+        facts = export_facts(
+            parts.name, parts.source, parts.labels, parts.prepared, loss, metrics, warnings
+        )
         layout = dataclasses.replace(module.layout, activations=None)
         whole, home = network().cpu(), run.path / "export"
         count = export_verified(whole, layout, parts.prepared, facts, home, scale)
         reporter.say(f"export: verified on {count} responses, alone and padded on either side")
-    notes = [scale.note] if scale and scale.note else []
-    report_warnings([*notes, *warn_of_set("test", metrics)], run, reporter)
+    report_warnings(warnings, run, reporter)
     run.update(peak_memory_gib=round(peak_memory_gib(), 2))
     if parts.reports:
         write_run_report(run, parts.name, parts.labels, parts.prepared, scored, scale, metrics)
@@ -235,8 +237,9 @@ def export_saved_run(home: Path, trust: Trust) -> None:
     node = find_weights(home, config, config.model.layout, remote_code)
     source = build(OmegaConf.create(node))
     network, layout = open_model(source, prepared, config.seed, "cpu")
-    facts = card_facts(
-        run.result["name"], source, run.result["labels"], prepared, loss, run.result["metrics"]
+    known = run.result
+    facts = export_facts(
+        known["name"], source, known["labels"], prepared, loss, known["metrics"], known["verdicts"]
     )
     scale = calibration.load_calibration(home)
     export_verified(network, layout, prepared, facts, home / "export", scale)

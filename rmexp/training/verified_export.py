@@ -1,6 +1,6 @@
 """Export of a trained model, verified on responses of val."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,10 @@ import torch
 
 from rmexp.batching.collate import BatchLayout
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.sources import hub_id
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import export
+from rmexp.inference.model_card import ExportFacts
 from rmexp.losses import Loss
 from rmexp.models.reward_model import compute_rewards
 from rmexp.training.setup import Prepared
@@ -18,32 +20,44 @@ VERIFICATION_ROWS = 8
 """Number of responses on which an export is verified."""
 
 
-def card_facts(
+def export_facts(
     name: str,
     source: Any,
     labels: Mapping[str, str],
     prepared: Prepared,
     loss: Loss,
     metrics: Mapping[str, float],
-) -> dict[str, Any]:
+    warnings: Sequence[str],
+) -> ExportFacts:
+    """The facts of a run for its export.
+
+    Args:
+        metrics: of the run; those of test count.
+        warnings: about its rewards on test.
+    """
     settings = {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
     shown = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "training" and k[0] != "_")
-    paths = ", ".join(Path(path).name for path in prepared.data.source.paths)
-    return {
-        "name": name,
-        "base": source.name,
-        "data": f"{labels['data']} ({paths}, {prepared.data.fingerprint})",
-        "loss": f"{labels['loss']} ({shown})" if shown else labels["loss"],
-        "fingerprint": prepared.audit.fingerprint,
-        "metrics": {key: value for key, value in metrics.items() if key.startswith("test/")},
-    }
+    data = prepared.data
+    paths = ", ".join(Path(path).name for path in data.source.paths)
+    return ExportFacts(
+        name=name,
+        base=source.name,
+        data=f"{labels['data']} ({paths}, {data.fingerprint})",
+        loss=f"{labels['loss']} ({shown})" if shown else labels["loss"],
+        fingerprint=prepared.audit.fingerprint,
+        metrics={key: value for key, value in metrics.items() if key.startswith("test/")},
+        warnings=list(warnings),
+        provenance=source.provenance(),
+        datasets=list(dict.fromkeys(filter(None, map(hub_id, data.source.paths)))),
+        language=data.columns.languages(data.splits["train"]),
+    )
 
 
 def export_verified(
     network: Any,
     layout: BatchLayout,
     prepared: Prepared,
-    facts: Mapping[str, Any],
+    facts: ExportFacts,
     home: Path,
     scale: Calibration | None,
 ) -> int:

@@ -9,12 +9,13 @@ import transformers
 from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.core.errors import UserError
 from rmexp.inference.export import export
+from rmexp.inference.model_card import ExportFacts
 from rmexp.models.reward_model import compute_rewards, model_facts, prepare_model
 from tests.conftest import result
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
 
-FACTS = {"name": "m", "base": "b", "data": "d", "loss": "l", "fingerprint": "f", "metrics": {}}
+FACTS = ExportFacts("m", "b", "d", "l", "f", {})
 TEXTS = [
     "<|im_start|>user\nHi<|im_end|>\n",
     "<|im_start|>user\nHi there, you<|im_end|>\n<|im_end|>",

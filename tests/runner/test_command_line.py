@@ -132,7 +132,12 @@ def test_export_loads_as_plain_hugging_face_and_travels(run, rmexp, tmp_path):
         assert model(**inputs).logits[0, 0].item() == pytest.approx(table[0]["reward"], abs=2e-2)
         card = (home / "README.md").read_text()
         assert "model-index" in card
-        assert json.loads((home / "rmexp.json").read_text())["fingerprint"] in card
+        facts = json.loads((home / "rmexp.json").read_text())
+        assert facts["fingerprint"] in card
+        assert facts["warnings"] == result(run)["verdicts"]
+        assert facts["metrics"]["test/accuracy"] == result(run)["metrics"]["test/accuracy"]
+        assert facts["language"] == ["en"]  # of the training rows
+        assert (facts["base_model"], facts["datasets"]) == (None, [])
 
 
 def test_an_export_with_a_changed_template_is_refused(run, rmexp):

@@ -1,5 +1,6 @@
 """Raw rows of files, folders and hub data sets: one module per container, one `read_rows`."""
 
+from rmexp.data.sources.local_paths import hub_id
 from rmexp.data.sources.reading import check_source, open_source, read_rows
 from rmexp.data.sources.rows import BadRow, LeftOut, RawRow, ReadOptions
 
@@ -9,6 +10,7 @@ __all__ = [
     "RawRow",
     "ReadOptions",
     "check_source",
+    "hub_id",
     "open_source",
     "read_rows",
 ]

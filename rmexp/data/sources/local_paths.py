@@ -47,6 +47,13 @@ def looks_like_hub_id(path: str) -> bool:
     return plain and not globbed and not name.endswith(SUFFIXES) and not os.path.exists(owner)
 
 
+def hub_id(path: str) -> str | None:
+    """`owner/name` of a path on the hub, without configuration, split and file; None: local."""
+    if local_files(path) or not looks_like_hub_id(path):
+        return None
+    return path.partition(":")[0].partition("@")[0]
+
+
 def matching(pattern: str) -> list[Path]:
     """The files that a pattern with `*`, `?` or `[...]` matches; none if it is no pattern."""
     if not set("*?[") & set(pattern):
