@@ -29,7 +29,16 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "tune": ("rmexp.models.tuning",),
     "optim": ("rmexp.training.optim",),
     "trainer": ("rmexp.training.trainer",),
-    "logger": ("rmexp.tracking.run_directory", "rmexp.tracking.wandb_logger"),
+    "logger": tuple(
+        f"rmexp.tracking.{module}"
+        for module in (
+            "mirror",
+            "several_loggers",
+            "tensorboard_logger",
+            "trackio_logger",
+            "wandb_logger",
+        )
+    ),
     "eval": ("rmexp.evaluation.eval_sets", "rmexp.evaluation.benchmarks", *_DATA),
 }
 """Group -> the modules that define what it may hold, at any depth."""

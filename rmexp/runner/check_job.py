@@ -10,7 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from rmexp.config.compose import build, without_hydra
 from rmexp.config.schema import SINGLE_PROCESS, TRAIN_TARGET
 from rmexp.config.task_inputs import task_inputs
-from rmexp.config.validate import check_config, check_task_keys, reads_trained_rows
+from rmexp.config.validate import (
+    check_config,
+    check_task_keys,
+    logs_metrics,
+    reads_trained_rows,
+)
 from rmexp.core.errors import UserError
 from rmexp.runner.executors import LAUNCHERS
 from rmexp.runner.job_spec import JobSpec
@@ -63,6 +68,8 @@ class JobChecker:
             own = OmegaConf.masked_copy(config, keys)
         check_config(own, self._valid)
         check_task_keys(config, overrides)
+        if logs_metrics(config):
+            self._build("logger", config.logger).check()
         if config.task.name == "evaluate":
             _check_sets(config)
         places = {key: config.trainer.get(key) for key in SINGLE_PROCESS}
@@ -141,8 +148,9 @@ class JobChecker:
         saved = resumed_config(config, overrides)
         if saved.task["_target_"] != TRAIN_TARGET:
             raise UserError(f"resume={directory}: only training resumes, and that is another task.")
-        parts = {group: build(saved[group]) for group in ("trainer", "tune", "model")}
+        parts = {group: build(saved[group]) for group in ("trainer", "tune", "model", "logger")}
         self._check_devices(parts, "train")
+        parts["logger"].check()
 
     def _build(self, group: str, node: DictConfig) -> Any:
         """The object of a group, shared by all jobs with the same settings."""

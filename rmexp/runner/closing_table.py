@@ -32,6 +32,12 @@ def print_closing(
         if len(list(parts.parent.glob("offline-run-*"))) > 1:
             parts = parts.with_name("offline-run-*")
         rows.append(("W&B", f"wandb sync {relative_path(parts)}" if offline else wandb["url"]))
+    if (run.path / "tensorboard").is_dir() and not brief:
+        rows.append(("see", f"tensorboard --logdir {relative_path(run.path)}"))
+    if (trackio := run.result.get("trackio")) and not brief:
+        rows.append(
+            ("see", f"TRACKIO_DIR={relative_path(Path(trackio['directory']))} trackio show")
+        )
     reporter.say(*(f"{what:<8}{where}" for what, where in rows))
 
 

@@ -16,9 +16,9 @@ from rmexp import __version__
 from rmexp.config.compose import build, locate
 from rmexp.config.schema import GROUPS, HEAD_TARGET
 from rmexp.config.secrets import without_secrets, words_without_secrets
-from rmexp.config.task_inputs import build_inputs, task_inputs
+from rmexp.config.task_inputs import build_inputs
 from rmexp.config.trust import Trust
-from rmexp.config.validate import makes_run
+from rmexp.config.validate import logs_metrics, makes_run
 from rmexp.core import distributed
 from rmexp.core.console import Reporter, relative_path
 from rmexp.core.disk_errors import raise_disk_full
@@ -34,7 +34,8 @@ from rmexp.runner.outcome import (
     record_outcome,
 )
 from rmexp.runner.settle import decide_resume, settle_config
-from rmexp.tracking.run_directory import NoLogger, RunDirectory
+from rmexp.tracking.mirror import Mirror, RunLabels
+from rmexp.tracking.run_directory import RunDirectory
 from rmexp.tracking.run_state import read_state
 from rmexp.training.trainer import requested_processes
 
@@ -144,7 +145,7 @@ def run_job(
         fallbacks=fallbacks,
         interrupted=False,
     )
-    logger: Any = NoLogger()
+    mirrors: list[Mirror] = []
     exit_code = 1
     try:
         words = [f"resume={relative_path(run.path)}", *Trust.of(config).words()]
@@ -154,20 +155,18 @@ def run_job(
                 heads = facts["sweep"] and config.tune["_target_"] == HEAD_TARGET
                 if heads and distributed.world_size() > 1:
                     note_fallback("On several devices the heads of a sweep train one by one.")
-                # A task that measures nothing logs nothing.
-                logs = "loggers" in task_inputs(config.task["_target_"], with_checkpoint=True)
-                if logs and distributed.is_rank_zero():
-                    logger = build(config.logger)
-                mirror = logger.start(
-                    run, facts["name"], facts["sweep"], facts["task"], facts["labels"], content
-                )
+                if logs_metrics(config) and distributed.is_rank_zero():
+                    name, task = facts["name"], facts["task"]
+                    about = RunLabels(name, facts["sweep"], task, facts["labels"], content)
+                    mirrors = build(config.logger).start(run, about)
                 offered = facts | {
                     "run": run,
                     "reporter": reporter,
-                    "loggers": [mirror] if mirror else [],
+                    "loggers": mirrors,
                     "seed": config.seed,
                     "resume": config.resume,
                     "out": config.out,
+                    "hub": job.config.hub,
                     "source": job.config.source,
                     "runs": job.config.runs,
                     "policy": config.policy,
@@ -175,14 +174,15 @@ def run_job(
                     "exports": facts["sweep"] is None or config.sweep.export == "all",
                 }
                 metrics = _call(config, offered, work)
-                if mirror:
+                for mirror in mirrors:
                     reporter.say(*mirror.show(run, metrics))
             run.finish("done", metrics=metrics)
         exit_code = 0
     finally:
-        if message := logger.finish(exit_code):
+        for message in [mirror.close(exit_code) for mirror in mirrors]:
             with contextlib.suppress(OSError):  # a full disk: the error that was raised counts
-                record(message)
+                if message:
+                    record(message)
     print_closing(run, metrics, reporter, brief=job.sweep is not None)
     return metrics
 

@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +36,10 @@ class RunDirectory:
     Args:
         path: the directory.
         writes: False in processes other than rank 0, which only keep `result` in memory.
+
+    Attributes:
+        result: content of `result.json`.
+        resumed_step: the step that a resumed run continues after; None: it began here.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:
@@ -44,6 +47,7 @@ class RunDirectory:
         self.writes = writes
         self.notes = path / "warnings.txt" if writes else Path(os.devnull)
         self.result: dict[str, Any] = {}
+        self.resumed_step: int | None = None
         self._started = time.time()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -128,6 +132,7 @@ class RunDirectory:
 
     def cut_metrics(self, step: int) -> None:
         """Remove what was logged after `step`, and test metrics: a resumed run logs them again."""
+        self.resumed_step = step
         if self.writes:
             lines = [line for line in self.metrics() if line["step"] <= step]
             kept = [line for line in lines if not any(key.startswith("test/") for key in line)]
@@ -172,17 +177,6 @@ class JsonLines(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The configuration is in config.yaml."""
-
-
-@dataclass(frozen=True)
-class NoLogger:
-    """logger=none: nothing but the run directory."""
-
-    def start(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to start."""
-
-    def finish(self, exit_code: int) -> None:
-        """Nothing to close."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,23 +1,20 @@
-"""logger=wandb: mirror the run directory to Weights & Biases, without ever failing a run.
-
-The first W&B error is recorded as a fallback, and the run continues without the mirror.
-"""
+"""logger=wandb: Weights & Biases, online or in files of the run directory."""
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
-from lightning.pytorch.loggers import Logger
 
 from rmexp.core.errors import note_fallback
 from rmexp.evaluation.metrics import find_metric
+from rmexp.tracking.mirror import Mirror, RunLabels
 from rmexp.tracking.run_directory import RunDirectory, first_line
-from rmexp.tracking.wandb_media import log_run_media
+from rmexp.tracking.run_media import Histogram, HtmlPage, LineChart, Media, TextTable
 
 STEP = "trainer/global_step"
 """The x axis of every metric: the number of updates, under Lightning's name for it."""
@@ -47,63 +44,38 @@ class WandB:
     tags: Sequence[str]
     table_rows: Annotated[int, Ge(0)]
 
-    def start(
-        self,
-        run: RunDirectory,
-        name: str,
-        group: str | None,
-        job_type: str,
-        labels: Mapping[str, str],
-        config: Mapping[str, Any],
-    ) -> "Mirror | None":
+    def check(self) -> None:
+        """Nothing: W&B is installed with rmexp."""
+
+    def start(self, run: RunDirectory, about: RunLabels) -> list[Mirror]:
         """Start a W&B run in the run's directory, offline if the server does not answer.
 
-        Args:
-            run: the run directory.
-            name, group, job_type: of the W&B run.
-            labels: group -> chosen option; logged as tags and as `labels` in W&B's config.
-            config: the resolved configuration, of plain types.
-
-        Returns:
-            The logger; None where W&B is disabled (WANDB_MODE) or fails to start offline too.
+        There is none where W&B is disabled (WANDB_MODE), or fails to start offline too.
         """
-        about: dict[str, Any] = {
-            "name": name,
+        settings: dict[str, Any] = {
+            "name": about.name,
             "dir": run.path,
             "project": self.project,
             "entity": self.entity,
-            "group": group,
-            "job_type": job_type,
-            "tags": list(dict.fromkeys([*labels.values(), *self.tags])),
-            "config": {**config, "labels": dict(labels)},
+            "group": about.group,
+            "job_type": about.job_type,
+            "tags": list(dict.fromkeys([*about.labels.values(), *self.tags])),
+            "config": {**about.config, "labels": dict(about.labels)},
             "id": run.result.get("wandb", {}).get("id"),  # resumes its W&B run
         }
         first = self._mode()
         modes: list[Mode] = ["online", "offline"] if first == "online" else [first]
         for mode in modes if first != "disabled" else ():
             try:
-                experiment = _begin(mode, about)
+                experiment = _begin(mode, settings)
                 url = experiment.url if mode == "online" else None  # offline, W&B would warn
                 facts = {"mode": mode, "id": experiment.id, "url": url}
                 run.update(wandb=facts | {"directory": str(Path(experiment.dir).parent)})
-                return Mirror(experiment, self.table_rows)
+                return [WandBMirror(experiment, self.table_rows)]
             except Exception as error:
                 instead = "mirrored offline" if mode == "online" else "not mirrored"
                 note_fallback(f"W&B does not start ({first_line(error)}): the run is {instead}.")
-        return None
-
-    def finish(self, exit_code: int) -> str | None:
-        """Close the W&B run, failed if `exit_code` is not 0; returns an error message or None."""
-        wandb = sys.modules.get("wandb")
-        if wandb is None or wandb.run is None:
-            return None
-        try:
-            wandb.finish(exit_code=exit_code)
-        except Exception as error:
-            with suppress(Exception):
-                wandb.teardown()  # the next job of a sweep needs a new service
-            return f"W&B does not close the run ({first_line(error)})."
-        return None
+        return []
 
     def _mode(self) -> Mode:
         """The configured mode, else WANDB_MODE, else by whether the user is logged in."""
@@ -130,73 +102,70 @@ class WandB:
             return "offline"
 
 
-class Mirror(Logger):
-    """Lightning logger of a W&B run; the first error ends the mirroring, never the run."""
+class WandBMirror(Mirror):
+    """Logger of a W&B run."""
+
+    dashboard = "W&B"
 
     def __init__(self, experiment: Any, table_rows: int) -> None:
-        super().__init__()
-        self.run, self.table_rows = experiment, table_rows
-        self.step, self.broken = 0, False
+        super().__init__(table_rows)
+        self.run = experiment
         self._defined: set[str] = set()
-
-    @property
-    def name(self) -> str:
-        """The logger's name."""
-        return "wandb"
 
     @property
     def version(self) -> str:
         """ID of the W&B run."""
         return self.run.id
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log a line of `metrics.jsonl`."""
-        self.step = int(step or 0)
-        self._guard(lambda: self._log(metrics))
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: W&B has the configuration since the start."""
-
-    def show(self, run: RunDirectory, metrics: Mapping[str, float]) -> list[str]:
-        """Upload the results of a finished run, see `wandb_media`.
-
-        `best/val/...` are val's metrics with the best weights, as a target for W&B sweeps (the
-        summary of `val/...` covers all validations); `run/...` are the numbers of result.json.
-
-        Returns:
-            A sentence for each table that was shortened.
-        """
-        notes: list[str] = []
-
-        def send() -> None:
-            media, shortened = log_run_media(run.path, run.result.get("evaluated"), self.table_rows)
-            best = {f"best/{k}": v for k, v in metrics.items() if k.startswith("val/")}
-            self._log({**best, **media})
-            numbers = {k: v for k, v in run.result.items() if type(v) in (int, float)}
-            self.run.summary.update({f"run/{k}": v for k, v in numbers.items() if k != "pid"})
-            notes.extend(shortened)
-
-        self._guard(send)
-        return notes
-
-    def _log(self, values: Mapping[str, Any]) -> None:
-        for name in values.keys() - self._defined:
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        for name in metrics.keys() - self._defined:
             if (summary := summary_of(name)) is not None:
                 self.run.define_metric(name, step_metric=STEP, summary=summary)
             self._defined.add(name)
-        self.run.log({**values, STEP: self.step})
+        self.run.log({**metrics, STEP: self.step})
 
-    def _guard(self, send: Callable[[], None]) -> None:
-        if self.broken:
-            return
+    def write_results(
+        self,
+        metrics: Mapping[str, float],
+        best: Mapping[str, float],
+        media: Mapping[str, Media],
+        numbers: Mapping[str, float],
+    ) -> None:
+        """One line; `best/val/...` are targets for W&B's sweeps, `numbers` are in the summary."""
+        self.write({**best, **{name: as_wandb(one) for name, one in media.items()}})
+        self.run.summary.update(dict(numbers))
+
+    def close(self, exit_code: int) -> str | None:
+        wandb = sys.modules["wandb"]
         try:
-            send()
+            wandb.finish(exit_code=exit_code)
         except Exception as error:
-            self.broken = True
-            note_fallback(
-                f"W&B takes no more ({first_line(error)}): the rest of the run is in its "
-                "directory only."
+            with suppress(Exception):
+                wandb.teardown()  # the next job of a sweep needs a new service
+            return f"W&B does not close the run ({first_line(error)})."
+        return None
+
+
+def as_wandb(media: Media) -> Any:
+    """The W&B object of a histogram, chart, table or page."""
+    import wandb
+
+    match media:
+        case Histogram(counts_B, edges):
+            return wandb.Histogram(np_histogram=(counts_B, edges))
+        case LineChart(series, title, x):
+            xs, ys = zip(*series.values(), strict=True)
+            # Its table stays out of the panels.
+            return wandb.plot.line_series(
+                xs, ys, list(series), title=title, xname=x, split_table=True
             )
+        case TextTable(columns, rows):
+            # Mixed types: a column may be text in one row and null in the next.
+            return wandb.Table(
+                columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True
+            )
+        case HtmlPage(file):
+            return wandb.Html(str(file), inject=False)
 
 
 def summary_of(name: str) -> Literal["max", "min"] | None:

@@ -138,7 +138,8 @@ def test_the_defaults_are_those_of_the_trl_that_is_installed():
         ("eval_strategy: no", "trainer.validations", 1),
         ("chat_template_path: my.jinja", "template.path", "my.jinja"),
         ("disable_dropout: false", "model.dropout", None),
-        ("report_to: [none]", "logger", {"_target_": "rmexp.tracking.run_directory.NoLogger"}),
+        ("report_to: [none]", "logger", {"_target_": "rmexp.tracking.mirror.NoLogger"}),
+        ("report_to: tensorboard", "logger.table_rows", 200),
         ("dataset_train_split: a", "data.path", "trl-lib/ultrafeedback_binarized:a"),
         (
             "{dataset_train_split: a, dataset_test_split: b, eval_strategy: epoch}",

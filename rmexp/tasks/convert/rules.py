@@ -8,6 +8,7 @@ from rmexp.tasks.convert.settings import KEYS, PeerSettings
 
 JINJA = (".jinja", ".j2")
 EVALUATION = ("eval_strategy", "eval_steps", "evals_per_epoch")
+LOGGERS = ("wandb", "tensorboard", "trackio", "none")
 SELECTION = ("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience")
 
 
@@ -31,10 +32,10 @@ def convert_trl(s: PeerSettings) -> None:
         s.leave("chat_template_path", "template.path is a Jinja file: chat_template.jinja in there")
     else:
         _template(s, "chat_template_path")
-    if s.take("report_to") in (["none"], ["wandb"]):
+    if s.take("report_to") in [[name] for name in LOGGERS]:
         s.put("logger", s.take("report_to")[0], "report_to")
     elif s.get("report_to"):
-        s.leave("report_to", "logger is wandb or none")
+        s.leave("report_to", f"logger is one of {', '.join(LOGGERS)}")
     _training(s, evaluates)
     trains_head = s.get("lora_task_type") == "SEQ_CLS" or s.given("lora_modules_to_save")
     if s.value("tune") == "lora" and not trains_head:
