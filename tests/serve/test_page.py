@@ -232,6 +232,10 @@ def test_keys_alone_are_enough(url, pages):
             page.keyboard.type(expected)
     page.keyboard.press("Control+Enter")
     shown(page, 2)
+    page.get_by_label("Answer 2", exact=True).fill("Answer 1")
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("The best answers have the same reward.").wait_for()
+    page.get_by_label("Answer 2", exact=True).fill("Answer 2")
     page.get_by_role("button", name="Add an answer").press("Enter")
     assert page.evaluate(name) == "Answer 3"
     page.get_by_role("button", name="Remove answer 1").press("Space")

@@ -198,6 +198,7 @@ function show(responses, { raw, normalised, probability, rating }) {
 
 function summary([first, second], { rewards, probabilities }) {
   if (second === undefined) return `The reward is ${rewards[first].toFixed(3)}.`;
+  if (rewards[first] === rewards[second]) return "The best answers have the same reward.";
   const best = `Answer ${first + 1} has the highest reward`;
   if (!probabilities) return `${best}.`;
   const sure = probabilities[first][second].toFixed(3);
