@@ -66,6 +66,9 @@ HEAD_TARGET = "rmexp.models.tuning.Head"
 TRAIN_TARGET = "rmexp.tasks.train.train"
 """task=train."""
 
+IMPROVE_TARGET = "rmexp.tasks.improve.improve"
+"""task=improve."""
+
 SINGLE_PROCESS = {"strategy": "single", "devices": 1, "num_nodes": 1}
 """One process on one machine, as keys of `trainer`."""
 

@@ -71,10 +71,14 @@ def logs_metrics(config: DictConfig) -> bool:
 
 def _check_target(path: str, node: DictConfig) -> None:
     parameters, hints = arguments_of(locate(path, node["_target_"]))
+    names = list(parameters)
+    if path == "task":  # its keys may be fields of its input groups
+        hints = task_inputs(node["_target_"], with_checkpoint=True)
+        names = list(hints)
     own = ("name",) if path == "task" else ()  # the task's name is rmexp's
     for key in (k for k in map(str, node) if not k.startswith("_") and k not in own):
-        if key not in parameters:
-            raise UserError(f"There is no key {path}.{key}{suggest(key, list(parameters))}.")
+        if key not in names:
+            raise UserError(f"There is no key {path}.{key}{suggest(key, names)}.")
         if OmegaConf.is_missing(node, key):
             raise UserError(f"{path}.{key} is needed: give {path}.{key}=VALUE.")
         value = node[key]
@@ -156,7 +160,9 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
         used = {"task", "logger", *inputs}
-        if part in {"checkpoint", "source", "out", "hub", "runs", "policy", *GROUPS} - used:
+        own = {"checkpoint", "source", "out", "hub", "runs", "policy", *GROUPS}
+        trusts = key == "model.trust_remote_code" and config.checkpoint is not None
+        if part in own - used and not trusts:
             raise UserError(f"{who} does not use {part}: leave out {key}.")
         if part == "task" and "." in key and key.split(".")[1] not in inputs:
             raise UserError(f"{who} does not use {key}: leave it out.")

@@ -1,6 +1,7 @@
 """Checks of a job that need its parts: what is missing, out of range, or does not fit together."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp.config.compose import build, without_hydra
-from rmexp.config.schema import SINGLE_PROCESS, TRAIN_TARGET
+from rmexp.config.schema import IMPROVE_TARGET, SINGLE_PROCESS, TRAIN_TARGET
 from rmexp.config.task_inputs import task_inputs
 from rmexp.config.validate import (
     check_config,
@@ -80,6 +81,8 @@ class JobChecker:
             completed, facts = _with_checkpoint(config, overrides)
             check_config(completed, self._valid)
             job = dataclasses.replace(job, config=completed, inherited=facts)
+        if config.task["_target_"] == IMPROVE_TARGET:
+            self._check_improve(config)
         if config.runs is not None and config.task.name != "status":
             _check_runs(config.runs)
         if config.checkpoint is None:
@@ -146,11 +149,31 @@ class JobChecker:
             if not (directory / name).is_file():
                 raise UserError(f"resume={directory}: cannot be resumed, {name} is missing.")
         saved = resumed_config(config, overrides)
-        if saved.task["_target_"] != TRAIN_TARGET:
+        if saved.task["_target_"] not in (TRAIN_TARGET, IMPROVE_TARGET):
             raise UserError(f"resume={directory}: only training resumes, and that is another task.")
-        parts = {group: build(saved[group]) for group in ("trainer", "tune", "model", "logger")}
+        build(saved.logger).check()
+        if saved.task["_target_"] == IMPROVE_TARGET:
+            self._check_improve(saved)
+            return
+        parts = {group: build(saved[group]) for group in ("trainer", "tune", "model")}
         self._check_devices(parts, "train")
-        parts["logger"].check()
+
+    def _check_improve(self, config: DictConfig) -> None:
+        """Check the policy, the gold and the trained part of task=improve, and that TRL is here."""
+        from rmexp.models.tuning import Full, LoRA
+        from rmexp.policy.policy_model import policy_model
+
+        if importlib.util.find_spec("trl") is None:
+            raise UserError("task=improve is not installed: pip install 'rmexp[rl]'.")
+        if not isinstance(self._build("tune", config.tune), (Full, LoRA)):
+            raise UserError(
+                "A policy trains with tune=lora or tune=full; tune=head and "
+                "tune=last_layers are for reward models."
+            )
+        policy_model(config.policy, config.cache).check()
+        gold = config.task.gold
+        if gold is not None and not Path(gold).expanduser().is_dir():
+            raise UserError(f"task.gold={gold}: there is no such directory.")
 
     def _build(self, group: str, node: DictConfig) -> Any:
         """The object of a group, shared by all jobs with the same settings."""

@@ -18,7 +18,7 @@ def print_closing(
     """Print the closing table and the paths; if `brief`, the main metrics of a sweep's job."""
     if metrics and brief:
         reporter.say(", ".join(headlines(metrics)))
-    elif metrics:
+    elif _sets(metrics):  # other tasks print tables of their own
         reporter.console.print(closing_table(metrics))
     rows = [("run", relative_path(run.path))]
     rows += [

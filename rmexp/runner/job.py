@@ -171,6 +171,7 @@ def run_job(
                     "runs": job.config.runs,
                     "policy": config.policy,
                     "cache": config.cache,
+                    "trust": Trust.of(config),
                     "exports": facts["sweep"] is None or config.sweep.export == "all",
                 }
                 metrics = _call(config, offered, work)

@@ -61,7 +61,8 @@ def settle_config(job: JobSpec) -> tuple[DictConfig, dict[str, Any]]:
     if config.resume is not None:
         config = resumed_config(config, job.overrides)
         old = json.loads((Path(config.resume) / "result.json").read_bytes())
-        return config, {key: old[key] for key in ("task", "labels", "name", "sweep", "fingerprint")}
+        known = {key: old[key] for key in ("task", "labels", "name", "sweep", "fingerprint")}
+        return config, known | {"checkpoint": config.checkpoint}
     task = config.task.name
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}
     facts: dict[str, Any] = {"task": task, "sweep": job.sweep, "fingerprint": job.fingerprint}
