@@ -77,10 +77,8 @@ class Answers:
 
     def gold_repeats_proxy(self) -> bool:
         """Whether the gold gives the proxy's own rewards."""
-        names = ("gold", "proxy")
-        return all(name in self.values for name in names) and np.allclose(
-            *(self.values[name] for name in names), atol=1e-4, equal_nan=True
-        )
+        proxy, gold = self.values["proxy"], self.values.get("gold")
+        return gold is not None and np.allclose(gold, proxy, atol=1e-4, equal_nan=True)
 
 
 FIXED = ("id", "prompt", "response", "tokens", "token_ids", "finished")

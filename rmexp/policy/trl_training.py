@@ -6,7 +6,7 @@ a reward function of weight 0 is logged without training.
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,9 @@ class RunCallback(TrainerCallback):
     def __init__(self, loggers: Sequence[Any], folder: Path, reporter: Reporter) -> None:
         self.loggers, self.folder, self.reporter = loggers, folder, reporter
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **more: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Log what has a value; the closing line of a training is its means, and is left out."""
+        logs: dict[str, Any] = more["logs"]
         if "train_runtime" in logs:
             return
         values = {

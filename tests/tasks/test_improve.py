@@ -147,8 +147,8 @@ def test_a_run_that_was_stopped_resumes_to_the_same_policy(home, done, improve, 
     run, _ = done
     on_log = RunCallback.on_log
 
-    def stop(self, args, state, control, logs, **more):
-        on_log(self, args, state, control, logs, **more)
+    def stop(self, args, state, control, **more):
+        on_log(self, args, state, control, **more)
         if state.global_step == 3:
             raise KeyboardInterrupt
 
