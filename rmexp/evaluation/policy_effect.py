@@ -68,9 +68,13 @@ class PolicyEffect:
         found: dict[str, float] = {}
         for name, change in self.changes.items():
             d = change.difference
-            moved = Estimate(d.value, lambda d=d: (d.low, d.high))
-            for end, one in (("before", change.before), ("after", change.after), ("change", moved)):
-                found |= one.named(f"{split}/{name}_{end}")
+            for end, (value, low, high) in (
+                ("before", change.before),
+                ("after", change.after),
+                ("change", (d.value, d.low, d.high)),
+            ):
+                key = f"{split}/{name}_{end}"
+                found |= {key: value, f"{key}_low": low, f"{key}_high": high}
             found[f"{split}/{name}_change_p"] = d.p
         for name, one in self.estimates.items():
             found |= one.named(f"{split}/{name}")

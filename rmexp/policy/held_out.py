@@ -13,11 +13,11 @@ import torch
 from rmexp.core.atomic_file import replace_file
 from rmexp.evaluation.policy_effect import Measured, distinct_n
 from rmexp.policy.policy_model import end_tokens
-from rmexp.policy.prompts import Prompt
+from rmexp.policy.prompts import PolicyPrompt
 from rmexp.policy.rewards import AnswerGroup, AnswerRewards
 from rmexp.policy.sampling import Decoding, Sampled, sample_responses
 
-TOGETHER = 8
+PROMPTS_TOGETHER = 8
 """Prompts whose answers are sampled or scored in one call."""
 
 
@@ -32,7 +32,7 @@ class Answers:
         values: name -> (N,) rewards and other numbers, NaN where an answer has none.
     """
 
-    prompts: Sequence[Prompt]
+    prompts: Sequence[PolicyPrompt]
     texts: Sequence[str]
     tokens: Sequence[Sequence[int]]
     finished_N: np.ndarray
@@ -81,11 +81,11 @@ class Answers:
         return gold is not None and np.allclose(gold, proxy, atol=1e-4, equal_nan=True)
 
 
-FIXED = ("id", "prompt", "response", "tokens", "token_ids", "finished")
+ANSWER_COLUMNS = ("id", "prompt", "response", "tokens", "token_ids", "finished")
 """Columns of an answers file; the others are `values`."""
 
 
-def read_answers(file: Path, prompts: Sequence[Prompt]) -> Answers:
+def read_answers(file: Path, prompts: Sequence[PolicyPrompt]) -> Answers:
     """The answers that `Answers.save` wrote, to these prompts."""
     table = pyarrow.parquet.read_table(file)
     return Answers(
@@ -93,14 +93,14 @@ def read_answers(file: Path, prompts: Sequence[Prompt]) -> Answers:
         table["response"].to_pylist(),
         table["token_ids"].to_pylist(),
         table["finished"].to_numpy(zero_copy_only=False),
-        {n: table[n].to_numpy() for n in table.column_names if n not in FIXED},
+        {n: table[n].to_numpy() for n in table.column_names if n not in ANSWER_COLUMNS},
     )
 
 
 def sample_answers(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PolicyPrompt],
     count: int,
     decoding: Decoding,
     seed: int,
@@ -111,8 +111,8 @@ def sample_answers(
     Two policies draw with the same random numbers, which makes their difference more precise.
     """
     sampled: list[Sampled] = []
-    for start in range(0, len(prompts), TOGETHER):
-        part = prompts[start : start + TOGETHER]
+    for start in range(0, len(prompts), PROMPTS_TOGETHER):
+        part = prompts[start : start + PROMPTS_TOGETHER]
         ids = [prompt_tokens(tokenizer, prompt) for prompt in part]
         keys = [prompt.key for prompt in part]
         ends = end_tokens(model, tokenizer)
@@ -124,7 +124,7 @@ def sample_answers(
     return texts, tokens, np.array([not one.cut for one in sampled])
 
 
-def prompt_tokens(tokenizer: Any, prompt: Prompt) -> list[int]:
+def prompt_tokens(tokenizer: Any, prompt: PolicyPrompt) -> list[int]:
     """A prompt as the policy reads it, up to the start of its answer."""
     return tokenizer.apply_chat_template(
         list(prompt.messages), add_generation_prompt=True, return_dict=False
@@ -132,7 +132,10 @@ def prompt_tokens(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 def score_answers(
-    prompts: Sequence[Prompt], texts: Sequence[str], finished_N: np.ndarray, rewards: AnswerRewards
+    prompts: Sequence[PolicyPrompt],
+    texts: Sequence[str],
+    finished_N: np.ndarray,
+    rewards: AnswerRewards,
 ) -> np.ndarray:
     """(N,) the rewards of the answers to each prompt."""
     count = len(texts) // len(prompts)
@@ -145,8 +148,8 @@ def score_answers(
         for n, p in enumerate(prompts)
     ]
     found: list[float] = []
-    for start in range(0, len(groups), TOGETHER):
-        found += rewards(groups[start : start + TOGETHER])
+    for start in range(0, len(groups), PROMPTS_TOGETHER):
+        found += rewards(groups[start : start + PROMPTS_TOGETHER])
     return np.array(found)
 
 

@@ -22,7 +22,7 @@ from rmexp.policy.held_out import (
     score_answers,
 )
 from rmexp.policy.policy_model import PolicyModel, end_tokens
-from rmexp.policy.prompts import Prompt
+from rmexp.policy.prompts import PolicyPrompt
 from rmexp.policy.rewards import AnswerRewards, RewardFunction, ShuffledRewards
 from rmexp.policy.sampling import Decoding
 from rmexp.policy.settings import PolicyInputs
@@ -53,8 +53,8 @@ class PolicyImprovement:
     model: Any
     inputs: PolicyInputs
     judges: dict[str, AnswerRewards]
-    train: Sequence[Prompt]
-    held_out: Sequence[Prompt]
+    train: Sequence[PolicyPrompt]
+    held_out: Sequence[PolicyPrompt]
     answers: int
     seed: int
     reporter: Reporter

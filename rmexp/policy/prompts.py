@@ -15,7 +15,7 @@ from rmexp.inference.checkpoint import is_run, saved_config
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PolicyPrompt:
     """A prompt; `key` is that of the comparisons that have it."""
 
     key: str
@@ -24,7 +24,7 @@ class Prompt:
 
 def split_prompts(
     data: ComparisonData, seed: int, progress: Callable[[str, int], None]
-) -> dict[str, list[Prompt]]:
+) -> dict[str, list[PolicyPrompt]]:
     """Split -> its prompts, each once, in the order of the rows; loads no tokenizer.
 
     Raises:
@@ -48,12 +48,14 @@ def split_prompts(
         note_fallback(
             "data.template and data.system are not used: the policy has its own template."
         )
-    return {name: [Prompt(key, messages[key]) for key in found] for name, found in wanted.items()}
+    return {
+        name: [PolicyPrompt(key, messages[key]) for key in found] for name, found in wanted.items()
+    }
 
 
 def answerable(
-    prompts: Sequence[Prompt], tokenizer: Any, room: int | None
-) -> tuple[list[Prompt], list[str]]:
+    prompts: Sequence[PolicyPrompt], tokenizer: Any, room: int | None
+) -> tuple[list[PolicyPrompt], list[str]]:
     """The prompts that a policy can answer, and a sentence for each reason that leaves some out.
 
     Args:
@@ -110,7 +112,7 @@ def training_prompts(
 
 
 def overlap_note(
-    who: str, trained: frozenset[str] | None, held_out: Iterable[Prompt]
+    who: str, trained: frozenset[str] | None, held_out: Iterable[PolicyPrompt]
 ) -> str | None:
     """A sentence on held-out prompts that a reward model was trained on; None if there are none."""
     if trained is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rmexp.comparison import Comparison, Message
 from rmexp.core.errors import UserError
-from rmexp.data.reader import RowReport
+from rmexp.data.row_report import RowReport
 from rmexp.inference.scorer import Scorer
 
 CutAnswers = Literal["closed", "open"]

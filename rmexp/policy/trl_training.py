@@ -20,14 +20,14 @@ from transformers import PrinterCallback, TrainerCallback
 from rmexp.core.atomic_file import replace_file
 from rmexp.core.console import Reporter
 from rmexp.models.tuning import LoRA
-from rmexp.policy.prompts import Prompt
+from rmexp.policy.prompts import PolicyPrompt
 from rmexp.policy.rewards import RewardFunction, ShuffledRewards
 from rmexp.policy.settings import PolicyInputs, RLSettings
 
-POINTER = "last.ckpt"
+RESUME_FILE = "last.ckpt"
 """File in checkpoints/ that names the checkpoint to resume from; it is written after all of it."""
 
-TIMES = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 """What TRL logs that differs between equal runs; metrics.jsonl has no times."""
 
 
@@ -69,7 +69,7 @@ class RunCallback(TrainerCallback):
         values = {
             f"train/{name}": float(value)
             for name, value in logs.items()
-            if name not in TIMES and isinstance(value, (int, float))
+            if name not in TIMINGS and isinstance(value, (int, float))
         }
         for logger in self.loggers:
             logger.log_metrics(dict(values), state.global_step)
@@ -80,13 +80,13 @@ class RunCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Name the checkpoint that was just completed as the one to resume from."""
         content = {"checkpoint": f"checkpoint-{state.global_step}", "step": state.global_step}
-        with replace_file(self.folder / POINTER) as temporary:
+        with replace_file(self.folder / RESUME_FILE) as temporary:
             temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def resume_point(folder: Path) -> tuple[Path | None, int]:
     """The last complete checkpoint and its step; None and 0 if there is none yet."""
-    file = folder / POINTER
+    file = folder / RESUME_FILE
     if not file.is_file():
         return None, 0
     content = json.loads(file.read_bytes())
@@ -96,7 +96,7 @@ def resume_point(folder: Path) -> tuple[Path | None, int]:
 def train_policy(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PolicyPrompt],
     functions: Sequence[RewardFunction | ShuffledRewards],
     weights: Sequence[float],
     inputs: PolicyInputs,
@@ -194,7 +194,9 @@ def _lora_config(tune: LoRA) -> Any:
     )
 
 
-def _steps_data(prompts: Sequence[Prompt], settings: RLSettings, seed: int) -> datasets.Dataset:
+def _steps_data(
+    prompts: Sequence[PolicyPrompt], settings: RLSettings, seed: int
+) -> datasets.Dataset:
     """The prompts of all steps in a row: with one epoch, a resumed run finds its place exactly."""
     rng, needed = np.random.default_rng(seed), settings.steps * settings.prompts_per_step
     epochs = -(-needed // len(prompts))

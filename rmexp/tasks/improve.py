@@ -22,7 +22,7 @@ from rmexp.policy.held_out import Answers
 from rmexp.policy.improve import PolicyImprovement
 from rmexp.policy.policy_model import context_length, policy_model
 from rmexp.policy.prompts import (
-    Prompt,
+    PolicyPrompt,
     answerable,
     overlap_note,
     split_prompts,
@@ -35,7 +35,7 @@ from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.setup import report_warnings, seed_everything
 from rmexp.training.trainer import TrainerSettings
 
-EXAMPLES = 6
+ANSWERS_SHOWN = 6
 """Prompts that the page shows with an answer before and after."""
 
 
@@ -138,8 +138,8 @@ def improve(
 
 
 def _answerable(
-    split: str, prompts: Sequence[Prompt], tokenizer: Any, room: int | None
-) -> list[Prompt]:
+    split: str, prompts: Sequence[PolicyPrompt], tokenizer: Any, room: int | None
+) -> list[PolicyPrompt]:
     """The prompts of a split that the policy can answer; others are noted.
 
     Raises:
@@ -154,7 +154,9 @@ def _answerable(
     return found
 
 
-def _overlaps(judges: Judges, compared: Sequence[Prompt], reporter: Reporter) -> Iterator[str]:
+def _overlaps(
+    judges: Judges, compared: Sequence[PolicyPrompt], reporter: Reporter
+) -> Iterator[str]:
     """Sentences on what the reward models have seen of the held-out prompts, and in common."""
     trained = {}
     for who, path in (("checkpoint", judges.checkpoint), ("gold", judges.gold)):
@@ -218,7 +220,7 @@ def _examples(before: Answers, after: Answers) -> Iterator[dict[str, Any]]:
     """An answer before and after to the prompts whose proxy rose most."""
     count = len(before.texts) // len(before.prompts)
     gains_P = (after.values["proxy"] - before.values["proxy"]).reshape(-1, count).mean(1)
-    for number in np.argsort(-np.nan_to_num(gains_P, nan=-np.inf), kind="stable")[:EXAMPLES]:
+    for number in np.argsort(-np.nan_to_num(gains_P, nan=-np.inf), kind="stable")[:ANSWERS_SHOWN]:
         first = int(number) * count
         sides = (before, after)
         prompt = before.prompts[int(number)].messages

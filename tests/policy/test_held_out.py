@@ -8,13 +8,13 @@ import torch
 import transformers
 
 from rmexp.policy.held_out import Answers, kl_divergence, read_answers, sample_answers
-from rmexp.policy.prompts import Prompt, answerable, overlap_note
+from rmexp.policy.prompts import PolicyPrompt, answerable, overlap_note
 from rmexp.policy.sampling import Decoding
 from tests.helpers.policies import tiny_policy
 
 
 def prompt(key, text, **more):
-    return Prompt(key, ({"role": "user", "content": text, **more},))
+    return PolicyPrompt(key, ({"role": "user", "content": text, **more},))
 
 
 PROMPTS = [prompt("a", "What is rain?"), prompt("b", "And snow, on a hill?")]

@@ -10,11 +10,12 @@ from rmexp.analysis.report import plots
 from rmexp.analysis.report.render import render_page
 from rmexp.evaluation.metric_values import format_interval
 from rmexp.evaluation.policy_effect import Change, Measured, PolicyEffect
+from rmexp.evaluation.stats.bootstrap import Estimate
 from rmexp.tracking.run_directory import RunDirectory
 
-TITLES = ("mean", "before", "after", "change", "p")
+CHANGE_TITLES = ("mean", "before", "after", "change", "p")
 
-LABELS = {
+MEASURE_LABELS = {
     "proxy": "proxy (trains)",
     "gold": "gold (judges)",
     "tokens": "tokens of an answer",
@@ -22,7 +23,7 @@ LABELS = {
     "distinct_2": "distinct pairs of tokens",
 }
 
-ESTIMATES = {
+ESTIMATE_LABELS = {
     "gold_win_rate": ("gold: win rate", "answers after over answers before to the same prompt"),
     "proxy_win_rate": ("proxy: win rate", "answers after over answers before to the same prompt"),
     "gold_at_equal_length": ("gold: gain at equal length", "what the lengths do not explain"),
@@ -30,7 +31,7 @@ ESTIMATES = {
     "kl": ("KL from the initial policy", "nats an answer"),
 }
 
-CURVES = (
+TRAINING_CURVES = (
     ("rewards/proxy/mean", "Proxy by step: the mean reward of the training answers", "proxy"),
     ("rewards/gold/mean", "Gold by step: on the same answers, with weight 0", "gold"),
     ("kl", "KL from the initial policy by step", "nats a token"),
@@ -41,7 +42,7 @@ CURVES = (
 
 def improve_table(effect: PolicyEffect) -> Table:
     """The table of the page for the terminal, where only changes have intervals."""
-    found = Table(*TITLES, box=None, padding=(0, 2, 0, 0))
+    found = Table(*CHANGE_TITLES, box=None, padding=(0, 2, 0, 0))
     for label, before, after, *others in _rows(effect):
         found.add_row(label, before.split()[0], after.split()[0], *others)
     return found
@@ -50,8 +51,8 @@ def improve_table(effect: PolicyEffect) -> Table:
 def estimate_lines(effect: PolicyEffect) -> list[tuple[str, str, str]]:
     """Label, value with its interval, and what it is of."""
     return [
-        (label, format_interval(*effect.estimates[name], digits=3), note)
-        for name, (label, note) in ESTIMATES.items()
+        (label, _shown(effect.estimates[name]), note)
+        for name, (label, note) in ESTIMATE_LABELS.items()
         if name in effect.estimates
     ]
 
@@ -87,7 +88,7 @@ def write_improve_page(
         said=said,
         notes=run.result.get("fallbacks", []),
         split=split,
-        titles=TITLES,
+        titles=CHANGE_TITLES,
         rows=list(_rows(effect)),
         prompts=effect.changes["proxy"].difference.prompts,
         estimates=estimate_lines(effect),
@@ -103,12 +104,16 @@ def _rows(effect: PolicyEffect) -> Iterator[tuple[str, ...]]:
     for name, change in effect.changes.items():
         d = change.difference
         yield (
-            LABELS.get(name, name),
-            format_interval(*change.before, digits=3),
-            format_interval(*change.after, digits=3),
+            MEASURE_LABELS.get(name, name),
+            _shown(change.before),
+            _shown(change.after),
             format_interval(d.value, d.low, d.high, digits=3),
             f"{d.p:.2g}",
         )
+
+
+def _shown(one: Estimate) -> str:
+    return format_interval(one.value, one.low, one.high, digits=3)
 
 
 def _heads(effect: PolicyEffect) -> Iterator[dict[str, str]]:
@@ -117,7 +122,7 @@ def _heads(effect: PolicyEffect) -> Iterator[dict[str, str]]:
             yield _change_head(name, effect.changes[name])
     judge = "gold" if "gold" in effect.changes else "proxy"
     for key, label in ((f"{judge}_win_rate", f"win rate by {judge}"), ("kl", "KL, nats an answer")):
-        value, _, interval = format_interval(*effect.estimates[key], digits=3).partition(" ")
+        value, _, interval = _shown(effect.estimates[key]).partition(" ")
         yield {"label": label, "value": value, "note": f"95%: {interval}" if interval else ""}
     yield _change_head("tokens", effect.changes["tokens"])
 
@@ -139,7 +144,7 @@ def _histograms(before: Measured, after: Measured) -> Iterator[plots.Plot]:
 
 
 def _curves(logged: Sequence[Mapping[str, Any]]) -> Iterator[plots.Plot]:
-    for name, caption, label in CURVES:
+    for name, caption, label in TRAINING_CURVES:
         points = plots.logged_series(logged, f"train/{name}")
         if points[0]:
             drawn = plots.curves({label: points}, label)
