@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 # pip compiles the modules: where PYTHONDONTWRITEBYTECODE is set, no import would.
-PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+# Twice quiet: errors are printed, and not a warning for each index that pip's configuration names.
+PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 # Tests and lint never touch the network.
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline
 

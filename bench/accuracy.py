@@ -1,4 +1,4 @@
-"""python -m bench.accuracy [--tune full] [--seeds 3] [--steps 24]: accuracy beside TRL.
+"""python -m bench.accuracy [--tune full] [--seeds 3] [--steps 24]: accuracy compared with TRL.
 
 Both train the same part of SmolLM2-135M from the same weights on the same HH pairs in the same
 order, PAIRS pairs a step; both are judged by `task=evaluate` on the same held-out pairs. A seed is
@@ -193,7 +193,7 @@ def write() -> None:
         rmexp, trl = (np.mean([one[side][0] for one in own]) for side in SIDES)
         means.append(f"- tune={tune}, mean of {len(own)}: rmexp {rmexp:.3f}, TRL {trl:.3f}.")
     PAGE.write_text(
-        f"""# Accuracy beside TRL, in bf16
+        f"""# Accuracy compared with TRL, in bf16
 
 ```bash
 python -m bench.accuracy

@@ -13,7 +13,7 @@ MFU = {"hh-bf16": (0.30, 0.45), "hh-fp32": (0.55, None)}
 
 
 def goodput(rounds: dict[str, list[Round]]) -> str:
-    """MFU on HH, and memory beside TRL's."""
+    """MFU on HH, and memory compared with TRL's."""
     columns = (
         "work|distinct tokens a step|GEMM peak, TFLOP/s (at tokens)|goodput MFU|floor|aim|met?"
     )

@@ -169,7 +169,7 @@ def suggest(wrong: str, known: Sequence[str]) -> str:
 
 
 def option_values(name: str) -> dict[str, Any]:
-    """The keys and values of the option GROUP/NAME of conf/, where its defaults stand."""
+    """The keys and values of the option GROUP/NAME of conf/, which has its defaults."""
     register()
     group, _, choice = name.partition("/")
     values: Any = OmegaConf.to_container(compose_config([f"{group}={choice}"])[group], resolve=True)

@@ -33,7 +33,7 @@ def _inputs(function: Any, with_checkpoint: bool) -> dict[str, Any]:
 def build_inputs(
     function: Any, with_checkpoint: bool, resolve: Callable[[str], Any]
 ) -> dict[str, Any]:
-    """The arguments of a task; `resolve` gives the value of each input by its name."""
+    """The arguments of a task; `resolve` maps the name of an input to its value."""
     return {
         name: resolve(name)
         if group is None

@@ -159,7 +159,7 @@ class ComparisonData:
         """Use val as test if there are no test rows."""
         if not any(self.counts("test").values()):
             self.splits["test"] = self.splits["val"]
-            note_fallback("There is no test split: selected and judged on the same rows (val).")
+            note_fallback("There is no test split: selection and test use the same rows (val).")
 
     def drop_train(self, keep: np.ndarray, cause: str) -> None:
         """Drop the training rows that are not to `keep`, (C,) of bool, and count them."""

@@ -26,8 +26,8 @@ class RowReport:
         notes: sentences on how the sources were read.
         read_as: layout and columns -> rows, where rows are recognised by their columns.
         also: further column that is read, and as what -> rows that have it.
-        unread: column that nobody reads, and how to read it -> rows that have it.
-        others: other columns that nobody reads, the first few.
+        unread: ignored column, and how to read it -> rows that have it.
+        others: the first few of the other ignored columns.
         bad: reason -> count.
         places: reason -> the first row with it as `file:line: reason`, of the first few reasons.
         unknown_splits: split names that rows declare and that are not known -> count.

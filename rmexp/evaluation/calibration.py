@@ -154,7 +154,7 @@ class Calibration:
 
 
 def load_calibration(home: Path) -> Calibration | None:
-    """Read the calibration of a run directory or an export; None where there is none.
+    """Read the calibration of a run directory or an export; None without one.
 
     Raises:
         UserError: the file is broken.

@@ -103,12 +103,12 @@ def join_rewards(
             f"{', '.join(theirs[:EXAMPLES_SHOWN])}."
         )
     strangers = sorted({name for name, _ in rewards} - set(ids))
-    said = [
+    notes = [
         *_counted(absent, "comparisons have no reward for some response: they are left out"),
         *_counted(unfinished, "comparisons have a reward that is NaN or infinite: left out"),
         *_counted(strangers, "ids of the rewards are not in the data"),
     ]
-    return found, said
+    return found, notes
 
 
 def _counted(names: Sequence[str], what: str) -> Iterator[str]:

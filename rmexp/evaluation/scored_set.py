@@ -28,7 +28,7 @@ EVAL_COLUMNS = (
 
 @dataclass(frozen=True)
 class EvalLabels:
-    """Labels of C comparisons with N responses, P strictly judged pairs and Q ties.
+    """Labels of C comparisons with N responses, P strict pairs and Q ties.
 
     items_C      row of each comparison in the data set
     subsets_C    name of its subset
@@ -42,7 +42,7 @@ class EvalLabels:
     better_P     index of the better response
     worse_P      index of the worse response
     weights_P    weight of the judgement times weight of its row
-    tied_Q_2     pairs that people tied, which accuracy leaves out
+    tied_Q_2     tied pairs, which accuracy leaves out
     """
 
     items_C: np.ndarray

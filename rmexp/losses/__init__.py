@@ -1,4 +1,4 @@
-"""Losses: one `nn.Module` each, values and weights per judged unit, formula and source documented.
+"""Losses: one `nn.Module` each, values and weights per labelled unit, with formula and source.
 
 To add one, write a class with `needs_labels` and `forward` in any module and name it in
 `loss._target_`, or in a YAML file in conf/loss/.

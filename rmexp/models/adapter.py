@@ -1,4 +1,4 @@
-"""Directories of LoRA adapters (peft): opened over their base model, and merged into it."""
+"""Directories of LoRA adapters (peft): loaded on top of their base model and merged into it."""
 
 import json
 import warnings

@@ -56,7 +56,9 @@ def check_weights(info: Mapping[str, Any], prefix: str, where: str) -> None:
             "take the checkpoint that it was made from."
         )
     if lacking:
-        note_fallback(f"Weights that the checkpoint lacks are drawn: {_shortened(lacking)}.")
+        note_fallback(
+            f"Weights that the checkpoint lacks are initialised randomly: {_shortened(lacking)}."
+        )
 
 
 def note_unused(names: Collection[str]) -> None:

@@ -99,7 +99,7 @@ class Pretrained:
             return transformers.AutoTokenizer.from_pretrained(source, **self._options())
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
-        """The reward model in fp32, with embeddings for all tokens and a loaded or drawn head.
+        """The reward model in fp32, with embeddings for all tokens and a loaded or fresh head.
 
         Raises:
             UserError: no sequence-classification form, several labels, or not loadable.

@@ -45,9 +45,9 @@ class ModelFacts:
     """What loading found out about a model.
 
     Attributes:
-        fresh_head: the head's weights were drawn, not loaded.
-        only_head_drawn: no weights but the head's were drawn, so that models of other seeds have
-            the same backbone.
+        fresh_head: the head was initialised randomly, not loaded.
+        only_head_drawn: no weights but the head's were initialised randomly: models of other
+            seeds have the same backbone.
         size: number of parameters, without LoRA's.
         attends_to_future: a token's hidden state depends on later tokens.
         padded_attention: the attention implementation for padded rows.
@@ -77,10 +77,10 @@ class RewardHead(nn.Linear):
 
 
 def prepare_model(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
-    """Fit a loaded classifier to the tokenizer, draw a fresh head, and record the model's facts.
+    """Fit a loaded classifier to the tokenizer, initialise a fresh head, and record its facts.
 
     Args:
-        seed: draws a fresh head and the rows of new embeddings.
+        seed: of a fresh head and of the rows of new embeddings.
         fresh_head: the checkpoint had no weights for the head.
 
     Raises:

@@ -27,7 +27,7 @@ def announce(
     """Print the grid and how many jobs there are; measure a step, and estimate time and disk.
 
     Args:
-        cells: its jobs; of a search, one that stands for all.
+        cells: its jobs; of a search, one job that represents all.
         launcher: the option of hydra/launcher; nothing is measured for other machines.
         trials: how many jobs a search proposes.
 

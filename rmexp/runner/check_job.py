@@ -27,7 +27,7 @@ INHERITED = ("loss", "trainer", "template", "model", "data")
 
 
 class JobChecker:
-    """Checks the jobs of a command; parts that jobs have in common are checked and built once.
+    """Checks the jobs of a command; parts that several jobs share are checked and built once.
 
     Args:
         launcher: the option of hydra/launcher.

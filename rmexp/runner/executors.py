@@ -53,7 +53,7 @@ class InlineExecutor:
     """One after the other, in this process.
 
     Args:
-        reporter: shared by all jobs, which print what they have in common once.
+        reporter: shared by all jobs, so that lines common to all are printed once.
     """
 
     def __init__(self, reporter: Reporter) -> None:

@@ -22,7 +22,7 @@ from rmexp.tracking.run_state import State
 from rmexp.training.finish import export_saved_run, remove_checkpoints, report_saved_run
 
 JUDGED_BY = ("accuracy", "spearman", "label_auc")
-"""Metrics that runs with different losses have in common; the first that all have counts."""
+"""Metrics that are comparable between losses; the first one that all runs have is used."""
 
 REPLICATES = ("seed", "data.fold")
 """Keys in which the runs of one setting differ."""

@@ -54,7 +54,7 @@ class HeadGroup:
 
 
 def _fit(jobs: Sequence[JobSpec], reporter: Reporter) -> list[RemainingWork | None]:
-    """Train the heads; returns the rest of each job's task, None for all of it.
+    """Train the heads; returns the remaining work of each job, None for the whole task.
 
     If they cannot train together, each job runs alone and reports its own error.
     """

@@ -103,7 +103,7 @@ def run_job(
     started this process, it joins them.
 
     Args:
-        work: what is left of the task, if a part of it was done together with other jobs.
+        work: the remaining part of the task, if the rest ran together with other jobs.
 
     Returns:
         The metrics.

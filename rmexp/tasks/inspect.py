@@ -33,8 +33,8 @@ def inspect(
 
     Args:
         model: for its tokenizer.
-        data: bad rows are reported, whatever `data.on_bad_row` is; where none can be used, what
-            the rows are is all that is said.
+        data: bad rows are reported for any `data.on_bad_row`; if no row can be used, only the
+            description of the source is printed.
         labels: the chosen option of each group, for the title.
         against: evaluation sets whose prompts should not be in the data.
 

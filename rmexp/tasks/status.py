@@ -76,5 +76,5 @@ def _step(state: State) -> str:
 
 def _note(state: State) -> str:
     if state.status == "dead":
-        return f"no sign of life since {state.result.get('heartbeat') or 'its start'}"
+        return f"no heartbeat since {state.result.get('heartbeat') or 'its start'}"
     return headline(state)

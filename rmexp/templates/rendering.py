@@ -151,7 +151,7 @@ def _lines(error: Exception) -> list[str]:
 
 
 def omits_thinking(comparison: Comparison, texts: Sequence[str]) -> bool:
-    """Whether the template removes what stands before </think> in an answer."""
+    """Whether the template removes the text before </think> in an answer."""
     for response, text in zip(comparison.responses, texts, strict=True):
         content = response[-1].get("content") if response else None
         thinking, _, _ = (content if isinstance(content, str) else "").rpartition("</think>")

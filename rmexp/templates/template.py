@@ -92,7 +92,7 @@ class Template:
         """
         tokenizer.chat_template = self._bake(self._find(tokenizer), tokenizer)
         tokenizer.padding_side = "right"
-        said = choose_pad_token(tokenizer)
+        note = choose_pad_token(tokenizer)
         try:
             _check_renders(tokenizer)
         except UserError as error:
@@ -101,7 +101,7 @@ class Template:
         # A family's own template may write tags that its tokenizer splits, but not <|these|>.
         given = self.source is not None or self.path is not None
         _check_tags(tokenizer, TAG if given else SPECIAL_TAG)
-        return said
+        return note
 
     def _find(self, tokenizer: Any) -> str:
         if self.path is not None:

@@ -25,7 +25,7 @@ PREDICTIONS = {
     "reward": "float64",
     "subset": "string",
     "tokens": "int32",
-    "rating": "float64",  # null: nobody rated it
+    "rating": "float64",  # null: unrated
     "prompt": "string",  # a hash of the prompt, independent of the template
 }
 
@@ -128,7 +128,7 @@ class Judgements:
     ids_P better_P worse_P   the comparison, and the indices of the two responses in it
     prompts_P                a hash of the prompt: the cluster
     weights_P                weight in every mean
-    tied                     number of pairs that people tied, which are left out
+    tied                     number of tied pairs, which are left out
     """
 
     contents_P: np.ndarray

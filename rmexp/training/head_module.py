@@ -38,7 +38,7 @@ class HeadOnly(nn.Module):
 
 
 def copy_head(model: Any, seed: int) -> HeadOnly:
-    """The model's head; a fresh head is drawn anew by `seed`."""
+    """The model's head; a fresh head is initialised from `seed`."""
     alone = HeadOnly(model.score.in_features, 1, model.score.bias is not None)
     if model.score.facts.fresh_head:
         draw_head(alone.score, seed)

@@ -1,4 +1,4 @@
-"""The LightningModule: one loader item is one update, whatever its micro-batches and processes."""
+"""The LightningModule: a loader item is one update, for any number of processes."""
 
 import contextlib
 import functools

@@ -146,7 +146,7 @@ def fit_heads(
     shared = prepare(source, template, data, seed, reporter)
     device, precision = trainer.device(), trainer.resolved_precision()
     network, layout = open_model(source, shared, seed, device, tune)
-    # A seed that draws frozen weights too gives each run a model of its own.
+    # If the seed initialises frozen weights too, each run has its own model.
     one_model = model_facts(network).only_head_drawn or len({run.seed for run in runs}) == 1
     if not (one_model and head_is_linear(network)):
         return []

@@ -237,7 +237,7 @@ FINE = {
         ({"duplicates": {"rows": 2, "share": 0.02}}, "2 rows (2.0%) repeat an earlier row."),
         (
             {"contradictions": {"pairs": 2, "judged": 100, "share": 0.02}},
-            "2 of 100 judged pairs (2.0%) are judged both ways",
+            "2 of 100 labelled pairs (2.0%) have contradictory labels",
         ),
         ({"length_bias": {"longer_wins": 0.66}}, "Length alone explains 66.0% of the pairs (the l"),
         ({"length_bias": {"longer_wins": 0.34}}, "Length alone explains 66.0% of the pairs (the s"),

@@ -447,7 +447,7 @@ def test_a_tree_gives_a_comparison_for_every_prompt_with_ranked_answers():
         (
             "helpsteer3",
             {"overall_preference": "much"},
-            "overall_preference is 'much', not a number",
+            "overall_preference is not a number ('much')",
         ),
         ("ultrafeedback", {"completions": []}, "completions must be a list of objects"),
         (
@@ -458,11 +458,11 @@ def test_a_tree_gives_a_comparison_for_every_prompt_with_ranked_answers():
         (
             "ultrafeedback",
             {"completions": [completion("a", "1", "good", "1", "1")]},
-            "completions[0].annotations.honesty.Rating is 'good', not a number",
+            "completions[0].annotations.honesty.Rating is not a number ('good')",
         ),
         ("helpsteer2", {"verbosity": None}, "field 'verbosity' is missing, which the rating is"),
         ("nectar", {"prompt": "Q"}, "prompt is no dialogue of Human: and Assistant: turns"),
-        ("nectar", {"answers": [{"answer": "a"}]}, "answers[0].rank is None, not a number"),
+        ("nectar", {"answers": [{"answer": "a"}]}, "answers[0].rank is not a number (None)"),
         ("stepwise", {"labels": [True]}, "3 completions but 1 labels"),
         ("stepwise", {"completions": ["a", " ", "c"]}, "completions[1] is empty"),
         ("finegrained_rlhf", {"preference": [1]}, "3 responses make 3 pairs, but preference has 1"),

@@ -202,11 +202,11 @@ def test_hh_keeps_all_earlier_turns():
         ),
         (
             {"prompt": "Q", "chosen": "a", "rejected": "b", "rating": "good"},
-            "rating is 'good', not a number",
+            "rating is not a number ('good')",
         ),
         (
             {"prompt": "Q", "chosen": "a", "rejected": "b", "rating": "4/5"},
-            "rating is '4/5', not a number: write 4, where all rows have the scale to 5",
+            "rating is not a number ('4/5'): write 4, where all rows have the scale to 5",
         ),
         (
             {"prompt": "Q", "chosen": "a", "rejected": "b", "margin": float("inf")},

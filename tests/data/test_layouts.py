@@ -71,6 +71,17 @@ PAIRS = {
         {"chosen": [ASKED, YES], "rejected": [ASKED, NO], "prompt": None},
         {"chosen": HH_YES, "rejected": HH_NO},
         {"dataset": "all", "chosen": [ASKED, YES], "rejected": [ASKED, NO]},
+        {"conversations": [shared("human", "Q"), shared("gpt", "yes")],
+         "rejected_conversations": [shared("human", "Q"), shared("gpt", "no")]},
+        {"chosen_conversations": [ASKED, YES], "rejected_conversations": [ASKED, NO]},
+    ],
+    "openai_preference": [
+        {"input": {"messages": [ASKED], "tools": [], "parallel_tool_calls": True},
+         "preferred_output": [YES], "non_preferred_output": [NO]},
+    ],
+    "distilabel": [
+        {"input": "Q", **PAIR, "generations": ["yes", "no"], "order": ["chosen", "rejected"],
+         "rating": [9.0, 7.0], "labelling_prompt": [SYSTEM]},
     ],
     "ms_swift": [{"messages": [ASKED, YES], "rejected_response": "no"}],
     "ms_swift_dialogues": [{"messages": [ASKED, YES], "rejected_messages": [ASKED, NO]}],
@@ -81,6 +92,11 @@ PAIRS = {
         {"question": "Q", "response_A": "no", "response_B": "yes", "label": "B>A"},
         {"prompt": "Q", "response_0": "no", "response_1": "yes", "better_response_id": 1},
         {"prompt": "Q", "output_a": "yes", "output_b": "no", "winner": "model_a"},
+        {"prompt": "Q", "response_1": "no", "response_2": "yes", "winner": "model_b"},
+        {"prompt": "Q", "left": "yes", "right": "no", "choice": "left"},
+        {"prompt": "Q", "A": "no", "B": "yes", "label": "B"},
+        {"prompt": "Q", **TWO, "preference": "B is much better"},
+        {"prompt": "Q", "output_1": "yes", "output_2": "no", "preference": 1.0},
     ],
     "winner_of_dialogues": [
         {"conversation_a": [ASKED, NO], "conversation_b": [ASKED, YES], "winner": "model_b"}
@@ -154,6 +170,14 @@ def test_a_pair_in_the_layout_of_a_public_data_set(layout, row):
             {"conversations": [shared("human", "Q"), shared("gpt", "a")], "kto_tag": True},
             (1,),
         ),
+        ("rated_response", {"user_prompt": "Q", "model_response": "a", "score": 50}, (50,)),
+        ("rated_response", {"problem": "Q", "solution": "a", "is_correct": True}, (1,)),
+        (
+            "scored_objects",
+            {"question": "Q", "answers": [{"text": "a", "pm_score": 5}, {"text": "b",
+                                           "pm_score": 1}]},
+            (5, 1),
+        ),
         ("response", {"prompt": "Q", "answer": "yes"}, None),
     ],
 )  # fmt: skip
@@ -161,6 +185,34 @@ def test_ratings_in_the_layout_of_a_public_data_set(layout, row, ratings):
     assert Auto().reading(row).layout == layout
     found = Auto()(row)
     assert (found.ratings, found.prompt[0]["content"]) == (ratings, "Q")
+
+
+@pytest.mark.parametrize(
+    ("preference", "shares"),
+    [(1.5, (0, 0, 1)), ("1.5", (0, 0, 1)), (1.25, (0.75, 0.25, 0)), (2.0, (0, 1, 0))],
+)
+def test_a_number_between_two_answers_is_a_share_of_votes(preference, shares):
+    row = {"prompt": "Q", "output_1": "a", "output_2": "b", "preference": preference}
+    assert Auto()(row).judgements[0].shares == shares
+
+
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        (
+            {"prompt": "Q", "response": "a", "helpfulness": 3, "source": "x"},
+            ["helpfulness ignored: say data.fields.rating=helpfulness if it rates the response"],
+        ),
+        (
+            {"prompt": "Q", "response_1": "a", "response_2": "b", "response_3": "c", "score_1": 1,
+             "score_2": 2, "score_3": 3},
+            ["response_3 ignored: K answers are a list in one column, responses"],
+        ),
+        ({"prompt": "Q", **TWO, "label": "a"}, []),
+    ],
+)  # fmt: skip
+def test_columns_that_matter_and_are_ignored_are_named(row, unread):
+    assert Auto().reading(row).unread == unread
 
 
 def test_alpaca_input_and_history_are_parts_of_the_prompt():
@@ -221,11 +273,14 @@ def test_dialogues_count_beside_the_text_of_their_prompt():
         ({"prompt": "Q", "chosen": 1, "rejected": 2}, {}, "should be text or messages"),
         ({"prompt": "Q", **PAIR, "margin": 10**400}, {}, "margin is "),
         ({"prompt": "Q", **PAIR, "margin": 1e300}, {}, "within single precision"),
-        ({"prompt": "Q", **PAIR, "weight": True}, {}, "weight is True, not a number"),
+        ({"prompt": "Q", **PAIR, "weight": True}, {}, "weight is not a number (True)"),
         ({"prompt": "Q", **PAIR, "subset": "\ud83d"}, {}, "subset is not valid Unicode"),
         ({"prompt": json.dumps([said("user", [[]])]).replace("[]", "[" * 300 + "]" * 300), **PAIR},
          {}, "nested more than 100 deep"),
         ({"foo": "a"}, {}, "no layout has these columns"),
+        ({"question": {"full_text": "Q"}, **TWO}, {}, "e.g. data.fields.prompt=question.text"),
+        ({"prompt": "Q", "chosen": {"text": "a"}, "rejected": {"text": "b"}}, {},
+         "name the text in it, e.g. data.fields.chosen=chosen.text"),
     ],
 )  # fmt: skip
 def test_what_is_not_certain_is_refused_with_what_decides_it(row, fields, sentence):

@@ -29,7 +29,9 @@ def test_a_pooler_or_new_embeddings_are_drawn_by_the_seed_too(tmp_path):
     )
     grown = tiny_tokenizer()
     grown.add_tokens(["<new>"])
-    with pytest.warns(UserWarning, match=r"Weights that the checkpoint lacks are drawn: bert.pool"):
+    with pytest.warns(
+        UserWarning, match=r"Weights that the checkpoint lacks are initialised randomly: bert.pool"
+    ):
         bert = from_conf("model/hf", path=str(tmp_path / "bert")).load_model(TOKENIZER, 0)
     llama = from_conf("model/hf", path=str(tmp_path / "llama")).load_model(grown, 0)
     for model in (bert, llama):

@@ -171,7 +171,7 @@ def test_what_killed_failed_and_finished_jobs_need(swept, tmp_path):
     status = copy("task=status", f"runs={there.relative_to(tmp_path)}").stdout
     assert "1 done, 1 dead, 1 failed, 1 broken" in status
     assert "OutOfMemoryError: too much" in status
-    assert "no sign of life since" in status
+    assert "no heartbeat since" in status
     done = copy(*GRID)
     assert "runs: 4 (1 done before, 1 dead, 1 failed, 1 broken)" in done.stdout
     assert [done.stdout.count(f"{s} before: restarts") for s in ("dead", "failed")] == [1, 1]

@@ -82,7 +82,7 @@ def test_what_is_said_of_one_head_is_said_once(rmexp, write_rows):
         found = result(run)
         assert len(found["shared_with"]) == 2
         assert found["fallbacks"] == [
-            "There is no test split: selected and judged on the same rows (val)."
+            "There is no test split: selection and test use the same rows (val)."
         ]
         assert found["steps"] <= found["total_steps"] == 18
 

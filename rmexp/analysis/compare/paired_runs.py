@@ -116,7 +116,7 @@ def _open(runs: Sequence[Run], name: str) -> tuple[list[OpenRun], list[SkippedRu
 def _score(
     run: Run, judged: Judgements, rewards: Rewards, responses: Rewards, name: str
 ) -> ScoredRun | SkippedRun:
-    """Join a run's rewards with the judged pairs; it is skipped if it lacks one of them.
+    """Join a run's rewards with the labelled pairs; it is skipped if it lacks one of them.
 
     Args:
         run: the run.

@@ -110,8 +110,8 @@ def _about_rows(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{again['rows']} rows ({again['share']:.1%}) repeat an earlier row."
     if contrary["share"] > CONTRADICTED:
         yield (
-            f"{contrary['pairs']} of {contrary['judged']} judged pairs ({contrary['share']:.1%}) "
-            "are judged both ways: no model can be right on both."
+            f"{contrary['pairs']} of {contrary['judged']} labelled pairs ({contrary['share']:.1%}) "
+            "have contradictory labels: no model can be right on both."
         )
 
 

@@ -56,8 +56,12 @@ def _heads(facts: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """The cards at the top; the intervals stand under their figures."""
     for label, value, note in measured_sections(facts):
         if label in TABLE_HEADS:
-            figure, _, doubt = value.partition(" ")
-            yield {"label": label, "value": figure, "note": f"95%: {doubt}" if doubt else note}
+            figure, _, interval = value.partition(" ")
+            yield {
+                "label": label,
+                "value": figure,
+                "note": f"95%: {interval}" if interval else note,
+            }
 
 
 def measured_sections(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -80,8 +84,8 @@ def measured_sections(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     again, contrary = facts["duplicates"], facts["contradictions"]
     yield "repeated rows", str(again["rows"]), f"{again['share']:.2%} of all"
     if contrary["judged"]:
-        share = f"{contrary['share']:.2%} of {contrary['judged']} judged pairs"
-        yield "judged both ways", str(contrary["pairs"]), share
+        share = f"{contrary['share']:.2%} of {contrary['judged']} labelled pairs"
+        yield "contradictory labels", str(contrary["pairs"]), share
     for home, found in facts["near_duplicates"].items():
         where = "train" if home in ("val", "test") else "the data"
         yield (

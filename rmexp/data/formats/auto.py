@@ -10,8 +10,16 @@ from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
 from rmexp.data.formats.column_map import value_at
 from rmexp.data.formats.fields import FieldRow
-from rmexp.data.formats.layouts import LAYOUTS, NAMED_ONLY, SHARED_FIELDS, RowLayout
-from rmexp.data.formats.usual_names import NOUNS, PAIR, PROMPT, TWO, Columns, field_of
+from rmexp.data.formats.layouts import (
+    BY_NAME,
+    LAYOUTS,
+    NAMED_ONLY,
+    SHARED_FIELDS,
+    UNLABELLED,
+    RowLayout,
+)
+from rmexp.data.formats.unrecognised import why_not
+from rmexp.data.formats.usual_names import TWO, Columns, field_of
 from rmexp.data.formats.value_kinds import Signature, kind_of, normalised_name, signature
 from rmexp.data.formats.wrapper import Read
 from rmexp.data.sources import BadRow
@@ -19,8 +27,10 @@ from rmexp.data.sources import BadRow
 OTHER_NAMES = {"context": "prompt", "completion": "response", "label": "rating"}
 """Fields that the user may map under another name."""
 
+RATINGS_OFFERED = 3
+"""Columns of numbers that are offered as the rating of rows without a label."""
+
 LABEL_FIELDS = frozenset(columns.fields[0] for columns in SHARED_FIELDS)
-BY_NAME = {layout.name: layout for layout in LAYOUTS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +39,12 @@ class Reading:
 
     Args:
         layout: its name.
-        words: the layout and the columns that it needs, for people.
+        words: the layout and the columns that it needs, as printed.
         columns: field of the format -> column.
         format: reads the fields.
         also: other columns that are read, and as what.
-        unread: columns that nobody reads though they may matter, each with the override for it.
-        others: all columns that nobody reads.
+        unread: ignored columns that may matter, each with the override that reads it.
+        others: all ignored columns.
     """
 
     layout: str
@@ -135,14 +145,14 @@ def recognise(
     free = {key: found for key, found in there.items() if key[:1] == "=" or found[0] not in taken}
     asked = [BY_NAME[only]] if only else [layout for layout in LAYOUTS if layout.tier < NAMED_ONLY]
     layouts = [one for one in asked if _uses(one, fixed)] or asked
-    matches, doubts = [], []
+    matches, ambiguous = [], []
     for layout in layouts:
         match = _match(layout.needs, free, fixed)
         if isinstance(match, str):
-            doubts.append((layout.tier, match))
+            ambiguous.append((layout.tier, match))
         elif match is not None:
             matches.append((layout, *match))
-    tiers = [layout.tier for layout, *_ in matches] + [tier for tier, _ in doubts]
+    tiers = [layout.tier for layout, *_ in matches] + [tier for tier, _ in ambiguous]
     matches = [one for one in matches if one[0].tier == min(tiers)]
     matches = [one for one in matches if not any(_columns(one) < _columns(o) for o in matches)]
     surest = min((rank for _, rank, _ in matches), default=0)
@@ -153,7 +163,7 @@ def recognise(
         if not any(o[2] == one[2] and o[0].format == one[0].format for o in matches[:n])
     ]
     if not matches:
-        return doubts[0][1] if doubts else _reason(free, fixed, only)
+        return ambiguous[0][1] if ambiguous else why_not(free, fixed, only)
     if len(matches) > 1:
         names = [layout.name for layout, *_ in matches]
         return (
@@ -183,9 +193,10 @@ def _columns(match: tuple[RowLayout, int, Fields]) -> set[str]:
 def _match(
     needs: Iterable[Columns], there: Mapping[str, Any], fixed: Mapping[str, str | None]
 ) -> tuple[int, Fields] | str | None:
-    """The tier of the least sure columns, and field -> column; a doubt; None: some are missing."""
+    """The tier of the least sure columns, and field -> column; what is ambiguous;
+    None: some are missing."""
     found: Fields = {}
-    doubts, worst = [], 0
+    ambiguous, worst = [], 0
     for need in needs:
         tier, choices = need.find(there, fixed)
         if not choices:
@@ -198,10 +209,10 @@ def _match(
             ]
             either = " or ".join(" and ".join(choice) for choice in choices)
             what = " and ".join(need.fields)
-            doubts.append(f"{what} may be {either}: say {' or '.join(said)}")
+            ambiguous.append(f"{what} may be {either}: say {' or '.join(said)}")
         found |= zip(need.fields, choices[0], strict=True)
-    if doubts:
-        return doubts[0]
+    if ambiguous:
+        return ambiguous[0]
     return (worst, found) if len(set(found.values())) == len(found) else None
 
 
@@ -233,45 +244,23 @@ def _reading(
         and name not in fixed
     ]
     others = [column for _, (column, _) in there.items() if column not in fields.values()]
+    if layout.tier == UNLABELLED:
+        unread += [
+            f"{column} ignored: say data.fields.rating={column} if it rates the response"
+            for column, kind in there.values()
+            if kind == "number" and column not in fields.values() and "rating" not in fixed
+        ][:RATINGS_OFFERED]
+    if third := _third_answer(fields, there):
+        unread.append(f"{third} ignored: K answers are a list in one column, responses")
     return Reading(layout.name, words, fields, layout.format, also, unread, others)
 
 
-def _reason(
-    there: Mapping[str, tuple[str, str]], fixed: Mapping[str, str | None], only: str | None
-) -> str:
-    """Why no layout is recognised; what varies with the rows stands in parentheses."""
-    columns = [column for key, (column, _) in there.items() if not key.startswith("=")]
-    have = f"(the row has {', '.join(columns) or 'nothing'})"
-    if only is not None:
-        needs = BY_NAME[only].needs
-        lacking = [need.fields for need in needs if not need.find(there, fixed)[1]]
-        names = [name for fields in lacking or [need.fields for need in needs] for name in fields]
-        return (
-            f"data.format={only} needs columns of their own for {', '.join(names)}: name them as "
-            f"{' '.join(f'data.fields.{name}=COLUMN' for name in names)} {have}"
-        )
-    if pair := PAIR.find(there, fixed)[1]:
-        return (
-            f"there is no prompt: {' and '.join(pair[0])} are answers alone; name its column as "
-            f"data.fields.prompt=COLUMN, or say data.format=shared_beginning where both answers "
-            f"begin with it {have}"
-        )
-    if two := TWO.find(there, fixed)[1]:
-        field = "votes" if PROMPT.find(there, fixed)[1] else "prompt"
-        what = "which is better" if field == "votes" else "the prompt"
-        return (
-            f"{' and '.join(two[0])} are two answers, and no column is known as {what}; name it as "
-            f"data.fields.{field}=COLUMN {have}"
-        )
-    if off := [name for name in PAIR.fields if fixed.get(name, "") is None]:
-        return f"field {off[0]!r} is missing: data.fields.{off[0]}=null switches it off {have}"
-    for good, bad in (pair for tier in PAIR.names for pair in tier if pair[0] not in NOUNS):
-        if good in there and bad in there:
-            kinds = f"{there[good][1]} and {there[bad][1]}"
-            return f"{good} and {bad} should be text or messages, and are {kinds} {have}"
-        if good in there or bad in there:
-            return f"field {bad if good in there else good!r} is missing {have}"
-    return (
-        "no layout has these columns; name them as data.fields.prompt=COLUMN "
-        f"data.fields.chosen=COLUMN data.fields.rejected=COLUMN {have}"
-    )
+def _third_answer(fields: Fields, there: Mapping[str, tuple[str, str]]) -> str | None:
+    """The column of a third answer, such as response_3 beside response_1 and response_2."""
+    one, other = (normalised_name(fields.get(field, "")) for field in TWO.fields)
+    differ = [n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    if len(differ) != 1 or len(one) != len(other):
+        return None
+    at = differ[0]
+    third = other[:at] + chr(ord(other[at]) + 1) + other[at + 1 :]
+    return there.get(third, (None, ""))[0]

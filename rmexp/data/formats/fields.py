@@ -57,7 +57,7 @@ def label_field(row: Mapping[str, Any], name: str) -> Any:
     """The value of a required field that holds the label of a row.
 
     Raises:
-        LeftOut: the row has the column, and nothing in it: nobody judged the row.
+        LeftOut: the column of the label is there, and empty.
     """
     value, column = row.get(name), column_of(row, name)
     raw = row.raw if isinstance(row, FieldRow) else row
@@ -132,12 +132,12 @@ def number_field(value: Any, name: str) -> float:
     except (TypeError, ValueError):
         scale = isinstance(value, str) and _FRACTION.fullmatch(value)
         alone = f": write {scale[1]}, where all rows have the scale to {scale[2]}" if scale else ""
-        raise BadRow(f"{name} is {value!r:.60}, not a number{alone}") from None
+        raise BadRow(f"{name} is not a number ({value!r:.60}){alone}") from None
     if isinstance(value, bool):
-        raise BadRow(f"{name} is {value!r}, not a number")
+        raise BadRow(f"{name} is not a number ({value!r})")
     if not abs(read) <= LARGEST:
         kind = "a number within single precision" if math.isfinite(read) else "a finite number"
-        raise BadRow(f"{name} is {value!s:.40}, not {kind}")
+        raise BadRow(f"{name} is not {kind} ({value!s:.40})")
     return read
 
 

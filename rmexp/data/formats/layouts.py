@@ -10,7 +10,12 @@ from rmexp.data.formats.candidates import Candidates, TwoRated
 from rmexp.data.formats.ms_swift import MsSwift
 from rmexp.data.formats.nectar import Nectar
 from rmexp.data.formats.oasst import Oasst
-from rmexp.data.formats.preference import Preference, RankedOutputs, SharedBeginning
+from rmexp.data.formats.preference import (
+    OpenAIPreference,
+    Preference,
+    RankedOutputs,
+    SharedBeginning,
+)
 from rmexp.data.formats.preference_strength import PreferenceStrength
 from rmexp.data.formats.scored_objects import ScoredObjects
 from rmexp.data.formats.single_response import SingleResponse
@@ -39,8 +44,9 @@ from rmexp.data.formats.usual_names import (
 )
 from rmexp.data.formats.votes import Votes, Winner
 
-NAMED_ONLY = 4
-"""The tier of layouts that no column tells from others: they are read if they are named."""
+UNLABELLED, NAMED_ONLY = 3, 4
+"""Tiers of layouts without a label, and of those that no column tells from others: they are read if
+they are named."""
 
 
 class LayoutFormat(Protocol):
@@ -67,7 +73,7 @@ class RowLayout:
         needs: columns that a row must have.
         takes: columns that are read where a row has them.
         tier: a layout of a lower tier is preferred: 0 columns of one publisher, 1 comparisons, 2
-            single rated answers, 3 without labels, `NAMED_ONLY`.
+            single rated answers, `UNLABELLED`, `NAMED_ONLY`.
     """
 
     name: str
@@ -127,6 +133,12 @@ LAYOUTS = (
     RowLayout("shp", "SHP", Votes(a=[1], b=[0], tie=[]),
            (_publisher("prompt", "history", "text"), _publisher("response_a", "human_ref_a"),
             _publisher("response_b", "human_ref_b"), _publisher("votes", "labels")), tier=0),
+    RowLayout("openai_preference", "OpenAI's preferences", OpenAIPreference(),
+           (_publisher("input", "input", "object"), _publisher("chosen", "preferred_output"),
+            _publisher("rejected", "non_preferred_output")), tier=0),
+    RowLayout("distilabel", "distilabel", Preference(),
+           (PROMPT, PAIR, _publisher("generations", "generations", "texts"),
+            _publisher("order", "order", "texts")), GRADED, tier=0),
     RowLayout("ms_swift", "ms-swift", MsSwift(), (MESSAGES, _publisher("rejected_response",
            "rejected_response")), (column("margin"),)),
     RowLayout("ms_swift_dialogues", "ms-swift dialogues", MsSwift(), (MESSAGES, _publisher(
@@ -146,7 +158,7 @@ LAYOUTS = (
            Candidates(lower_is_better=True), (PROMPT, RESPONSE_LIST, RANKS), INPUT),
     RowLayout("scored_objects", "candidates as objects", ScoredObjects(),
            (PROMPT, Columns(("responses",), RESPONSE_LIST.names, ("objects",))), INPUT),
-    RowLayout("all_pairs", "candidates with all pairs judged", AllPairs(),
+    RowLayout("all_pairs", "candidates with a label for each pair", AllPairs(),
            (PROMPT, RESPONSE_LIST, column("preference", kinds=("numbers",)))),
     RowLayout("stepwise", "rated steps", Stepwise(),
            (PROMPT, column("completions", "completions", "steps", kinds=("texts",)),
@@ -163,10 +175,11 @@ LAYOUTS = (
            INPUT, tier=2),
     RowLayout("rated_dialogue", "rated dialogues", SingleResponse(), (MESSAGES, RATING), tier=2),
     RowLayout("response", "responses without a label", SingleResponse(), (PROMPT, RESPONSE), INPUT,
-           tier=3),
-    RowLayout("dialogue", "dialogues without a label", SingleResponse(), (MESSAGES,), tier=3),
+           tier=UNLABELLED),
+    RowLayout("dialogue", "dialogues without a label", SingleResponse(), (MESSAGES,),
+           tier=UNLABELLED),
     RowLayout("responses", "candidates without ratings", Candidates(), (PROMPT, RESPONSE_LIST),
-           INPUT, tier=3),
+           INPUT, tier=UNLABELLED),
     RowLayout("shared_beginning", "texts that begin with their prompt", SharedBeginning(), (PAIR,),
            GRADED, tier=NAMED_ONLY),
     RowLayout("votes_1_2", "two answers, 1 or 2 is the better one", Votes([1], [2], [0]),
@@ -177,3 +190,5 @@ LAYOUTS = (
            (PROMPT, TWO, VERDICT), INPUT, tier=NAMED_ONLY),
 )  # fmt: skip
 """Every layout, by tier."""
+
+BY_NAME = {layout.name: layout for layout in LAYOUTS}

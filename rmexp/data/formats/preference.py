@@ -98,3 +98,22 @@ class SharedBeginning:
         chosen, rejected = (text[cut:].lstrip() for text in texts)
         whole = {**row, "prompt": texts[0][:cut], "chosen": chosen, "rejected": rejected}
         return Preference()(FieldRow(whole, getattr(row, "columns", {}), row))
+
+
+@dataclass(frozen=True)
+class OpenAIPreference:
+    """`input` with `messages` (and `tools`), `preferred_output` and `non_preferred_output`.
+
+    Source: https://platform.openai.com/docs/guides/direct-preference-optimization; Together and
+    Fireworks take the same rows.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
+
+    def __call__(self, row: Mapping[str, Any]) -> Comparison:
+        asked = decoded(field(row, "input"))
+        if not isinstance(asked, Mapping) or "messages" not in asked:
+            raise BadRow(f"{column_of(row, 'input')} must be an object with messages")
+        whole = {**row, "prompt": asked["messages"], "tools": asked.get("tools"), "input": None}
+        columns = {**getattr(row, "columns", {}), "prompt": "input.messages"}
+        return Preference()(FieldRow(whole, columns, row))

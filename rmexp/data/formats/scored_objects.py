@@ -10,7 +10,9 @@ from rmexp.data.formats.fields import FieldRow, column_of, is_missing, list_fiel
 from rmexp.data.sources import BadRow
 
 TEXT_KEYS = ("text", "response", "answer", "completion", "content", "output", "generation", "reply")
-GRADE_KEYS = ("rating", "score", "reward", "grade", "overall_score", "label")
+GRADE_KEYS = (
+    *("rating", "score", "reward", "grade", "overall_score", "label", "pm_score", "pass_rate"),
+)
 RANK_KEYS = ("rank", "ranking")
 
 

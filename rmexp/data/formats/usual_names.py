@@ -91,6 +91,7 @@ def together(
 NOUNS = (
     *("response", "answer", "output", "completion", "text", "reply", "resp", "content", "summary"),
     *("message", "messages", "conversation", "responses", "answers", "outputs", "completions"),
+    *("conversations", "dialogue", "generation", "solution"),
 )
 SIDE_NAMES = (
     "chosen/rejected chosen/reject accepted/rejected choose/reject chosens/rejecteds "
@@ -117,6 +118,7 @@ def sides() -> Iterator[tuple[str, ...]]:
 
 def side_by_side() -> Iterator[tuple[str, ...]]:
     """Names of two answers of which another column says the better: response_a and response_b."""
+    yield from (pair for pair in LETTERS if pair[0].isalpha())
     nouns = (*NOUNS, "model_output", "human_ref", "candidate", "assistant", "model_response")
     for (one, other), noun in product(LETTERS, nouns):
         yield f"{noun}_{one}", f"{noun}_{other}"
@@ -161,7 +163,11 @@ TWO_RATINGS = together(
     kinds=("number", "text"),
 )  # fmt: skip
 RESPONSE = column(
-    "response", "response", "answer output completion reply generation 回答 输出", kinds=ANSWER
+    "response",
+    "response",
+    "answer output completion reply generation solution model_response model_output "
+    "generated_text candidate 回答 输出",
+    kinds=ANSWER,
 )
 RESPONSE_LIST = column(
     "responses",
@@ -173,7 +179,12 @@ RATINGS = column(
     "ratings", "ratings", "scores rewards rating score reward", kinds=("numbers", "texts")
 )
 RANKS = column("ratings", "ranks", "rankings ranking rank", kinds=("numbers",))
-RATING = column("rating", "rating", "label score reward kto_tag desirable thumbs_up is_good")
+RATING = column(
+    "rating",
+    "rating",
+    "label score reward kto_tag desirable thumbs_up is_good",
+    "is_correct judge_score human_score human_rating overall_score star_rating stars",
+)
 VERDICT = column(
     "votes",
     "votes",

@@ -20,8 +20,14 @@ from rmexp.data.sources import BadRow
 
 ANSWERS = ("response_a", "response_b")
 
-TIE_WORDS = ("both", "neither", "equal", "same", "draw", "none", "both_good", "both_bad")
+TIE_WORDS = (
+    *("both", "neither", "equal", "same", "draw", "none", "both_good", "both_bad"),
+    *("the_same", "about_the_same", "equally_good", "no_preference"),
+)
 """Labels of a tie, beside those that begin with `tie`."""
+
+ORDINALS = ({"a", "first", "left"}, {"b", "second", "right"})
+"""Labels of the first and of the second answer, whatever their columns are called."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,17 @@ class Votes:
 class Winner(Votes):
     """As `Votes`, with labels that name the column of the better answer or how it ends.
 
-    For `response_a` and `response_b` these are a, A, model_a, response_a, A>B, ...
+    For `response_a` and `response_b` these are a, A, model_a, response_a, A>B, "A is better", ...
+    Where the answers are numbered 1 and 2, a number between is the share of votes for the second
+    (AlpacaEval's preference 1.5 is a tie).
     """
+
+    def _counted(self, votes: Any, row: Mapping[str, Any]) -> tuple[float, ...]:
+        ends = [normalised_name(column_of(row, name))[-2:] for name in ANSWERS]
+        share = _share(votes) if ends == ["_1", "_2"] else None
+        if share is None:
+            return super()._counted(votes, row)
+        return (0.0, 0.0, 1.0) if share == 0.5 else (1 - share, share, 0.0)
 
     def _side(self, label: str, row: Mapping[str, Any]) -> int:
         columns = [column_of(row, name) for name in ANSWERS]
@@ -106,8 +121,12 @@ class Winner(Votes):
                 return marks.index(first if sign[0] == ">" else second)
             if {first, second} == set(marks):
                 return 2
+        first, _, judged = said.partition("_is_")
+        if judged.endswith("better"):  # "A is much better"
+            said = first
+        last = said.rpartition("_")[2]
         for number in (0, 1):
-            if said == names[number] or said.rpartition("_")[2] == marks[number]:
+            if said == names[number] or last == marks[number] or last in ORDINALS[number]:
                 return number
         raise BadRow(
             f"{column_of(row, 'votes')} has the label {label!r:.40}, and the answers are "
@@ -115,6 +134,15 @@ class Winner(Votes):
             "first answer, 2 the second), votes_0_1 (0 the first, 1 the second) or votes_1_0 (1 "
             "the first, 0 the second)"
         )
+
+
+def _share(label: Any) -> float | None:
+    """How far a number is on the way from 1 to 2; None: it is not between."""
+    try:
+        number = float(label)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number - 1 if 1 < number < 2 else None
 
 
 def _mark(name: str, other: str) -> str:

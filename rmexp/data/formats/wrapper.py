@@ -25,7 +25,7 @@ class FormatWrapper:
         return getattr(self.format, "label_kinds", None)
 
     def read(self, row: Mapping[str, Any]) -> Read:
-        """What the wrapper gives for a row, see `read_row`."""
+        """The wrapper's output for a row, see `read_row`."""
         raise NotImplementedError
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:

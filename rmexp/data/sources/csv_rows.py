@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV: separator and quoting are told from the file's beginning."""
+"""Rows of CSV and TSV: separator and quoting are detected from the start of the file."""
 
 import csv
 import io

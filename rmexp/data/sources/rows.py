@@ -66,7 +66,7 @@ def find_flaw(row: Mapping[str, Any]) -> BadRow | None:
         if depth > MAX_NESTING:
             return BadRow(f"{name} is nested more than {MAX_NESTING} deep")
         if isinstance(value, str) and not _is_unicode(value):
-            start = next(n for n, sign in enumerate(value) if 0xD800 <= ord(sign) < 0xE000)
+            start = next(n for n, char in enumerate(value) if 0xD800 <= ord(char) < 0xE000)
             return BadRow(f"{name} is not valid Unicode (at character {start})")
         if isinstance(value, Mapping):
             values += [(name, part, depth + 1) for pair in value.items() for part in pair]

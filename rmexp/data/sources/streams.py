@@ -17,7 +17,7 @@ from rmexp.core.git_lfs import refuse_lfs_pointer
 from rmexp.data.sources.rows import MAX_ROW_BYTES, Note, ReadOptions
 
 SAMPLE_BYTES = 2**20
-"""What is looked at to tell a file's encoding, layout and separator."""
+"""Bytes from which a file's encoding, layout and separator are detected."""
 
 GUESSES = ("gb18030", "big5", "shift_jis", "euc_kr", "cp1252")
 """Encodings that are offered where a file is not UTF-8."""
@@ -94,7 +94,7 @@ class SourceFile:
         """The first `SAMPLE_BYTES`.
 
         Raises:
-            UserError: they are no data but what stands in its place.
+            UserError: the file is a git-lfs pointer or a web page, not data.
         """
         head = self._head[0]
         refuse_lfs_pointer(head, f"data.path={self.path}")
@@ -117,7 +117,7 @@ class SourceFile:
             try:
                 while len(head) < SAMPLE_BYTES and (more := stream.read(2**16)):
                     head += more
-            except BREAKS:  # said where its rows are read
+            except BREAKS:  # reported where its rows are read
                 return head, False
         return head, len(head) < SAMPLE_BYTES
 
