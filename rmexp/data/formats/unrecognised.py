@@ -44,10 +44,9 @@ def why_not(
     for good, bad in (pair for tier in PAIR.names for pair in tier if pair[0] not in NOUNS):
         if good in there and bad in there:
             kinds = f"{there[good][1]} and {there[bad][1]}"
-            within = f"; name the text within as data.fields.chosen={good}.KEY" * (
-                "object" in kinds
-            )
-            return f"{good} and {bad} should be text or messages, and are {kinds}{within} {have}"
+            fix = f"; name the text in it, e.g. data.fields.chosen={good}.text"
+            more = fix if "object" in kinds else ""
+            return f"{good} and {bad} should be text or messages, and are {kinds}{more} {have}"
         if good in there or bad in there:
             return f"field {bad if good in there else good!r} is missing {have}"
     return (
