@@ -11,6 +11,7 @@ from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
 from rmexp.data.formats.column_map import has_column
 from rmexp.data.formats.wrapper import read_row
+from rmexp.data.row_groups import grouped_rows
 from rmexp.data.row_report import RowReport
 from rmexp.data.sources import BadRow, LeftOut, RawRow, ReadOptions, open_source, read_rows
 from rmexp.data.sources.reading import SourcePart
@@ -61,7 +62,7 @@ def parsed_rows(
     Raises:
         UserError: the format does not suit these rows; names the first such row.
     """
-    for raw in part.rows:
+    for raw in grouped_rows(part.rows, getattr(parse, "grouped_by", None)):
         report.read += 1
         found: Sequence[Comparison] = ()
         try:

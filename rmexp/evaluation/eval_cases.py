@@ -7,6 +7,7 @@ import numpy as np
 
 from rmexp.core.errors import note_fallback
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.reward_file import read_rewards
 from rmexp.evaluation.eval_sets import (
     EvaluationSet,
     OwnRows,
@@ -14,7 +15,7 @@ from rmexp.evaluation.eval_sets import (
     benchmark_data,
     expand_sets,
 )
-from rmexp.evaluation.external_rewards import join_rewards, read_rewards
+from rmexp.evaluation.external_rewards import join_rewards
 from rmexp.evaluation.metric_values import slow_metrics
 from rmexp.evaluation.scored_set import ScoredSet
 

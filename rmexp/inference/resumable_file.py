@@ -57,7 +57,7 @@ class ResumableFile:
         self.out = out
         self.partial = out.with_name(out.name + ".partial")
         self.state = out.with_name(out.name + ".partial.json")
-        self.key = hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:24]
+        self.key = self.key_of(key)
         self.comparisons = self.responses = self.bytes = 0
         self.report = RowReport()
         stored = json.loads(self.state.read_bytes()) if self.state.is_file() else None
@@ -72,6 +72,11 @@ class ResumableFile:
             self.report = RowReport.from_dict(stored["report"])
         with open(self.partial, "ab") as stream:
             stream.truncate(self.bytes)
+
+    @staticmethod
+    def key_of(parts: Sequence[str]) -> str:
+        """A hash of what rows depend on (24 hex digits)."""
+        return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:24]
 
     def append_rows(self, rows: Sequence[Mapping[str, Any]], comparisons: int) -> None:
         """Write the rows of a window of comparisons, then record that they are complete."""
@@ -102,6 +107,10 @@ class ResumableFile:
         """The `pyarrow.Schema` of the parquet file."""
         raise NotImplementedError
 
+    def stored(self, row: dict[str, Any], schema: Any) -> dict[str, Any]:
+        """A row as the parquet file has it."""
+        return row
+
     def _to_parquet(self, out: Path) -> None:
         import pyarrow
         import pyarrow.parquet
@@ -112,4 +121,5 @@ class ResumableFile:
             pyarrow.parquet.ParquetWriter(out, schema) as writer,
         ):
             for chunk in batched_list(map(json.loads, stream), 2**14):
-                writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
+                rows = [self.stored(row, schema) for row in chunk]
+                writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))

@@ -116,7 +116,7 @@ def sample_answers(
         ids = [prompt_tokens(tokenizer, prompt) for prompt in part]
         keys = [prompt.key for prompt in part]
         ends = end_tokens(model, tokenizer)
-        for group in sample_responses(model, ids, keys, count, decoding, ends, seed):
+        for group in sample_responses(model, ids, keys, range(count), decoding, ends, seed):
             sampled += group
         progress(f"of {count * len(prompts)} answers to held-out prompts", len(sampled))
     tokens = [one.tokens for one in sampled]

@@ -85,7 +85,7 @@ class PolicyModel(Pretrained):
         with explained_loading(self._where, "a model that generates text"):
             config = transformers.AutoConfig.from_pretrained(source, **self._options())
             refuse_quantised(config.to_dict(), self._where)
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
                 dtype=dtype,
@@ -93,6 +93,7 @@ class PolicyModel(Pretrained):
                 output_loading_info=True,
                 **self._options(),
             )
+        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise UserError(
                 f"{self._where} lacks weights of a model that generates text ({missing[0]}): take "

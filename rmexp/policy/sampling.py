@@ -54,26 +54,27 @@ def sample_responses(
     model: Any,
     prompts: Sequence[Sequence[int]],
     keys: Sequence[str],
-    k: int,
+    numbers: Sequence[int],
     decoding: Decoding,
     ends: Sequence[int],
     seed: int,
 ) -> list[list[Sampled]]:
-    """Draw `k` responses to each prompt of a batch.
+    """Draw responses to each prompt of a batch.
 
     Args:
         model: a causal language model.
         prompts: token ids of each prompt.
         keys: content of each prompt, from which its random numbers come.
+        numbers: of the responses to draw to each prompt, from 0.
         ends: ids of the tokens that end a response.
         seed: of the random numbers.
     """
-    device = next(model.parameters()).device
+    device, k = next(model.parameters()).device, len(numbers)
     draws_N_T = torch.tensor(
         np.stack([
             _uniform(seed, key, number, decoding.max_new_tokens)
             for key in keys
-            for number in range(k)
+            for number in numbers
         ]),
         device=device,
     )  # fmt: skip

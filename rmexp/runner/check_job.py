@@ -83,7 +83,9 @@ class JobChecker:
             job = dataclasses.replace(job, config=completed, inherited=facts)
         if config.task["_target_"] == IMPROVE_TARGET:
             self._check_improve(config)
-        if config.runs is not None and config.task.name != "status":
+        if config.task.name == "best_of_n":
+            _check_choosers(config.runs, config.task.gold)
+        elif config.runs is not None and config.task.name != "status":
             _check_runs(config.runs)
         if config.checkpoint is None:
             self._check_parts(config, choices)
@@ -201,11 +203,19 @@ def _check_runs(runs: str | Sequence[str]) -> None:
         places(str(text))
 
 
+def _check_choosers(runs: str | Sequence[str], gold: str) -> None:
+    from rmexp.policy.reward_sources import gold_place, reward_places
+
+    choosers, best = reward_places(runs), gold_place(gold)
+    if best is not None and best.resolve() in {path.resolve() for path in choosers.values()}:
+        raise UserError(f"task.gold={gold} is in runs too: the gold may not choose.")
+
+
 def _check_sets(config: DictConfig) -> None:
     """Check that the files of evaluation sets and rewards exist."""
+    from rmexp.data.reward_file import check_rewards
     from rmexp.data.sources import check_source
     from rmexp.evaluation.eval_sets import expand_sets
-    from rmexp.evaluation.external_rewards import check_rewards
 
     evaluation = build(config.eval)
     for one in expand_sets(evaluation):

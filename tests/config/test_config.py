@@ -28,6 +28,7 @@ NEEDED = {
     "eval=rmb": ["eval.path=x"],
     "model=hf": ["model.path=x"],
     "task=score": ["data.path=x"],
+    "task=best_of_n": ["data.path=x", "task.gold=x"],
     "template=jinja": ["template.path=x"],
 }
 

@@ -10,10 +10,11 @@ import pytest
 from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.benchmarks import JudgeBench
+from rmexp.data.reward_file import read_rewards
 from rmexp.evaluation.benchmarks.base import PairBenchmark
 from rmexp.evaluation.eval_cases import eval_cases
 from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
-from rmexp.evaluation.external_rewards import join_rewards, read_rewards
+from rmexp.evaluation.external_rewards import join_rewards
 from tests.helpers.options import from_conf
 
 PAIR = {"question": "?", "response_A": "aa", "response_B": "b", "source": "livecodebench"}

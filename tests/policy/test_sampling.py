@@ -24,7 +24,7 @@ def model(tmp_path_factory):
 
 def sampled(model, prompts=PROMPTS, keys=KEYS, k=4, temperature=1.0, top_p=1.0, tokens=12, seed=0):
     decoding = Decoding(temperature, top_p, tokens)
-    return sample_responses(model, prompts, keys, k, decoding, [END], seed)
+    return sample_responses(model, prompts, keys, range(k), decoding, [END], seed)
 
 
 def test_a_response_depends_on_seed_prompt_and_number_alone(model):

@@ -245,18 +245,20 @@ def test_keys_alone_are_enough(url, pages):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_either_scheme(url, pages, scheme):
-    page = pages(url, (360, 740), scheme)
-    write(page, PROMPT, [*ANSWERS, "nobreak" * 30])
-    press_score(page)
-    shown(page, 4)
-    pages.picture(page, f"phone-{scheme}")
-    page.get_by_text("Paste a dialogue as JSON").click()
-    assert fits(page)
-    back, ink = (
-        page.evaluate(f"getComputedStyle(document.body).{key}")
-        for key in ("backgroundColor", "color")
-    )
-    assert [is_dark(back), is_dark(ink)] == [scheme == "dark", scheme != "dark"]
+    for name, size in {"desktop": (1100, 900), "phone": (360, 740)}.items():
+        page = pages(url, size, scheme)
+        write(page, PROMPT, [*ANSWERS, "nobreak" * 30])
+        press_score(page)
+        shown(page, 4)
+        page.get_by_text("Paste a dialogue as JSON").click()
+        assert fits(page)
+        page.get_by_text("Paste a dialogue as JSON").click()
+        back, ink = (
+            page.evaluate(f"getComputedStyle(document.body).{key}")
+            for key in ("backgroundColor", "color")
+        )
+        assert [is_dark(back), is_dark(ink)] == [scheme == "dark", scheme != "dark"]
+        pages.picture(page, f"{name}-{scheme}")
 
 
 def test_the_colours_are_those_of_reports():

@@ -17,7 +17,7 @@ from rmexp.analysis.compare.cross_validation import (
 )
 from rmexp.analysis.compare.runs import Run, SkippedRun
 from rmexp.core.errors import UserError
-from rmexp.evaluation.external_rewards import read_rewards
+from rmexp.data.reward_file import read_rewards
 from rmexp.evaluation.metrics import itemwise_metrics
 from rmexp.evaluation.reliability import calibration_error
 from rmexp.tracking.predictions import Judgements, read_judgements, read_predictions

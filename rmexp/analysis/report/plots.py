@@ -90,6 +90,37 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], label:
     return _done(axes)
 
 
+@dataclass(frozen=True)
+class Band:
+    """A curve with its intervals; `low` and `high` may be None. A dashed one has no legend."""
+
+    name: str
+    x: Sequence[float]
+    values: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    dashed: bool = False
+
+
+def bands(
+    groups: Sequence[Sequence[Band]], x: str, y: str, line: float | None, log2: bool = False
+) -> Figure:
+    """Curves with intervals; those of a group share a colour, and a dotted line is a reference."""
+    axes = _canvas(x, y)
+    if line is not None:
+        axes.axhline(line, color=INK, linewidth=0.8, linestyle=":")
+    for colour, group in zip((*COLOURS, INK), groups, strict=False):
+        for one in group:
+            style, label = ("--", None) if one.dashed else ("-", _plain(one.name))
+            axes.plot(one.x, one.values, style, color=colour, linewidth=1.6, label=label)
+            if one.low is not None and one.high is not None:
+                axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
+    if log2:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+    return _done(axes)
+
+
 def reward_plot(groups: Mapping[str, np.ndarray]) -> Figure:
     """Histograms of rewards by name, on the same bins."""
     axes = _canvas("reward", "responses")

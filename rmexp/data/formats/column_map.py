@@ -27,6 +27,12 @@ class ColumnMap(FormatWrapper):
         """Field -> the column that the user named."""
         return {name: column for name, column in self.fields.items() if column is not None}
 
+    @property
+    def grouped_by(self) -> str | None:
+        """The column whose equal neighbours are one row."""
+        name = super().grouped_by
+        return None if name is None else self.mapped.get(name, name)
+
     def read(self, row: Mapping[str, Any]) -> Read:
         columns = self.mapped
         within = {name: value_at(row, column) for name, column in columns.items()}

@@ -24,6 +24,11 @@ class FormatWrapper:
         """The label kinds of the wrapped format; None: only the rows tell."""
         return getattr(self.format, "label_kinds", None)
 
+    @property
+    def grouped_by(self) -> str | None:
+        """The column whose equal neighbours are one row, see `grouped_rows`; None: each row is."""
+        return getattr(self.format, "grouped_by", None)
+
     def read(self, row: Mapping[str, Any]) -> Read:
         """The wrapper's output for a row, see `read_row`."""
         raise NotImplementedError

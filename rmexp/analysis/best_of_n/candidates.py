@@ -1,0 +1,137 @@
+"""Responses to choose from, with their gold rewards and the rewards of models that choose."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rmexp.comparison import Comparison
+from rmexp.core.errors import UserError, note_fallback
+from rmexp.data.text_style import spoken
+
+RewardLists = Mapping[int, Sequence[float]]
+"""Index of a comparison -> the reward of each response."""
+
+Aggregate = Literal["mean", "min", "lcb"]
+"""How an ensemble's rewards become one: mean, minimum, or mean - lambda x variance."""
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """N responses to P prompts, `most` or more to each.
+
+    rows_N       index of each response's prompt, ascending
+    clusters_P   hash of each prompt
+    gold_N       gold reward
+    lengths_N    characters
+    rewards      model -> (N,) rewards, standardised within prompts
+    most         the largest n
+    """
+
+    rows_N: np.ndarray
+    clusters_P: np.ndarray
+    gold_N: np.ndarray
+    lengths_N: np.ndarray
+    rewards: Mapping[str, np.ndarray]
+    most: int
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts."""
+        return len(self.clusters_P)
+
+    @property
+    def gold_spread(self) -> float:
+        """Standard deviation of the gold reward within prompts; 1 where it does not vary."""
+        return float(np.std(minus_prompt_means(self.gold_N, self.rows_N))) or 1.0
+
+
+def candidate_set(
+    comparisons: Sequence[Comparison],
+    gold: RewardLists,
+    rewards: Mapping[str, RewardLists],
+    aggregates: Sequence[Aggregate],
+    lcb_lambda: float,
+) -> CandidateSet:
+    """Join comparisons with their rewards, and add the ensembles of all models.
+
+    n goes up to the number of responses that most prompts have. Prompts with fewer, and those
+    without a gold reward or the reward of some model, are left out and noted.
+
+    Raises:
+        UserError: no prompt has two responses with all rewards.
+    """
+    joined = [n for n in range(len(comparisons)) if all(n in one for one in rewards.values())]
+    rated = [n for n in joined if n in gold]
+    if len(rated) < len(comparisons):
+        note_fallback(
+            f"{len(comparisons) - len(rated)} of {len(comparisons)} prompts have no gold reward, "
+            "or none of some model, for each of their responses: they are left out."
+        )
+    counts = np.array([len(comparisons[n].responses) for n in rated], dtype=int)
+    if not (counts > 1).any():
+        raise UserError(
+            f"None of {len(comparisons)} prompts has two or more responses with all rewards: there "
+            "is nothing to choose from (responses to one prompt share its id, see data=samples)."
+        )
+    sizes, frequent = np.unique(counts[counts > 1], return_counts=True)
+    most = int(sizes[frequent == frequent.max()].max())
+    kept = [n for n, count in zip(rated, counts.tolist(), strict=True) if count >= most]
+    if len(kept) < len(rated):
+        note_fallback(
+            f"{len(rated) - len(kept)} of {len(rated)} prompts have fewer than {most} responses, "
+            "which most have: they are left out."
+        )
+    rows_N = np.repeat(np.arange(len(kept)), [len(comparisons[n].responses) for n in kept])
+    own = {
+        name: standardised(_flat(one, kept), rows_N, f"rewards of {name}")
+        for name, one in rewards.items()
+    }
+    stacked = np.stack(list(own.values()))
+    for aggregate in aggregates:
+        own[aggregate] = _ensemble(stacked, aggregate, lcb_lambda)
+    return CandidateSet(
+        rows_N,
+        np.array([comparisons[n].prompt_key for n in kept]),
+        _flat(gold, kept),
+        np.array([len(spoken(one)) for n in kept for one in comparisons[n].responses]),
+        own,
+        most,
+    )
+
+
+def _flat(rewards: RewardLists, kept: Sequence[int]) -> np.ndarray:
+    return np.array([value for n in kept for value in rewards[n]], dtype=np.float64)
+
+
+def minus_prompt_means(values_N: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
+    """Values minus the mean of their prompt."""
+    means = np.bincount(rows_N, values_N) / np.bincount(rows_N)
+    return values_N - means[rows_N]
+
+
+def standardised(values_N: np.ndarray, rows_N: np.ndarray, what: str) -> np.ndarray:
+    """Rewards with mean 0 in each prompt, and standard deviation 1 within prompts.
+
+    Preferences between responses to one prompt leave a prompt's level open, and only differences
+    within it choose. Prompts whose rewards are all equal are counted.
+    """
+    first = np.flatnonzero(np.diff(rows_N, prepend=-1))
+    equal = np.maximum.reduceat(values_N, first) == np.minimum.reduceat(values_N, first)
+    if equal.any():
+        note_fallback(
+            f"The {what} are equal for all responses to {equal.sum()} of {len(equal)} prompts: "
+            "there the choice is a blind one."
+        )
+    inside = minus_prompt_means(values_N, rows_N)
+    inside[equal[rows_N]] = 0.0  # and not the rounding of their mean
+    return inside / (np.std(inside) or 1.0)
+
+
+def _ensemble(rewards_M_N: np.ndarray, aggregate: Aggregate, lcb_lambda: float) -> np.ndarray:
+    """Rewards of an ensemble (Coste et al. 2023, arXiv:2310.02743, section 3)."""
+    if aggregate == "min":
+        return np.asarray(rewards_M_N.min(0))
+    mean = np.asarray(rewards_M_N.mean(0))
+    return mean if aggregate == "mean" else mean - lcb_lambda * rewards_M_N.var(0)

@@ -1,0 +1,91 @@
+"""task=best_of_n: how good are the responses that reward models choose, by a gold reward?"""
+
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
+
+from rmexp.analysis.best_of_n.candidates import Aggregate, candidate_set
+from rmexp.analysis.best_of_n.study import best_of_n_study
+from rmexp.analysis.best_of_n.tables import choosers_table, study_facts, write_curves
+from rmexp.analysis.report.best_of_n_page import best_of_n_page
+from rmexp.config.trust import Trust
+from rmexp.core.console import Reporter, relative_path
+from rmexp.core.errors import UserError
+from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.reader import read_comparisons
+from rmexp.data.row_report import RowReport, check_bad_rows
+from rmexp.data.row_source import MixedSource
+from rmexp.policy.reward_sources import RewardReader, gold_place, reward_places
+from rmexp.tracking.environment import describe_environment
+from rmexp.tracking.run_directory import RunDirectory
+
+
+def best_of_n(
+    runs: str | list[str],
+    data: ComparisonData,
+    run: RunDirectory,
+    reporter: Reporter,
+    trust: Trust,
+    cache: str,
+    name: str,
+    seed: int,
+    gold: str,
+    aggregate: Aggregate | list[Aggregate] | None,
+    lcb_lambda: Annotated[float, Ge(0)],
+) -> dict[str, float]:
+    """Print the table and verdicts; write `report.html`, `curves.csv` and `plots/`.
+
+    Args:
+        runs: models that choose: runs, Hugging Face directories or files of rewards.
+        data: several responses to each prompt.
+        name: title of the page.
+        gold: what the chosen responses are measured by: a run, a directory, a file of rewards, or
+            `ratings`, those of the rows.
+        aggregate: ensembles of all `runs` that choose too.
+        lcb_lambda: of the ensemble `lcb`: mean - lambda x variance.
+
+    Raises:
+        UserError: rows or rewards cannot be used, or no prompt has several responses.
+    """
+    source, places, best = data.source, reward_places(runs), gold_place(gold)
+    if isinstance(source, MixedSource) or source.templates:
+        raise UserError(
+            "task=best_of_n reads one source, and models have their own templates: leave out "
+            "data=mix, data.template and data.system."
+        )
+    aggregates = [aggregate] if isinstance(aggregate, str) else aggregate or []
+    if aggregates and len(places) < 2:
+        raise UserError(f"task.aggregate={aggregates[0]} needs two runs or more.")
+    source.check()
+    run.write_json("environment.json", describe_environment(seed=seed))
+    report, recipe = RowReport(), source.spec
+    rows = read_comparisons(recipe.paths, recipe.parse, report, recipe.limit, recipe.reading)
+    comparisons = list(rows)
+    check_bad_rows(report, recipe.on_bad_row, recipe.max_bad_share)
+    reporter.say(*report.lines())
+    reader = RewardReader(
+        comparisons, recipe.dialogues_key, Path(cache).expanduser(), trust, reporter.count
+    )
+    golden = reader.ratings() if best is None else reader.rewards("gold", best)
+    rewards = {chooser: reader.rewards(chooser, path) for chooser, path in places.items()}
+    candidates = candidate_set(comparisons, golden, rewards, aggregates, lcb_lambda)
+    reporter.say(
+        f"{candidates.prompts} prompts with {candidates.most} responses, gold: {gold}, "
+        f"standard deviation {candidates.gold_spread:.4g} within prompts"
+    )
+    study = best_of_n_study(candidates)
+    facts = study_facts(study)
+    write_curves(study, run.path / "curves.csv")
+    page = best_of_n_page(name, f"gold: {gold} · {', '.join(source.paths)}", study, run.path)
+    (run.path / "report.html").write_text(page, encoding="utf-8")
+    run.update(
+        compared=[str(path) for path in places.values()],
+        gold=gold,
+        rows=report.to_dict(),
+        best_of_n=facts,
+        verdicts=facts["verdicts"],
+    )
+    reporter.console.print(choosers_table(study))
+    reporter.say("", *facts["verdicts"], f"page    {relative_path(run.path / 'report.html')}")
+    return {}
