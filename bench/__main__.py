@@ -1,5 +1,7 @@
 """python -m bench [WORK ...] [--rounds 3] [--steps 24] [--warmup 4]: rmexp's speed beside others'.
 
+`serve` measures a server under concurrent clients, once; see bench/serving.py.
+
 Whole sweeps (sweeps-full, sweeps-last-layers, sweeps-head, sweeps-heads200) are measured once; the
 first two take an hour each, and less with --runs 4 --trl-steps 6.
 
@@ -23,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench import growth, sweeps
+from bench import growth, serving, sweeps
 from bench.results import write
 from bench.rounds import append, read
 from bench.sweep_results import lines
@@ -36,7 +38,7 @@ PACKAGES = ("torch", "transformers", "trl", "lightning", "numpy")
 def main() -> None:
     """Run the rounds that are missing and write RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = [*WORKS, "growth", *SWEEPS]
+    names = [*WORKS, "growth", "serve", *SWEEPS]
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(names)}; all")
     parser.add_argument("--rounds", type=int, default=3, help="that there should be of each work")
     parser.add_argument("--steps", type=int, default=24, help="timed steps of a round")
@@ -50,6 +52,11 @@ def main() -> None:
     parser.add_argument(
         "--accuracy", action="store_true", help="of sweeps: judge both sides on held-out pairs"
     )
+    parser.add_argument("--texts", type=int, default=192, help="of serve, for 64 clients")
+    parser.add_argument("--checkpoint", help="of serve: a reward model in place of SmolLM2's")
+    parser.add_argument(
+        "--server", action="append", default=[], help="of serve: NAME=URL, a running server"
+    )
     parser.add_argument("--write-only", action="store_true", help="RESULTS.md from what is there")
     chosen = parser.parse_args()
     if unknown := set(chosen.works) - set(names):
@@ -62,7 +69,10 @@ def main() -> None:
     if not chosen.write_only:
         with tempfile.TemporaryDirectory(prefix="rmexp-bench-") as folder:
             asked = chosen.works or names
-            rounds([name for name in asked if name not in SWEEPS], Path(folder), chosen)
+            once = (*SWEEPS, "serve")
+            rounds([name for name in asked if name not in once], Path(folder), chosen)
+            if "serve" in asked:
+                measure_server(Path(folder), chosen)
             whole_sweeps([name for name in asked if name in SWEEPS], Path(folder), chosen)
     write()
 
@@ -95,6 +105,21 @@ def whole_sweeps(names: list[str], folder: Path, chosen: argparse.Namespace) -> 
         line = heading(name)
         append(line | settings | sweeps.measure(name, folder, process, **asked), sweeps.SWEEPS)
         write()
+
+
+def measure_server(folder: Path, chosen: argparse.Namespace) -> None:
+    """The server and what it is compared with, once."""
+    checkpoint = Path(chosen.checkpoint or folder / "start").resolve()
+    if chosen.checkpoint is None:
+        process("bench.serving", "prepare", folder)
+    servers = dict(words.split("=", 1) for words in chosen.server)
+    found = serving.measure(folder, checkpoint, chosen.texts, servers, process)
+    rewards = [side["random"]["64"].pop("rewards") for side in found.values()]
+    gaps = (abs(a - b) for other in rewards for a, b in zip(rewards[0], other, strict=True))
+    facts = {"model": checkpoint.name if chosen.checkpoint else "SmolLM2-135M-Instruct"}
+    facts |= {"cores": os.cpu_count(), "machine": machine(), "largest_difference": max(gaps)}
+    append(heading("serve") | facts | {"serving": found}, serving.FILE)
+    write()
 
 
 def heading(name: str) -> dict[str, Any]:

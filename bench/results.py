@@ -7,6 +7,7 @@ from statistics import median
 from bench.growth_results import growth_tables, merged, plot
 from bench.proofs import MFU, agreement, goodput
 from bench.rounds import HOME, Round, newest, ratios, spread, table, verdict
+from bench.serving_results import serving
 from bench.sweep_results import sweeps
 from bench.works import SIDES, WORKS, Work
 
@@ -21,7 +22,7 @@ def write() -> None:
         growth = merged([r["growth"] for r in rounds["growth"]])
         plot(growth)
         parts.append(growth_tables(growth, len(rounds["growth"])))
-    parts.append(sweeps())
+    parts += [serving(), sweeps()]
     (HOME / "RESULTS.md").write_text("\n".join(part for part in parts if part))
 
 

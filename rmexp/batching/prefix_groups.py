@@ -9,22 +9,29 @@ Tokens = tuple[int, ...]
 def prefix_groups(sequences: Sequence[Tokens]) -> list[list[int]]:
     """Indices of the sequences, grouped so that trees of one shared prefix save most tokens.
 
-    Sorted sequences that share a prefix are neighbours. A run of k neighbours whose shortest common
-    prefix is m saves m * (k - 1) tokens as one tree, or what its parts save if it is split where
-    the common prefix is m. What then shares nothing forms one group, for the few tokens with which
-    every text of a template begins.
+    Sorted sequences that share a prefix are neighbours, and one that begins another costs nothing
+    in its tree. A run of k neighbours whose shortest common prefix is m saves m * (k - 1) tokens as
+    one tree, or what its parts save if it is split where the common prefix is m. What then shares
+    nothing forms one group, for the few tokens with which every text of a template begins.
 
     Args:
-        sequences: non-empty; equal ones are grouped together.
+        sequences: non-empty.
 
     Returns:
         Groups of indices, each in ascending order, by their lowest index.
     """
-    order = sorted(range(len(sequences)), key=sequences.__getitem__)
-    pairs = itertools.pairwise(order)
-    common = [common_prefix(sequences[one], sequences[other]) for one, other in pairs]
-    runs = _best_runs(common, 0, len(order))[1] if order else []
-    groups = [[order[k] for k in range(*run)] for run in runs]
+    beginnings: dict[int, list[int]] = {}  # by the sequence that begins with them
+    order = list[int]()
+    for index in sorted(range(len(sequences)), key=sequences.__getitem__, reverse=True):
+        ids = sequences[index]
+        if order and sequences[order[-1]][: len(ids)] == ids:
+            beginnings.setdefault(order[-1], []).append(index)
+        else:
+            order.append(index)
+    if not order:
+        return []
+    common = [common_prefix(sequences[a], sequences[b]) for a, b in itertools.pairwise(order)]
+    groups = [order[slice(*run)] for run in _best_runs(common, 0, len(order))[1]]
     alone = [group[0] for group in groups if len(group) == 1]
     groups = [group for group in groups if len(group) > 1]
     # Between the first and the last of sorted sequences all share what these two share.
@@ -32,6 +39,8 @@ def prefix_groups(sequences: Sequence[Tokens]) -> list[list[int]]:
         groups.append(alone)
     else:
         groups += [[index] for index in alone]
+    for group in groups:
+        group += [index for whole in group for index in beginnings.get(whole, ())]
     return sorted(map(sorted, groups))
 
 

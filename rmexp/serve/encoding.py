@@ -30,14 +30,17 @@ class RequestEncoder:
         dialogue = PROBES[0]
         rendered = render(tokenizer, [dialogue])[0]
         _, _, self._turn_end = rendered.rpartition(dialogue[-1]["content"])
+        added = tokenizer.added_tokens_decoder.values()
+        self._special = (*tokenizer.all_special_tokens, *(t.content for t in added if t.special))
         self._adds_bos = adds_bos(tokenizer)
         self._template_bos = leading_bos(tokenizer, tokenize(tokenizer, [rendered])[0])
 
     def texts(self, texts: Sequence[str], name: str, add_bos: bool = True) -> list[Tokens]:
         """Rendered texts, with or without BOS.
 
-        The result has as many BOS at its start as the template writes. A tokenizer that adds BOS to
-        a text adds it where there is none, unless `add_bos` is false.
+        The result begins with as many BOS as the texts that the template writes, whether the client
+        has removed the template's or its tokenizer has added another. A tokenizer that adds none
+        leaves a text without BOS as it is.
 
         Args:
             name: of the field, for errors.
@@ -48,11 +51,14 @@ class RequestEncoder:
         self.check_count(len(texts), name)
         for n, text in enumerate(texts):
             self._check_text(text, _entry(name, n, len(texts)))
-        bos, most = self.tokenizer.bos_token_id, max(self._template_bos, 1)
+        bos, written = self.tokenizer.bos_token_id, self._template_bos
         found = []
         for n, ids in enumerate(tokenize(self.tokenizer, texts)):
             there = leading_bos(self.tokenizer, ids)
-            wanted = int(self._adds_bos and add_bos) if there == 0 else min(there, most)
+            if there == 0:
+                wanted = written if self._adds_bos and add_bos else 0
+            else:
+                wanted = min(there, written if self._adds_bos else max(written, 1))
             found.append(((bos,) * wanted) + tuple(ids[there:]))
             self._check_length(found[n], _entry(name, n, len(texts)))
         return found
@@ -118,12 +124,18 @@ class RequestEncoder:
         """
         roles = [message.get("role") for message in messages]
         last = max((n for n, role in enumerate(roles) if role == "user"), default=-1)
+        if last < 0 or roles[-1] != "assistant":
+            raise Refusal(
+                422,
+                "messages should have a message of the user, and end with the response, a message "
+                "of the assistant.",
+            )
         return self.responses(
             messages[: last + 1], [messages[last + 1 :]], unfinished, name="messages"
         )
 
     def _is_rendered(self, prompt: str) -> bool:
-        return prompt.lstrip().startswith(tuple(self.tokenizer.all_special_tokens))
+        return prompt.lstrip().startswith(self._special)
 
     def _continued(self, prompt: str, responses: Sequence[Turn], name: str) -> list[str]:
         end = self._turn_end.strip()

@@ -101,7 +101,7 @@ class ScoreEvaluation(Body):
     """LLaMA-Factory's `reward_model_type: api`: rendered texts."""
 
     model: Ignored = None
-    messages: TextList
+    messages: Annotated[TextList, expected("a list of texts, not empty")]
     max_length: Annotated[int, Field(gt=0)] | None = Field(
         None, description="longer texts are refused"
     )

@@ -13,6 +13,9 @@ from starlette.types import ASGIApp
 GRACE_SECONDS = 600
 """Time for the answers that are waited for when the server is to end."""
 
+KEEP_ALIVE_SECONDS = 75
+"""Idle time of a connection: trainers pause between batches, and reuse their connections."""
+
 
 class Server(uvicorn.Server):
     """Serves an app until SIGTERM or SIGINT, then answers what it has, and returns.
@@ -29,6 +32,7 @@ class Server(uvicorn.Server):
                 log_level="error",
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )

@@ -69,7 +69,10 @@ class RewardService:
                 f"{full.seconds} s.",
                 {"Retry-After": str(full.seconds)},
             ) from None
-        rewards = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        try:
+            rewards = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        except Exception as error:  # of the model, such as too little memory
+            raise Refusal(500, f"The model failed: {type(error).__name__}: {error}.") from error
         if not all(map(math.isfinite, rewards)):
             raise Refusal(500, "The model gives a reward that is NaN or infinite.")
         return ScoredTexts(list(rewards), list(map(len, ids)))
