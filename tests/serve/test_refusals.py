@@ -79,8 +79,7 @@ BAD_REQUESTS = [
     ("/score", {"text_1": ["a", "b"], "text_2": ["c"]}, "There are 2 queries and 1 documents"),
     ("/reward", {"prompt": "a"}, "The body needs prompt with either response or responses"),
     ("/reward", {"prompt": "a", "response": "b", "responses": ["b"]}, "The body needs prompt"),
-    ("/reward", {"prompt": "a", "response": " "}, "is empty"),
-    ("/reward", {"prompt": "a", "responses": ["b", ""]}, "responses[1] is empty"),
+    ("/reward", {"prompt": " ", "response": "b"}, "prompt is empty"),
     ("/reward", {"prompt": "a", "response": "b", "scale": "percent"}, "scale should be 'raw'"),
     ("/reward", {"prompt": [], "response": "b"}, "prompt should be a text or a list of messages"),
     (
