@@ -63,7 +63,7 @@ def test_score(rmexp, monkeypatch):
     rmexp(*QUICK, SHORT_DEMO, "data.limit=20")
     rmexp.runs()[0].rename(rmexp.folder / "RUN")
     (rmexp.folder / "rows.jsonl").write_text('{"prompt": "p", "response": "r"}\n')
-    (line,) = [line for line in commands("README.md", "Score and export") if "score" in line]
+    (line,) = [line for line in commands("README.md", "Score, serve and export") if "score" in line]
     assert line in (ROOT / "docs/scoring.md").read_text()
     type_in(rmexp, line)
     assert (rmexp.folder / "rewards.jsonl").read_text().startswith('{"id": "row-1", "response": 0')
