@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp.config.compose import build, without_hydra
-from rmexp.config.schema import IMPROVE_TARGET, SINGLE_PROCESS, TRAIN_TARGET
+from rmexp.config.schema import GROUPS, IMPROVE_TARGET, SINGLE_PROCESS, TRAIN_TARGET
 from rmexp.config.task_inputs import task_inputs
 from rmexp.config.validate import (
     check_config,
@@ -52,6 +52,7 @@ class JobChecker:
             UserError: the job cannot run.
         """
         choices, config = dict(composed.hydra.runtime.choices), without_hydra(composed)
+        _refuse_lists(overrides)
         job = JobSpec(
             config,
             overrides,
@@ -183,6 +184,15 @@ class JobChecker:
         if content not in self._built:
             self._built[content] = build(node)
         return self._built[content]
+
+
+def _refuse_lists(overrides: Sequence[str]) -> None:
+    """Refuse GROUP=[A,B], of which Hydra merges the keys."""
+    for override in overrides:
+        group, _, names = override.partition("=")
+        if group in GROUPS and names.startswith("["):
+            several = f", or logger=several logger.loggers={names}" if group == "logger" else ""
+            raise UserError(f"{override}: choose one option of the group{several}.")
 
 
 def _with_checkpoint(

@@ -50,6 +50,9 @@ def export_run(
 ) -> dict[str, float]:
     """Write an export, verify it with plain transformers, and push it if asked to.
 
+    Returns:
+        The run's own metrics; none if its export was there already.
+
     Args:
         out: the directory to write; it must be new, empty, or an earlier export. None: the run's
             own export, which is written if it has none.
@@ -73,7 +76,7 @@ def export_run(
         reporter.say(f"exported {trained.checkpoint} to {home}, verified on {count} responses")
     if hub is not None:
         _push(home, hub, private, dry_run, reporter)
-    return trained.trained_metrics
+    return {} if written else trained.trained_metrics
 
 
 def _home(checkpoint: Path, out: str | None) -> tuple[Path, bool]:

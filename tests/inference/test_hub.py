@@ -122,7 +122,7 @@ def server(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.files, server.blobs, server.created, server.asked, server.status = None, {}, [], [], {}
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

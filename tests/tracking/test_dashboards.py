@@ -261,6 +261,29 @@ def test_several_names_loggers_that_exist(rmexp, value, message):
     assert message in done.stderr
 
 
+def test_a_list_in_place_of_several_is_answered_with_the_command(rmexp):
+    done = rmexp("model=tiny", "logger=[wandb,tensorboard]", check=False)
+    assert done.stderr == (
+        "rmexp: logger=[wandb,tensorboard]: choose one option of the group, or logger=several "
+        "logger.loggers=[wandb,tensorboard].\n"
+    )
+
+
+def test_heads_that_train_together_have_each_their_log(rmexp):
+    words = ("logger=several", "logger.loggers=[tensorboard,trackio]", "sweep.export=none")
+    rmexp("-m", *QUICK, "tune=head", *words, "loss.margin=0.5,1.0")
+    runs = sorted(rmexp.runs())
+    logged, configs = lines(runs[0].parent / "trackio")
+    for run, margin in zip(runs, (0.5, 1.0), strict=True):
+        assert len(result(run)["shared_with"]) == 1
+        trained = [line for line in RunDirectory(run).metrics() if "train/loss" in line]
+        expected = {(line["step"], line["train/loss"]) for line in trained}
+        own = [(step, line) for name, step, line in logged if name == run.name]
+        assert {(s, line["train/loss"]) for s, line in own if "train/loss" in line} == expected
+        assert {step for step, _ in scalars(run)["train/loss"]} == {step for step, _ in expected}
+        assert configs[run.name]["loss"]["margin"] == margin
+
+
 # ----------------------------------------------------------------------- media
 def test_a_table_shows_texts_as_they_are():
     table = TextTable(("id", "text"), [("a", "1 | 2\n<b> *x*"), (None, 0.123456)])
