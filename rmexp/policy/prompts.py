@@ -9,17 +9,18 @@ from typing import Any
 from rmexp.comparison import Message
 from rmexp.config.compose import build
 from rmexp.config.trust import Trust
-from rmexp.core.errors import UserError, note_fallback
+from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.inference.checkpoint import is_run, saved_config
 
 
 @dataclass(frozen=True)
 class PolicyPrompt:
-    """A prompt; `key` is that of the comparisons that have it."""
+    """A prompt; `key` is that of the comparisons that have it, `tools` whether they have tools."""
 
     key: str
     messages: tuple[Message, ...]
+    tools: bool = False
 
 
 def split_prompts(
@@ -35,12 +36,12 @@ def split_prompts(
     keys = data.rows["prompt_key"][:]
     wanted = {name: dict.fromkeys(keys[int(n)] for n in rows) for name, rows in data.splits.items()}
     missing = {key for found in wanted.values() for key in found}
-    messages: dict[str, tuple[Message, ...]] = {}
+    prompts: dict[str, PolicyPrompt] = {}
     templated = False
     for one, source in data.source.comparisons():
         if one.prompt_key in missing:
             templated |= bool(source.templates)
-            messages[one.prompt_key] = one.prompt
+            prompts[one.prompt_key] = PolicyPrompt(one.prompt_key, one.prompt, bool(one.tools))
             missing.discard(one.prompt_key)
             if not missing:
                 break
@@ -48,9 +49,7 @@ def split_prompts(
         note_fallback(
             "data.template and data.system are not used: the policy has its own template."
         )
-    return {
-        name: [PolicyPrompt(key, messages[key]) for key in found] for name, found in wanted.items()
-    }
+    return {name: [prompts[key] for key in found] for name, found in wanted.items()}
 
 
 def answerable(
@@ -64,9 +63,10 @@ def answerable(
     """
     plain, fitting = [], []
     for prompt in prompts:
-        if all(
+        texts = (
             set(m) <= {"role", "content"} and isinstance(m["content"], str) for m in prompt.messages
-        ):
+        )
+        if not prompt.tools and all(texts):
             plain.append(prompt)
     for prompt in plain:
         ids = tokenizer.apply_chat_template(
@@ -101,7 +101,8 @@ def training_prompts(
     try:
         saved = saved_config(home, trust)
         data: ComparisonData = build(saved.data)
-        data.prepare(None, saved.seed, progress)
+        with collect_fallbacks(lambda sentence: None):  # that run has noted them
+            data.prepare(None, saved.seed, progress)
         known = json.loads((home / "environment.json").read_bytes())["data_fingerprint"]
     except (UserError, OSError, ValueError, KeyError):
         return None

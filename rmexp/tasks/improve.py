@@ -1,5 +1,6 @@
 """task=improve: reinforcement learning of a policy on a reward model, judged by another one."""
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,22 +78,15 @@ def improve(
     source = policy_model(inputs.policy, inputs.cache)
     tokenizer = source.load_tokenizer()
     model = source.load_language_model(tokenizer, inputs.dtype)
-    limit = context_length(model)
-    room = None if limit is None else limit - inputs.settings.max_new_tokens
+    room = _room(context_length(model), inputs.settings.max_new_tokens)
     train = _answerable("train", splits["train"], tokenizer, room)
     compared = _answerable(split, splits[split], tokenizer, room)
     # By the hash of the prompt: runs of any seed compare on the same prompts.
     compared = sorted(compared, key=lambda prompt: prompt.key)[:held_out]
-    run.write_json(
-        "environment.json",
-        describe_environment(
-            trl=version("trl"),
-            data=data.report.to_dict(),
-            seed=seed,
-            data_fingerprint=data.fingerprint,
-            policy=source.path,
-        ),
-    )
+    _check_unchanged(run, data)
+    facts = {"trl": version("trl"), "data": data.report.to_dict(), "policy": source.path}
+    facts |= {"data_fingerprint": data.fingerprint, "seed": seed}
+    run.write_json("environment.json", describe_environment(**facts))
     reporter.say(
         f"policy: {source.name}; {len(train)} prompts train, {len(compared)} of {split} compare"
     )
@@ -135,6 +129,30 @@ def improve(
     if inputs.trainer.keep != "resume":
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def _room(limit: int | None, max_new_tokens: int) -> int | None:
+    """Maximum tokens of a prompt, so that an answer fits the context.
+
+    Raises:
+        UserError: there is no room for a prompt.
+    """
+    if limit is not None and limit <= max_new_tokens:
+        raise UserError(
+            f"task.max_new_tokens={max_new_tokens}: the policy's context of {limit} tokens has no "
+            "room for a prompt before such an answer."
+        )
+    return None if limit is None else limit - max_new_tokens
+
+
+def _check_unchanged(run: RunDirectory, data: ComparisonData) -> None:
+    """Refuse to resume with other data than the run was started with."""
+    file = run.path / "environment.json"
+    if file.is_file() and json.loads(file.read_bytes())["data_fingerprint"] != data.fingerprint:
+        raise UserError(
+            f"resume={run.path}: the data changed since the run stopped, so that it cannot go on "
+            "exactly; put it back, or start a new run."
+        )
 
 
 def _answerable(

@@ -1,6 +1,7 @@
 """Prompts that a policy can answer, its answers, and its divergence from the initial policy."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -82,12 +83,13 @@ def test_prompts_that_cannot_be_answered_are_left_out_and_counted(policy):
     given = [
         PROMPTS[0],
         prompt("long", "word " * 40),
-        prompt("tool", "Hi", tool_calls=[]),
+        dataclasses.replace(PROMPTS[1], tools=True),
+        prompt("call", "Hi", tool_calls=[]),
         prompt("parts", [{"type": "text", "text": "Hi"}]),
     ]
     kept, notes = answerable(given, tokenizer, 60)
     assert kept == [PROMPTS[0]]
-    assert notes[0].startswith("2 prompts with tools")
+    assert notes[0].startswith("3 prompts with tools")
     assert notes[1].startswith("1 prompts of more than 60 tokens")
     assert answerable(given[:2], tokenizer, None) == (given[:2], [])
 
