@@ -208,8 +208,8 @@ def _main_sentence(proxy: Change, gold: Change | None) -> str:
             "better: give task.gold."
         )
     found = {
-        (1, 1): "The proxy rose ({proxy}), and gold rose too ({gold}): the answers are better by "
-        "a judge that did not train them.",
+        (1, 1): "The proxy rose ({proxy}), and gold rose too ({gold}): a judge that did not train "
+        "the policy prefers its new answers. Gold is a model too: read some of them.",
         (
             1,
             0,
