@@ -84,7 +84,11 @@ def improve(
     # By the hash of the prompt: runs of any seed compare on the same prompts.
     compared = sorted(compared, key=lambda prompt: prompt.key)[:held_out]
     _check_unchanged(run, data)
-    facts = {"trl": version("trl"), "data": data.report.to_dict(), "policy": source.path}
+    facts: dict[str, Any] = {
+        "trl": version("trl"),
+        "data": data.report.to_dict(),
+        "policy": source.path,
+    }
     facts |= {"data_fingerprint": data.fingerprint, "seed": seed}
     run.write_json("environment.json", describe_environment(**facts))
     reporter.say(
