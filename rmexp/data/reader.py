@@ -3,7 +3,6 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from rmexp.comparison import Comparison
@@ -13,6 +12,7 @@ from rmexp.data.formats.column_map import has_column
 from rmexp.data.formats.wrapper import read_row
 from rmexp.data.row_groups import grouped_rows
 from rmexp.data.row_report import RowReport
+from rmexp.data.source_keys import path_key, path_named
 from rmexp.data.sources import BadRow, LeftOut, RawRow, ReadOptions, open_source, read_rows
 from rmexp.data.sources.reading import SourcePart
 from rmexp.data.sources.split_names import SPLIT_ALIASES
@@ -43,15 +43,16 @@ def read_comparisons(
     check_mapped(paths, parse, options)
     ids: Counter[str] = Counter()
     for split, path in paths.items():
-        for part in open_source(path, split, options, report.note):
-            taken = 0
-            for _, found in parsed_rows(part, parse, report, options):
-                for one in found[: None if limit is None else limit - taken]:
-                    taken += 1
-                    name = _unique(one.id or f"row-{report.read}", ids)
-                    yield dataclasses.replace(one, id=name)
-                if taken == limit:
-                    break
+        with path_named(path_key(split, paths)):
+            for part in open_source(path, split, options, report.note):
+                taken = 0
+                for _, found in parsed_rows(part, parse, report, options):
+                    for one in found[: None if limit is None else limit - taken]:
+                        taken += 1
+                        name = _unique(one.id or f"row-{report.read}", ids)
+                        yield dataclasses.replace(one, id=name)
+                    if taken == limit:
+                        break
 
 
 def parsed_rows(
@@ -97,12 +98,14 @@ def check_mapped(
     """
     missing: dict[str, str] = dict(getattr(parse, "mapped", {}))
     columns: dict[str, None] = {}
-    for raw in chain.from_iterable(read_rows(path, None, options) for path in paths.values()):
-        if not missing:
-            return
-        if not isinstance(raw.row, BadRow):
-            columns |= dict.fromkeys(raw.row)
-            missing = {name: c for name, c in missing.items() if not has_column(raw.row, c)}
+    for split, path in paths.items():
+        with path_named(path_key(split, paths)):
+            for raw in read_rows(path, None, options) if missing else ():
+                if not isinstance(raw.row, BadRow):
+                    columns |= dict.fromkeys(raw.row)
+                    missing = {n: c for n, c in missing.items() if not has_column(raw.row, c)}
+                if not missing:
+                    return
     if missing and columns:
         known = [str(one) for one in columns]
         wrong = [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.core.errors import UserError
+from rmexp.data.source_keys import path_named
 from rmexp.data.sources import BadRow, read_rows
 
 REWARD_COLUMNS = ("id", "response", "reward")
@@ -23,14 +24,15 @@ def read_rewards(path: str) -> dict[ResponseKey, float]:
     """
     check_rewards(path)
     found: dict[ResponseKey, float] = {}
-    for raw in read_rows(path):
-        key, reward = _entry(raw.row, raw.place)
-        if key in found and not _same(found[key], reward):
-            raise UserError(
-                f"{path}: response {key[1]} of {key[0]} has two rewards, "
-                f"{found[key]} and {reward} ({raw.place})."
-            )
-        found[key] = reward
+    with path_named(None):
+        for raw in read_rows(path):
+            key, reward = _entry(raw.row, raw.place)
+            if key in found and not _same(found[key], reward):
+                raise UserError(
+                    f"{path}: response {key[1]} of {key[0]} has two rewards, "
+                    f"{found[key]} and {reward} ({raw.place})."
+                )
+            found[key] = reward
     if not found:
         raise UserError(f"{path} has no rows.")
     return found

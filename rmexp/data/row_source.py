@@ -16,7 +16,7 @@ from rmexp.core.errors import UserError, note_fallback
 from rmexp.data import sampling
 from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport
-from rmexp.data.source_keys import own_keys
+from rmexp.data.source_keys import own_keys, path_key
 from rmexp.data.sources import check_source
 from rmexp.data.token_dataset import TokenTable, load_or_tokenise
 from rmexp.data.tokenize_spec import TokenizeSpec
@@ -76,8 +76,7 @@ class RowSource:
         """Refuse paths that do not exist, before a tokenizer is loaded."""
         with self.own_keys():
             for split, path in self.spec.paths.items():
-                own = split in ("val", "test") and len(self.spec.paths) > 1
-                check_source(path, f"data.{split}_path" if own else "data.path")
+                check_source(path, path_key(split, self.spec.paths))
 
     def replaced(self, **changes: Any) -> "RowSource":
         """The source with other fields of its `spec`."""

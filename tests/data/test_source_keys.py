@@ -4,6 +4,7 @@ import pytest
 
 from rmexp.config.compose import build, compose_config
 from rmexp.core.errors import UserError
+from rmexp.data.reward_file import read_rewards
 from rmexp.data.source_keys import own_keys
 from rmexp.evaluation.eval_sets import benchmark_data
 from tests.helpers.options import from_conf
@@ -14,7 +15,7 @@ from tests.helpers.options import from_conf
     [
         ("data.path=x", "data.sources.hh", "data.sources.hh.path=x"),
         ("(data.path=a), data.val_path", "data.sources.a",
-         "(data.sources.a.path=a), data.val_path"),
+         "(data.sources.a.path=a), data.sources.a.val_path"),
         ("say data.fields.prompt=q", "eval", "say +eval.format.fields.prompt=q"),
         ("data.format=nectar", "eval.sets.a", "+eval.sets.a.format.layout=nectar"),
         ("'data.split_names={a: train}'", "data.sources.b",
@@ -64,3 +65,15 @@ def test_rows_that_cannot_be_used_name_the_keys_of_their_source(rows, group, key
     said = str(caught.value)
     assert [key for key in keys if key not in said] == []
     assert " data." not in said.replace(" data.sources", "")
+
+
+def test_a_path_has_the_key_that_named_it(tmp_path):
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text(ROWS["pairs"])
+    bad.write_text("<!doctype html><html>")
+    words = ["data=jsonl", f"data.path={good}", f"data.val_path={bad}", f"data.cache={tmp_path}"]
+    data = build(compose_config(words).data)
+    with pytest.raises(UserError, match=f"^data.val_path={bad} is a web page"):
+        data.source.load(None, print)
+    with pytest.raises(UserError, match=f"^{bad} is a web page"):
+        read_rewards(str(bad))

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,15 @@ from rmexp.core.errors import UserError
 from rmexp.data.formats.auto import Auto
 from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport, check_bad_rows
-from rmexp.data.sources import BadRow, ReadOptions, arrow_rows, open_source, read_rows, streams
+from rmexp.data.sources import (
+    BadRow,
+    ReadOptions,
+    arrow_rows,
+    check_source,
+    open_source,
+    read_rows,
+    streams,
+)
 from rmexp.data.sources.local_paths import SUFFIXES
 from rmexp.data.tokenize_spec import TokenizeSpec
 
@@ -199,12 +208,32 @@ def test_small_files_that_hold_a_huge_row_or_document(tmp_path, monkeypatch):
         ("r.parquet", "", "is empty"),
         ("r.parquet", "PAR1" + "0" * 50, "is not a parquet file"),
         ("r.arrow", "junk" * 9, "is not an Arrow file"),
+        ("r.tar.gz", "x", "r.tar.gz: unpack it"),
+        ("r.xlsx", "x", "save the sheet as .csv"),
+        ("r.pkl", "x", "a pickle can run code"),
     ],
 )
 def test_a_file_that_is_no_data_ends_in_one_sentence(name, content, sentence, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=sentence):
         read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("path", "fix"),
+    [
+        ("https://x.org/r.jsonl", "is an address: download it, and give its path."),
+        ("hf://datasets/a/b/c/d.jsonl", "or say data.path=a/b:c/d.jsonl."),
+    ],
+)
+def test_an_address_is_no_path(path, fix):
+    with pytest.raises(UserError, match=re.escape(fix)):
+        check_source(path)
+
+
+def test_objects_with_commas_between_them_are_rows(tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"a": 1},\n{"a": 2},\n{"a": 3}\n')
+    assert read(str(tmp_path / "r.jsonl")) == [{"a": 1}, {"a": 2}, {"a": 3}]
 
 
 def write_all(folder, **files):

@@ -46,6 +46,9 @@ def first_look(source: RowSource | MixedSource, option: str) -> Iterator[str]:
     yield f"  columns: {', '.join(columns.words(report.read)) or 'none'}"
     yield from (f"  {line}" for line in report.lines()[1:])
     yield from (f"  ! {place}" for place in report.places.values())
+    if report.read == 0:
+        yield "  ! there are no rows"
+        return
     losses = [loss for loss in fitting_losses(labels) if loss != "mix"] if labels else []
     if not losses:
         yield "  ! these rows have no label to train on; data.fields.FIELD=COLUMN names a column"

@@ -136,7 +136,7 @@ def _elements(text: str) -> Iterator[tuple[int, int, Any]]:
         value, end = parse(text, at)
         yield at, end, value
         at = _after_space(text, end)
-        if listed and text[at : at + 1] == ",":
+        if text[at : at + 1] == ",":  # also between objects that are no list
             at = _after_space(text, at + 1)
         elif listed and text[at : at + 1] != "]":
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)

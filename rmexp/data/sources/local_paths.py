@@ -14,6 +14,17 @@ COMPRESSIONS = ("", ".gz", ".zst", ".bz2", ".xz")
 
 SUFFIXES = tuple(kind + packed for kind in CONTAINERS for packed in COMPRESSIONS)
 
+OTHER_CONTAINERS = {
+    ".zip": "unpack it",
+    ".tar": "unpack it",
+    ".tgz": "unpack it",
+    ".xls": "save the sheet as .csv",
+    ".xlsx": "save the sheet as .csv",
+    ".pkl": "a pickle can run code; write the rows as .jsonl or .parquet",
+    ".pickle": "a pickle can run code; write the rows as .jsonl or .parquet",
+}
+"""Suffix of a container that is not read -> what to do."""
+
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files beside the data that `datasets` and LLaMA-Factory describe it in."""
 
@@ -94,6 +105,11 @@ def data_files(directory: Path) -> tuple[list[Path], list[Path]]:
 
 def missing(path: str, key: str = "data.path") -> UserError:
     """The error for a path that does not exist, with names that are near."""
+    scheme, mark, rest = path.partition("://")
+    if mark:
+        owner, _, name = rest.removeprefix("datasets/").partition("/")
+        hub = f", or say {key}={owner}/{name.replace('/', ':', 1)}" if scheme == "hf" else ""
+        return UserError(f"{key}={path} is an address: download it, and give its path{hub}.")
     return UserError(f"{key}={path}: there is no such file{nearby(path)}.")
 
 

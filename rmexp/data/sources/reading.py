@@ -270,6 +270,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _unknown_suffix(file: Path) -> UserError:
+    fixes = [fix for end, fix in local_paths.OTHER_CONTAINERS.items() if end in file.suffixes]
+    if fixes:
+        return UserError(f"data.path={file}: {fixes[0]}.")
     return UserError(
         f"data.path={file}: cannot tell what is in it; known endings: "
         f"{', '.join(local_paths.CONTAINERS)}, each also with .gz, .zst, .bz2 or .xz."
