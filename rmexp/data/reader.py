@@ -46,37 +46,33 @@ def read_comparisons(
         with path_named(path_key(split, paths)):
             for part in open_source(path, split, options, report.note):
                 taken = 0
-                for _, found in parsed_rows(part, parse, report, options):
-                    for one in found[: None if limit is None else limit - taken]:
+                for raw, found in parsed_rows(part, parse, report, options):
+                    for one, home in found[: None if limit is None else limit - taken]:
                         taken += 1
                         name = _unique(one.id or f"row-{report.read}", ids)
-                        yield dataclasses.replace(one, id=name)
+                        yield dataclasses.replace(one, id=name, split=home, place=raw.place)
                     if taken == limit:
                         break
 
 
 def parsed_rows(
     part: SourcePart, parse: Format, report: RowReport, options: ReadOptions
-) -> Iterator[tuple[RawRow, Sequence[Comparison]]]:
-    """Each row with its comparisons, which are none where the row is refused or left out.
+) -> Iterator[tuple[RawRow, Sequence[tuple[Comparison, str | None]]]]:
+    """Each row with its comparisons and their splits; none where it is refused or left out.
 
     Raises:
         UserError: the format does not suit these rows; names the first such row.
     """
     for raw in grouped_rows(part.rows, getattr(parse, "grouped_by", None)):
         report.read += 1
-        found: Sequence[Comparison] = ()
+        found: Sequence[tuple[Comparison, str | None]] = ()
         try:
             if isinstance(raw.row, BadRow):
                 raise raw.row
             reading, parsed = read_row(parse, raw.row)
             report.add_reading(reading)
             found = [
-                dataclasses.replace(
-                    one,
-                    split=part.split or _declared_split(one.split, options, report),
-                    place=raw.place,
-                )
+                (one, part.split or _declared_split(one.split, options, report))
                 for one in ([parsed] if isinstance(parsed, Comparison) else parsed)
             ]
         except BadRow as error:

@@ -94,7 +94,7 @@ def _parsed(
         for raw, found in islice(chain.from_iterable(rows), ROWS):
             if not isinstance(raw.row, BadRow):
                 columns.add(raw.row)
-            yield found
+            yield [one for one, _ in found]
 
 
 def _labels(one: Comparison, min_rating_gap: float | None) -> Iterator[str]:
