@@ -15,10 +15,13 @@ from rmexp.analysis.inspect.prompts import Prompt, prompt_text, read_prompts
 from rmexp.analysis.inspect.rows import RowFacts
 from rmexp.analysis.inspect.summary import read_data, warnings
 from rmexp.config.compose import build, compose_config
+from rmexp.config.schema import register
 from rmexp.core.errors import UserError
 from rmexp.data.row_report import RowReport
 from rmexp.models.tiny import Tiny
 from tests.conftest import SHARED, needs
+
+register()
 
 UKP = SHARED / "ukp_convarg1" / "all_pairs_with_votes.jsonl.gz"
 BUS = "How do I get from the airport to the city centre by bus on a Sunday evening?"

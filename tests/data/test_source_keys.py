@@ -3,11 +3,14 @@
 import pytest
 
 from rmexp.config.compose import build, compose_config
+from rmexp.config.schema import register
 from rmexp.core.errors import UserError
 from rmexp.data.reward_file import read_rewards
 from rmexp.data.source_keys import own_keys
 from rmexp.evaluation.eval_sets import benchmark_data
 from tests.helpers.options import from_conf
+
+register()
 
 
 @pytest.mark.parametrize(
