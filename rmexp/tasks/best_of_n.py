@@ -62,6 +62,7 @@ def best_of_n(
     report, recipe = RowReport(), source.spec
     rows = read_comparisons(recipe.paths, recipe.parse, report, recipe.limit, recipe.reading)
     comparisons = list(rows)
+    report.kept = len(comparisons)
     check_bad_rows(report, recipe.on_bad_row, recipe.max_bad_share)
     reporter.say(*report.lines())
     reader = RewardReader(
