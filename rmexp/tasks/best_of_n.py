@@ -9,6 +9,7 @@ from rmexp.analysis.best_of_n.candidates import Aggregate, candidate_set
 from rmexp.analysis.best_of_n.study import best_of_n_study
 from rmexp.analysis.best_of_n.tables import choosers_table, study_facts, write_curves
 from rmexp.analysis.report.best_of_n_page import best_of_n_page
+from rmexp.analysis.report.compare_output import table_console
 from rmexp.config.trust import Trust
 from rmexp.core.console import Reporter, relative_path
 from rmexp.core.errors import UserError
@@ -87,6 +88,6 @@ def best_of_n(
         best_of_n=facts,
         verdicts=facts["verdicts"],
     )
-    reporter.console.print(choosers_table(study))
+    table_console(reporter).print(choosers_table(study))
     reporter.say("", *facts["verdicts"], f"page    {relative_path(run.path / 'report.html')}")
     return {}

@@ -20,6 +20,9 @@ TITLES = (
 )
 """Columns of the table; the first is text."""
 
+FITS = 4
+"""Number of the last columns, which only the page has."""
+
 
 def write_curves(study: BestOfNStudy, file: Path) -> None:
     """One row for each chooser and n, with intervals."""
@@ -61,10 +64,11 @@ def _figure(value: Estimate) -> str:
 
 
 def choosers_table(study: BestOfNStudy) -> Table:
-    """The table for the terminal."""
-    found = Table(*TITLES, box=None, padding=(0, 2, 0, 0))
+    """The table for the terminal, without the fits."""
+    shown = len(TITLES) - FITS
+    found = Table(*TITLES[:shown], box=None, padding=(0, 2, 0, 0))
     for row in table_rows(study):
-        found.add_row(*row)
+        found.add_row(*row[:shown])
     return found
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from rmexp.analysis.compare.comparison_report import RunComparison
 from rmexp.analysis.compare.tables import terminal_table, write_csv
 from rmexp.analysis.report import compare_page
@@ -15,6 +17,12 @@ WIDE = 200
 """Line width of output that goes to a file."""
 
 
+def table_console(reporter: Reporter) -> Console:
+    """The console for a table: a wide one where output is no terminal."""
+    console = reporter.console
+    return console if console.is_terminal else PlainConsole(file=console.file, width=WIDE)
+
+
 def print_comparison(
     found: RunComparison, given: Sequence[str], name: str, folder: Path, reporter: Reporter
 ) -> None:
@@ -22,9 +30,7 @@ def print_comparison(
     write_csv(found, folder / "comparison.csv")
     page = compare_page.compare_page(name, ", ".join(given), found, folder)
     (folder / "report.html").write_text(page, encoding="utf-8")
-    console = reporter.console
-    if not console.is_terminal:
-        console = PlainConsole(file=console.file, width=WIDE)  # rich prints no wider
+    console = table_console(reporter)
     console.print(terminal_table(found, console.width))
     reporter.say("", *(f"{verdict.sentence()}." for verdict in found.verdicts[:RUNS_SHOWN]))
     if len(found.verdicts) > RUNS_SHOWN:
