@@ -401,9 +401,13 @@ def test_margins_of_the_data_train_and_are_missed_early(rmexp, write_rows):
     ]
     words = ("model=tiny", "logger=none", "data=jsonl", "loss.margin=data")
     rmexp(*words, f"data.path={write_rows(rows)}")
-    del rows[7]["margin"]
-    done = rmexp(*words, f"data.path={write_rows(rows, 'some.jsonl')}", check=False)
-    assert "The loss takes each pair's margin, and pairs of" in done.stderr
+    some = [row if n % 5 else row | {"margin": None} for n, row in enumerate(rows)]
+    done = rmexp(*words, f"data.path={write_rows(some, 'some.jsonl')}")
+    assert "pairs of train are without a margin, which the loss reads" in done.stdout
+    none = [row | {"margin": None} for row in rows]
+    done = rmexp(*words, f"data.path={write_rows(none, 'none.jsonl')}", check=False)
+    assert done.returncode == 1
+    assert "margin" in done.stderr
     assert "model:" not in done.stdout, "said before the model is loaded"
 
 
