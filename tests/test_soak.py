@@ -135,7 +135,7 @@ def finished(folder):
 
 
 def moment(seconds):
-    """Whether so many seconds are over."""
+    """Whether this number of seconds is over."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end
 

@@ -93,6 +93,13 @@ class ResumableFile:
             state = {"key": self.key, "report": self.report.to_dict()} | numbers
             file.write_text(json.dumps(state), encoding="utf-8")
 
+    def rows_with(self, reading: RowReport) -> RowReport:
+        """The counts of the rows that are being read, and of the comparisons that are done."""
+        both = RowReport(kept=self.comparisons)
+        both.merge(reading)
+        both.merge(self.report)
+        return both
+
     def finish(self) -> None:
         """Give the complete file its name, converted to parquet if its suffix says so."""
         if self.out.suffix == ".parquet":

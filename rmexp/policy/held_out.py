@@ -13,7 +13,7 @@ import torch
 from rmexp.core.atomic_file import replace_file
 from rmexp.evaluation.policy_effect import Measured, distinct_n
 from rmexp.policy.policy_model import end_tokens
-from rmexp.policy.prompts import PolicyPrompt
+from rmexp.policy.prompts import PolicyPrompt, prompt_tokens
 from rmexp.policy.rewards import AnswerGroup, AnswerRewards
 from rmexp.policy.sampling import Decoding, Sampled, sample_responses
 
@@ -39,13 +39,18 @@ class Answers:
     values: Mapping[str, np.ndarray]
 
     @property
+    def per_prompt(self) -> int:
+        """K, the number of answers to each prompt."""
+        return len(self.texts) // len(self.prompts)
+
+    @property
     def prompts_N(self) -> np.ndarray:
         """Index of the prompt of each answer."""
-        return np.repeat(np.arange(len(self.prompts)), len(self.texts) // len(self.prompts))
+        return np.repeat(np.arange(len(self.prompts)), self.per_prompt)
 
     def measured(self) -> Measured:
         """The values, lengths, what was cut, and the diversity of the answers to a prompt."""
-        count = len(self.texts) // len(self.prompts)
+        count = self.per_prompt
         groups = [self.tokens[n : n + count] for n in range(0, len(self.tokens), count)]
         diversity = [distinct_n(group) for group in groups]
         lengths = np.array([len(ids) for ids in self.tokens], dtype=np.float64)
@@ -111,24 +116,17 @@ def sample_answers(
     Two policies draw with the same random numbers, which makes their difference more precise.
     """
     sampled: list[Sampled] = []
+    ends = end_tokens(model, tokenizer)
     for start in range(0, len(prompts), PROMPTS_TOGETHER):
         part = prompts[start : start + PROMPTS_TOGETHER]
         ids = [prompt_tokens(tokenizer, prompt) for prompt in part]
         keys = [prompt.key for prompt in part]
-        ends = end_tokens(model, tokenizer)
         for group in sample_responses(model, ids, keys, range(count), decoding, ends, seed):
             sampled += group
         progress(f"of {count * len(prompts)} answers to held-out prompts", len(sampled))
     tokens = [one.tokens for one in sampled]
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return texts, tokens, np.array([not one.cut for one in sampled])
-
-
-def prompt_tokens(tokenizer: Any, prompt: PolicyPrompt) -> list[int]:
-    """A prompt as the policy reads it, up to the start of its answer."""
-    return tokenizer.apply_chat_template(
-        list(prompt.messages), add_generation_prompt=True, return_dict=False
-    )
 
 
 def score_answers(
@@ -167,7 +165,7 @@ def kl_divergence(
     Args:
         new, initial: policies that sample at the temperature.
     """
-    count = len(answers.texts) // len(answers.prompts)
+    count = answers.per_prompt
     found: list[float] = []
     for n, prompt in enumerate(answers.prompts):
         start = prompt_tokens(tokenizer, prompt)

@@ -52,6 +52,14 @@ def split_prompts(
     return {name: [prompts[key] for key in found] for name, found in wanted.items()}
 
 
+def prompt_tokens(tokenizer: Any, prompt: PolicyPrompt) -> list[int]:
+    """A prompt as the policy reads it, up to the start of its answer."""
+    ids: list[int] = tokenizer.apply_chat_template(
+        list(prompt.messages), add_generation_prompt=True, return_dict=False
+    )
+    return ids
+
+
 def answerable(
     prompts: Sequence[PolicyPrompt], tokenizer: Any, room: int | None
 ) -> tuple[list[PolicyPrompt], list[str]]:
@@ -69,9 +77,7 @@ def answerable(
         if not prompt.tools and all(texts):
             plain.append(prompt)
     for prompt in plain:
-        ids = tokenizer.apply_chat_template(
-            list(prompt.messages), add_generation_prompt=True, return_dict=False
-        )
+        ids = prompt_tokens(tokenizer, prompt)
         if room is None or len(ids) <= room:
             fitting.append(prompt)
     notes = []

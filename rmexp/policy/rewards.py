@@ -74,9 +74,9 @@ class AnswerRewards:
 
     def _comparisons(self, group: AnswerGroup) -> Iterator[tuple[list[int], Comparison]]:
         """The group as a comparison, or as two where some answers are scored as unfinished."""
-        opened = [self.cut == "open" and not done for done in group.finished]
+        unclosed = [self.cut == "open" and not done for done in group.finished]
         for unfinished in (False, True):
-            members = [k for k, open in enumerate(opened) if open == unfinished]
+            members = [k for k, cut in enumerate(unclosed) if cut == unfinished]
             if members:
                 answers = ({"role": "assistant", "content": group.texts[k]} for k in members)
                 yield (

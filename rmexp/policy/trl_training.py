@@ -150,7 +150,7 @@ def train_policy(
 
 
 def _arguments(inputs: PolicyInputs) -> dict[str, Any]:
-    """What GRPO and RLOO have in common; a forward pass of an update takes one prompt's answers."""
+    """Arguments of GRPO and of RLOO; a forward pass of an update takes one prompt's answers."""
     settings, optim = inputs.settings, inputs.optim
     gpu = inputs.trainer.resolved_accelerator() == "gpu"
     return {

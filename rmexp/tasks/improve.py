@@ -179,7 +179,7 @@ def _answerable(
 def _overlaps(
     judges: Judges, compared: Sequence[PolicyPrompt], reporter: Reporter
 ) -> Iterator[str]:
-    """Sentences on what the reward models have seen of the held-out prompts, and in common."""
+    """Sentences on the prompts that both reward models, or one and the held-out set, share."""
     trained = {}
     for who, path in (("checkpoint", judges.checkpoint), ("gold", judges.gold)):
         if path is not None:
@@ -189,7 +189,7 @@ def _overlaps(
     one, other = trained["checkpoint"], trained.get("gold")
     if one and other and (shared := len(one & other)):
         yield (
-            f"Checkpoint and gold were trained on {shared} prompts in common ({len(one)} and "
+            f"Checkpoint and gold were both trained on {shared} prompts ({len(one)} and "
             f"{len(other)} in all): gold may share the errors that the policy learns to use."
         )
 
@@ -240,7 +240,7 @@ def _on_training(
 
 def _examples(before: Answers, after: Answers) -> Iterator[dict[str, Any]]:
     """An answer before and after to the prompts whose proxy rose most."""
-    count = len(before.texts) // len(before.prompts)
+    count = before.per_prompt
     gains_P = (after.values["proxy"] - before.values["proxy"]).reshape(-1, count).mean(1)
     for number in np.argsort(-np.nan_to_num(gains_P, nan=-np.inf), kind="stable")[:ANSWERS_SHOWN]:
         first = int(number) * count

@@ -94,14 +94,8 @@ def sample(
     reading, started, before = RowReport(), time.monotonic(), samples.responses
     tokens = cut = 0
 
-    def all_rows() -> RowReport:
-        both = RowReport(kept=samples.comparisons)
-        both.merge(reading)
-        both.merge(samples.report)
-        return both
-
     def stop_at_bad_rows() -> None:
-        if recipe.on_bad_row == "raise" and (found := all_rows()).bad:
+        if recipe.on_bad_row == "raise" and (found := samples.rows_with(reading)).bad:
             check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)
 
     def progress(found: list[Sampled]) -> None:
@@ -113,7 +107,7 @@ def sample(
 
     rows = read_comparisons(recipe.paths, recipe.parse, reading, recipe.limit, recipe.reading)
     sampler.stream(rows, samples, stop_at_bad_rows, progress)
-    found = all_rows()
+    found = samples.rows_with(reading)
     check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)
     if not samples.responses:
         raise UserError(f"No prompt can be answered: {'; '.join(found.losses())}.")

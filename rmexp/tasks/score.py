@@ -79,19 +79,13 @@ def score(
     )
     reading, before, started = RowReport(), scores.responses, time.monotonic()
 
-    def all_rows() -> RowReport:
-        both = RowReport(kept=scores.comparisons)
-        both.merge(reading)
-        both.merge(scores.report)
-        return both
-
     def stop_at_bad_rows() -> None:
-        if recipe.on_bad_row == "raise" and (found := all_rows()).bad:
+        if recipe.on_bad_row == "raise" and (found := scores.rows_with(reading)).bad:
             check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)
 
     rows = read_comparisons(recipe.paths, recipe.parse, reading, recipe.limit, recipe.reading)
     score_stream(rows, scorer, scores, stop_at_bad_rows, reporter.count)
-    found = all_rows()
+    found = scores.rows_with(reading)
     check_bad_rows(found, recipe.on_bad_row, recipe.max_bad_share)
     scores.finish()
     seconds = time.monotonic() - started

@@ -1,4 +1,4 @@
-"""What loggers have in common: they mirror a run directory, and never fail or stop a run."""
+"""The base of all loggers: they mirror a run directory, and never fail or stop a run."""
 
 import importlib.util
 from abc import abstractmethod
@@ -30,6 +30,21 @@ class RunLabels:
     job_type: str
     labels: Mapping[str, str]
     config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a dashboard shows of a finished run, under names that were not logged before.
+
+    Attributes:
+        best: val's metrics with the best weights, as `best/val/...`.
+        media: see `run_media`.
+        numbers: those of result.json, as `run/...`.
+    """
+
+    best: Mapping[str, float]
+    media: Mapping[str, Media]
+    numbers: Mapping[str, float]
 
 
 class Mirror(Logger):
@@ -68,10 +83,7 @@ class Mirror(Logger):
         """Nothing: the dashboard has the configuration already."""
 
     def show(self, run: RunDirectory, metrics: Mapping[str, float]) -> list[str]:
-        """Copy the results of a finished run.
-
-        `best/val/...` are val's metrics with the best weights (`val/...` has all validations),
-        `run/...` the numbers of result.json; for the media see `run_media`.
+        """Copy the results of a finished run, see `RunResults`; `metrics` are all of the run.
 
         Returns:
             A sentence for each table that was shortened.
@@ -84,9 +96,8 @@ class Mirror(Logger):
             )
             best = {f"best/{k}": v for k, v in metrics.items() if k.startswith("val/")}
             numbers = {k: v for k, v in run.result.items() if type(v) in (int, float)}
-            self.write_results(
-                metrics, best, media, {f"run/{k}": v for k, v in numbers.items() if k != "pid"}
-            )
+            shown = {f"run/{k}": v for k, v in numbers.items() if k != "pid"}
+            self.write_results(RunResults(best, media, shown))
             notes.extend(f"{self.dashboard}: {sentence}" for sentence in shortened)
 
         self._guard(send)
@@ -97,19 +108,8 @@ class Mirror(Logger):
         """Write metrics at `self.step`; may raise anything."""
 
     @abstractmethod
-    def write_results(
-        self,
-        metrics: Mapping[str, float],
-        best: Mapping[str, float],
-        media: Mapping[str, Media],
-        numbers: Mapping[str, float],
-    ) -> None:
-        """Write what a finished run has, see `show`; may raise anything.
-
-        Args:
-            metrics: all metrics of the run; those of test were logged already.
-            best, media, numbers: by their names, and not logged before.
-        """
+    def write_results(self, results: RunResults) -> None:
+        """Write what a finished run has; may raise anything."""
 
     @abstractmethod
     def close(self, exit_code: int) -> str | None:

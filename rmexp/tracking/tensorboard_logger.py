@@ -8,7 +8,7 @@ import yaml
 from annotated_types import Ge
 
 from rmexp.evaluation.metrics import shown_in
-from rmexp.tracking.mirror import Mirror, RunLabels, check_extra
+from rmexp.tracking.mirror import Mirror, RunLabels, RunResults, check_extra
 from rmexp.tracking.run_directory import RunDirectory, first_line
 from rmexp.tracking.run_media import Histogram, HtmlPage, LineChart, Media, TextTable
 
@@ -58,16 +58,10 @@ class TensorBoardMirror(Mirror):
     def write(self, metrics: Mapping[str, float]) -> None:
         self._opened().log_metrics(dict(metrics), self.step)
 
-    def write_results(
-        self,
-        metrics: Mapping[str, float],
-        best: Mapping[str, float],
-        media: Mapping[str, Media],
-        numbers: Mapping[str, float],
-    ) -> None:
+    def write_results(self, results: RunResults) -> None:
         """Scalars and media at the last step; the report has no place in TensorBoard."""
-        self.write({**best, **numbers})
-        for name, one in media.items():
+        self.write({**results.best, **results.numbers})
+        for name, one in results.media.items():
             self._write_media(name, one)
 
     def close(self, exit_code: int) -> str | None:

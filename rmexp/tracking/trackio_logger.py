@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from rmexp.tracking.mirror import Mirror, RunLabels, check_extra
+from rmexp.tracking.mirror import Mirror, RunLabels, RunResults, check_extra
 from rmexp.tracking.run_directory import RunDirectory, first_line
 from rmexp.tracking.run_media import Histogram, HtmlPage, LineChart, Media, TextTable
 
@@ -69,16 +69,10 @@ class TrackioMirror(Mirror):
         tracked.log(dict(metrics), step=self.step)
         self._expected += 1
 
-    def write_results(
-        self,
-        metrics: Mapping[str, float],
-        best: Mapping[str, float],
-        media: Mapping[str, Media],
-        numbers: Mapping[str, float],
-    ) -> None:
+    def write_results(self, results: RunResults) -> None:
         """One line at the last step."""
-        shown = {name: as_trackio(one) for name, one in media.items()}
-        self.write({**best, **numbers, **shown})
+        shown = {name: as_trackio(one) for name, one in results.media.items()}
+        self.write({**results.best, **results.numbers, **shown})
 
     def close(self, exit_code: int) -> str | None:
         if self._tracked is None:

@@ -12,7 +12,7 @@ from annotated_types import Ge
 
 from rmexp.core.errors import note_fallback
 from rmexp.evaluation.metrics import find_metric
-from rmexp.tracking.mirror import Mirror, RunLabels
+from rmexp.tracking.mirror import Mirror, RunLabels, RunResults
 from rmexp.tracking.run_directory import RunDirectory, first_line
 from rmexp.tracking.run_media import Histogram, HtmlPage, LineChart, Media, TextTable
 
@@ -124,16 +124,11 @@ class WandBMirror(Mirror):
             self._defined.add(name)
         self.run.log({**metrics, STEP: self.step})
 
-    def write_results(
-        self,
-        metrics: Mapping[str, float],
-        best: Mapping[str, float],
-        media: Mapping[str, Media],
-        numbers: Mapping[str, float],
-    ) -> None:
+    def write_results(self, results: RunResults) -> None:
         """One line; `best/val/...` are targets for W&B's sweeps, `numbers` are in the summary."""
-        self.write({**best, **{name: as_wandb(one) for name, one in media.items()}})
-        self.run.summary.update(dict(numbers))
+        shown = {name: as_wandb(one) for name, one in results.media.items()}
+        self.write({**results.best, **shown})
+        self.run.summary.update(dict(results.numbers))
 
     def close(self, exit_code: int) -> str | None:
         wandb = sys.modules["wandb"]

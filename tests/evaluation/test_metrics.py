@@ -92,7 +92,7 @@ def test_subsets_and_rating_gaps():
 
 
 def test_weights_of_rows_by_hand():
-    """Two rows of weight 3 and 1, one of 0; a weight is as good as so many copies."""
+    """Two rows of weight 3 and 1, one of 0; a weight counts as that number of copies."""
     rewards, rows = [1.0, 0.0, 0.0, 1.0, 5.0, 0.0], [0, 0, 1, 1, 2, 2]
     pairs, ratings = [(0, 1), (2, 3), (4, 5)], [2.0, 1.0, 2.0, 1.0, 9.0, 8.0]
     weighed = scored(

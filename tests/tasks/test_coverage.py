@@ -1,6 +1,6 @@
 """Do 95% intervals hold the truth 95 times in 100, and tests at 5% raise 5 false alarms?
 
-200 studies each in `make test`, in the band that 95% (or 5%) has with so many; 1,000 in `make
+200 studies each in `make test`, in the band that 95% (or 5%) has with that number; 1,000 in `make
 soak`, where the share itself must be 93 to 97% (or 3.5 to 6.5%). docs/coverage.md has the table.
 """
 
