@@ -45,7 +45,7 @@ def check_writable(folder: Path, fix: str) -> None:
 def raise_unwritable(path: Path, fix: str) -> Iterator[None]:
     """Raise every `OSError` of the block as a sentence that names the path and the fix."""
     try:
-        with raise_disk_full(path, fix):
+        with raise_disk_full(path, f"free some space, or {fix}"):
             yield
     except TimeoutError:  # of a lock that another process has
         raise
