@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmexp import __version__
-from rmexp.analysis.best_of_n.candidates import Aggregate, RewardLists
+from rmexp.analysis.best_of_n.candidates import RewardLists
 from rmexp.analysis.best_of_n.study import GOLD
 from rmexp.analysis.compare.runs import places
 from rmexp.comparison import Comparison
@@ -16,6 +16,7 @@ from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.reward_file import ResponseKey, read_rewards
 from rmexp.data.tokenize_spec import source_fingerprint
+from rmexp.evaluation.aggregate import Aggregate
 from rmexp.evaluation.external_rewards import join_rewards
 from rmexp.inference.checkpoint import find_export, is_run, load_scorer
 from rmexp.inference.score_file import ScoreFile, score_stream

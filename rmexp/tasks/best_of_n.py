@@ -5,7 +5,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from rmexp.analysis.best_of_n.candidates import Aggregate, candidate_set
+from rmexp.analysis.best_of_n.candidates import candidate_set
 from rmexp.analysis.best_of_n.study import best_of_n_study
 from rmexp.analysis.best_of_n.tables import choosers_table, study_facts, write_curves
 from rmexp.analysis.report.best_of_n_page import best_of_n_page
@@ -17,6 +17,7 @@ from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.row_source import MixedSource
+from rmexp.evaluation.aggregate import Aggregate
 from rmexp.policy.reward_sources import RewardReader, gold_place, reward_places
 from rmexp.tracking.environment import describe_environment
 from rmexp.tracking.run_directory import RunDirectory
@@ -44,7 +45,7 @@ def best_of_n(
         gold: what the chosen responses are measured by: a run, a directory, a file of rewards, or
             `ratings`, those of the rows.
         aggregate: ensembles of all `runs` that choose too.
-        lcb_lambda: of the ensemble `lcb`: mean - lambda x variance.
+        lcb_lambda: of the ensemble `lcb`: mean - lambda x standard deviation.
 
     Raises:
         UserError: rows or rewards cannot be used, or no prompt has several responses.

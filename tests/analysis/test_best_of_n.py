@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from rmexp.analysis.best_of_n.candidates import CandidateSet, candidate_set, standardised
+from rmexp.analysis.best_of_n.candidates import CandidateSet, candidate_set
 from rmexp.analysis.best_of_n.study import best_of_n_study, doublings, fit_grid
 from rmexp.analysis.best_of_n.verdicts import real_until, verdicts
 from rmexp.comparison import Comparison
 from rmexp.core.errors import UserError, collect_fallbacks
+from rmexp.evaluation.aggregate import standardised
 
 
 def comparison(n, count):
@@ -50,13 +51,6 @@ def test_nothing_to_choose_from_is_one_sentence():
         candidate_set(given, rewards, {"a": rewards}, [], 0.5)
 
 
-def test_rewards_are_standardised_within_prompts_and_equal_ones_counted():
-    rows = np.array([0, 0, 1, 1, 2, 2])
-    with pytest.warns(UserWarning, match=r"rewards of m are equal for all responses to 1 of 3"):
-        found = standardised(np.array([1.0, 3.0, 100.0, 106.0, 0.1, 0.1]), rows, "rewards of m")
-    assert found * np.sqrt((1 + 9) / 3) == pytest.approx([-1, 1, -3, 3, 0, 0])
-
-
 def test_ensembles_follow_their_formulas():
     given = [comparison(0, 3)]
     members = {"a": {0: [0.0, 1.0, 2.0]}, "b": {0: [2.0, 0.0, 4.0]}}
@@ -64,7 +58,7 @@ def test_ensembles_follow_their_formulas():
     both = np.stack([found["a"], found["b"]])
     assert found["mean"] == pytest.approx(both.mean(0))
     assert found["min"] == pytest.approx(both.min(0))
-    assert found["lcb"] == pytest.approx(both.mean(0) - 2.0 * both.var(0))
+    assert found["lcb"] == pytest.approx(both.mean(0) - 2.0 * both.std(0))
 
 
 def test_grids():

@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from rmexp.comparison import Comparison
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.text_style import spoken
+from rmexp.evaluation.aggregate import (
+    Aggregate,
+    aggregate_rewards,
+    minus_prompt_means,
+    standardised,
+)
 
 RewardLists = Mapping[int, Sequence[float]]
 """Index of a comparison -> the reward of each response."""
-
-Aggregate = Literal["mean", "min", "lcb"]
-"""How an ensemble's rewards become one: mean, minimum, or mean - lambda x variance."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def candidate_set(
     }
     stacked = np.stack(list(own.values()))
     for aggregate in aggregates:
-        own[aggregate] = _ensemble(stacked, aggregate, lcb_lambda)
+        own[aggregate] = aggregate_rewards(stacked, aggregate, lcb_lambda)
     return CandidateSet(
         rows_N,
         np.array([comparisons[n].prompt_key for n in kept]),
@@ -103,35 +105,3 @@ def candidate_set(
 
 def _flat(rewards: RewardLists, kept: Sequence[int]) -> np.ndarray:
     return np.array([value for n in kept for value in rewards[n]], dtype=np.float64)
-
-
-def minus_prompt_means(values_N: np.ndarray, rows_N: np.ndarray) -> np.ndarray:
-    """Values minus the mean of their prompt."""
-    means = np.bincount(rows_N, values_N) / np.bincount(rows_N)
-    return values_N - means[rows_N]
-
-
-def standardised(values_N: np.ndarray, rows_N: np.ndarray, what: str) -> np.ndarray:
-    """Rewards with mean 0 in each prompt, and standard deviation 1 within prompts.
-
-    Preferences between responses to one prompt leave a prompt's level open, and only differences
-    within it choose. Prompts whose rewards are all equal are counted.
-    """
-    first = np.flatnonzero(np.diff(rows_N, prepend=-1))
-    equal = np.maximum.reduceat(values_N, first) == np.minimum.reduceat(values_N, first)
-    if equal.any():
-        note_fallback(
-            f"The {what} are equal for all responses to {equal.sum()} of {len(equal)} prompts: "
-            "there the choice is a blind one."
-        )
-    inside = minus_prompt_means(values_N, rows_N)
-    inside[equal[rows_N]] = 0.0  # and not the rounding of their mean
-    return inside / (np.std(inside) or 1.0)
-
-
-def _ensemble(rewards_M_N: np.ndarray, aggregate: Aggregate, lcb_lambda: float) -> np.ndarray:
-    """Rewards of an ensemble (Coste et al. 2023, arXiv:2310.02743, section 3)."""
-    if aggregate == "min":
-        return np.asarray(rewards_M_N.min(0))
-    mean = np.asarray(rewards_M_N.mean(0))
-    return mean if aggregate == "mean" else mean - lcb_lambda * rewards_M_N.var(0)
