@@ -49,6 +49,8 @@ class Root:
     hub: str | None = MISSING
     source: str | None = MISSING
     runs: Any = MISSING
+    aggregate: Any = MISSING
+    lcb_lambda: float = MISSING
     policy: str | None = MISSING
     trust: Any = MISSING
     cache: str = MISSING

@@ -127,6 +127,9 @@ def _check_value(name: str, value: Any, annotation: Any) -> None:
 FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))
 """Keys of tasks that name a file; the others name a directory."""
 
+ENSEMBLE_KEYS = ("aggregate", "lcb_lambda")
+"""Root keys of tasks that take several runs as one model."""
+
 MODEL_PROBES = ("probes", "probe_rows")
 """Keys of task=evaluate that need a model."""
 
@@ -154,13 +157,15 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
             what = "FILE" if (name, key) in FILES else "DIRECTORY"
             other = " (or eval.scores=FILE)" if name == "evaluate" else ""
             raise UserError(f"task={name} needs {key}={what}{other}.")
+    for key in (key for key in ENSEMBLE_KEYS if key in inputs):
+        _check_value(key, config[key], inputs[key])
     if name == "export" and config.out is None and config.hub is None:
         raise UserError("task=export needs out=DIRECTORY or hub=OWNER/NAME.")
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
         used = {"task", "logger", *inputs}
-        own = {"checkpoint", "source", "out", "hub", "runs", "policy", *GROUPS}
+        own = {"checkpoint", "source", "out", "hub", "runs", "policy", *ENSEMBLE_KEYS, *GROUPS}
         trusts = key == "model.trust_remote_code" and config.checkpoint is not None
         if part in own - used and not trusts:
             raise UserError(f"{who} does not use {part}: leave out {key}.")

@@ -4,14 +4,40 @@
 the same on any scale. Coste et al. 2023 (arXiv:2310.02743, section 3) take the variance.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 
 from rmexp.core.errors import note_fallback
 
 Aggregate = Literal["mean", "min", "lcb"]
 """How members' rewards become one: mean, minimum, or mean - lambda x standard deviation."""
+
+Aggregates = Aggregate | list[Aggregate] | None
+"""One, several or no ensembles."""
+
+LcbLambda = Annotated[float, Ge(0)]
+"""Of the ensemble `lcb`."""
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How members' rewards become one: an aggregate, and lambda of `lcb` (0 or more)."""
+
+    aggregate: Aggregate
+    lcb_lambda: float
+
+    def __call__(self, rewards_M_N: np.ndarray) -> np.ndarray:
+        """See `aggregate_rewards`."""
+        return aggregate_rewards(rewards_M_N, self.aggregate, self.lcb_lambda)
+
+    @classmethod
+    def of_each(cls, aggregate: Aggregates, lcb_lambda: float) -> "list[Aggregation]":
+        """Those of the keys `aggregate` and `lcb_lambda`."""
+        names = aggregate if isinstance(aggregate, list) else [aggregate] if aggregate else []
+        return [cls(name, lcb_lambda) for name in names]
 
 
 def aggregate_rewards(

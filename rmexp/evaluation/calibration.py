@@ -171,6 +171,34 @@ def load_calibration(home: Path) -> Calibration | None:
         raise UserError(f"{file} is no calibration ({error!r}): remove it.") from None
 
 
+def member_scale(home: Path) -> Calibration:
+    """The calibration that standardises the rewards of a member of an ensemble.
+
+    Args:
+        home: run directory, or Hugging Face directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = load_calibration(home)
+    if found is None:
+        raise UserError(
+            f"{home} has no calibration.json, by which an ensemble standardises rewards: write its "
+            f"rewards to a file, which is standardised by itself (task=score checkpoint={home} "
+            "data.path=FILE out=FILE), and name that file."
+        )
+    return found
+
+
+def own_scale(rewards_N: np.ndarray) -> Calibration:
+    """The scale of rewards by themselves, where nothing else is known; NaN does not count."""
+    return Calibration(**_mean_and_std(rewards_N[np.isfinite(rewards_N)]))
+
+
+def _mean_and_std(rewards_N: np.ndarray) -> dict[str, float]:
+    return {"reward_mean": float(rewards_N.mean()), "reward_std": float(rewards_N.std()) or 1.0}
+
+
 def fit_calibration(
     rewards_N: np.ndarray,
     ratings_N: np.ndarray,
@@ -187,10 +215,7 @@ def fit_calibration(
         weights_P: (P,) weight of each pair; None: all 1.
     """
     rewards_N = rewards_N.astype(np.float64)
-    facts: dict[str, Any] = {
-        "reward_mean": float(rewards_N.mean()),
-        "reward_std": float(rewards_N.std()) or 1.0,
-    }
+    facts: dict[str, Any] = dict(_mean_and_std(rewards_N))
     if weights_P is not None:
         gaps_P, weights_P = gaps_P[weights_P > 0], weights_P[weights_P > 0]
     if len(gaps_P):

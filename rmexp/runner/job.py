@@ -18,7 +18,7 @@ from rmexp.config.schema import GROUPS, HEAD_TARGET
 from rmexp.config.secrets import without_secrets, words_without_secrets
 from rmexp.config.task_inputs import build_inputs
 from rmexp.config.trust import Trust
-from rmexp.config.validate import logs_metrics, makes_run
+from rmexp.config.validate import ENSEMBLE_KEYS, logs_metrics, makes_run
 from rmexp.core import distributed
 from rmexp.core.console import Reporter, relative_path
 from rmexp.core.disk_errors import raise_disk_full
@@ -169,6 +169,7 @@ def run_job(
                     "hub": job.config.hub,
                     "source": job.config.source,
                     "runs": job.config.runs,
+                    **_ensemble(job.config),
                     "policy": config.policy,
                     "cache": config.cache,
                     "trust": Trust.of(config),
@@ -186,6 +187,11 @@ def run_job(
                     record(message)
     print_closing(run, metrics, reporter, brief=job.sweep is not None)
     return metrics
+
+
+def _ensemble(config: DictConfig) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(ENSEMBLE_KEYS)))
+    return dict(content)
 
 
 def _call(

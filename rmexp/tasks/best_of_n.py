@@ -1,9 +1,6 @@
 """task=best_of_n: how good are the responses that reward models choose, by a gold reward?"""
 
 from pathlib import Path
-from typing import Annotated
-
-from annotated_types import Ge
 
 from rmexp.analysis.best_of_n.candidates import candidate_set
 from rmexp.analysis.best_of_n.study import best_of_n_study
@@ -17,7 +14,7 @@ from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.row_source import MixedSource
-from rmexp.evaluation.aggregate import Aggregate
+from rmexp.evaluation.aggregate import Aggregates, Aggregation, LcbLambda
 from rmexp.policy.reward_sources import RewardReader, gold_place, reward_places
 from rmexp.tracking.environment import describe_environment
 from rmexp.tracking.run_directory import RunDirectory
@@ -33,8 +30,8 @@ def best_of_n(
     name: str,
     seed: int,
     gold: str,
-    aggregate: Aggregate | list[Aggregate] | None,
-    lcb_lambda: Annotated[float, Ge(0)],
+    aggregate: Aggregates,
+    lcb_lambda: LcbLambda,
 ) -> dict[str, float]:
     """Print the table and verdicts; write `report.html`, `curves.csv` and `plots/`.
 
@@ -56,9 +53,9 @@ def best_of_n(
             "task=best_of_n reads one source, and models have their own templates: leave out "
             "data=mix, data.template and data.system."
         )
-    aggregates = [aggregate] if isinstance(aggregate, str) else aggregate or []
-    if aggregates and len(places) < 2:
-        raise UserError(f"task.aggregate={aggregates[0]} needs two runs or more.")
+    ensembles = Aggregation.of_each(aggregate, lcb_lambda)
+    if ensembles and len(places) < 2:
+        raise UserError(f"aggregate={ensembles[0].aggregate} needs two runs or more.")
     source.check()
     run.write_json("environment.json", describe_environment(seed=seed))
     report, recipe = RowReport(), source.spec
@@ -72,7 +69,7 @@ def best_of_n(
     )
     golden = reader.ratings() if best is None else reader.rewards("gold", best)
     rewards = {chooser: reader.rewards(chooser, path) for chooser, path in places.items()}
-    candidates = candidate_set(comparisons, golden, rewards, aggregates, lcb_lambda)
+    candidates = candidate_set(comparisons, golden, rewards, ensembles)
     reporter.say(
         f"{candidates.prompts} prompts with {candidates.most} responses, gold: {gold}, "
         f"standard deviation {candidates.gold_spread:.4g} within prompts"

@@ -5,6 +5,7 @@ from typing import Literal
 from rmexp.analysis.compare.comparison_report import compare_runs
 from rmexp.analysis.report.compare_output import print_comparison
 from rmexp.core.console import Reporter
+from rmexp.evaluation.aggregate import Aggregates, Aggregation, LcbLambda
 from rmexp.tracking.run_directory import RunDirectory
 
 
@@ -16,6 +17,8 @@ def compare(
     set: str,
     metric: str,
     pairs: Literal["best", "neighbours", "all"],
+    aggregate: Aggregates,
+    lcb_lambda: LcbLambda,
 ) -> dict[str, float]:
     """Print the table and test results, and write `report.html` and `comparison.csv`.
 
@@ -27,12 +30,15 @@ def compare(
         set: the evaluation set to compare on.
         metric: with or without the set (`test/accuracy`).
         pairs: the pairs to test, see `test_pairs`.
+        aggregate: ensembles of all `runs`, one more entry each.
+        lcb_lambda: of the ensemble `lcb`.
 
     Raises:
         UserError: nothing can be compared, or no run has the metric.
     """
     given = [runs] if isinstance(runs, str) else [str(one) for one in runs]
-    found = compare_runs(given, set, metric.removeprefix(f"{set}/"), pairs)
+    ensembles = Aggregation.of_each(aggregate, lcb_lambda)
+    found = compare_runs(given, set, metric.removeprefix(f"{set}/"), pairs, ensembles)
     print_comparison(found, given, name, run.path, reporter)
     run.update(
         compared=[

@@ -8,7 +8,7 @@ from rmexp.analysis.best_of_n.study import best_of_n_study, doublings, fit_grid
 from rmexp.analysis.best_of_n.verdicts import real_until, verdicts
 from rmexp.comparison import Comparison
 from rmexp.core.errors import UserError, collect_fallbacks
-from rmexp.evaluation.aggregate import standardised
+from rmexp.evaluation.aggregate import Aggregation, standardised
 
 
 def comparison(n, count):
@@ -33,7 +33,7 @@ def test_only_prompts_with_all_rewards_and_the_usual_number_of_responses_count()
     gold = {n: values for n, values in rewards.items() if n != 4}
     notes = list[str]()
     with collect_fallbacks(notes.append):
-        found = candidate_set(given, gold, {"a": rewards, "b": rewards}, ["mean"], 0.5)
+        found = candidate_set(given, gold, {"a": rewards, "b": rewards}, [Aggregation("mean", 0.5)])
     assert found.most == 3
     assert found.rows_N.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
     assert found.lengths_N.tolist() == [1, 2, 3, 1, 2, 3, 1, 2, 3, 4]
@@ -48,13 +48,14 @@ def test_nothing_to_choose_from_is_one_sentence():
     given = [comparison(n, 1) for n in range(3)]
     rewards = {n: [1.0] for n in range(3)}
     with pytest.raises(UserError, match=r"None of 3 prompts has two or more responses"):
-        candidate_set(given, rewards, {"a": rewards}, [], 0.5)
+        candidate_set(given, rewards, {"a": rewards}, [])
 
 
 def test_ensembles_follow_their_formulas():
     given = [comparison(0, 3)]
     members = {"a": {0: [0.0, 1.0, 2.0]}, "b": {0: [2.0, 0.0, 4.0]}}
-    found = candidate_set(given, {0: [1.0, 2.0, 3.0]}, members, ["mean", "min", "lcb"], 2.0).rewards
+    ensembles = Aggregation.of_each(["mean", "min", "lcb"], 2.0)
+    found = candidate_set(given, {0: [1.0, 2.0, 3.0]}, members, ensembles).rewards
     both = np.stack([found["a"], found["b"]])
     assert found["mean"] == pytest.approx(both.mean(0))
     assert found["min"] == pytest.approx(both.min(0))

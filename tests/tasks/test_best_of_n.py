@@ -40,7 +40,7 @@ def words(folder, *more):
     near, random = folder / "near.jsonl", folder / "random.jsonl"
     return (
         "task=best_of_n", f"data.path={folder}/samples.jsonl", f"runs=[{near},{random}]",
-        f"task.gold={folder}/gold.jsonl", "task.aggregate=[mean,min]", *more,
+        f"task.gold={folder}/gold.jsonl", "aggregate=[mean,min]", *more,
     )  # fmt: skip
 
 
@@ -90,9 +90,9 @@ def test_a_run_chooses_once_and_the_ratings_are_the_gold(rmexp, cache, folder):
         (["runs=nowhere"], "runs=nowhere: there is no such file or directory"),
         (["task.gold={}/near.jsonl"], "is in runs too: the gold may not choose"),
         (["task.gold=ratings"], "task.gold=ratings: no row has a rating for each"),
-        (["runs={}/near.jsonl"], "task.aggregate=mean needs two runs or more"),
-        (["task.aggregate=max"], "task.aggregate=max: should be"),
-        (["data=demo", "task.aggregate=null"], "No comparison has a reward for each of its"),
+        (["runs={}/near.jsonl"], "aggregate=mean needs two runs or more"),
+        (["aggregate=max"], "aggregate=max: should be"),
+        (["data=demo", "aggregate=null"], "No comparison has a reward for each of its"),
     ],
 )
 def test_mistakes_are_one_sentence(rmexp, folder, more, sentence):

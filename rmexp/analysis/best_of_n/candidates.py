@@ -9,8 +9,7 @@ from rmexp.comparison import Comparison
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.text_style import spoken
 from rmexp.evaluation.aggregate import (
-    Aggregate,
-    aggregate_rewards,
+    Aggregation,
     minus_prompt_means,
     standardised,
 )
@@ -53,8 +52,7 @@ def candidate_set(
     comparisons: Sequence[Comparison],
     gold: RewardLists,
     rewards: Mapping[str, RewardLists],
-    aggregates: Sequence[Aggregate],
-    lcb_lambda: float,
+    ensembles: Sequence[Aggregation],
 ) -> CandidateSet:
     """Join comparisons with their rewards, and add the ensembles of all models.
 
@@ -91,8 +89,8 @@ def candidate_set(
         for name, one in rewards.items()
     }
     stacked = np.stack(list(own.values()))
-    for aggregate in aggregates:
-        own[aggregate] = aggregate_rewards(stacked, aggregate, lcb_lambda)
+    for how in ensembles:
+        own[how.aggregate] = how(stacked)
     return CandidateSet(
         rows_N,
         np.array([comparisons[n].prompt_key for n in kept]),

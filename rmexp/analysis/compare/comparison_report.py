@@ -11,9 +11,10 @@ from rmexp.analysis.compare.main_effects import Effect, confounded, main_effects
 from rmexp.analysis.compare.paired_runs import ScoredRun, pair_runs, selected_on_same
 from rmexp.analysis.compare.pairwise_tests import PairVerdict, RunPairs, test_pairs
 from rmexp.analysis.compare.run_groups import RunGroup, group_runs
-from rmexp.analysis.compare.runs import COST, SkippedRun, find_runs
+from rmexp.analysis.compare.runs import COST, Run, SkippedRun, find_runs
 from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
+from rmexp.evaluation.aggregate import Aggregation
 from rmexp.evaluation.metrics import (
     find_metric,
     itemwise_metrics,
@@ -66,7 +67,13 @@ class RunComparison:
     judgements: Judgements
 
 
-def compare_runs(given: Sequence[str], name: str, metric: str, pairs: RunPairs) -> RunComparison:
+def compare_runs(
+    given: Sequence[str],
+    name: str,
+    metric: str,
+    pairs: RunPairs,
+    ensembles: Sequence[Aggregation] = (),
+) -> RunComparison:
     """Compare runs on an evaluation set.
 
     Args:
@@ -74,13 +81,29 @@ def compare_runs(given: Sequence[str], name: str, metric: str, pairs: RunPairs) 
         name: of the set.
         metric: without the set, e.g. `accuracy`.
         pairs: the pairs to test, see `test_pairs`.
+        ensembles: of all runs, each one more entry.
 
     Raises:
         UserError: nothing can be compared, or no run has the metric.
     """
-    runs, skipped = find_runs(given)
-    shared, scored, more = pair_runs(runs, name)
-    skipped += more
+    return compare_found(*find_runs(given), name, metric, pairs, ensembles)
+
+
+def compare_found(
+    runs: Sequence[Run],
+    left_out: Sequence[SkippedRun],
+    name: str,
+    metric: str,
+    pairs: RunPairs,
+    ensembles: Sequence[Aggregation] = (),
+) -> RunComparison:
+    """Compare runs that are read already, see `compare_runs`.
+
+    Args:
+        left_out: runs that cannot be compared.
+    """
+    shared, scored, more = pair_runs(runs, name, ensembles)
+    skipped = [*left_out, *more]
     if not scored:
         reasons = "; ".join(f"{one.name}: {one.why}" for one in skipped)
         raise UserError(f"No run can be compared on {name}. {reasons}.")
@@ -90,7 +113,8 @@ def compare_runs(given: Sequence[str], name: str, metric: str, pairs: RunPairs) 
     tested = metric if metric in itemwise_metrics() else "accuracy"
     has_pairs = len(shared.ids_P) > 0
     verdicts = test_pairs(ranked, shared, tested, pairs) if has_pairs else []
-    effects = main_effects(groups, keys, shared, tested) if has_pairs and len(keys) > 1 else []
+    trained = [group for group in groups if group.runs[0].run.has_settings]
+    effects = main_effects(trained, keys, shared, tested) if has_pairs and len(keys) > 1 else []
     found = RunComparison(
         set=name,
         metric=metric,
@@ -209,6 +233,7 @@ def _notes(found: RunComparison) -> Iterator[str]:
 
 def _choice_on_val(found: RunComparison, groups: Sequence[RunGroup]) -> Iterator[str]:
     """Which group to choose, as the rows that are reported must not select."""
+    groups = [group for group in groups if not group.runs[0].run.members]
     values = [_val(group, found.metric) for group in groups]
     if found.set != "val" and len(groups) > 1 and None not in values:
         index = min(range(len(groups)), key=lambda n: _rank(values[n], found.metric))

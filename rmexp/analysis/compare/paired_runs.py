@@ -15,9 +15,11 @@ from rmexp.analysis.compare.cross_validation import (
     pool_folds,
     standard_deviations,
 )
+from rmexp.analysis.compare.ensembles import ensembles_of
 from rmexp.analysis.compare.runs import Run, SkippedRun
 from rmexp.core.errors import UserError
 from rmexp.data.reward_file import read_rewards
+from rmexp.evaluation.aggregate import Aggregation
 from rmexp.evaluation.metrics import itemwise_metrics
 from rmexp.evaluation.reliability import calibration_error
 from rmexp.tracking.predictions import Judgements, read_judgements, read_predictions
@@ -44,12 +46,12 @@ class ScoredRun:
 
 
 def pair_runs(
-    runs: Sequence[Run], name: str
+    runs: Sequence[Run], name: str, ensembles: Sequence[Aggregation] = ()
 ) -> tuple[Judgements, list[ScoredRun], list[SkippedRun]]:
     """Align the runs on the labelled pairs of the set `name`.
 
     Where runs have different pairs, the most common ones are used and the other runs are skipped.
-    Files of rewards use the pairs of the runs.
+    Files of rewards use the pairs of the runs, and so do the `ensembles` of all that are aligned.
 
     Raises:
         UserError: no run has the set.
@@ -63,10 +65,15 @@ def pair_runs(
     common = max(digests, key=Counter(digests).__getitem__)  # the first of equally common ones
     first, shared, known = opened[digests.index(common)]
     scored: list[ScoredRun] = []
+    aligned: list[tuple[Run, Rewards]] = []
 
     def add(run: Run, own: Judgements, rewards: Rewards, responses: Rewards) -> None:
         found = _score(run, own, rewards, responses, name)
-        scored.append(found) if isinstance(found, ScoredRun) else skipped.append(found)
+        if isinstance(found, ScoredRun):
+            scored.append(found)
+            aligned.append((run, rewards))
+        else:
+            skipped.append(found)
 
     for run, judgements, rewards in opened:
         if judgements.digest == common:
@@ -78,6 +85,8 @@ def pair_runs(
             add(run, shared, read_rewards(str(run.path)), known)
         except UserError as error:
             skipped.append(_skipped(run, str(error).removeprefix("eval.scores=")))
+    for run, rewards in ensembles_of(aligned, ensembles):
+        add(run, shared, rewards, known)
     return shared, scored, skipped
 
 
@@ -85,7 +94,7 @@ def selected_on_same(scored: Sequence[ScoredRun], name: str) -> bool:
     """Whether checkpoints were selected on the rows that are compared."""
     if name == "val":
         return True
-    run = next(one.run for one in scored if not one.run.is_file)
+    run = next(one.run for one in scored if one.run.has_settings)
     val, own = (run.path / "judgements" / f"{which}.parquet" for which in ("val", name))
     return val.is_file() and read_judgements(val).digest == read_judgements(own).digest
 

@@ -79,7 +79,7 @@ def differing_settings(scored: Sequence[ScoredRun]) -> list[str]:
     Keys that follow from a chosen option (each loss has its own) are left out unless a command line
     names them.
     """
-    runs = [one.run for one in scored if not one.run.is_file]
+    runs = [one.run for one in scored if one.run.has_settings]
     every = sorted({key for run in runs for key in run.config if is_setting(key) and key != "seed"})
     differ = [k for k in every if len({repr(run.config.get(k, ABSENT)) for run in runs}) > 1]
     given = frozenset().union(*(run.given for run in runs)) if runs else frozenset()

@@ -14,11 +14,15 @@ from rmexp.config.yaml_io import read_yaml
 from rmexp.core.errors import UserError
 from rmexp.tracking.run_state import read_state
 
-TASKS_WITH_REWARDS = ("train", "evaluate")
+TASKS_WITH_REWARDS = ("train", "evaluate", "merge")
+MERGED = "merged"
+"""The key of `Run.config` that tells how many runs a run merges (task=merge)."""
+
 COST = ("training_seconds", "pairs_per_second", "peak_memory_gib")
 
 NO_SETTING = (
     *("name", "resume", "cache", "out", "source", "runs", "checkpoint", "trust"),
+    *("aggregate", "lcb_lambda"),
     *("data.cache", "trainer.keep", "trainer.checkpoint_every", "rmexp_version"),
 )
 """Keys that do not affect what a run computes."""
@@ -29,7 +33,7 @@ NO_SETTINGS = ("logger.", "task.", "eval.", "sweep.")
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, or a file of rewards.
+    """A finished run, a file of rewards, or an ensemble of these.
 
     config     `group.key` -> value; of an evaluation: the configuration of the evaluated training
     labels     group -> chosen option
@@ -39,6 +43,8 @@ class Run:
     data       fingerprint of its data
     fold       what was held out in cross-validation, see `splits.Fold`
     parts      the folds that this run pools; `part_of`: comparison -> index of its fold
+    members    of an ensemble, which has nothing else of its own but name and path
+    trained    directory of the training, with the calibration: another one for an evaluation
     """
 
     name: str
@@ -52,6 +58,8 @@ class Run:
     fold: Mapping[str, Any] | None = None
     parts: tuple["Run", ...] = ()
     part_of: Mapping[str, int] = field(default_factory=dict)
+    members: tuple["Run", ...] = ()
+    trained: Path | None = None
 
     @property
     def is_file(self) -> bool:
@@ -59,14 +67,19 @@ class Run:
         return self.path.is_file()
 
     @property
+    def has_settings(self) -> bool:
+        """Whether it was trained with settings that tell it from others."""
+        return not (self.is_file or self.members)
+
+    @property
     def paths(self) -> list[Path]:
-        """Its directory, or those of the folds that it pools."""
-        return [part.path for part in self.parts] or [self.path]
+        """Its directory, those of the folds that it pools, or of the members of an ensemble."""
+        return [part.path for part in self.parts or self.members] or [self.path]
 
     def identity(self, *without: str) -> tuple[Any, ...]:
         """Equal for runs with equal settings, ignoring the keys `without`."""
-        if self.is_file:
-            return (str(self.path),)
+        if not self.has_settings:
+            return (self.name, *map(str, self.paths))
         settings = {k: v for k, v in self.config.items() if k not in without and is_setting(k)}
         return tuple(sorted((k, repr(v)) for k, v in settings.items()))
 
@@ -178,6 +191,8 @@ def _finished_run(home: Path, result: Mapping[str, Any]) -> Run:
     if config.get("checkpoint") and (trained / "config.yaml").is_file():
         origin, config = trained, read_yaml(trained / "config.yaml")
         given |= _given(origin)
+    if members := result.get(MERGED):
+        config[MERGED] = f"{len(members)} runs"
     training = result if origin == home else _read_json(origin / "result.json")
     return Run(
         name=origin.resolve().name,
@@ -189,6 +204,7 @@ def _finished_run(home: Path, result: Mapping[str, Any]) -> Run:
         cost={name: training[name] for name in COST if training.get(name) is not None},
         data=_read_json(home / "environment.json").get("data_fingerprint"),
         fold=result.get("fold"),
+        trained=origin,
     )
 
 

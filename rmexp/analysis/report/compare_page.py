@@ -138,7 +138,7 @@ def _learning(found: RunComparison) -> Iterator[plots.Plot]:
     name, series = f"val/{found.metric}", {}
     for row in found.rows[:CURVES]:
         run = row.group.runs[0].run
-        points = plots.logged_series([] if run.is_file else read_log(run.path), name)
+        points = plots.logged_series(read_log(run.path) if run.has_settings else [], name)
         if points[0]:
             series[_label(row.group)] = points
     if series:
