@@ -69,3 +69,11 @@ class Reporter:
 def relative_path(path: Path) -> str:
     """A path as a user in this directory would type it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def format_bytes(size: float) -> str:
+    """A size in the largest unit of KiB, MiB and GiB that it fills, with one decimal."""
+    for exponent, unit in ((30, "GiB"), (20, "MiB")):
+        if size >= 2**exponent:
+            return f"{size / 2**exponent:,.1f} {unit}"
+    return f"{size / 2**10:,.1f} KiB"

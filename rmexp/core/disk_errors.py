@@ -1,13 +1,14 @@
-"""Errors of directories that cannot be written, as a sentence with the path and the fix."""
+"""Directories that cannot be written, or not enough: a sentence with the path and the fix."""
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rmexp.core.console import relative_path
+from rmexp.core.console import format_bytes, relative_path
 from rmexp.core.errors import DiskFull, UserError
 
 
@@ -20,14 +21,45 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def raise_disk_full(path: Path, fix: str = "free some space") -> Iterator[None]:
-    """Raise errors of a full disk as `DiskFull`, which names the path and the fix."""
+def raise_disk_full(path: Path, other_fix: str | None = None) -> Iterator[None]:
+    """Raise errors of a full disk as `DiskFull`, which names the path and the fix.
+
+    Args:
+        other_fix: what helps other than to free space.
+    """
     try:
         yield
     except Exception as error:
         if is_disk_full(error):
-            raise DiskFull(f"The disk of {relative_path(path)} is full: {fix}.") from error
+            raise _disk_full(path, other_fix) from error
         raise
+
+
+def check_free_space(folder: Path, needed: int, whose: str, other_fix: str) -> str:
+    """Check that a disk can hold what will be written.
+
+    Args:
+        folder: a directory on the disk.
+        needed: maximum number of bytes.
+        whose: who writes them, e.g. "the run".
+        other_fix: what helps other than to free space.
+
+    Returns:
+        How much is needed and free.
+
+    Raises:
+        DiskFull: it cannot.
+    """
+    free = shutil.disk_usage(folder).free
+    most, left = format_bytes(needed), f"{format_bytes(free)} are free"
+    if free < needed:
+        raise _disk_full(folder, f"{other_fix} ({whose} may need {most}, and {left})")
+    return f"up to {most} in {relative_path(folder)}, {left}"
+
+
+def _disk_full(path: Path, other_fix: str | None) -> DiskFull:
+    fixes = ", or ".join(filter(None, ("free some space", other_fix)))
+    return DiskFull(f"The disk of {relative_path(path)} is full: {fixes}.")
 
 
 def check_writable(folder: Path, fix: str) -> None:
@@ -45,7 +77,7 @@ def check_writable(folder: Path, fix: str) -> None:
 def raise_unwritable(path: Path, fix: str) -> Iterator[None]:
     """Raise every `OSError` of the block as a sentence that names the path and the fix."""
     try:
-        with raise_disk_full(path, f"free some space, or {fix}"):
+        with raise_disk_full(path, fix):
             yield
     except TimeoutError:  # of a lock that another process has
         raise

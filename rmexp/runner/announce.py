@@ -1,14 +1,12 @@
 """What a sweep prints before it starts: the grid, what is done already, time and disk space."""
 
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from rich.table import Table
 
 from rmexp.core.console import Reporter, relative_path
-from rmexp.core.errors import UserError
+from rmexp.core.disk_errors import check_free_space
 from rmexp.runner.estimate import MeasuredJob, measure
 from rmexp.runner.executors import LAUNCHERS
 from rmexp.runner.job_spec import JobSpec
@@ -32,7 +30,7 @@ def announce(
         trials: how many jobs a search proposes.
 
     Raises:
-        UserError: the disk cannot hold the sweep.
+        DiskFull: the disk cannot hold the sweep.
     """
     reporter.say(f"sweep {relative_path(plan.directory)}")
     if swept := levels([cell.overrides for cell in cells]):
@@ -65,7 +63,9 @@ def announce(
     alone = launcher == "basic" and all(c.config.trainer.strategy == "single" for c in left)
     how = "on this machine, one run after the other" if alone else "of one device's work"
     reporter.say(*_lines(measured, left, how))
-    _check_disk(measured.disk([cell.config for cell in left]), plan.directory, reporter)
+    needed = measured.disk([cell.config for cell in left])
+    fix = "keep less with trainer.keep and sweep.export"
+    reporter.say(f"disk: {check_free_space(plan.directory, needed, 'the sweep', fix)}")
 
 
 def levels(cells: Sequence[Sequence[str]]) -> Mapping[str, list[str]]:
@@ -104,14 +104,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _check_disk(needed: int, folder: Path, reporter: Reporter) -> None:
-    free = shutil.disk_usage(folder).free
-    where = relative_path(folder)
-    need = f"up to {needed / 2**30:.1f} GiB in {where}, {free / 2**30:.1f} GiB are free"
-    if free < needed:
-        raise UserError(
-            f"The sweep may need {need}: free some, or keep less (trainer.keep, sweep.export)."
-        )
-    reporter.say(f"disk: {need}")

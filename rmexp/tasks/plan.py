@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt
 
-from rmexp.analysis.report.plan_table import BYTES_PER_GIB, UNKNOWN, plan_table
-from rmexp.core.console import Reporter
+from rmexp.analysis.report.plan_table import UNKNOWN, plan_table
+from rmexp.core.console import Reporter, format_bytes
 from rmexp.core.errors import UserError
 from rmexp.core.process_memory import device_memory, resident_bytes
 from rmexp.data.comparison_data import ComparisonData
@@ -67,7 +67,7 @@ def plan(
     devices = max(1, trainer.processes)  # with `auto`, the machine may have no GPU
     facts = estimate(fake, data.batching.micro_batch_tokens, trainer.strategy, devices, process)
     shared = max(1, trainer.resolved_devices())
-    available = device_memory(gpu, shared) if memory_gib is None else memory_gib * BYTES_PER_GIB
+    available = device_memory(gpu, shared) if memory_gib is None else memory_gib * 2**30
     epochs = trainer.steps(facts["steps"]) / facts["steps"]
     flops = facts["flops"] * epochs + facts["keeping_flops"]
     facts |= {
@@ -97,8 +97,8 @@ def _refusal(facts: Mapping[str, Any], ways: Sequence[str]) -> str:
     where = f"{facts['strategy']} over {facts['devices']} devices"
     none = "no tune, micro-batch or number of devices that rmexp can propose makes it fit"
     return (
-        f"This does not fit: {what} needs {facts['needed'] / BYTES_PER_GIB:.1f} GiB on each device "
+        f"This does not fit: {what} needs {format_bytes(facts['needed'])} on each device "
         f"({where if facts['devices'] > 1 else 'one device'}), and there are "
-        f"{facts['available'] / BYTES_PER_GIB:.1f} GiB; "
+        f"{format_bytes(facts['available'])}; "
         f"{'it would fit with ' + '; or '.join(ways) if ways else none}."
     )

@@ -21,6 +21,7 @@ from rmexp.batching.activation_store import FACTS, ActivationStore
 from rmexp.batching.collate import BatchLayout
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.batching.step_loader import IndexedRows
+from rmexp.core.console import format_bytes
 from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import note_fallback
 from rmexp.data.comparison_data import ComparisonData
@@ -56,8 +57,9 @@ class CachedActivations:
 
     def line(self) -> str:
         part = "the frozen model" if self.features.pooled else f"{self.layers} frozen layers"
+        size = format_bytes(self.facts["mib"] * 2**20)
         how = "from the cache" if self.facts["from_cache"] else f"{self.facts['seconds']} s"
-        return f"features: cached activations of {part}, {self.facts['mib']} MiB, {how}"
+        return f"features: cached activations of {part}, {size}, {how}"
 
 
 def load_or_compute(
@@ -153,13 +155,14 @@ def _too_large(model: Any, data: ComparisonData, pooled: bool, limit_gib: float)
         len(chunk) if pooled else PrefixTreeBuilder().with_sequences(chunk).size
         for _, chunk in prompt_sequences(data)
     )
-    needed = size * model.config.get_text_config().hidden_size * 4 / 2**30
-    if needed > limit_gib:
-        return f"it would take {needed:.1f} GiB on disk, and tune.cache_gib={limit_gib:g}"
+    needed = size * model.config.get_text_config().hidden_size * 4
+    if needed > limit_gib * 2**30:
+        return f"it would take {format_bytes(needed)} on disk, and tune.cache_gib={limit_gib:g}"
     data.cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(data.cache).free / 2**30
+    free = shutil.disk_usage(data.cache).free
     if needed > free:
-        return f"it would take {needed:.1f} GiB in {data.cache}, and {free:.1f} GiB are free"
+        most, left = format_bytes(needed), format_bytes(free)
+        return f"it would take {most} in {data.cache}, and {left} are free"
     return None
 
 

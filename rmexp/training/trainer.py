@@ -1,7 +1,6 @@
 """Trainer settings and the Lightning Trainer built from them."""
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +22,7 @@ from rmexp.core.devices import (
     resolve_accelerator,
     resolve_precision,
 )
+from rmexp.core.disk_errors import check_free_space
 from rmexp.core.errors import UserError
 from rmexp.evaluation.metrics import lower_is_better, monitored_metrics
 from rmexp.tracking.run_directory import RunDirectory
@@ -216,15 +216,10 @@ def check_disk(model: nn.Module, folder: Path) -> None:
     """Refuse a run that does not fit on the disk.
 
     Raises:
-        UserError: says how much is needed and free.
+        DiskFull: says how much is needed and free.
     """
     parameters = list(model.parameters())
     needed = required_disk_bytes(
         sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
     )
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"The run may need {needed / 2**30:.1f} GiB in {folder}, "
-            f"and {free / 2**30:.1f} GiB are free; free some, or run elsewhere."
-        )
+    check_free_space(folder, needed, "the run", "run elsewhere")

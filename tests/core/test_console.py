@@ -6,7 +6,7 @@ import sys
 
 from rich.table import Table
 
-from rmexp.core.console import Reporter, relative_path
+from rmexp.core.console import Reporter, format_bytes, relative_path
 from rmexp.core.streams import CONTROLS, print_error, printable
 from tests.conftest import ROOT
 
@@ -32,6 +32,14 @@ def test_paths_below_the_working_directory_are_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert relative_path(tmp_path / "outputs" / "run") == "outputs/run"
     assert relative_path(tmp_path.parent) == str(tmp_path.parent)
+
+
+def test_sizes_are_in_the_largest_unit_that_they_fill():
+    sizes = (0, 1000, 2**20 - 1, 25 * 2**20, 2**30 - 1, 2**30, 5000.5 * 2**30)
+    assert [format_bytes(size) for size in sizes] == [
+        *("0.0 KiB", "1.0 KiB", "1,024.0 KiB", "25.0 MiB", "1,024.0 MiB"),
+        *("1.0 GiB", "5,000.5 GiB"),
+    ]
 
 
 ATTACK = "\x1b]0;taken\x1b[2J\x9b31m\u202eabc"

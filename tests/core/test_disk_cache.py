@@ -88,5 +88,6 @@ def test_a_full_disk_of_the_cache_is_named(tmp_path):
         except OSError as error:
             raise ValueError("as libraries wrap it") from error
 
-    with pytest.raises(DiskFull, match=f"The disk of .* is full: {disk_cache.FIX}"):
+    said = f"The disk of .* is full: free some space, or {disk_cache.FIX}"
+    with pytest.raises(DiskFull, match=said):
         load_or_build(tmp_path / "entry", load, fill)

@@ -14,6 +14,7 @@ import transformers
 from omegaconf import OmegaConf
 
 from rmexp.tracking.predictions import PREDICTIONS
+from rmexp.tracking.run_state import read_state
 from tests.conftest import HH, ROOT, SHORT_DEMO, CommandLine, needs, result
 
 TINY = ("model=tiny", "logger=none", SHORT_DEMO, "data.limit=60", "trainer.validations=2")
@@ -357,8 +358,12 @@ def test_a_run_that_the_disk_cannot_hold_is_refused(rmexp, monkeypatch):
     usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     done = rmexp(*TINY, check=False)
-    assert "The run may need" in done.stderr
-    assert result(rmexp.runs()[0])["status"] == "failed"
+    (run,) = rmexp.runs()
+    assert done.stderr == (
+        f"rmexp: The disk of {run.relative_to(rmexp.folder)} is full: free some space, or run "
+        "elsewhere (the run may need 841.0 KiB, and 1.0 KiB are free).\n"
+    )
+    assert read_state(run).status == "interrupted"  # not failed: a resumed run resumes again
 
 
 def test_a_run_is_not_evaluated_or_resumed_on_data_that_changed(rmexp, write_rows):

@@ -308,7 +308,12 @@ def test_a_sweep_that_the_disk_cannot_hold_is_refused(rmexp, monkeypatch):
     usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     done = rmexp("-m", *QUICK, "seed=0,1", check=False)
-    assert "The sweep may need up to" in done.stderr
+    (home,) = rmexp.folder.glob("outputs/sweeps/*")
+    assert done.stderr.startswith(
+        f"rmexp: The disk of {home.relative_to(rmexp.folder)} is full: free some space, or "
+        "keep less with trainer.keep and sweep.export (the sweep may need 1.0 MiB, and "
+        "1.0 KiB are free). Finished jobs are kept; resume with: python -m rmexp -m "
+    )
     assert rmexp.runs() == []
 
 

@@ -128,7 +128,7 @@ def test_what_is_too_large_is_computed_anew_and_said(tmp_path, recwarn):
     model = from_conf("model/tiny", layers=3).load_model(tiny_tokenizer(), 0)
     LastLayers(1, 1)(model, 0)
     data = Data(some_rows(), "padded", tmp_path)
-    with pytest.warns(UserWarning, match="would take .* GiB on disk, and tune.cache_gib=1e-09"):
+    with pytest.warns(UserWarning, match="would take .* KiB on disk, and tune.cache_gib=1e-09"):
         assert load_or_compute(model, data, data.layout, "32-true", 1e-9, print) is None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-BYTES_PER_GIB = 2**30
+from rmexp.core.console import format_bytes
 
 MEANING = {
     "weights": "fp32",
@@ -43,17 +43,17 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "trainable", f"{facts['trainable']:,}", f"{share:.2%}"
     for name, size in facts["memory"].items():
         if size:
-            yield name, _gib(size), MEANING[name]
+            yield name, format_bytes(size), MEANING[name]
     plural = "es" if facts["micro_batches"] > 1 else ""
     size = (
         f"{facts['micro_batches']} micro-batch{plural} of at most {facts['micro_batch']:,} tokens"
     )
-    yield "a step's peak", _gib(facts["training"]), f"{facts['peak']} pass; {size}"
+    yield "a step's peak", format_bytes(facts["training"]), f"{facts['peak']} pass; {size}"
     for name in ("keeping", "loading", "saving", "export"):
         if facts[name] > facts["training"]:
-            yield name.replace("keeping", "feature pass"), _gib(facts[name]), MEANING[name]
+            yield name.replace("keeping", "feature pass"), format_bytes(facts[name]), MEANING[name]
     where = "each device" if facts["devices"] > 1 else "the device"
-    yield "needed", _gib(facts["needed"]), f"{_gib(facts['available'])} on {where}"
+    yield "needed", format_bytes(facts["needed"]), f"{format_bytes(facts['available'])} on {where}"
     laid = "" if facts["laid_out"] == facts["steps"] else f", {facts['laid_out']} laid out"
     yield "epoch", f"{facts['steps']:,} steps", f"{facts['comparisons']:,} comparisons{laid}"
     yield "tokens", f"{facts['tokens']:,}", f"distinct ones; {facts['keys']:,} attended keys"
@@ -63,7 +63,3 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if facts["hours"] is not None:
         rate = f"{facts['tflops']:g} TFLOP/s on each of {facts['devices']}"
         yield "hours", f"{facts['hours']:.3g}", f"{facts['epochs']:g} epochs at {rate}"
-
-
-def _gib(size: float) -> str:
-    return f"{size / BYTES_PER_GIB:,.2f} GiB"

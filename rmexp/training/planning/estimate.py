@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rmexp.analysis.report.plan_table import BYTES_PER_GIB
 from rmexp.batching.collate import BatchLayout
 from rmexp.batching.epoch_layout import lay_out_epoch
 from rmexp.config.compose import build, option_values
+from rmexp.core.console import format_bytes
 from rmexp.models.reward_model import head_parameters
 from rmexp.models.tuning import LoRA
 from rmexp.training.optim import AdamW
@@ -113,7 +113,7 @@ def propose(
         for model, more in zip(models, ("", " model.gradient_checkpointing=true"), strict=False):
             needed = estimate(model, process=process, **(setting | changes))["needed"]
             if needed <= available:
-                return f"{words}{more} ({needed / BYTES_PER_GIB:.1f} GiB)".lstrip()
+                return f"{words}{more} ({format_bytes(needed)})".lstrip()
         return None
 
     found, models = None, _with_recomputation(fake)
