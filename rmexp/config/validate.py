@@ -130,6 +130,9 @@ FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))
 ENSEMBLE_KEYS = ("aggregate", "lcb_lambda")
 """Root keys of tasks that take several runs as one model."""
 
+BROUGHT = ("model", "template", "loss", "head", "tune", "optim")
+"""Groups that task=merge takes from the runs."""
+
 MODEL_PROBES = ("probes", "probe_rows")
 """Keys of task=evaluate that need a model."""
 
@@ -166,6 +169,8 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
         part = key.split(".")[0]
         used = {"task", "logger", *inputs}
         own = {"checkpoint", "source", "out", "hub", "runs", "policy", *ENSEMBLE_KEYS, *GROUPS}
+        if name == "merge" and part in BROUGHT and key != "model.trust_remote_code":
+            raise UserError(f"The runs bring their own {part}: leave out {key}.")
         trusts = key == "model.trust_remote_code" and config.checkpoint is not None
         if part in own - used and not trusts:
             raise UserError(f"{who} does not use {part}: leave out {key}.")

@@ -192,11 +192,8 @@ def member_scale(home: Path) -> Calibration:
 
 def own_scale(rewards_N: np.ndarray) -> Calibration:
     """The scale of rewards by themselves, where nothing else is known; NaN does not count."""
-    return Calibration(**_mean_and_std(rewards_N[np.isfinite(rewards_N)]))
-
-
-def _mean_and_std(rewards_N: np.ndarray) -> dict[str, float]:
-    return {"reward_mean": float(rewards_N.mean()), "reward_std": float(rewards_N.std()) or 1.0}
+    known = rewards_N[np.isfinite(rewards_N)]
+    return Calibration(reward_mean=float(known.mean()), reward_std=float(known.std()) or 1.0)
 
 
 def fit_calibration(
@@ -215,7 +212,10 @@ def fit_calibration(
         weights_P: (P,) weight of each pair; None: all 1.
     """
     rewards_N = rewards_N.astype(np.float64)
-    facts: dict[str, Any] = dict(_mean_and_std(rewards_N))
+    facts: dict[str, Any] = {
+        "reward_mean": float(rewards_N.mean()),
+        "reward_std": float(rewards_N.std()) or 1.0,
+    }
     if weights_P is not None:
         gaps_P, weights_P = gaps_P[weights_P > 0], weights_P[weights_P > 0]
     if len(gaps_P):

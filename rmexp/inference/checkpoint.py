@@ -110,7 +110,7 @@ def inherit_config(
     """
     home = Path(config.checkpoint).expanduser()
     config = without_hydra(config)
-    keys = [override.lstrip("+~").split("=", 1)[0].split("@")[0] for override in overrides]
+    keys = _keys_of(overrides)
     facts: dict[str, Any] = {
         "labels": {},
         "trained_metrics": {},
@@ -150,6 +150,29 @@ def inherit_config(
             )
         config.template = option_values("template/tokenizer")
     return config, facts
+
+
+def _keys_of(overrides: Sequence[str]) -> list[str]:
+    return [override.lstrip("+~").split("=", 1)[0].split("@")[0] for override in overrides]
+
+
+MEMBER_GROUPS = ("model", "template", "loss", "tune", "optim", "trainer", "data")
+"""Groups that merged runs bring."""
+
+
+def member_config(config: DictConfig, saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of merged runs: their first one's, with the keys of the command line.
+
+    It is trained as they are: `model` is their base, and not the first one's weights.
+    """
+    keys, config = _keys_of(overrides), without_hydra(config)
+    _use_cache(saved, config.cache)
+    for group in MEMBER_GROUPS:
+        config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
+    for key, value in SINGLE_PROCESS.items():
+        OmegaConf.update(config.trainer, key, value)
+    config.seed = config.seed if "seed" in keys else saved.seed
+    return config
 
 
 def _use_cache(saved: DictConfig, cache: str) -> None:

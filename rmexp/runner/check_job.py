@@ -82,6 +82,10 @@ class JobChecker:
             completed, facts = _with_checkpoint(config, overrides)
             check_config(completed, self._valid)
             job = dataclasses.replace(job, config=completed, inherited=facts)
+        if config.task.name == "merge":
+            config, facts = _with_members(config, overrides)
+            check_config(config, self._valid)
+            job = dataclasses.replace(job, config=config, inherited=facts)
         if config.task["_target_"] == IMPROVE_TARGET:
             self._check_improve(config)
         if config.task.name == "best_of_n":
@@ -204,6 +208,22 @@ def _with_checkpoint(
     if not Path(config.checkpoint).expanduser().is_dir():
         raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
     return inherit_config(config, overrides, own_rows=reads_trained_rows(config))
+
+
+def _with_members(
+    config: DictConfig, overrides: Sequence[str]
+) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration of task=merge, completed by that of the first run, and facts about it."""
+    from rmexp.config.trust import Trust
+    from rmexp.inference.checkpoint import member_config
+    from rmexp.training.merging import check_members, find_members, shares
+
+    members = find_members(config.runs, config.task.setting, Trust.of(config))
+    own_data = not any(word.split(".")[0].split("=")[0] == "data" for word in overrides)
+    check_members(members, own_data)
+    shares(members, config.task.weights)
+    first = members[0]
+    return member_config(config, first.config, overrides), {"labels": dict(first.run.labels)}
 
 
 def _check_runs(runs: str | Sequence[str]) -> None:

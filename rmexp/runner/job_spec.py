@@ -20,7 +20,7 @@ class JobSpec:
             what the command line leaves open.
         overrides: what it was composed from.
         choices: group -> option.
-        inherited: facts about the checkpoint's run, see `inherit_config`.
+        inherited: facts about the checkpoint's run, see `inherit_config`, or about merged ones.
         directory: its run directory; absolute.
         sweep, number, fingerprint: the sweep it belongs to, its number there, and the hash of its
             configuration, data and code; None for a single run.

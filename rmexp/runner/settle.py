@@ -66,7 +66,7 @@ def settle_config(job: JobSpec) -> tuple[DictConfig, dict[str, Any]]:
     task = config.task.name
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}
     facts: dict[str, Any] = {"task": task, "sweep": job.sweep, "fingerprint": job.fingerprint}
-    if config.checkpoint is not None:
+    if job.inherited:
         facts |= job.inherited
         labels |= job.inherited["labels"]
     label = "-".join((labels["loss"], labels["data"])) if task == "train" else task

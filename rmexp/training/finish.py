@@ -84,7 +84,31 @@ def finish_run(
     score: Callable[[str], dict[str, float]],
     network: Callable[[], Any],
 ) -> dict[str, float]:
-    """Load the best weights, calibrate on val, test, export, report and tidy; on every rank.
+    """Load the best weights, and conclude the run; on every rank.
+
+    Args: see `conclude_run`.
+
+    Returns:
+        The metrics of val and test.
+    """
+    run, reporter = parts.run, parts.reporter
+    module.load_state_dict(best.state)
+    reporter.say(f"best weights: step {best.step}, {best.monitor} {best.value:.4f}")
+    run.update(best_step=best.step, monitor=best.monitor, best_score=best.value)
+    if module.validated_at != best.step:  # else these weights scored val last
+        module.logs = False  # val was logged when these weights were new
+        score("val")
+        module.logs = True
+    return conclude_run(parts, module, score, network)
+
+
+def conclude_run(
+    parts: RunParts,
+    module: RewardModule,
+    score: Callable[[str], dict[str, float]],
+    network: Callable[[], Any],
+) -> dict[str, float]:
+    """Calibrate on val, which was scored last, test, export, report and tidy.
 
     Args:
         score: computes the metrics of a split with the module's weights, and logs them if
@@ -95,13 +119,6 @@ def finish_run(
         The metrics of val and test.
     """
     run, reporter, data, loss = parts.run, parts.reporter, parts.prepared.data, module.loss
-    module.load_state_dict(best.state)
-    reporter.say(f"best weights: step {best.step}, {best.monitor} {best.value:.4f}")
-    run.update(best_step=best.step, monitor=best.monitor, best_score=best.value)
-    if module.validated_at != best.step:  # else these weights scored val last
-        module.logs = False  # val was logged when these weights were new
-        score("val")
-        module.logs = True
     metrics = _calibrate_and_test(module, data, run, score)
     if not distributed.is_rank_zero():
         return metrics

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rmexp.analysis.compare.runs import Run, SkippedRun
+from rmexp.analysis.compare.runs import Run, SkippedRun, value_on_command_line
 from rmexp.evaluation.length_control import length_controlled_accuracy
 from rmexp.evaluation.metrics import find_metric
 from rmexp.evaluation.rank_correlation import within_prompts
@@ -103,7 +103,7 @@ def _disjoint(members: Iterable[OpenRun]) -> bool:
 def _distinguishing_names(runs: Sequence[Run]) -> list[str]:
     """What differs between the runs, of the keys on their command lines."""
     given = sorted(frozenset().union(*(run.given for run in runs)) - set(FOLD_KEYS))
-    values = {key: [run.labels.get(key, run.config.get(key)) for run in runs] for key in given}
+    values = {key: [value_on_command_line(run, key) for run in runs] for key in given}
     differ = [key for key in given if len(set(map(repr, values[key]))) > 1]
     names = [" ".join(f"{key}={values[key][n]}" for key in differ) for n in range(len(runs))]
     return [name or run.name for name, run in zip(names, runs, strict=True)]

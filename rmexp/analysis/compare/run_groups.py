@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rmexp.analysis.compare.paired_runs import ScoredRun
-from rmexp.analysis.compare.runs import SkippedRun, is_setting
+from rmexp.analysis.compare.runs import SkippedRun, is_setting, value_on_command_line
 
 ABSENT = None
 """Value of a key that a group does not have."""
@@ -64,7 +64,7 @@ def group_runs(scored: Sequence[ScoredRun]) -> tuple[list[RunGroup], list[str], 
         for seeds in by_seed.values()
     ]
     keys = differing_settings([runs[0] for runs in members])
-    values = [{key: _value(runs[0], key) for key in keys} for runs in members]
+    values = [{key: value_on_command_line(runs[0].run, key) for key in keys} for runs in members]
     names = [" ".join(_words(own)) for own in values]
     groups = [
         RunGroup(name if name and names.count(name) == 1 else _run_name(runs), runs, own)
@@ -92,11 +92,6 @@ def differing_settings(scored: Sequence[ScoredRun]) -> list[str]:
         if key in given or not follows:
             kept.append(key)
     return [*reversed(labels), *sorted(kept, key=lambda k: (k not in given, k))]
-
-
-def _value(one: ScoredRun, key: str) -> Any:
-    """The chosen option of a group of keys, or the value of a key."""
-    return one.run.labels.get(key, one.run.config.get(key, ABSENT))
 
 
 def _words(values: Mapping[str, Any]) -> Iterator[str]:

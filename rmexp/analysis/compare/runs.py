@@ -94,6 +94,11 @@ class SkippedRun:
     why: str
 
 
+def value_on_command_line(run: Run, key: str) -> Any:
+    """The chosen option of a group of keys, or the value of a key; None without it."""
+    return run.labels.get(key, run.config.get(key))
+
+
 def is_setting(key: str) -> bool:
     """Whether a configuration key affects what a run computes."""
     return key not in NO_SETTING and not key.startswith(NO_SETTINGS)
@@ -181,10 +186,10 @@ def read_run(home: Path) -> Run | SkippedRun:
         check_links(home)
     except UserError as error:
         return skipped("unreadable", str(error))
-    return _finished_run(home, result)
+    return finished_run(home, result)
 
 
-def _finished_run(home: Path, result: Mapping[str, Any]) -> Run:
+def finished_run(home: Path, result: Mapping[str, Any]) -> Run:
     """A run; name, configuration and cost of an evaluation are those of its training, if found."""
     origin, config, given = home, read_yaml(home / "config.yaml"), _given(home)
     trained = Path(config.get("checkpoint") or "").expanduser()

@@ -1,0 +1,71 @@
+"""The mean of the weights of several models, as one model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rmexp.core.errors import UserError
+from rmexp.models.layout_probe import RequestedLayout
+from rmexp.models.provenance import Provenance
+
+
+@dataclass(frozen=True)
+class MergedWeights:
+    """Members that were trained from one base, averaged (WARM: Ramé et al. 2024, arXiv:2401.12187).
+
+    Args:
+        base: source of the model that all members were trained from.
+        members: name -> source of a member and its weight; the weights have the sum 1.
+        layout, gradient_checkpointing, compile: see `Pretrained`.
+    """
+
+    base: Any
+    members: Mapping[str, tuple[Any, float]]
+    layout: RequestedLayout = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+    def load_tokenizer(self) -> Any:
+        return self.base.load_tokenizer()
+
+    def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
+        """The merged model; besides it, memory holds one member at a time.
+
+        Raises:
+            UserError: a member has other weights than the first.
+        """
+        mean: dict[str, Tensor] = {}
+        model = nn.Module()
+        for name, (source, share) in self.members.items():
+            del model  # the one before, before the next is loaded
+            model = source.load_model(tokenizer, seed)  # LoRA's updates are merged
+            _add(mean, model.state_dict(), share, name)
+        model.load_state_dict(mean)
+        return model
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    def provenance(self) -> Provenance:
+        """That of the model that was trained."""
+        return self.base.provenance()
+
+
+@torch.no_grad()
+def _add(mean: dict[str, Tensor], state: Mapping[str, Tensor], share: float, name: str) -> None:
+    """Add a member's weights to the sum; what is no weight (positions) stays the first's."""
+    shapes = {key: value.shape for key, value in state.items()}
+    if mean and shapes != (first := {key: value.shape for key, value in mean.items()}):
+        other = sorted(set(shapes.items()) ^ set(first.items()))[0][0]
+        raise UserError(f"{name} has other weights than the first of the runs ({other}).")
+    for key, value in state.items():
+        if not value.is_floating_point():
+            mean.setdefault(key, value.clone())
+        elif key in mean:
+            mean[key].add_(value, alpha=share)
+        else:
+            mean[key] = value * share

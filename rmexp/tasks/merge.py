@@ -1,0 +1,112 @@
+"""task=merge: the mean of the weights of several runs, as a run of its own."""
+
+import functools
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from rmexp.analysis.compare.comparison_report import compare_found
+from rmexp.analysis.compare.runs import MERGED, finished_run
+from rmexp.analysis.report.compare_output import print_comparison
+from rmexp.config.task_inputs import InputGroup
+from rmexp.config.trust import Trust
+from rmexp.core.console import Reporter, relative_path
+from rmexp.core.errors import UserError
+from rmexp.data.comparison_data import ComparisonData
+from rmexp.evaluation.aggregate import Aggregates, Aggregation, LcbLambda
+from rmexp.losses import Loss
+from rmexp.losses.compatibility import check_trainable
+from rmexp.runner.finalize import JUDGED_BY
+from rmexp.templates.template import Template
+from rmexp.tracking.run_directory import JsonLines, RunDirectory
+from rmexp.training.finish import RunParts, conclude_run, score_split
+from rmexp.training.lightning_module import RewardModule
+from rmexp.training.merging import Member, find_members, merge_loss, merged_weights, shares
+from rmexp.training.setup import load_model, prepare_data, seed_everything
+from rmexp.training.trainer import TrainerSettings
+
+
+@dataclass
+class MergedInto(InputGroup):
+    """Where the merged run goes, and what it is called."""
+
+    run: RunDirectory
+    loggers: list[Any]
+    reporter: Reporter
+    name: str
+    labels: dict[str, str]
+
+
+def merge_runs(
+    runs: str | list[str],
+    model: Any,
+    template: Template,
+    data: ComparisonData,
+    loss: Loss,
+    trainer: TrainerSettings,
+    into: MergedInto,
+    trust: Trust,
+    seed: int,
+    setting: str | list[str] | None,
+    weights: list[Annotated[float, Ge(0)]] | None,
+    aggregate: Aggregates,
+    lcb_lambda: LcbLambda,
+) -> dict[str, float]:
+    """Average the weights, calibrate on val, test, export, report, and compare with the members.
+
+    Args:
+        runs: two runs or more, or a sweep.
+        model: the base model of all of them; template, data, loss: those of the first run.
+        setting: words that tell a setting of the sweep.
+        weights: of the runs; None: all alike.
+        aggregate: the ensembles to compare with; None: their mean.
+        lcb_lambda: of the ensemble `lcb`.
+
+    Raises:
+        UserError: the runs do not share what the mean of their weights needs.
+    """
+    run, reporter = into.run, into.reporter
+    seed_everything(seed)
+    members = find_members(runs, setting, trust)
+    of_each = shares(members, weights)
+    check = functools.partial(check_trainable, data, loss, into.labels["loss"], into.labels["data"])
+    prepared = prepare_data(model, template, data, seed, run, reporter, check)
+    reporter.say(
+        f"merging {len(members)} runs:",
+        *(f"  {share:.3g} x {one.run.name}" for one, share in zip(members, of_each, strict=True)),
+    )
+    source = merged_weights(model, members, of_each)
+    network, layout = load_model(source, prepared, seed, run, reporter, trainer.device())
+    run.update(**{MERGED: [str(one.home) for one in members], "merge_weights": of_each})
+    module = RewardModule(network, loss, data, layout)
+    module.computes_loss = merge_loss(loss, members, of_each)
+    fit = trainer.build(run, [JsonLines(run), *into.loggers], [])
+    score = functools.partial(score_split, fit, module, data)
+    score("val")
+    parts = RunParts(
+        run, reporter, model, prepared, into.name, into.labels, trainer.keep, exports=True
+    )
+    metrics = conclude_run(parts, module, score, lambda: network)
+    run.update(metrics=metrics)
+    _compare(members, Aggregation.of_each(aggregate or "mean", lcb_lambda), into)
+    return metrics
+
+
+def _compare(members: list[Member], ensembles: list[Aggregation], into: MergedInto) -> None:
+    """Compare the merged run with its members and their ensembles, into `comparison/`."""
+    run, reporter = into.run, into.reporter
+    metric = next((m for m in JUDGED_BY if f"test/{m}" in run.result["metrics"]), "loss")
+    beside = [finished_run(run.path, run.result), *(one.run for one in members)]
+    reporter.say("")
+    try:
+        found = compare_found(beside, [], "test", metric, "all", ensembles)
+    except UserError as error:
+        reporter.say(f"not compared with the runs: {error}")
+        return
+    folder = run.path / "comparison"
+    folder.mkdir(exist_ok=True)
+    given = [str(one.path) for one in beside]
+    print_comparison(found, given, into.name, folder, reporter)
+    run.update(comparison=[verdict.sentence() for verdict in found.verdicts])
+    reporter.say("", f"beside  {relative_path(folder / 'report.html')}")
