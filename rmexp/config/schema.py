@@ -36,6 +36,7 @@ class Root:
     template: Any = MISSING
     data: Any = MISSING
     loss: Any = MISSING
+    head: Any = MISSING
     tune: Any = MISSING
     optim: Any = MISSING
     trainer: Any = MISSING
@@ -58,12 +59,15 @@ class Root:
 
 
 GROUPS = (
-    *("task", "model", "template", "data", "loss"),
+    *("task", "model", "template", "data", "loss", "head"),
     *("tune", "optim", "trainer", "logger", "eval"),
 )
 
 HEAD_TARGET = "rmexp.models.tuning.Head"
 """tune=head."""
+
+LINEAR_TARGET = "rmexp.models.heads.LinearHead"
+"""head=linear, which runs had before head was a group."""
 
 TRAIN_TARGET = "rmexp.tasks.train.train"
 """task=train."""

@@ -22,10 +22,16 @@ _DATA = ("rmexp.data.formats", "rmexp.data.options", "rmexp.templates.template")
 
 HOMES: Mapping[str, tuple[str, ...]] = {
     "task": ("rmexp.tasks",),
-    "model": ("rmexp.models.pretrained", "rmexp.models.tiny", "rmexp.models.tuning"),
+    "model": (
+        "rmexp.models.pretrained",
+        "rmexp.models.tiny",
+        "rmexp.models.tuning",
+        "rmexp.models.heads",
+    ),
     "template": ("rmexp.templates.template",),
     "data": _DATA,
     "loss": ("rmexp.losses",),
+    "head": ("rmexp.models.heads",),
     "tune": ("rmexp.models.tuning",),
     "optim": ("rmexp.training.optim",),
     "trainer": ("rmexp.training.trainer",),

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp import __version__
 from rmexp.config.compose import build, locate, option_values, without_hydra
-from rmexp.config.schema import SINGLE_PROCESS
+from rmexp.config.schema import LINEAR_TARGET, SINGLE_PROCESS
 from rmexp.config.trust import Trust, check_links, check_part, literal, read_untrusted
 from rmexp.config.validate import find_targets
 from rmexp.core.devices import device_name, resolve_accelerator, resolve_precision
@@ -51,6 +51,7 @@ def saved_config(run: Path, trust: Trust) -> DictConfig:
         check_part(path, target, thing, str(file))
     environment = run / "environment.json"
     facts = _facts(environment) if environment.is_file() else {}
+    content.setdefault("head", {"_target_": LINEAR_TARGET})
     return OmegaConf.create(literal(_located(content, Path(facts.get("directory", "")))))
 
 
@@ -130,7 +131,7 @@ def inherit_config(
             "trained_data": environment["data_fingerprint"],
             "trained_max_length": saved.data.max_length,
         }
-        for group in ("loss", "trainer", "template", "model"):
+        for group in ("loss", "head", "trainer", "template", "model"):
             config[group] = config[group] if group in keys else _merged(saved, config, group, keys)
         if "trainer" not in keys:  # one device can evaluate what several have trained
             for key, value in SINGLE_PROCESS.items():
@@ -236,6 +237,7 @@ def find_weights(
             "base": saved.model,
             "weights": str(best),
             "tune": saved.tune,
+            "head": saved.head,
             "layout": layout,
         }
     raise UserError(

@@ -13,7 +13,9 @@ from rmexp.core.errors import UserError, note_fallback
 from rmexp.evaluation.calibration import CALIBRATION_FILE, Calibration
 from rmexp.inference.cross_encoder import IDENTITY, write_cross_encoder_files
 from rmexp.inference.model_card import ExportFacts, write_card
-from rmexp.models.reward_model import head_layers
+from rmexp.models.head_file import save_outputs
+from rmexp.models.reward_head import MultiOutputHead, replace_head
+from rmexp.models.reward_model import head_layers, last_layer
 from rmexp.models.trained_state import merge
 from rmexp.templates.template import template_fingerprint
 
@@ -46,7 +48,8 @@ def export(
     """Write the model, tokenizer, template and card to `home`, after `verify_export`.
 
     Args:
-        model: the trained model; LoRA's updates are merged into its weights.
+        model: the trained model; LoRA's updates are merged into its weights, and several outputs
+            into one, which are written beside it.
         texts: rendered responses to verify the export with.
         rewards: their rewards as the trained model scores them, in fp32.
         facts: for the card and `rmexp.json`.
@@ -56,9 +59,14 @@ def export(
         UserError: plain transformers compute other rewards; nothing is left at `home`.
     """
     merge(model)
+    head = last_layer(model)
+    if isinstance(head, MultiOutputHead):
+        replace_head(model, head.single())
     model.config.update(SERVING_CONFIG)
     with replace_directory(home) as folder:
         model.save_pretrained(folder)
+        if isinstance(head, MultiOutputHead):
+            save_outputs(head, folder)
         tokenizer.save_pretrained(folder)
         write_cross_encoder_files(tokenizer, folder)
         stored = json.dumps(facts.to_dict(), indent=2, ensure_ascii=False) + "\n"

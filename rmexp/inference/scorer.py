@@ -23,6 +23,7 @@ from rmexp.data.sources import BadRow
 from rmexp.data.token_dataset import encode
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
+from rmexp.models.head_file import load_outputs
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.model_checks import check_padding, max_positions
 from rmexp.models.model_files import check_reward_head
@@ -235,6 +236,8 @@ def open_scorer(
         check_fingerprint(Path(directory), tokenizer)
         check_reward_head(Path(directory))
     model = source.load_model(tokenizer, 0)
+    if directory is not None:
+        load_outputs(model, Path(directory))
     if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head: train it first.")
     model.to(device)

@@ -1,7 +1,7 @@
 """Base class of losses: an `nn.Module` that returns values and weights per labelled unit."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class Loss(nn.Module):
     Weights must not depend on the rewards.
     """
 
-    needs_labels: ClassVar[tuple[str, ...]]
+    needs_labels: tuple[str, ...]
     """The label kinds (`comparison.LABEL_KINDS`) that it needs."""
 
     def required(self) -> tuple[str, ...]:
@@ -54,6 +54,12 @@ class Loss(nn.Module):
         """The losses that it consists of, by name; itself by default."""
         return {"": self}
 
+    def settings(self) -> dict[str, int | float | str]:
+        """The settings of the loss that are numbers or words, by name."""
+        public = {name: value for name, value in vars(self).items() if name[0] != "_"}
+        public.pop("training")
+        return {name: v for name, v in public.items() if isinstance(v, (int, float, str))}
+
     def state(self) -> dict[str, Any]:
         """Learned and fitted values as plain numbers by name: cut points, tie width, scale."""
         return {name: value.tolist() for name, value in self.state_dict().items()}
@@ -70,12 +76,24 @@ class Loss(nn.Module):
         """`{term: (values_U, weights_U)}` of one micro-batch, in fp32."""
         raise NotImplementedError
 
+    outputs: int = 1
+    """The number of outputs of the head that it reads."""
+
+    def of_outputs(self, outputs_N_K: Tensor, batch: Batch) -> Terms:
+        """The terms of a head's outputs: here of the one output, which is the reward."""
+        return self(outputs_N_K[:, 0], batch)
+
+    def step_weights(self, terms: Terms, batch: Batch) -> dict[str, float]:
+        """The total weight of each term of a step that is this micro-batch."""
+        return {name: float(weights_U.sum()) for name, (_, weights_U) in terms.items()}
+
     @torch.no_grad()
     def total_weights(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Total weight of each term over the micro-batches of a step, before any forward pass."""
         totals: dict[str, float] = {}
         for batch in batches:
-            for term, (_, weights_U) in self(torch.zeros_like(batch.ratings_N), batch).items():
+            zeros_N_K = batch.ratings_N.new_zeros((len(batch.ratings_N), self.outputs))
+            for term, (_, weights_U) in self.of_outputs(zeros_N_K, batch).items():
                 totals[term] = totals.get(term, 0.0) + float(weights_U.sum())
         return totals
 

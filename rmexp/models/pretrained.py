@@ -22,9 +22,9 @@ from rmexp.models.layout_probe import RequestedLayout
 from rmexp.models.loaded_weights import check_weights, load_renamed_head, note_unused
 from rmexp.models.model_files import check_folder, check_model_files, refuse_quantised
 from rmexp.models.provenance import Provenance, provenance_of
+from rmexp.models.reward_head import find_head
 from rmexp.models.reward_model import (
     DROPOUTS,
-    find_head,
     prepare_model,
     seeded_weights,
     update_facts,
@@ -210,12 +210,14 @@ class RunCheckpoint:
         base: source of the run's model.
         weights: Lightning checkpoint of the run, with the weights that trained.
         tune: the run's trainable part, see `tuning`.
+        head: the run's head, see `heads`.
         layout, gradient_checkpointing, compile: see `Pretrained`.
     """
 
     base: Any
     weights: str
     tune: Any
+    head: Any
     layout: RequestedLayout = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -237,6 +239,7 @@ class RunCheckpoint:
                 f"{stored['fingerprints']['template']}, not with the one that was asked for."
             )
         weights = stored["state_dict"].items()
+        self.head.install(model, seed)
         self.tune(model, seed)
         load_trained_state(
             model, {k.removeprefix("model."): v for k, v in weights if k.startswith("model.")}

@@ -1,23 +1,23 @@
 """The reward model: a Hugging Face sequence classifier with one label.
 
 Training and export share one object, `AutoModelForSequenceClassification` with `num_labels=1`. Its
-backbone computes hidden states in trees or padded rows, its head the reward.
+backbone computes hidden states in trees or padded rows, its head the reward; in training the head
+may have several outputs (`heads.HeadSettings`).
 """
 
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmexp.batching.batch import Batch
 from rmexp.core.errors import UserError
 from rmexp.models.frozen_layers import ReplayLayer
+from rmexp.models.reward_head import ModelFacts, RewardHead, draw_head, find_head
 from rmexp.models.tree_attention import TREE_ATTENTION, TreeRow
 
 DROPOUTS = {
@@ -38,42 +38,6 @@ DROPOUTS = {
 
 BATCH_INVARIANCE_TOLERANCE = 1e-3
 """Maximum change of a reward with the other rows of the batch, in fp32; bugs are far above."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What loading found out about a model.
-
-    Attributes:
-        fresh_head: the head was initialised randomly, not loaded.
-        only_head_drawn: no weights but the head's were initialised randomly: models of other
-            seeds have the same backbone.
-        size: number of parameters, without LoRA's.
-        attends_to_future: a token's hidden state depends on later tokens.
-        padded_attention: the attention implementation for padded rows.
-    """
-
-    fresh_head: bool
-    only_head_drawn: bool
-    size: int
-    attends_to_future: bool
-    padded_attention: str
-
-
-class RewardHead(nn.Linear):
-    """The last layer of the head, which computes the reward in fp32.
-
-    Attributes:
-        facts: of the model that the head belongs to.
-    """
-
-    facts: ModelFacts
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., 1)."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            bias = None if self.bias is None else self.bias.float()
-            return F.linear(hidden.float(), self.weight.float(), bias)
 
 
 def prepare_model(model: Any, tokenizer: Any, seed: int, fresh_head: bool) -> Any:
@@ -109,10 +73,7 @@ def record_facts(
 
 
 def model_facts(model: Any) -> ModelFacts:
-    layers = head_layers(model)
-    head: Any = layers[-1] if layers else find_head(model)[1]
-    facts: ModelFacts = head.facts
-    return facts
+    return last_layer(model).facts
 
 
 def update_facts(model: Any, **changes: Any) -> None:
@@ -151,21 +112,11 @@ def _too_few_embeddings(model: Any, tokenizer: Any) -> bool:
     return len(tokenizer) > model.get_input_embeddings().num_embeddings
 
 
-@torch.no_grad()
-def draw_head(head: nn.Linear, seed: int) -> None:
-    """Draw a head's weights from N(0, 1/(d+1)) for d inputs, with its own generator.
-
-    Source: Stiennon et al. 2020, arXiv:2009.01325, appendix B.1.
-    """
-    generator, d = torch.Generator().manual_seed(seed), head.in_features
-    head.weight.copy_(torch.randn(1, d, generator=generator) / (d + 1) ** 0.5)
-    if head.bias is not None:
-        head.bias.zero_()
-
-
-def find_head(model: Any) -> tuple[str, RewardHead]:
-    """Name and module of the head's last layer."""
-    return next((n, m) for n, m in model.named_modules() if isinstance(m, RewardHead))
+def last_layer(model: Any) -> RewardHead:
+    """The last layer of the head."""
+    layers = head_layers(model)
+    head: Any = layers[-1] if layers else find_head(model)[1]
+    return head
 
 
 def backbone(model: Any) -> nn.Module:
@@ -187,7 +138,17 @@ def head_layers(model: Any) -> list[nn.Module] | None:
 
 
 def compute_rewards(model: Any, batch: Batch) -> Tensor:
-    """rewards_N in fp32, in either layout.
+    """rewards_N in fp32, in either layout; see `compute_outputs`."""
+    return combine_outputs(model, compute_outputs(model, batch))
+
+
+def combine_outputs(model: Any, outputs_N_K: Tensor) -> Tensor:
+    """rewards_N of the outputs of a model's head."""
+    return last_layer(model).rewards(outputs_N_K)
+
+
+def compute_outputs(model: Any, batch: Batch) -> Tensor:
+    """outputs_N_K of the head in fp32, in either layout; K is 1 for head=linear.
 
     A decoder's head reads the last token of each response. Rows are padded on the right, so that a
     causal model needs no mask. Other models (encoders) get a mask and pool as in Hugging Face.
@@ -195,14 +156,14 @@ def compute_rewards(model: Any, batch: Batch) -> Tensor:
     layers = head_layers(model)
     if layers is None:
         model.config._attn_implementation = model_facts(model).padded_attention
-        logits_R = model(batch.tokens_R_T, attention_mask=_attention_mask(batch)).logits[:, 0]
-        return logits_R[batch.row_N]
+        logits_R_K = model(batch.tokens_R_T, attention_mask=_attention_mask(batch)).logits
+        return logits_R_K[batch.row_N]
     pooled_N_D = batch.pooled_N_D
     if pooled_N_D is None:
         pooled_N_D = hidden_states(model, batch)[batch.row_N, batch.end_N]
     for layer in layers:
         pooled_N_D = layer(pooled_N_D)
-    return pooled_N_D[:, 0]
+    return pooled_N_D
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:

@@ -22,7 +22,7 @@ from rmexp.runner.executors import LAUNCHERS
 from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_state import read_state
 
-INHERITED = ("loss", "trainer", "template", "model", "data")
+INHERITED = ("loss", "head", "trainer", "template", "model", "data")
 """Groups that a checkpoint's run completes, see `inherit_config`."""
 
 
@@ -116,6 +116,10 @@ class JobChecker:
         if "loss" in wanted and parts["data"].source.label_kinds is not None:
             loss, kinds = self._build("loss", config.loss), parts["data"].source.label_kinds
             check_fits(loss, choices["loss"], kinds, choices["data"])
+        if "head" in wanted:
+            self._build("head", config.head).check(
+                self._build("loss", config.loss), choices["loss"]
+            )
         if "tune" in parts:
             parts["tune"].check(parts["model"])
 

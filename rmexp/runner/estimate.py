@@ -16,8 +16,7 @@ from omegaconf import DictConfig
 from rmexp.config.compose import build
 from rmexp.core.console import Reporter
 from rmexp.core.errors import collect_fallbacks
-from rmexp.losses.compatibility import check_trainable
-from rmexp.models.reward_model import compute_rewards
+from rmexp.models.reward_model import compute_outputs
 from rmexp.runner.job_spec import JobSpec
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
@@ -81,21 +80,21 @@ def measure(cells: Sequence[JobSpec], reporter: Reporter) -> MeasuredJob:
     """
     cell = max(cells, key=lambda one: _limit(one.config))
     config, silent = cell.config, Reporter(quiet=True)
-    names = ("model", "template", "data", "loss", "tune", "trainer")
-    model, template, data, loss, tune, trainer = (build(config[name]) for name in names)
+    names = ("model", "template", "data", "loss", "head", "tune", "trainer")
+    model, template, data, loss, head, tune, trainer = (build(config[name]) for name in names)
     data.batching = dataclasses.replace(data.batching, workers=0)
     check = functools.partial(
-        check_trainable, data, loss, cell.choices["loss"], cell.choices["data"]
+        head.check_trainable, data, loss, cell.choices["loss"], cell.choices["data"]
     )
     with tempfile.TemporaryDirectory() as folder, collect_fallbacks(lambda _: None):
         run = RunDirectory(Path(folder))
         prepared = prepare_data(model, template, data, config.seed, run, silent, check)
         device = trainer.device()
-        network, layout = load_model(model, prepared, config.seed, run, silent, device, tune)
+        network, layout = load_model(model, prepared, config.seed, run, silent, device, tune, head)
         network.train()
         precision = trainer.resolved_precision()
         kept = load_or_compute(network, data, layout, precision, tune.cache_gib, reporter.count)
-    loss.to(device)
+    loss = head.losses(loss, data, config.seed).to(device)
     with (
         skip_frozen_layers(network, layout, kept) as layout,
         torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"),
@@ -123,7 +122,7 @@ def _timed(network: Any, loss: Any, batches: Sequence[Any]) -> float:
     started = time.monotonic()
     totals = loss.total_weights(batches)
     for batch in batches:
-        normalise_terms(loss(compute_rewards(network, batch), batch), totals).backward()
+        normalise_terms(loss.of_outputs(compute_outputs(network, batch), batch), totals).backward()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic() - started

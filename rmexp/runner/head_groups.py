@@ -26,7 +26,7 @@ from rmexp.tracking.run_state import State, read_state
 from rmexp.training.multi_head_runs import HeadRun, fit_heads
 from rmexp.training.trainer import requested_processes
 
-MAY_DIFFER = ("loss", "optim", "seed", "name", "logger", "sweep")
+MAY_DIFFER = ("loss", "head", "optim", "seed", "name", "logger", "sweep")
 """Groups and keys that may differ between heads that train together."""
 
 
@@ -147,6 +147,7 @@ def _key(job: JobSpec) -> str | None:
 def _head_run(job: JobSpec) -> HeadRun:
     return HeadRun(
         loss=build(job.config.loss),
+        head=build(job.config.head),
         optim=build(job.config.optim),
         seed=job.config.seed,
         labels={group: job.choices[group] for group in ("loss", "data", "model")},

@@ -65,6 +65,8 @@ def settle_config(job: JobSpec) -> tuple[DictConfig, dict[str, Any]]:
         return config, known | {"checkpoint": config.checkpoint}
     task = config.task.name
     labels = {group: job.choices[group] for group in ("loss", "data", "model")}
+    if (head := job.choices.get("head", "linear")) != "linear":
+        labels["head"] = head
     facts: dict[str, Any] = {"task": task, "sweep": job.sweep, "fingerprint": job.fingerprint}
     if job.inherited:
         facts |= job.inherited

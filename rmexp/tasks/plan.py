@@ -13,7 +13,7 @@ from rmexp.core.errors import UserError
 from rmexp.core.process_memory import device_memory, resident_bytes
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses import Loss
-from rmexp.losses.compatibility import check_trainable
+from rmexp.models.heads import HeadSettings
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.optim import AdamW
@@ -36,6 +36,7 @@ def plan(
     template: Template,
     data: ComparisonData,
     loss: Loss,
+    head: HeadSettings,
     tune: Any,
     optim: AdamW,
     trainer: TrainerSettings,
@@ -50,6 +51,7 @@ def plan(
 
     Args:
         model: source of the model; its configuration and tokenizer are read.
+        head: its outputs, see `heads`.
         optim: all optimizers have AdamW's two moments.
         memory_gib: memory of each device; None: of this machine's.
         tflops: TFLOP/s that each device reaches; None: no hours are estimated.
@@ -57,12 +59,13 @@ def plan(
     Raises:
         UserError: it does not fit; names settings that do.
     """
-    check = functools.partial(check_trainable, data, loss, labels["loss"], labels["data"])
+    check = functools.partial(head.check_trainable, data, loss, labels["loss"], labels["data"])
     prepared = prepare_data(model, template, data, seed, run, reporter, check)
     gpu = trainer.resolved_accelerator() == "gpu"
     elsewhere = gpu and not torch.cuda.is_available() and trainer.precision == "auto"
     precision = "bf16-mixed" if elsewhere else trainer.resolved_precision()
-    fake = FakeModel(model, prepared.tokenizer, data, tune, precision == "bf16-mixed", gpu)
+    bf16 = precision == "bf16-mixed"
+    fake = FakeModel(model, prepared.tokenizer, data, head, tune, bf16, gpu)
     process = 0 if gpu else resident_bytes()
     devices = max(1, trainer.processes)  # with `auto`, the machine may have no GPU
     facts = estimate(fake, data.batching.micro_batch_tokens, trainer.strategy, devices, process)

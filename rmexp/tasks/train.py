@@ -14,7 +14,7 @@ from rmexp.core.errors import UserError
 from rmexp.core.process_memory import trim_heap
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses import Loss
-from rmexp.losses.compatibility import check_trainable
+from rmexp.models.heads import HeadSettings
 from rmexp.models.pretrained import RunCheckpoint
 from rmexp.models.reward_model import model_facts
 from rmexp.templates.template import Template
@@ -40,6 +40,7 @@ def train(
     template: Template,
     data: ComparisonData,
     loss: Loss,
+    head: HeadSettings,
     tune: Any,
     optim: AdamW,
     trainer: TrainerSettings,
@@ -56,6 +57,7 @@ def train(
 
     Args:
         model: source of the model (`Pretrained`, `Tiny`).
+        head: its outputs, see `heads`.
         tune: which part of the model trains, see `tuning`.
         loggers: mirrors of `metrics.jsonl`.
         labels: the chosen option of each group, for tables and the card.
@@ -63,11 +65,13 @@ def train(
         exports: write `export/`; a sweep exports only its best run, at its end.
     """
     seed_everything(seed)
-    check = functools.partial(check_trainable, data, loss, labels["loss"], labels["data"])
+    check = functools.partial(head.check_trainable, data, loss, labels["loss"], labels["data"])
     with distributed.local_rank_zero_first():  # rows are tokenised once, and weights converted
         prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = resolve_monitor(trainer, data)
-    network, layout = load_model(model, prepared, seed, run, reporter, trainer.device(), tune)
+    device = trainer.device()
+    network, layout = load_model(model, prepared, seed, run, reporter, device, tune, head)
+    loss = head.losses(loss, data, seed)
     if not model_facts(network).fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
     check_disk(network, run.path)
@@ -109,7 +113,7 @@ def train(
             stack.close()  # puts the frozen layers back
             if not module.sharded:
                 return network
-            weights = RunCheckpoint(model, best.best_model_path, tune, model.layout)
+            weights = RunCheckpoint(model, best.best_model_path, tune, head, model.layout)
             return open_model(weights, prepared, seed, "cpu")[0]
 
         return finish_run(

@@ -27,7 +27,6 @@ from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.scored_set import ScoredSet, eval_labels
 from rmexp.inference.checkpoint import find_weights, saved_config
 from rmexp.losses import Loss
-from rmexp.losses.compatibility import check_trainable
 from rmexp.tracking.predictions import EvalSetTables, eval_set_tables, read_predictions
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.lightning_module import RewardModule
@@ -223,10 +222,11 @@ def remove_checkpoints(run: Path, keep: str) -> None:
 def _reopen(home: Path, trust: Trust) -> tuple[Any, RunDirectory, Prepared, Loss]:
     """Configuration, directory, data and loss of a run that is done, for its report or export."""
     config, run = saved_config(home, trust), RunDirectory.reopen(home)
-    source, template, data, loss = (build(config[g]) for g in ("model", "template", "data", "loss"))
+    parts = ("model", "template", "data", "loss", "head")
+    source, template, data, loss, head = (build(config[part]) for part in parts)
     prepared = prepare(source, template, data, config.seed, Reporter(quiet=True))
     labels = run.result["labels"]
-    check_trainable(data, loss, labels["loss"], labels["data"])
+    head.check_trainable(data, loss, labels["loss"], labels["data"])
     return config, run, prepared, loss
 
 

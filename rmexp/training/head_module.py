@@ -13,7 +13,9 @@ from rmexp.batching.step_loader import IndexedRows
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.metrics import lower_is_better
 from rmexp.losses.base import Loss
-from rmexp.models.reward_model import RewardHead, draw_head, head_layers
+from rmexp.models.heads import HeadSettings
+from rmexp.models.reward_head import RewardHead, draw_head
+from rmexp.models.reward_model import head_layers
 from rmexp.training.callbacks import validation_steps
 from rmexp.training.lightning_module import RewardModule, TrainingFailed
 from rmexp.training.optim import AdamW
@@ -37,13 +39,18 @@ class HeadOnly(nn.Module):
         self.score = RewardHead(inputs, outputs, bias=bias)
 
 
-def copy_head(model: Any, seed: int) -> HeadOnly:
-    """The model's head; a fresh head is initialised from `seed`."""
+def copy_head(model: Any, seed: int, head: HeadSettings) -> HeadOnly:
+    """The head of a model that has one output, with the outputs of `head`.
+
+    A fresh head is initialised from `seed`.
+    """
     alone = HeadOnly(model.score.in_features, 1, model.score.bias is not None)
-    if model.score.facts.fresh_head:
+    alone.score.facts = model.score.facts
+    if alone.score.facts.fresh_head:
         draw_head(alone.score, seed)
     else:
         alone.score.load_state_dict(model.score.state_dict())
+    head.install(alone, seed)
     return alone
 
 
@@ -147,10 +154,10 @@ class HeadModule(RewardModule):
             for logger in loggers:
                 logger.log_metrics(values, step)
 
-    def take_scored(self, split: str, batch: Batch, rewards_N: Tensor) -> None:
+    def take_scored(self, split: str, batch: Batch, outputs_N_K: Tensor) -> None:
         """Compute the metrics of a split; at a validation, keep the weights if they are best."""
         self.on_validation_epoch_start()
-        self.add_scored(batch, rewards_N)
+        self.add_scored(batch, outputs_N_K)
         validates = self.logs and split == "val"
         self.metrics = self.evaluation(split, intervals=split != "val")
         if self.logs:

@@ -18,7 +18,7 @@ from rmexp.evaluation.calibration import Calibration
 from rmexp.evaluation.metric_values import compute_metrics
 from rmexp.evaluation.scored_set import EvalLabels, ScoredSet, eval_labels
 from rmexp.losses.base import Loss
-from rmexp.models.reward_model import compute_rewards
+from rmexp.models.reward_model import combine_outputs, compute_outputs
 from rmexp.models.trained_state import load_trained_state, trained_state
 from rmexp.training.divergence import Divergence
 from rmexp.training.fsdp import average_gradients, clip_gradients, shard_model, sharded_state
@@ -36,7 +36,8 @@ class RewardModule(lightning.LightningModule):
 
     Args:
         model: see `reward_model.prepare_model`.
-        loss: see `losses.Loss`; its parameters train and are checkpointed.
+        loss: of the outputs, see `heads.HeadSettings.losses`; its parameters train and are
+            checkpointed.
         data: the rows that are evaluated.
         layout: of micro-batches, for evaluation and dummy batches.
         optim: builds optimizer and schedule; None only scores.
@@ -63,6 +64,7 @@ class RewardModule(lightning.LightningModule):
         self.computes_loss = self.logs = True
         self.sharded = False
         self.rewards: dict[int, list[float]] = {}
+        self.outputs: dict[int, list[list[float]]] = {}  # empty for a head with one output
         self.loss_sums: dict[str, Tensor] = {}
         self.seen = {"pairs": 0, "responses": 0}
         self.shown: dict[str, float] = {}
@@ -75,7 +77,12 @@ class RewardModule(lightning.LightningModule):
         self._rng: Mapping[str, Any] | None = None
 
     def forward(self, batch: Batch) -> Tensor:
-        return compute_rewards(self.model, batch)
+        """outputs_N_K of the head."""
+        return compute_outputs(self.model, batch)
+
+    def combine(self, outputs_N_K: Tensor) -> Tensor:
+        """rewards_N of the head's outputs."""
+        return combine_outputs(self.model, outputs_N_K)
 
     # ---------------------------------------------------------------- training
     def configure_optimizers(self) -> Any:
@@ -108,8 +115,9 @@ class RewardModule(lightning.LightningModule):
             if batch is None:
                 loss = 0 * self(self.dummy_batch).sum()
             else:
-                rewards_N = self(batch)
-                loss = normalise_terms(self.loss(rewards_N, batch), totals)
+                outputs_N_K = self(batch)
+                loss = normalise_terms(self.loss.of_outputs(outputs_N_K, batch), totals)
+                rewards_N = self.combine(outputs_N_K)
                 sums += step_sums(loss, rewards_N, batch, pairs, responses)
             with self._gradient_sync(number == len(batches)):
                 # Strategies average over processes; the sum is needed.
@@ -170,7 +178,7 @@ class RewardModule(lightning.LightningModule):
 
     # -------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self) -> None:
-        self.rewards, self.loss_sums = {}, {}
+        self.rewards, self.outputs, self.loss_sums = {}, {}, {}
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -184,14 +192,21 @@ class RewardModule(lightning.LightningModule):
 
     test_step = validation_step
 
-    def add_scored(self, batch: Batch, rewards_N: Tensor) -> None:
-        """Keep the rewards of a micro-batch and its loss sums."""
-        terms = self.loss(rewards_N, batch) if self.computes_loss else {}
+    def add_scored(self, batch: Batch, outputs_N_K: Tensor) -> None:
+        """Keep the rewards of a micro-batch, the outputs if there are several, and loss sums."""
+        rewards_N, read_N_K = self.combine(outputs_N_K), outputs_N_K
+        if read_N_K.shape[1] != self.loss.outputs:  # an export alone: the head's loss is not known
+            read_N_K = rewards_N[:, None]
+        terms = self.loss.of_outputs(read_N_K, batch) if self.computes_loss else {}
         for term, (values_U, weights_U) in terms.items():
             sums = torch.stack([(values_U * weights_U).sum(), weights_U.sum()]).cpu().double()
             self.loss_sums[term] = self.loss_sums.get(term, torch.zeros_like(sums)) + sums
-        for item, reward in zip(batch.items_N.tolist(), rewards_N.tolist(), strict=True):
+        items = batch.items_N.tolist()
+        for item, reward in zip(items, rewards_N.tolist(), strict=True):
             self.rewards.setdefault(item, []).append(reward)
+        if outputs_N_K.shape[1] > 1:
+            for item, outputs in zip(items, outputs_N_K.tolist(), strict=True):
+                self.outputs.setdefault(item, []).append(outputs)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/...`, except in Lightning's sanity check on a part of the rows."""
@@ -211,11 +226,12 @@ class RewardModule(lightning.LightningModule):
             self._log(self.metrics)
 
     def _merge(self) -> None:
-        """Gather rewards and loss sums of all processes on each of them."""
-        parts = distributed.all_gather_object((self.rewards, self.loss_sums))
-        self.rewards = {item: found for rewards, _ in parts for item, found in rewards.items()}
+        """Gather rewards, outputs and loss sums of all processes on each of them."""
+        parts = distributed.all_gather_object((self.rewards, self.outputs, self.loss_sums))
+        self.rewards = {item: found for one, _, _ in parts for item, found in one.items()}
+        self.outputs = {item: found for _, one, _ in parts for item, found in one.items()}
         self.loss_sums = {}
-        for _, sums in parts:
+        for _, _, sums in parts:
             for term, value in sums.items():
                 self.loss_sums[term] = self.loss_sums.get(term, torch.zeros_like(value)) + value
 

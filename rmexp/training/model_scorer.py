@@ -18,6 +18,7 @@ from rmexp.evaluation.eval_cases import EvalCase
 from rmexp.inference.perturbations import probe_rewrites
 from rmexp.inference.scorer import Scorer
 from rmexp.losses import Loss
+from rmexp.models.heads import HeadSettings
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.finish import score_split
@@ -40,6 +41,7 @@ class TrainedModel(InputGroup):
     model: Any
     template: Template
     loss: Loss
+    head: HeadSettings
     trainer: TrainerSettings
     trained_data: str | None
     own_data: bool
@@ -57,7 +59,7 @@ class ModelScorer:
         reporter: Reporter,
         seed: int,
     ) -> None:
-        self.trained, self.tokenizer = trained, prepared.tokenizer
+        self.trained, self.tokenizer, self.seed = trained, prepared.tokenizer, seed
         self.home = Path(trained.checkpoint).expanduser()
         self.calibration = calibration.load_calibration(self.home)
         longest = max(everything, key=lambda data: data.longest())
@@ -73,7 +75,8 @@ class ModelScorer:
 
     def score(self, case: EvalCase) -> dict[str, float]:
         """Score the rows of a case; returns the metrics that validations have too."""
-        module = RewardModule(self.model, self.trained.loss, case.data, self.layout)
+        loss = self.trained.head.losses(self.trained.loss, None, self.seed)
+        module = RewardModule(self.model, loss, case.data, self.layout)
         module.calibration, module.logs = self.calibration, False
         if reason := _without_loss(module.loss, case.data, case.name, self.home):
             note_fallback(reason)

@@ -4,6 +4,7 @@ They share the model, the tokenised data and the cached activations; each has it
 loggers and order of comparisons.
 """
 
+import copy
 import dataclasses
 import functools
 import time
@@ -16,7 +17,8 @@ from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.scored_set import EvalLabels
 from rmexp.losses import Loss
-from rmexp.losses.compatibility import check_trainable
+from rmexp.models.heads import HeadSettings
+from rmexp.models.reward_head import replace_head
 from rmexp.models.reward_model import model_facts
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
@@ -44,6 +46,7 @@ class HeadRun:
     """The parts that a run does not share; `directory` is its name in the sweep."""
 
     loss: Loss
+    head: HeadSettings
     optim: AdamW
     seed: int
     labels: dict[str, str]
@@ -114,7 +117,8 @@ class TrainedHead:
             return module.metrics
 
         def whole() -> Any:
-            self.network.load_state_dict(module.model.state_dict(), strict=False)
+            best: Any = copy.deepcopy(module.model.score)
+            replace_head(self.network, best)
             return self.network
 
         # Plots would take most of the time: the sweep writes the page of its best run.
@@ -193,8 +197,8 @@ def _begin(
 ) -> tuple[HeadModule, Prepared]:
     """The module of a run, with its own selection and order of comparisons."""
     data = shared.data.with_seed(run.seed)
-    check_trainable(data, run.loss, run.labels["loss"], run.labels["data"])
+    run.head.check_trainable(data, run.loss, run.labels["loss"], run.labels["data"])
     fingerprints = {"template": shared.audit.fingerprint, "data": data.fingerprint}
-    head = copy_head(network, run.seed)
-    module = HeadModule(head, run.loss, data, run.optim, settings(), batches, fingerprints)
+    head, loss = copy_head(network, run.seed, run.head), run.head.losses(run.loss, data, run.seed)
+    module = HeadModule(head, loss, data, run.optim, settings(), batches, fingerprints)
     return module, Prepared(shared.tokenizer, data, shared.audit)

@@ -15,6 +15,8 @@ from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.inference.export import check_fingerprint
+from rmexp.models.head_file import load_outputs
+from rmexp.models.heads import HeadSettings
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.model_checks import check_padding, length_dependent, max_positions
 from rmexp.models.reward_model import compile_layers, model_facts
@@ -114,9 +116,10 @@ def load_model(
     reporter: Reporter,
     device: str,
     tune: Any = None,
+    head: HeadSettings | None = None,
 ) -> tuple[Any, BatchLayout]:
     """`open_model`, and report it."""
-    model, layout = open_model(source, prepared, seed, device, tune)
+    model, layout = open_model(source, prepared, seed, device, tune, head)
     facts = parameter_counts(model, tune)
     run.update(**facts, layout=layout.layout)
     trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
@@ -131,17 +134,21 @@ def open_model(
     seed: int,
     device: str,
     tune: Any = None,
+    head: HeadSettings | None = None,
 ) -> tuple[Any, BatchLayout]:
     """Load the reward model, check that it fits the data, and choose the layout on its device.
 
     Args:
         tune: which part trains, see `tuning`; None: nothing.
+        head: the outputs that it gets; None: those that it has.
 
     Raises:
         UserError: the model has fewer positions than the longest row needs, or padding would
             change its rewards.
     """
     model = source.load_model(prepared.tokenizer, seed)
+    if head is not None:
+        head.install(model, seed)
     if tune is not None:
         tune(model, seed)
     positions, longest = max_positions(model), prepared.data.longest()
@@ -193,9 +200,12 @@ def load_trained(
     Raises:
         UserError: it has no head, or another template than in training.
     """
-    if (directory := getattr(source, "path", None)) is not None:
+    directory = getattr(source, "path", None)
+    if directory is not None:
         check_fingerprint(Path(directory), prepared.tokenizer)
     model, layout = load_model(source, prepared, seed, run, reporter, device)
+    if directory is not None:
+        load_outputs(model, Path(directory))
     if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head (score.weight): train it first.")
     return model, layout

@@ -35,8 +35,7 @@ def export_facts(
         metrics: of the run; those of test count.
         warnings: about its rewards on test.
     """
-    settings = {k: v for k, v in vars(loss).items() if isinstance(v, (int, float, str))}
-    shown = ", ".join(f"{k}={v}" for k, v in settings.items() if k != "training" and k[0] != "_")
+    shown = ", ".join(f"{name}={value}" for name, value in loss.settings().items())
     data = prepared.data
     paths = ", ".join(Path(path).name for path in data.source.paths)
     return ExportFacts(

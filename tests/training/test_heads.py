@@ -167,7 +167,9 @@ def test_seeds_that_draw_more_than_the_head_do_not_share_a_model(rmexp, monkeypa
 
 def test_a_head_is_where_its_rows_are():
     """`meta` stands for a GPU."""
-    head = copy_head(from_conf("model/tiny").load_model(tiny_tokenizer(), 0), 0)
+    head = copy_head(
+        from_conf("model/tiny").load_model(tiny_tokenizer(), 0), 0, from_conf("head/linear")
+    )
     rows = SimpleNamespace(plan=lambda: [[0]])
     settings = SimpleNamespace(steps=lambda epoch: epoch, validations=1)
     optim, batches = (

@@ -227,7 +227,15 @@ VOCABULARY = len(tiny_tokenizer())
 
 
 def fake(tune, bf16=False, gpu=False, data=None, **model):
-    return FakeModel(from_conf("model/tiny", **model), tiny_tokenizer(), data, tune, bf16, gpu)
+    return FakeModel(
+        from_conf("model/tiny", **model),
+        tiny_tokenizer(),
+        data,
+        from_conf("head/linear"),
+        tune,
+        bf16,
+        gpu,
+    )
 
 
 def trees(count=3, shared=40, own=30):

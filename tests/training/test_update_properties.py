@@ -158,7 +158,10 @@ class Toy(RewardModule):
     """A `RewardModule` of the model above."""
 
     def forward(self, batch):
-        return self.model(batch)
+        return self.model(batch)[:, None]
+
+    def combine(self, outputs_N_K):
+        return outputs_N_K[:, 0]
 
 
 class Optim:

@@ -83,7 +83,9 @@ def differing_settings(scored: Sequence[ScoredRun]) -> list[str]:
     every = sorted({key for run in runs for key in run.config if is_setting(key) and key != "seed"})
     differ = [k for k in every if len({repr(run.config.get(k, ABSENT)) for run in runs}) > 1]
     given = frozenset().union(*(run.given for run in runs)) if runs else frozenset()
-    labels = [g for g in ("model", "data", "loss") if len({r.labels.get(g) for r in runs}) > 1]
+    labels = [
+        g for g in ("model", "data", "head", "loss") if len({r.labels.get(g) for r in runs}) > 1
+    ]
     kept = []
     for key in differ:
         group = key.split(".")[0]

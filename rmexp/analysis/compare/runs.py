@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rmexp.config.schema import LINEAR_TARGET
 from rmexp.config.trust import check_links
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.errors import UserError
@@ -198,12 +199,13 @@ def finished_run(home: Path, result: Mapping[str, Any]) -> Run:
         given |= _given(origin)
     if members := result.get(MERGED):
         config[MERGED] = f"{len(members)} runs"
+    config.setdefault("head", {"_target_": LINEAR_TARGET})
     training = result if origin == home else _read_json(origin / "result.json")
     return Run(
         name=origin.resolve().name,
         path=home,
         config=dict(_flat(config)),
-        labels=result.get("labels") or {},
+        labels={"head": "linear"} | (result.get("labels") or {}),
         given=frozenset(given),
         metrics=result.get("metrics") or {},
         cost={name: training[name] for name in COST if training.get(name) is not None},

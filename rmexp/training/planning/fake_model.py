@@ -23,6 +23,7 @@ from rmexp.batching.collate import Layout
 from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.models import reward_model
+from rmexp.models.heads import HeadSettings
 from rmexp.models.layout_probe import check_layout
 from rmexp.models.tuning import LoRA, frozen_layers, layers
 from rmexp.training.frozen_activations import reason_not_cached
@@ -131,6 +132,7 @@ class FakeModel:
     source: Any
     tokenizer: Any
     data: ComparisonData
+    head: HeadSettings
     tune: Any
     bf16: bool
     gpu: bool
@@ -140,6 +142,7 @@ class FakeModel:
         reward_model.fit_tokenizer(model, self.tokenizer, 0)
         encoder = reward_model.head_layers(model) is None
         reward_model.record_facts(model, True, False, attends_to_future=encoder)
+        self.head.install(model, 0)
         if isinstance(self.tune, LoRA):
             self.tune(model, 0)  # peft moves its new weights, which fake tensors do not support
         with FakeTensorMode(allow_non_fake_inputs=True) as self.mode:

@@ -1,0 +1,47 @@
+"""The head of several outputs beside an export, whose own head has one.
+
+In a folder of its own: servers such as vLLM load every .safetensors file beside a model's.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rmexp.models.reward_head import MultiOutputHead, find_head, replace_head
+
+HEADS_FILE = "heads/heads.safetensors"
+"""weight (K, D), bias (K) if there is one, combine (K); metadata: kind, names (JSON)."""
+
+
+def save_outputs(head: MultiOutputHead, export: Path) -> None:
+    """Write a head into the directory of its model's export."""
+    tensors = {"weight": head.weight, "combine": head.combine_K}
+    if head.bias is not None:
+        tensors["bias"] = head.bias
+    file = export / HEADS_FILE
+    file.parent.mkdir()
+    found = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    about = {"kind": head.kind, "names": json.dumps(head.names, ensure_ascii=False)}
+    save_file(found, file, metadata=about)
+
+
+@torch.no_grad()
+def load_outputs(model: Any, export: Path) -> None:
+    """Give the model of an export the outputs that its run trained, if there are several."""
+    file = export / HEADS_FILE
+    if not file.is_file():
+        return
+    with safe_open(file, "pt") as stored:
+        about = stored.metadata()
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    combine = tensors.pop("combine").tolist()
+    head = MultiOutputHead(
+        tensors["weight"].shape[1], "bias" in tensors, about["kind"],
+        json.loads(about["names"]), combine,
+    )  # fmt: skip
+    head.load_state_dict(tensors, strict=False)
+    replace_head(model, head.to(find_head(model)[1].weight.device))

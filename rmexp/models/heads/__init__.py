@@ -1,0 +1,4 @@
+"""Heads: one class an option of the group `head`."""
+
+from rmexp.models.heads.base import HeadSettings, LinearHead
+from rmexp.models.heads.ensemble import EnsembleHead

@@ -1,0 +1,90 @@
+"""head=ensemble: members on one backbone, each with its own bootstrap sample of the prompts."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge
+
+from rmexp.core.errors import UserError
+from rmexp.data.comparison_data import ComparisonData
+from rmexp.losses.base import Loss
+from rmexp.losses.outputs import MemberLosses
+from rmexp.models.heads.base import HeadSettings
+from rmexp.models.reward_head import MultiOutputHead, draw_head, find_head, replace_head
+
+
+@dataclass(frozen=True)
+class EnsembleHead(HeadSettings):
+    """head=ensemble: members that differ in their initial weights and in the prompts they train on.
+
+    The reward is the mean over the members; their spread tells how sure it is. All members train in
+    one pass over the shared model. As an ensemble of reward models: Coste et al. 2023,
+    arXiv:2310.02743; with a shared backbone: Zhang et al. 2024, arXiv:2401.16635. The bootstrap is
+    that of Oza and Russell 2001, "Online bagging and boosting": a member draws a prompt n times, n
+    from Poisson(1), the limit of sampling with replacement. Unlike sampling a fixed number, the
+    draws of a prompt depend on no other prompt, so that they stay if rows are added or left out.
+
+    Args:
+        members: number of members.
+        bootstrap: draw prompts; False: every member trains on all of them.
+    """
+
+    members: Annotated[int, Ge(2)]
+    bootstrap: bool
+
+    def install(self, model: Any, seed: int) -> None:
+        """Members of a fresh head start at random, the first one as head=linear does; those of a
+        trained head all start from it.
+
+        Raises:
+            UserError: they start alike and train on the same prompts.
+        """
+        _, one = find_head(model)
+        if not one.facts.fresh_head and not self.bootstrap:
+            raise UserError(
+                "head=ensemble head.bootstrap=false: the checkpoint has a reward head, from which "
+                "all members start, so that they would stay equal; take head.bootstrap=true."
+            )
+        weights = [1 / self.members] * self.members
+        with torch.device(one.weight.device):
+            head = MultiOutputHead(
+                one.in_features, one.bias is not None, "ensemble", self.names, weights
+            )
+        with torch.no_grad():
+            for mine, its in zip(head.parameters(), one.parameters(), strict=True):
+                mine.copy_(its.expand_as(mine))
+        if one.facts.fresh_head:
+            draw_head(head, *(member_seed(seed, k) for k in range(self.members)))
+        replace_head(model, head)
+
+    def losses(self, loss: Loss, data: ComparisonData | None, seed: int) -> Loss:
+        drawn = None if data is None or not self.bootstrap else self._draws(data, seed)
+        return MemberLosses(loss, self.names, drawn)
+
+    @property
+    def names(self) -> list[str]:
+        return [str(k) for k in range(self.members)]
+
+    def _draws(self, data: ComparisonData, seed: int) -> np.ndarray:
+        """draws_C_K of all rows, see `MemberLosses`; 1 for those that do not train."""
+        draws_C_K = np.ones((len(data.rows), self.members), dtype=np.uint8)
+        train = data.splits["train"]
+        keys = data.rows.select(train)["prompt_key"][:]
+        known = {key: prompt_draws(key, seed, self.members) for key in set(keys)}
+        draws_C_K[train] = np.stack([known[key] for key in keys])
+        return draws_C_K
+
+
+def member_seed(seed: int, member: int) -> int:
+    """The seed of a member's initial weights; the first member's is the run's."""
+    return seed if member == 0 else int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
+
+
+def prompt_draws(prompt_key: str, seed: int, members: int) -> np.ndarray:
+    """(K,) how often each member draws a prompt: Poisson(1), by the seed and the prompt alone."""
+    digest = hashlib.sha256(f"{seed}/{prompt_key}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(digest, "little"))
+    return generator.poisson(1.0, members).astype(np.uint8)
