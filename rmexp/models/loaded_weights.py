@@ -9,6 +9,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rmexp.core.errors import UserError, note_fallback
+from rmexp.models.model_files import VALUE_HEADS, other_outputs
 
 LANGUAGE_HEADS = ("lm_head.", "cls.", "embed_out.", "mtp.")
 """Starts of the names of weights that a reward model is not expected to use."""
@@ -50,11 +51,8 @@ def check_weights(info: Mapping[str, Any], prefix: str, where: str) -> None:
             f"{where} lacks {len(missing)} weights of the model: {_shortened(missing)}"
             + (f"; it has others: {_shortened(unused)}." if unused else ".")
         )
-    if info["mismatched_keys"]:
-        raise UserError(
-            f"{where} has a head with another number of outputs than one; rmexp trains one reward: "
-            "take the checkpoint that it was made from."
-        )
+    if mismatched := sorted(str(key[0]) for key in info["mismatched_keys"]):
+        raise UserError(other_outputs(where, f"shapes of {_shortened(mismatched)} differ"))
     if lacking:
         note_fallback(
             f"Weights that the checkpoint lacks are initialised randomly: {_shortened(lacking)}."
@@ -100,7 +98,9 @@ def load_renamed_head(head: nn.Linear, folder: Path, unused: Collection[str]) ->
         head.bias.copy_(bias)
     elif bias is not None:
         shifted = f"; its bias {bias.item():.4g}, which shifts all rewards alike, is left out"
-    note_fallback(f"The reward head is read from {name}{shifted}.")
+    of_ppo = ", which must be a reward model's, not the critic of a PPO run"
+    critic = of_ppo if name.startswith(VALUE_HEADS) else ""
+    note_fallback(f"The reward head is read from {name}{critic}{shifted}.")
     return {name, f"{stem}bias"}
 
 

@@ -25,6 +25,15 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header, as safetensors itself has it."""
 
+CLASSIFIER_HEADS = (
+    *("score.weight", "classifier.weight", "classifier.out_proj.weight"),
+    "classification_head.out_proj.weight",
+)
+"""Names of the last layer of transformers' sequence classifiers."""
+
+VALUE_HEADS = ("v_head.", "value_head.")
+"""Starts of the names of value heads: TRL's and LLaMA-Factory's, and OpenRLHF's."""
+
 
 def check_folder(folder: Path, where: str) -> None:
     """Refuse a folder that has no model that can be trained.
@@ -51,6 +60,42 @@ def check_folder(folder: Path, where: str) -> None:
             ".save_pretrained('NEW')\", and copy the tokenizer."
         )
     refuse_quantised(_read_json(folder / "config.json"), where)
+    _refuse_other_heads(folder, where)
+
+
+def _refuse_other_heads(folder: Path, where: str) -> None:
+    """Refuse a trained head that is not one linear layer with one output, by its shape."""
+    shapes = {
+        name: shape
+        for file in folder.glob("*.safetensors")
+        for name, shape in _shapes(file)
+        if len(shape) == 2
+    }
+    for name in CLASSIFIER_HEADS:
+        if name in shapes and shapes[name][0] != 1:
+            raise UserError(other_outputs(where, f"{name}: {shapes[name][0]} outputs"))
+    layers = [name for name in shapes if name.startswith(VALUE_HEADS)]
+    if len(layers) > 1 or any(shapes[name][0] != 1 for name in layers):
+        raise UserError(
+            f"{where} has a value head that is not one linear layer with one output "
+            f"({', '.join(sorted(layers))}), which no sequence classifier can hold: take the "
+            "checkpoint that it was made from."
+        )
+
+
+def other_outputs(where: str, found: str) -> str:
+    """What is wrong with a classifier of several labels, and the way out."""
+    return (
+        f"{where} is a classifier with several labels ({found}); rmexp trains one reward: take the "
+        "checkpoint that it was made from, or turn two labels into one as docs/tune.md shows."
+    )
+
+
+def _shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of each tensor of a safetensors file, from its header."""
+    with safe_open(file, "pt") as stored:
+        for name in stored.keys():  # noqa: SIM118 - not a mapping
+            yield name, stored.get_slice(name).get_shape()
 
 
 def check_reward_head(folder: Path) -> None:
@@ -64,12 +109,9 @@ def check_reward_head(folder: Path) -> None:
     files = list(folder.glob("*.safetensors"))
     if not files or (folder / ADAPTER).is_file():
         return
-    for file in files:
-        with safe_open(file, "pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - not a mapping
-                shape = stored.get_slice(name).get_shape()
-                if len(shape) == 2 and shape[0] == 1 and "embed" not in name:
-                    return
+    for name, shape in (tensor for file in files for tensor in _shapes(file)):
+        if len(shape) == 2 and shape[0] == 1 and "embed" not in name:
+            return
     raise UserError(f"{folder} has no reward head: train it first.")
 
 

@@ -62,7 +62,7 @@ def test_a_head_with_several_outputs_is_refused(scored, tmp_path):
     model.config.num_labels = 3
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="another number of outputs than one"):
+    with pytest.raises(UserError, match="is a classifier with several labels"):
         from_conf("model/hf", path=str(tmp_path)).load_model(tokenizer, 0)
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rmexp.core.errors import UserError
 from rmexp.models.reward_model import model_facts
+from tests.conftest import SHORT_DEMO
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 from tests.models.test_families import TOKENIZER
@@ -69,7 +70,7 @@ def test_a_trained_head_of_another_name_is_used_and_said(llama, tmp_path, name):
     weight = torch.arange(32.0)[None]
     weights = {f"{name}.weight": weight, f"{name}.bias": torch.tensor([0.25])}
     source = changed(llama, tmp_path / "m", weights)
-    with pytest.warns(UserWarning, match=rf"read from {name}.weight; its bias 0.25, which shifts"):
+    with pytest.warns(UserWarning, match=rf"read from {name}.weight.*; its bias 0.25, which"):
         model = source.load_model(tiny_tokenizer(), 0)
     assert torch.equal(model.score.weight, weight)
     assert not model_facts(model).fresh_head
@@ -86,7 +87,7 @@ def test_a_head_beside_the_weights_is_used(llama, tmp_path):
 @pytest.mark.parametrize(
     ("weights", "names"),
     [
-        ({"v_head.0.weight": (32, 32), "v_head.2.weight": (1, 32)}, "v_head.0.weight, v_head.2.we"),
+        ({"own.0.weight": (32, 32), "own.2.weight": (1, 32)}, "own.0.weight, own.2.weight"),
         ({"a.weight": (1, 32), "b.weight": (1, 32)}, "a.weight, b.weight"),
         ({"score.weight": (1, 32), "score.bias": (1,)}, "score.bias"),
     ],
@@ -97,6 +98,36 @@ def test_weights_that_are_not_used_are_named(llama, tmp_path, weights, names):
     with pytest.warns(UserWarning, match=rf"weights of the checkpoint are not used: {names}"):
         model = source.load_model(tiny_tokenizer(), 0)
     assert model_facts(model).fresh_head == ("score.weight" not in weights)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (
+            {"score.weight": (2, 32)},
+            r"several labels \(score.weight: 2 outputs\).* two labels into",
+        ),
+        ({"v_head.0.weight": (32, 32), "v_head.2.weight": (1, 32)}, r"\(v_head.0.weight, v_h"),
+        ({"value_head.weight": (3, 32)}, r"is not one linear layer with one output \(value_h"),
+    ],
+)
+def test_heads_with_other_outputs_are_refused_before_loading(llama, tmp_path, weights, sentence):
+    tensors = {name: torch.zeros(shape) for name, shape in weights.items()}
+    with pytest.raises(UserError, match=sentence):
+        changed(llama, tmp_path / "m", tensors).check()
+
+
+def test_a_reward_model_is_trained_further_from_its_own_head(llama, tmp_path, rmexp):
+    weight = torch.linspace(-1, 1, 32)[None]
+    changed(llama, tmp_path / "m", {"score.weight": weight})
+    rmexp(
+        "model=hf", f"model.path={tmp_path / 'm'}", SHORT_DEMO, "data.limit=60", "logger=none",
+        "tune=head", "optim.head_lr=1e-4", "trainer.max_epochs=1",
+    )  # fmt: skip
+    (run,) = rmexp.runs()
+    trained = load_file(run / "export" / "model.safetensors")["score.weight"].float()
+    moved = (trained - weight).abs().max()
+    assert 0 < moved < 0.01, "the head that was loaded trains on"
 
 
 def test_quantised_weights_are_refused_before_training(llama, tmp_path):
