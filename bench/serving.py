@@ -1,15 +1,18 @@
-"""A reward server under concurrent clients, one text a request.
+r"""A reward server under concurrent clients, one text a request.
 
 python -m bench serve [--checkpoint DIR] [--texts N] [--server NAME=URL ...]
-python -m bench.serving prepare FOLDER | ask URL FOLDER CLIENTS WORKLOAD
+python -m bench.serving prepare FOLDER | ask URL FOLDER CLIENTS WORKLOAD FIRST COUNT
 
 Sides are `task=serve` itself and the same server with padded batches (the loop that people write,
 with the same batching of requests), each started in turn, and any running server that --server
 names: it is asked POST /classify, as vLLM answers it. For vLLM on the same weights:
 
     python -m bench.serving prepare FOLDER
-    vllm serve FOLDER/start --runner pooling --dtype float32 --enforce-eager --port 9000
+    VLLM_TARGET_DEVICE=cpu vllm serve FOLDER/start --runner pooling --dtype float32 --enforce-eager \
+        --port 9000
     python -m bench serve --checkpoint FOLDER/start --server vllm=http://127.0.0.1:9000
+
+A server that runs already must be a fresh one: texts that it has seen are in its prefix cache.
 """
 
 import asyncio
@@ -34,6 +37,9 @@ FILE = Path(__file__).with_name("serving.jsonl")
 WORKLOADS = {"random": "random HH texts", "answers": "8 answers to each prompt"}
 CLIENTS = (1, 8, 64)
 ANSWERS = 8
+TEXTS = 1024
+"""Texts of each workload; none is sent twice to a side."""
+
 LONGEST = 480
 """Tokens of a text, as in the other works."""
 
@@ -42,7 +48,7 @@ OWN_SIDES = {"rmexp": "auto", "padded": "padded"}
 
 
 def prepare(folder: Path) -> None:
-    """The model, and 512 texts of each workload, rendered."""
+    """The model, and `TEXTS` texts of each workload, rendered."""
     from bench.prepare import start
 
     tokenizer = start(folder)
@@ -65,7 +71,7 @@ def write_texts(folder: Path, tokenizer: Any) -> None:
         return text if len(ids) <= LONGEST else None
 
     alone = (rendered(row.prompt, draw.choice(row.responses)) for row in rows)
-    texts = {"random": _first(alone, 512)}
+    texts = {"random": _first(alone, TEXTS)}
     texts["answers"] = _first(
         (
             text
@@ -74,7 +80,7 @@ def write_texts(folder: Path, tokenizer: Any) -> None:
             if None not in texts
             for text in texts
         ),
-        512,
+        TEXTS,
     )
     (folder / "texts.json").write_text(json.dumps(texts))
 
@@ -110,9 +116,11 @@ def ask_all(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {name: {} for name in WORKLOADS}
     for workload in WORKLOADS:
+        first = 0  # no text is sent twice: vLLM keeps the prefixes of those that it has seen
         for clients in CLIENTS:
             count = max(8, texts * clients // max(CLIENTS), 2 * clients)
-            figures = process("bench.serving", "ask", url, folder, clients, workload, count)
+            figures = process("bench.serving", "ask", url, folder, clients, workload, first, count)
+            first += count
             found[workload][str(clients)] = figures
             print(
                 f"serve  {side}  {workload}  {clients} clients  "
@@ -148,10 +156,12 @@ def serving(checkpoint: Path, layout: str, folder: Path) -> Iterator[str]:
         process.stdout.close()
 
 
-def ask(url: str, folder: Path, clients: int, workload: str, count: int) -> None:
-    """Print the figures of `clients` that send one text after the other."""
-    texts = json.loads((folder / "texts.json").read_text())[workload]
-    seconds, rewards, total = asyncio.run(_run(url, clients, texts, count))
+def ask(url: str, folder: Path, clients: int, workload: str, first: int, count: int) -> None:
+    """Print the figures of `clients` that send `count` texts one after the other."""
+    texts = json.loads((folder / "texts.json").read_text())[workload][first : first + count]
+    if len(texts) < count:
+        sys.exit(f"bench: {TEXTS} texts a workload are too few; lower --texts.")
+    seconds, rewards, total = asyncio.run(_run(url, clients, texts))
     shares = quantiles(seconds, n=100, method="inclusive")
     finish(
         {
@@ -165,12 +175,12 @@ def ask(url: str, folder: Path, clients: int, workload: str, count: int) -> None
 
 
 async def _run(
-    url: str, clients: int, texts: Sequence[str], count: int
+    url: str, clients: int, texts: Sequence[str]
 ) -> tuple[list[float], list[float], float]:
     import httpx
 
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-    seconds, rewards = [0.0] * count, [0.0] * count
+    seconds, rewards = [0.0] * len(texts), [0.0] * len(texts)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=600) as client:
         # vLLM wants its own name for the model, and adds BOS to rendered texts unless told not to.
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
@@ -182,12 +192,12 @@ async def _run(
             return float(answer.json()["data"][0]["probs"][0])
 
         await post("warm up")
-        numbers = iter(range(count))
+        numbered = iter(enumerate(texts))
 
         async def one_client() -> None:
-            for n in numbers:
+            for n, text in numbered:
                 started = time.perf_counter()
-                rewards[n] = await post(texts[n % len(texts)])
+                rewards[n] = await post(text)
                 seconds[n] = time.perf_counter() - started
 
         started = time.perf_counter()
@@ -201,4 +211,4 @@ if __name__ == "__main__":
         Path(words[0]).mkdir(parents=True, exist_ok=True)
         prepare(Path(words[0]))
     else:
-        ask(words[0], Path(words[1]), int(words[2]), words[3], int(words[4]))
+        ask(words[0], Path(words[1]), int(words[2]), words[3], int(words[4]), int(words[5]))
