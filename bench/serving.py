@@ -1,4 +1,4 @@
-r"""A reward server under concurrent clients, one text a request.
+"""A reward server under concurrent clients, one text a request.
 
 python -m bench serve [--checkpoint DIR] [--texts N] [--server NAME=URL ...]
 python -m bench.serving prepare FOLDER | ask URL FOLDER CLIENTS WORKLOAD FIRST COUNT
@@ -8,8 +8,8 @@ with the same batching of requests), each started in turn, and any running serve
 names: it is asked POST /classify, as vLLM answers it. For vLLM on the same weights:
 
     python -m bench.serving prepare FOLDER
-    VLLM_TARGET_DEVICE=cpu vllm serve FOLDER/start --runner pooling --dtype float32 --enforce-eager \
-        --port 9000
+    export VLLM_TARGET_DEVICE=cpu
+    vllm serve FOLDER/start --runner pooling --dtype float32 --enforce-eager --port 9000
     python -m bench serve --checkpoint FOLDER/start --server vllm=http://127.0.0.1:9000
 
 A server that runs already must be a fresh one: texts that it has seen are in its prefix cache.
