@@ -2,8 +2,9 @@
 
 It is registered without a mask function, so that Hugging Face passes no mask; the trees of the
 packed row reach every layer as a model argument. On a CPU the row is computed in dense blocks with
-their own backward pass (bench/: faster than SDPA, whose backward is slow there). On CUDA it is
-FlexAttention with a block mask, or SDPA with a dense mask; these two have only been run on a CPU.
+their own backward pass (`block_attention`; bench/: faster than SDPA, whose backward is slow there).
+On CUDA it is FlexAttention with a block mask, or SDPA with a dense mask; these two have only been
+run on a CPU.
 
 Shapes: H query heads, G key heads (H a multiple of G), T tokens, d and e widths of a key and value.
 """
@@ -18,15 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from rmexp.batching.prefix_tree import Block, Tree, attention_blocks
+from rmexp.batching.prefix_tree import Tree, attention_blocks
+from rmexp.models.block_attention import BlockAttention
 
 TREE_ATTENTION = "rmexp_tree"
 """Name of the attention implementation."""
 
 Kernel = Literal["blocks", "flex", "sdpa"]
-
-KEPT_SCORES = 2**24
-"""Maximum attention weights that a layer keeps for its backward pass; more are recomputed."""
 
 
 def best_kernel(device: torch.device) -> Kernel:
@@ -147,13 +146,15 @@ def tree_attention(
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     # Under autocast rotated queries and keys are in fp32, values in the lower precision.
     q, k, v = query.to(value.dtype), key.to(value.dtype), value
-    kernel = "blocks" if softcap is not None or s_aux is not None else trees.kernel
+    kernel = trees.kernel
+    if kernel == "sdpa" and not (softcap is None and s_aux is None):
+        kernel = "blocks"  # SDPA has neither soft caps nor sinks
     layout = trees.layout(kernel, sliding_window)
     if kernel == "blocks":
         rows = (x[0].transpose(0, 1) for x in (q * scaling, k, v))
         return BlockAttention.apply(*rows, s_aux, layout, softcap)[None], None
     if kernel == "flex":
-        out = _flex()(q, k, v, block_mask=layout, scale=scaling, enable_gqa=True)
+        out = _flex_attention(q, k, v, layout, scaling, softcap, s_aux)
     else:
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=layout, scale=scaling, enable_gqa=True
@@ -161,137 +162,46 @@ def tree_attention(
     return out.transpose(1, 2), None
 
 
+def _flex_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Any,
+    scaling: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """FlexAttention, (1, H, T, d) as F.scaled_dot_product_attention.
+
+    A sink adds exp(sink) to a softmax's denominator exp(lse): the output is smaller by the factor
+    exp(lse) / (exp(lse) + exp(sink)).
+    """
+    from torch.nn.attention.flex_attention import AuxRequest
+
+    def capped(score: Tensor, batch: Any, head: Any, query: Any, key: Any) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    options = {
+        "score_mod": None if softcap is None else capped,
+        "block_mask": mask,
+        "scale": scaling,
+        "enable_gqa": True,
+    }
+    if sinks is None:
+        return _flex()(q, k, v, **options)
+    out, aux = _flex()(q, k, v, **options, return_aux=AuxRequest(lse=True))
+    return out * torch.sigmoid(aux.lse - sinks[None, :, None].float())[..., None].to(out.dtype)
+
+
 AttentionInterface.register(TREE_ATTENTION, tree_attention)
 
 
 @functools.cache
-def _flex() -> Callable[..., Tensor]:
+def _flex() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=True)
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
     return compiled
-
-
-class BlockAttention(torch.autograd.Function):
-    """Attention block by block with explicit matmuls, without copies of shared keys.
-
-    Rows of queries that pad a block to its bucket have weights of zero: they contribute nothing to
-    keys and values, and their output is not written.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        sinks: Tensor | None,
-        blocks: Sequence[tuple[Block, Tensor]],
-        softcap: float | None,
-    ) -> Tensor:
-        """Scaled q (T, H, d), k (T, G, d), v (T, G, e), sinks (H,) -> (T, H, e)."""
-        out = v.new_zeros(q.shape[0], q.shape[1], v.shape[2])
-        scores = sum(hidden.shape[0] * (b.first + hidden.shape[1]) for b, hidden in blocks)
-        keep = softcap is None and any(ctx.needs_input_grad) and scores * q.shape[1] <= KEPT_SCORES
-        kept = []
-        for block, hidden in blocks:
-            weights, _ = _weights(q, k, sinks, block, hidden, softcap)
-            mixed = weights @ _keys(v, block)
-            _write(out, mixed, block)
-            if keep:
-                kept.append(weights)
-        ctx.save_for_backward(q, k, v, sinks, *kept)
-        ctx.blocks, ctx.softcap = blocks, softcap
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Softmax attention's gradients, from the kept weights or from new ones."""
-        q, k, v, sinks, *kept = ctx.saved_tensors
-        grads = [torch.zeros_like(x, dtype=torch.float32) for x in (k, v)]
-        grad_k, grad_v = grads
-        grad_q = torch.zeros_like(q)
-        grad_sinks = None if sinks is None else torch.zeros_like(sinks, dtype=torch.float32)
-        for number, (block, hidden) in enumerate(ctx.blocks):
-            slope = None
-            if kept:
-                weights = kept[number]
-            else:
-                weights, slope = _weights(q, k, sinks, block, hidden, ctx.softcap)
-            grad_b, q_b = _queries(grad, k.shape[1], block), _queries(q, k.shape[1], block)
-            _add(grad_v, weights.transpose(1, 2) @ grad_b, block)
-            grad_weights = grad_b @ _keys(v, block).transpose(1, 2)
-            if grad_sinks is not None:
-                assert sinks is not None
-                grad_sinks -= _sink_gradient(weights, grad_weights, len(sinks))
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-            if slope is not None:
-                grad_scores *= slope
-            _write(grad_q, grad_scores @ _keys(k, block), block)
-            _add(grad_k, grad_scores.transpose(1, 2) @ q_b, block)
-        sink = None if sinks is None or grad_sinks is None else grad_sinks.to(sinks.dtype)
-        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), sink, None, None
-
-
-def _queries(x: Tensor, groups: int, block: Block) -> Tensor:
-    """A block's rows of x (T, H, d) as (G, H/G x wide, d), grouped by the heads that share keys."""
-    rows = x[block.start : block.start + block.width]
-    return rows.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(1, 2)
-
-
-def _keys(x: Tensor, block: Block) -> Tensor:
-    """A block's keys or values of x (T, G, d) as (G, keys, d)."""
-    parts = [x[start : start + length] for start, length in block.keys]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(0, 1)
-
-
-def _write(out: Tensor, found: Tensor, block: Block) -> None:
-    """Write (G, H/G x wide, e) to the rows of the block's queries in `out` (T, H, e)."""
-    groups = found.shape[0]
-    counted = found.unflatten(1, (-1, block.width))[:, :, : block.queries]
-    rows = out[block.start : block.start + block.queries].unflatten(1, (groups, -1))
-    rows.copy_(counted.permute(2, 0, 1, 3))
-
-
-def _add(total: Tensor, found: Tensor, block: Block) -> None:
-    """Add (G, keys, d) to the rows of the block's keys in `total` (T, G, d)."""
-    parts = found.transpose(0, 1).split([length for _, length in block.keys])
-    for (start, length), part in zip(block.keys, parts, strict=True):
-        total[start : start + length] += part
-
-
-def _weights(
-    q: Tensor,
-    k: Tensor,
-    sinks: Tensor | None,
-    block: Block,
-    hidden: Tensor,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor | None]:
-    """Attention weights of a block (G, H/G x wide, keys), and the slope of the soft cap."""
-    scores = _queries(q, k.shape[1], block) @ _keys(k, block).transpose(1, 2)
-    slope = None
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap)
-        slope = 1 - scores.square()
-        scores = scores * softcap
-    by_head = scores.unflatten(1, (-1, block.width))
-    by_head[..., block.first :].masked_fill_(hidden, float("-inf"))
-    if sinks is None:
-        weights = torch.softmax(scores, -1).to(scores.dtype)  # autocast on CUDA gives fp32
-    else:
-        sink = sinks.to(scores.dtype).view(k.shape[1], -1, 1, 1).expand(*by_head.shape[:3], 1)
-        every = torch.softmax(torch.cat([by_head, sink], -1), -1).to(scores.dtype)
-        weights = every[..., :-1].flatten(1, 2)
-    if block.width > block.queries:
-        weights.unflatten(1, (-1, block.width))[:, :, block.queries :] = 0
-    return weights, slope
-
-
-def _sink_gradient(weights: Tensor, grad_weights: Tensor, heads: int) -> Tensor:
-    """(H,) gradient of the sinks' scores, with opposite sign."""
-    mean = (weights.float() * grad_weights.float()).sum(-1)
-    return ((1 - weights.float().sum(-1)) * mean).view(heads, -1).sum(1)
 
 
 def leave_attention_uncompiled() -> None:

@@ -221,8 +221,14 @@ shapes = st.lists(
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @settings(max_examples=20)
-@given(shapes, st.sampled_from([None, 1, 5, 40]), st.sampled_from([16, 64]))
-def test_the_three_kernels_agree(shapes, window, longest):
+@given(
+    shapes,
+    st.sampled_from([None, 1, 5, 40]),
+    st.sampled_from([16, 64]),
+    st.sampled_from([None, 0.5]),
+    st.booleans(),
+)
+def test_the_three_kernels_agree(shapes, window, longest, softcap, with_sinks):
     """Blocks, SDPA with a dense mask, FlexAttention (which has no backward pass on a CPU)."""
     row = prefix_tree.row_width(sum(tree.size for tree in shapes))
     generator = torch.Generator().manual_seed(0)
@@ -230,6 +236,7 @@ def test_the_three_kernels_agree(shapes, window, longest):
     upstream = torch.randn(1, row, 4, 8, generator=generator)
     used = sum(tree.size for tree in shapes)
     upstream[:, used:] = 0
+    sinks = torch.tensor([-1.0, 0.0, 1.0, 3.0]) if with_sinks else None
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefix_tree, "QUERIES", longest)
@@ -238,8 +245,9 @@ def test_the_three_kernels_agree(shapes, window, longest):
             q, k, v = (x.clone().requires_grad_(kernel != "flex") for x in inputs)
             trees_of_row = TreeRow(shapes, row, "cpu", kernel)
             out, _ = tree_attention(
-                torch.nn.Module(), q, k, v, None, sliding_window=window, trees=trees_of_row
-            )
+                torch.nn.Module(), q, k, v, None, sliding_window=window, softcap=softcap,
+                s_aux=sinks, trees=trees_of_row,
+            )  # fmt: skip
             found[kernel] = [out[:, :used].detach()]
             if kernel != "flex":
                 found[kernel] += torch.autograd.grad(out, (q, k, v), upstream)
@@ -252,7 +260,7 @@ def test_weights_that_are_not_kept_are_made_again(monkeypatch, tiny):
     rows = [toy_row([[1, 2, 3, 4], [1, 2, 5]])]
     tiny.eval()
     kept = losses_and_gradients(tiny, rows, "tree")
-    monkeypatch.setattr("rmexp.models.tree_attention.KEPT_SCORES", 0)
+    monkeypatch.setattr("rmexp.models.block_attention.KEPT_SCORES", 0)
     again = losses_and_gradients(tiny, rows, "tree")
     assert kept[0] == again[0]
     assert torch.equal(kept[1], again[1])
