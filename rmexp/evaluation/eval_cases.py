@@ -8,6 +8,7 @@ import numpy as np
 from rmexp.core.errors import note_fallback
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reward_file import read_rewards
+from rmexp.data.verdict_file import is_verdict_file, read_verdicts
 from rmexp.evaluation.eval_sets import (
     EvaluationSet,
     OwnRows,
@@ -16,8 +17,9 @@ from rmexp.evaluation.eval_sets import (
     expand_sets,
 )
 from rmexp.evaluation.external_rewards import join_rewards
+from rmexp.evaluation.external_verdicts import Verdicts, join_verdicts, with_verdicts
 from rmexp.evaluation.metric_values import slow_metrics
-from rmexp.evaluation.scored_set import ScoredSet
+from rmexp.evaluation.scored_set import ScoredSet, eval_labels
 
 
 @dataclass
@@ -27,9 +29,10 @@ class EvalCase:
     Args:
         name: prefix of its metrics, and its split in `data`.
         data: the rows.
-        scores: the file with their rewards; None: the model scores them.
+        scores: the file with their rewards or verdicts; None: the model scores them.
         benchmark: None for rows of `data`.
         rewards: index of a row -> the reward of each response.
+        verdicts: in place of rewards, of the rows `joined`.
     """
 
     name: str
@@ -37,34 +40,53 @@ class EvalCase:
     scores: str | None
     benchmark: EvaluationSet | None = None
     rewards: Mapping[int, list[float]] = field(default_factory=dict)
+    verdicts: Verdicts | None = None
+    joined: frozenset[int] = frozenset()
 
     @property
     def indices(self) -> np.ndarray:
-        """The rows of the split that have rewards."""
-        rows = self.data.splits[self.name]
-        return rows[[row in self.rewards for row in rows.tolist()]]
+        """The rows of the split that have rewards or verdicts."""
+        rows, known = self.data.splits[self.name], self.rewards.keys() | self.joined
+        return rows[[row in known for row in rows.tolist()]]
 
     def join(self) -> None:
-        """Read the rewards from the file; what does not join is noted.
+        """Read the rewards or verdicts from the file; what does not join is noted.
 
         Raises:
             UserError: the file cannot be read, or nothing joins.
         """
         assert self.scores is not None
         rows = self.data.splits[self.name]
-        found = self.data.rows.select_columns(["id", "lengths"]).select(rows)
-        counts = [len(lengths) for lengths in found["lengths"]]
-        joined, notes = join_rewards(found["id"][:], counts, read_rewards(self.scores))
+        found = self.data.rows.select_columns(["id", "lengths", "pairs"]).select(rows)
+        ids, counts = found["id"][:], [len(lengths) for lengths in found["lengths"]]
+        if is_verdict_file(self.scores):
+            self.verdicts = read_verdicts(self.scores)
+            kept, notes = join_verdicts(ids, counts, found["pairs"], self.verdicts)
+            self.joined = frozenset(int(rows[n]) for n in kept)
+        else:
+            joined, notes = join_rewards(ids, counts, read_rewards(self.scores))
+            self.rewards = {int(rows[n]): rewards for n, rewards in joined.items()}
         for note in notes:
             note_fallback(f"{self.name}: {note}")
-        self.rewards = {int(rows[n]): rewards for n, rewards in joined.items()}
+
+    def scored(self) -> ScoredSet:
+        """Labels with the rewards or verdicts."""
+        labels = eval_labels(self.data.rows, self.indices)
+        if self.verdicts is None:
+            return labels.with_rewards(self.rewards)
+        ids = self.data.rows.select_columns(["id"]).select(self.indices)["id"][:]
+        return with_verdicts(labels, ids, self.verdicts)
 
     def slow_metrics(self, scored: ScoredSet) -> dict[str, float]:
         """Slow metrics and the benchmark's own scores, by their full names."""
         values = {f"{self.name}/{k}": v for k, v in slow_metrics(scored).items()}
         if self.benchmark is not None:
             rows = self.data.rows.select_columns(["id", "prompt_key", "subset", "rank_levels"])
-            rewards = [self.rewards[row] for row in self.indices.tolist()]
+            if self.verdicts is None:
+                rewards = [self.rewards[row] for row in self.indices.tolist()]
+            else:  # no row is dropped
+                ends = np.searchsorted(scored.rows_N, np.arange(1, len(scored.items_C)))
+                rewards = [part.tolist() for part in np.split(scored.rewards_N, ends)]
             values |= self.benchmark.metrics(rows.select(self.indices), rewards)
         return values
 

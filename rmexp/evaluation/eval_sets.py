@@ -27,7 +27,7 @@ class EvaluationSet:
         format: raw row -> Comparison; reads the publisher's rows or ours.
         path: file, directory or hub id.
         suite: scored comparisons -> the publisher's scores.
-        scores: a file of rewards (`id`, `response`, `reward`) to evaluate; None: the checkpoint
+        scores: a file of rewards or pairwise verdicts to evaluate; None: the checkpoint
             scores the rows.
         limit: number of comparisons to take from the start; None takes all.
         on_bad_row: `raise` stops at bad rows, `skip` drops and counts them.
@@ -86,7 +86,8 @@ class OwnRows:
     """eval=rows: the rows of `data` (the run's own test rows, or those of other data).
 
     Args:
-        scores: a file of rewards to evaluate; None: the checkpoint scores the rows.
+        scores: a file of rewards or pairwise verdicts to evaluate; None: the checkpoint scores the
+            rows.
     """
 
     scores: str | None = None

@@ -45,14 +45,15 @@ def join_rewards(
         )
     strangers = sorted({name for name, _ in rewards} - set(ids))
     notes = [
-        *_counted(absent, "comparisons have no reward for some response: they are left out"),
-        *_counted(unfinished, "comparisons have a reward that is NaN or infinite: left out"),
-        *_counted(strangers, "ids of the rewards are not in the data"),
+        *counted(absent, "comparisons have no reward for some response: they are left out"),
+        *counted(unfinished, "comparisons have a reward that is NaN or infinite: left out"),
+        *counted(strangers, "ids of the rewards are not in the data"),
     ]
     return found, notes
 
 
-def _counted(names: Sequence[str], what: str) -> Iterator[str]:
+def counted(names: Sequence[str], what: str) -> Iterator[str]:
+    """A sentence with the number of names and the first of them, if there are any."""
     if names:
         more = ", ..." if len(names) > EXAMPLES_SHOWN else ""
         yield f"{len(names)} {what} ({', '.join(names[:EXAMPLES_SHOWN])}{more})."

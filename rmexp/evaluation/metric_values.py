@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rmexp.evaluation import metrics as registry
 from rmexp.evaluation.calibration import Calibration
+from rmexp.evaluation.external_verdicts import VerdictSet
 from rmexp.evaluation.metrics import Metric, find_metric
 from rmexp.evaluation.scored_set import ScoredSet
 from rmexp.evaluation.set_statistics import SetStatistics
@@ -23,9 +24,9 @@ def compute_metrics(
             is resampled.
     """
     statistics = SetStatistics(scored, calibration)
-    out = _values(statistics, [m for m in registry.METRICS if not m.slow], intervals)
+    out = _values(statistics, [m for m in _defined(scored) if not m.slow], intervals)
     names = sorted(set(scored.subsets_P))
-    for metric in registry.METRICS if len(names) > 1 else ():
+    for metric in _defined(scored) if len(names) > 1 else ():
         if metric.per_subset == "always" and metric.itemwise is not None:
             items_P = metric.itemwise(statistics.gaps_P, statistics.reward_std)
             found = {n: statistics.mean(items_P, scored.subsets_P == n) for n in names}
@@ -35,13 +36,18 @@ def compute_metrics(
 
 def slow_metrics(scored: ScoredSet) -> dict[str, float]:
     """The slow metrics, and those of each subset, all with their intervals."""
-    out = _values(SetStatistics(scored), [m for m in registry.METRICS if m.slow], True)
-    per_subset = [m for m in registry.METRICS if m.per_subset != "never"]
+    out = _values(SetStatistics(scored), [m for m in _defined(scored) if m.slow], True)
+    per_subset = [m for m in _defined(scored) if m.per_subset != "never"]
     names = sorted(set(scored.subsets_C))
     for name in names if len(names) > 1 else ():
         found = _values(SetStatistics(scored.subset(name)), per_subset, True)
         out |= {f"{name}/{metric}": value for metric, value in found.items()}
     return out
+
+
+def _defined(scored: ScoredSet) -> list[Metric]:
+    """The metrics that the set may have: verdicts have no scale."""
+    return [m for m in registry.METRICS if m.verdicts or not isinstance(scored, VerdictSet)]
 
 
 def _values(

@@ -39,6 +39,7 @@ class Metric:
         slow: too slow for a validation; task=evaluate computes it.
         itemwise: the values of pairs whose mean it is, for paired tests of runs; span: their range.
         count: a number of something: whole, and added up over folds.
+        verdicts: whether pairwise verdicts have it too, which have sides but no scale.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Metric:
     itemwise: Itemwise | None = None
     span: tuple[float, float] | None = None
     count: bool = False
+    verdicts: bool = False
 
 
 def _hidden(name: str, label: str, compute: Any, direction: Any = None, **more: Any) -> Metric:
@@ -79,12 +81,29 @@ METRICS = (
         per_subset="always",
         itemwise=lambda gaps_P, _: (gaps_P > 0).astype(np.float64),
         span=(0, 1),
+        verdicts=True,
+    ),
+    Metric(
+        "agreement",
+        "verdicts that agree with the label, ties included",
+        lambda s: s.agreement,
+        monitor="no",
+        verdicts=True,
+    ),
+    Metric(
+        "position_flips",
+        "verdicts that change with the order shown",
+        lambda s: s.verdict_share("flips_P"),
+        "min",
+        monitor="no",
+        verdicts=True,
     ),
     Metric(
         "gap_2plus/accuracy",
         "accuracy where ratings are two or more apart",
         lambda s: s.share(s.gaps_P > 0, s.rating_gaps_P >= 2),
         per_subset="evaluate",
+        verdicts=True,
     ),
     Metric(
         "best_of_k",
@@ -137,12 +156,14 @@ METRICS = (
         lambda s: s.share((np.sign(s.longer_P) + 1) / 2),
         None,
         shown=("table", "card", "compare"),
+        verdicts=True,
     ),
     Metric(
         "length_controlled_accuracy",
         "accuracy at equal length",
         lambda s: s.length_controlled_accuracy,
         shown=("table", "card", "compare", "wandb"),
+        verdicts=True,
     ),
     Metric("loss", "loss", None, "min", monitor="auto"),
     Metric("margin", "mean reward gap", lambda s: s.mean(s.gaps_P)),
@@ -193,6 +214,7 @@ METRICS = (
         lambda s: s.share(s.gaps_P == 0),
         "min",
         per_subset="evaluate",
+        verdicts=True,
     ),
     Metric("reward_mean", "mean reward", lambda s: s.reward_mean, None),
     Metric("reward_std", "standard deviation of rewards", lambda s: s.reward_std, None),
@@ -221,31 +243,57 @@ METRICS = (
         per_subset="evaluate",
     ),
     _hidden(
-        "longer_preferred", "model prefers the longer response", lambda s: s.preferred(s.longer_P)
+        "longer_preferred",
+        "model prefers the longer response",
+        lambda s: s.preferred(s.longer_P),
+        verdicts=True,
     ),
     _hidden(
         "formatting_baseline",
         "accuracy of the more formatted response",
         lambda s: s.share(s.marked_P > 0, s.marked_P != 0),
+        verdicts=True,
     ),
     _hidden(
         "formatting_preferred",
         "model prefers the more formatted response",
         lambda s: s.preferred(s.marked_P),
+        verdicts=True,
     ),
     _hidden(
         "formatted_pairs",
         "pairs that differ in formatting",
         lambda s: (s.marked_P != 0).sum() if s.has_pairs else None,
         count=True,
+        verdicts=True,
     ),
     _correlation("length_r2", "reward variance that length explains"),
     _correlation("position_correlation", "correlation with the position of the pooled token"),
     _correlation("verbosity_correlation", "correlation with log characters"),
     *(_correlation(f"{mark}_correlation", f"correlation with {mark}") for mark in MARKS),
-    _hidden("pairs", "labelled pairs", lambda s: len(s.scored.better_P), count=True),
-    _hidden("human_ties", "tied pairs, left out", lambda s: len(s.scored.tied_Q_2), count=True),
-    _hidden("responses", "responses", lambda s: len(s.scored.rewards_N), count=True),
+    _hidden("pairs", "labelled pairs", lambda s: len(s.scored.better_P), count=True, verdicts=True),
+    _hidden(
+        "human_ties",
+        "tied pairs, left out",
+        lambda s: len(s.scored.tied_Q_2),
+        count=True,
+        verdicts=True,
+    ),
+    _hidden("responses", "responses", lambda s: len(s.scored.rewards_N), count=True, verdicts=True),
+    _hidden(
+        "first_preferred",
+        "verdicts for the response shown first, over both orders",
+        lambda s: s.verdict_share("firsts_P"),
+        verdicts=True,
+    ),
+    _hidden(
+        "abstained",
+        "pairs without a winner or a tie, not won",
+        lambda s: s.abstained,
+        "min",
+        count=True,
+        verdicts=True,
+    ),
     _hidden(
         "not_finite",
         "comparisons with NaN or infinite rewards, left out",

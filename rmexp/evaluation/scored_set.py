@@ -132,7 +132,7 @@ class ScoredSet(EvalLabels):
 
     def subset(self, name: str) -> "ScoredSet":
         """The comparisons of one subset."""
-        return ScoredSet(**self.part(self.subsets_C == name))
+        return type(self)(**self.part(self.subsets_C == name))
 
 
 def eval_labels(rows: Any, indices: np.ndarray) -> EvalLabels:

@@ -10,6 +10,7 @@ from rmexp.data.text_style import MARKS
 from rmexp.evaluation.best_of_n import best_of_k
 from rmexp.evaluation.bias_probes import reward_correlations
 from rmexp.evaluation.calibration import Calibration
+from rmexp.evaluation.external_verdicts import VerdictSet
 from rmexp.evaluation.length_control import length_controlled_accuracy
 from rmexp.evaluation.rank_correlation import area, label_auc, within_means
 from rmexp.evaluation.reliability import calibration_error
@@ -101,6 +102,36 @@ class SetStatistics:
     def preferred(self, more_P: np.ndarray) -> Estimate | None:
         """How often the model prefers the response that has more, where they differ; ties half."""
         return self.share((np.sign(self.gaps_P) * np.sign(more_P) + 1) / 2, more_P != 0)
+
+    def verdict_share(self, name: str) -> Estimate | None:
+        """Mean over pairs of a field of `VerdictSet`, where it is known; None for rewards."""
+        if not isinstance(self.scored, VerdictSet):
+            return None
+        values_P = getattr(self.scored, name)
+        known_P = ~np.isnan(values_P)
+        return self.share(np.where(known_P, values_P, 0.0), known_P)
+
+    @property
+    def abstained(self) -> float | None:
+        """Number of pairs on which all verdicts abstain; None for rewards."""
+        s = self.scored
+        return float(s.abstained_P.sum()) if isinstance(s, VerdictSet) else None
+
+    @property
+    def agreement(self) -> Estimate | None:
+        """Share of pairs whose verdict is the label, a tie where annotators tied them.
+
+        Abstentions do not agree. Tied pairs have the weight of their row.
+        """
+        s = self.scored
+        if not isinstance(s, VerdictSet):
+            return None
+        known_Q = ~np.isnan(s.ties_Q)
+        tied_Q = s.tied_Q_2[known_Q, 0]
+        values = np.concatenate([s.sides_P > 0, s.ties_Q[known_Q] == 0]).astype(np.float64)
+        prompts = np.concatenate([s.prompts_P, s.prompts_N[tied_Q]])
+        weights = np.concatenate([s.weights_P, s.weights_N[tied_Q]])
+        return clustered_mean(values, prompts, weights, (0, 1)) if weights.any() else None
 
     @property
     def length_controlled_accuracy(self) -> Estimate | None:

@@ -17,7 +17,6 @@ from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.eval_cases import eval_cases
 from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets
 from rmexp.evaluation.metric_values import compute_metrics
-from rmexp.evaluation.scored_set import eval_labels
 from rmexp.tracking.environment import describe_environment
 from rmexp.tracking.predictions import eval_set_tables
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
@@ -88,7 +87,8 @@ def evaluate(
     for case in cases:
         if case.scores is not None:
             case.join()
-            reporter.say(f"{case.name}: {len(case.rewards)} comparisons with rewards")
+            what = "rewards" if case.verdicts is None else "verdicts"
+            reporter.say(f"{case.name}: {len(case.indices)} comparisons with {what}")
     if trained is not None:
         everything = [case.data for case in for_model]
         scorer = ModelScorer(trained, prepared, everything, run, reporter, seed)
@@ -99,11 +99,13 @@ def evaluate(
         by_model = case.scores is None
         values = scorer.score(case) if by_model else {}
         indices = case.indices
-        scored = eval_labels(case.data.rows, indices).with_rewards(case.rewards)
+        scored = case.scored()
         if not by_model:
             values = {f"{case.name}/{k}": v for k, v in compute_metrics(scored).items()}
         values |= case.slow_metrics(scored)
-        run.write_predictions(case.name, eval_set_tables(case.data.rows, indices), case.rewards)
+        if case.verdicts is None:
+            tables = eval_set_tables(case.data.rows, indices)
+            run.write_predictions(case.name, tables, case.rewards)
         warnings += warn_of_set(case.name, values)
         if by_model and probes:
             more, bad = scorer.probe(case, probe_rows)

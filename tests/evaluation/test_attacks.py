@@ -327,6 +327,7 @@ OF_THE_LABELS = COUNTS | {
     "human_ties": 0,
     "not_finite": None,
     "tie_rate": 0,
+    **dict.fromkeys(("agreement", "position_flips", "first_preferred", "abstained")),  # of verdicts
 }
 """Whatever the rewards are, unless said otherwise."""
 

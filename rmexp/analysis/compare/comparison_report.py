@@ -103,14 +103,15 @@ def compare_found(
         left_out: runs that cannot be compared.
     """
     shared, scored, more = pair_runs(runs, name, ensembles)
-    skipped = [*left_out, *more]
+    tested = metric if metric in itemwise_metrics() else "accuracy"
+    scored, without = _with_scale(scored, tested)
+    skipped = [*left_out, *more, *without]
     if not scored:
         reasons = "; ".join(f"{one.name}: {one.why}" for one in skipped)
         raise UserError(f"No run can be compared on {name}. {reasons}.")
     groups, keys, duplicates = group_runs(scored)
     _check_sorts(metric, name, scored)
     ranked = sorted(groups, key=lambda group: _rank(group.metric(metric), metric))
-    tested = metric if metric in itemwise_metrics() else "accuracy"
     has_pairs = len(shared.ids_P) > 0
     verdicts = test_pairs(ranked, shared, tested, pairs) if has_pairs else []
     trained = [group for group in groups if group.runs[0].run.has_settings]
@@ -129,6 +130,19 @@ def compare_found(
     )
     found.notes.extend(_notes(found))
     return found
+
+
+def _with_scale(
+    scored: Sequence[ScoredRun], tested: str
+) -> tuple[list[ScoredRun], list[SkippedRun]]:
+    """Without the files of verdicts, unless accuracy is tested."""
+    why = f"verdicts have a side and no scale, so no {tested}: task.metric=accuracy compares them"
+    skipped = [
+        SkippedRun(one.run.name, one.run.path, "left out", why)
+        for one in scored
+        if not (one.has_scale or tested == "accuracy")
+    ]
+    return [one for one in scored if one.has_scale or tested == "accuracy"], skipped
 
 
 def _check_sorts(metric: str, name: str, scored: Sequence[ScoredRun]) -> None:

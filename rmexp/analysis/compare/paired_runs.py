@@ -19,9 +19,12 @@ from rmexp.analysis.compare.ensembles import ensembles_of
 from rmexp.analysis.compare.runs import Run, SkippedRun
 from rmexp.core.errors import UserError
 from rmexp.data.reward_file import read_rewards
+from rmexp.data.verdict_file import is_verdict_file, read_verdicts
 from rmexp.evaluation.aggregate import Aggregation
+from rmexp.evaluation.external_verdicts import outcome
 from rmexp.evaluation.metrics import itemwise_metrics
 from rmexp.evaluation.reliability import calibration_error
+from rmexp.evaluation.stats.bootstrap import clustered_mean
 from rmexp.tracking.predictions import Judgements, read_judgements, read_predictions
 
 
@@ -33,12 +36,14 @@ class ScoredRun:
     reward_std    standard deviation of the rewards of all responses; of pooled folds (P,), that of
                   each pair's fold
     metrics       of the set, by their names without the set's
+    has_scale     whether gaps are more than sides: not those of pairwise verdicts
     """
 
     run: Run
     gaps_P: np.ndarray
     reward_std: float | np.ndarray
     metrics: Mapping[str, float]
+    has_scale: bool = True
 
     def items(self, metric: str) -> np.ndarray:
         """(P,) the value of each pair, of an itemwise metric."""
@@ -82,7 +87,14 @@ def pair_runs(
             skipped.append(_skipped(run, _other_rows(run, judgements, first, shared, name)))
     for run in (run for run in runs if run.is_file):
         try:
-            add(run, shared, read_rewards(str(run.path)), known)
+            if is_verdict_file(str(run.path)):
+                judge = _score_verdicts(run, shared)
+                if isinstance(judge, ScoredRun):
+                    scored.append(judge)
+                else:
+                    skipped.append(judge)
+            else:
+                add(run, shared, read_rewards(str(run.path)), known)
         except UserError as error:
             skipped.append(_skipped(run, str(error).removeprefix("eval.scores=")))
     for run, rewards in ensembles_of(aligned, ensembles):
@@ -106,7 +118,9 @@ def _open(runs: Sequence[Run], name: str) -> tuple[list[OpenRun], list[SkippedRu
         predictions, judgements = (
             run.path / kind / f"{name}.parquet" for kind in ("predictions", "judgements")
         )
-        if not predictions.is_file():
+        if not predictions.is_file() and (file := run.config.get("eval.scores")):
+            skipped.append(_skipped(run, f"it has no rewards of {name}: name {file} in its place"))
+        elif not predictions.is_file():
             skipped.append(_skipped(run, f"it has no rewards of {name} ({_sets(run.path)})"))
         elif not judgements.is_file():
             again = f"task=evaluate checkpoint={run.path} writes them"
@@ -156,6 +170,34 @@ def _score(
     return ScoredRun(run, gaps_P, std, own | computed if run.parts else computed | own)
 
 
+def _score_verdicts(run: Run, judged: Judgements) -> ScoredRun | SkippedRun:
+    """Join pairwise verdicts with the labelled pairs; skipped if a pair has none.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    verdicts = read_verdicts(str(run.path))
+    sides = zip(*judged.sides, strict=True)
+    found = [outcome(verdicts, name, better, worse) for (name, better), (_, worse) in sides]
+    missing = [name for name, one in zip(judged.ids_P, found, strict=True) if one is None]
+    if missing:
+        count = f"{len(missing)} of {len(found)} labelled pairs have no verdict"
+        return _skipped(run, f"{count} (the first: {missing[0]})")
+    outcomes = np.array(found, dtype=np.float64).reshape(-1, 4)
+    gaps_P, flips_P = outcomes[:, 0], outcomes[:, 2]
+    computed = _gap_metrics(gaps_P, judged, 1.0)
+    values = {name: computed[name] for name in SIDE_METRICS if name in computed}
+    both_P = ~np.isnan(flips_P)
+    if both_P.any():
+        columns = (flips_P[both_P], judged.prompts_P[both_P], judged.weights_P[both_P])
+        values |= clustered_mean(*columns, (0, 1)).named("position_flips")
+    return ScoredRun(run, gaps_P, 1.0, values, has_scale=False)
+
+
+SIDE_METRICS = ("accuracy", "tie_rate")
+"""Metrics of gaps that depend on their signs alone."""
+
+
 def _gap_metrics(
     gaps_P: np.ndarray, judged: Judgements, std: float | np.ndarray
 ) -> dict[str, float]:
@@ -190,8 +232,8 @@ def _skipped(run: Run, why: str) -> SkippedRun:
 def _nothing(runs: Sequence[Run], skipped: Sequence[SkippedRun], name: str) -> str:
     if runs and all(run.is_file for run in runs):
         return (
-            "A file of rewards does not say which response is better: name a run too, whose "
-            f"{name} rows they are of."
+            "A file of rewards or verdicts does not say which response is better: name a run too, "
+            f"whose {name} rows they are of."
         )
     found: Any = [f"{one.name}: {one.why}" for one in skipped]
     return f"No run can be compared on {name}. " + "; ".join(found or ["none is done"]) + "."

@@ -122,13 +122,14 @@ def _figures(found: RunComparison) -> Iterator[plots.Plot]:
     if len(found.judgements.ids_P):
         bins = max(3, min(RELIABILITY_BINS, len(found.judgements.ids_P) // IN_A_BIN))
         weights_P = found.judgements.weights_P
-        firsts = (row.group.runs[0] for row in found.rows[:CURVES])
-        curves = [reliability(first.gaps_P, bins, weights_P) for first in firsts]
+        firsts = {_label(row.group): row.group.runs[0] for row in found.rows[:CURVES]}
+        curves = {
+            label: reliability(first.gaps_P, bins, weights_P)
+            for label, first in firsts.items()
+            if first.has_scale
+        }
         drawn = plots.reliability_curves(
-            {
-                _label(row.group): (curve.confidence_B, curve.accuracy_B)
-                for row, curve in zip(found.rows, curves, strict=False)
-            }
+            {label: (one.confidence_B, one.accuracy_B) for label, one in curves.items()}
         )
         yield plots.Plot("reliability", "Accuracy by confidence", drawn)
 

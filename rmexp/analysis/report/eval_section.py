@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rmexp.analysis.report import plots
+from rmexp.evaluation.external_verdicts import VerdictSet
 from rmexp.evaluation.metric_values import format_metric
 from rmexp.evaluation.metrics import shown_in
 from rmexp.evaluation.reliability import reliability, sigmoid
@@ -60,7 +61,7 @@ def eval_section(one: Shown, metrics: Mapping[str, float]) -> dict[str, Any]:
         "heads": list(_heads(one.name, metrics)),
         "figures": list(_figures(one, subsets)),
         "subsets": subsets if len(subsets) > 1 else [],
-        "wrong": list(surely_wrong(one)),
+        "wrong": [] if isinstance(s, VerdictSet) else list(surely_wrong(one)),
         "unit": one.unit,
     }
 
@@ -79,23 +80,15 @@ def _heads(name: str, metrics: Mapping[str, float]) -> Iterator[dict[str, str]]:
 
 def _figures(one: Shown, subsets: Sequence[Mapping[str, Any]]) -> Iterator[plots.Plot]:
     s, name = one.scored, one.name
-    if len(s.rewards_N):
+    has_scale = not isinstance(s, VerdictSet)
+    if len(s.rewards_N) and has_scale:
         groups = _groups(s)
         caption = f"Rewards on {name}" + (f": {', '.join(groups)}" if len(groups) > 1 else "")
         yield plots.Plot(f"{name}-rewards", caption, plots.reward_plot(groups))
     if not s.weights_P.any():
         return
-    first = "as trained" if one.source is None else "as it is"
-    series = {first: reliability(s.gaps_P, weights_P=s.weights_P)}
-    if one.temperature is not None:
-        softened = reliability(s.gaps_P / one.temperature, weights_P=s.weights_P)
-        series[f"temperature {one.temperature:.3g}"] = softened
-    drawn = plots.reliability_curves({n: (r.confidence_B, r.accuracy_B) for n, r in series.items()})
-    yield plots.Plot(
-        f"{name}-reliability",
-        "Accuracy by confidence (bins of equal mass)",
-        drawn,
-    )
+    if has_scale:
+        yield _reliability(one)
     gaps, overall = list(_by_length(s)), _accuracy(s, slice(None)).value
     if len(gaps) > 1:
         label = f"{one.unit}, better - worse"
@@ -107,6 +100,18 @@ def _figures(one: Shown, subsets: Sequence[Mapping[str, Any]]) -> Iterator[plots
         drawn = plots.forest(rows, "accuracy", overall)
         caption = f"Accuracy by subset{more}, with 95% intervals; dotted: all"
         yield plots.Plot(f"{name}-subsets", caption, drawn)
+
+
+def _reliability(one: Shown) -> plots.Plot:
+    s = one.scored
+    first = "as trained" if one.source is None else "as it is"
+    series = {first: reliability(s.gaps_P, weights_P=s.weights_P)}
+    if one.temperature is not None:
+        softened = reliability(s.gaps_P / one.temperature, weights_P=s.weights_P)
+        series[f"temperature {one.temperature:.3g}"] = softened
+    drawn = plots.reliability_curves({n: (r.confidence_B, r.accuracy_B) for n, r in series.items()})
+    caption = "Accuracy by confidence (bins of equal mass)"
+    return plots.Plot(f"{one.name}-reliability", caption, drawn)
 
 
 def _groups(s: ScoredSet) -> dict[str, np.ndarray]:
