@@ -107,7 +107,7 @@ class Comparison:
         where the labels form no weak order (cycles, contradictions, or pairs without a label).
         """
         if self.judgements:
-            return _levels_of(self.judgements, len(self.responses))
+            return levels_of_pairs(self.judgements, len(self.responses))
         rated = [r for r in self.ratings or () if r is not None]
         if len(rated) > 1:
             assert self.ratings is not None
@@ -132,10 +132,10 @@ def _hashed(messages: Sequence[Message]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _levels_of(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int | None, ...]:
+def levels_of_pairs(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int | None, ...]:
     """The weak order in which each response is preferred to exactly those on lower levels.
 
-    Responses on the same level tie or were not compared.
+    Responses on the same level tie or were not compared; all are None where there is no such order.
     """
     below: dict[int, set[int]] = {}
     for judgement in judgements:

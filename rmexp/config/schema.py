@@ -75,6 +75,9 @@ TRAIN_TARGET = "rmexp.tasks.train.train"
 IMPROVE_TARGET = "rmexp.tasks.improve.improve"
 """task=improve."""
 
+FILE_KEYS = ("path", "scores", "exclude", "relabel")
+"""Last parts of keys that name files or directories, as does `..._path`."""
+
 SINGLE_PROCESS = {"strategy": "single", "devices": 1, "num_nodes": 1}
 """One process on one machine, as keys of `trainer`."""
 
@@ -115,6 +118,12 @@ def run_directory(
         return resume
     label = name or (f"{loss}-{data}" if task == "train" else task)
     return f"outputs/{day}/{clock}-{plain_name(label)}"
+
+
+def names_files(key: str) -> bool:
+    """Whether a key, or its last part, names files or directories that a run reads."""
+    last = key.rpartition(".")[2]
+    return last in FILE_KEYS or last.endswith("_path")
 
 
 def job_directory(number: int, label: str) -> str:

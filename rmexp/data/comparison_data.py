@@ -18,6 +18,7 @@ from rmexp.batching.step_loader import BatchPlan, StepLoader, evaluation_loader
 from rmexp.core import distributed
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data import sampling
+from rmexp.data.corrections import LabelCorrections
 from rmexp.data.odd_labels import odd_labels
 from rmexp.data.row_report import RowReport
 from rmexp.data.row_source import MixedSource, RowSource
@@ -36,6 +37,7 @@ class ComparisonData:
         split_policy: which rows train, select and test.
         sampling: which training rows are drawn.
         batching: the sizes of steps.
+        corrections: of the labels of training rows; None: an evaluation set.
 
     Raises:
         UserError: settings exclude each other.
@@ -45,7 +47,8 @@ class ComparisonData:
         splits: split -> the sorted indices of its rows.
         report: counts of the rows that were read, kept and dropped.
         held_out: facts of the fold that is held out; None without folds.
-        fingerprint: hash of the source and of the splits.
+        corrected: facts of the labels that `corrections` changed; empty without files.
+        fingerprint: hash of the source, the splits and the corrections.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class ComparisonData:
         split_policy: SplitPolicy | SingleSplit,
         sampling: SamplingSettings,
         batching: BatchSettings,
+        corrections: LabelCorrections | None = None,
     ) -> None:
         if batching.tokens_per_batch is not None and sampling.balance is not None:
             raise UserError(
@@ -62,10 +66,12 @@ class ComparisonData:
             )
         self.source, self.split_policy = source, split_policy
         self.sampling, self.batching = sampling, batching
+        self.corrections = corrections
         self.rows: Any = None
         self.report = RowReport()
         self.splits: dict[str, np.ndarray] = {}
         self.held_out: dict[str, Any] | None = None
+        self.corrected: dict[str, Any] = {}
         self.from_cache = False
         self.fingerprint = ""
 
@@ -85,6 +91,8 @@ class ComparisonData:
         table, self.home = self.source.load(tokenizer, progress)
         self.rows, self.report, self.from_cache = table.rows, table.report, table.from_cache
         parts = [self.source.key, *self.split_policy.key]
+        if self.corrections is not None:
+            parts += self.corrections.key
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
         self.splits, self.held_out = self.split_policy.assign(
             self.rows["prompt_key"][:],
@@ -94,6 +102,23 @@ class ComparisonData:
             self.report,
             table.dropped,
         )
+        if self.corrections is not None:
+            self.rows, self.splits["train"], self.corrected = self.corrections.apply(
+                self.rows, self.splits["train"], self.report
+            )
+
+    def check(self) -> None:
+        """Refuse files that do not exist, before a tokenizer is loaded."""
+        self.source.check()
+        if self.corrections is not None:
+            self.corrections.check()
+
+    @property
+    def label_kinds(self) -> set[str] | None:
+        """The label kinds that rows of the source may have; None: only the rows tell."""
+        kinds = self.source.label_kinds
+        softened = self.corrections is not None and self.corrections.softens
+        return kinds if kinds is None or not softened else kinds | {"votes"}
 
     def with_seed(self, seed: int) -> "ComparisonData":
         """A copy that shares the rows, with its own splits, report and order of training rows."""

@@ -11,6 +11,7 @@ from rmexp.config.schema import CONF_DIR
 from rmexp.config.yaml_io import read_yaml
 from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.corrections import LabelCorrections, RelabelBy
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.column_map import ColumnMap
 from rmexp.data.formats.fold_group import FoldGroup
@@ -56,6 +57,10 @@ def comparison_data(
     fold_until: str | None,
     fold: Annotated[int, Ge(0)] | None,
     max_length: Count,
+    exclude: str | None,
+    relabel: str | None,
+    relabel_by: RelabelBy,
+    wrong_above: Share,
     max_per_prompt: Count | None,
     balance: Balance | None,
     batch_size: Count,
@@ -95,6 +100,7 @@ def comparison_data(
             batch_size, tokens_per_batch, group_by_prompt, eval_batch_size, micro_batch_tokens,
             workers,
         ),
+        LabelCorrections(exclude, relabel, relabel_by, wrong_above),
     )  # fmt: skip
 
 
@@ -126,6 +132,10 @@ def mixture(
     fold_until: str | None,
     fold: Annotated[int, Ge(0)] | None,
     max_length: Count,
+    exclude: str | None,
+    relabel: str | None,
+    relabel_by: RelabelBy,
+    wrong_above: Share,
     max_per_prompt: Count | None,
     balance: Balance | None,
     batch_size: Count,
@@ -176,6 +186,7 @@ def mixture(
             batch_size, tokens_per_batch, group_by_prompt, eval_batch_size, micro_batch_tokens,
             workers,
         ),
+        LabelCorrections(exclude, relabel, relabel_by, wrong_above),
     )  # fmt: skip
 
 
@@ -189,6 +200,7 @@ def _check_unread(name: str, data: ComparisonData) -> None:
         "fold": splits.fold,
         **vars(data.sampling),
         **vars(data.batching),
+        **vars(data.corrections),
         "max_length": data.source.max_length,
         **{f"{split}_share": share for split, share in splits.shares.items()},
     }

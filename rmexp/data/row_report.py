@@ -14,8 +14,13 @@ EXAMPLES = 3
 """Bad rows that are named; the rest is counted."""
 
 COLUMNS_SHOWN = 20
+SUBSETS_SHOWN = 4
 LAYOUTS_SHOWN = 5
 """Layouts of a file that are named, the most frequent first."""
+
+
+_BY_SUBSET = ("dropped", "cut", "relabelled")
+"""Fields of a report that count by cause and subset."""
 
 
 @dataclass
@@ -31,7 +36,7 @@ class RowReport:
         bad: reason -> count.
         places: reason -> the first row with it as `file:line: reason`, of the first few reasons.
         unknown_splits: split names that rows declare and that are not known -> count.
-        dropped, cut: cause -> subset -> count.
+        dropped, cut, relabelled: cause -> subset -> count.
     """
 
     read: int = 0
@@ -46,6 +51,7 @@ class RowReport:
     unknown_splits: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
     cut: dict[str, Counter[str]] = field(default_factory=dict)
+    relabelled: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add_bad(self, place: str, reason: str) -> None:
         """Count a bad row; the reason is counted without the values it quotes in parentheses."""
@@ -79,6 +85,10 @@ class RowReport:
         """Count a comparison that was kept in part."""
         self.cut.setdefault(cause, Counter())[subset] += 1
 
+    def relabel(self, cause: str, subset: str, count: int) -> None:
+        """Count labels of training rows that are left out or changed."""
+        self.relabelled.setdefault(cause, Counter())[subset] += count
+
     def merge(self, other: "RowReport") -> None:
         """Add the counts of another report."""
         self.read += other.read
@@ -92,22 +102,25 @@ class RowReport:
         new = [column for column in other.others if column not in self.others]
         self.others = [*self.others, *new][:COLUMNS_SHOWN]
         self.places = dict(list((self.places | other.places).items())[:EXAMPLES])
-        for verb in ("dropped", "cut"):
+        for verb in _BY_SUBSET:
             for cause, subsets in getattr(other, verb).items():
                 getattr(self, verb).setdefault(cause, Counter()).update(subsets)
 
     def lines(self) -> list[str]:
         """A summary of one fact a line; the first is the total."""
         total = f"{self.read} rows read, {self.kept} comparisons kept"
-        return [total, *self.notes, *self._layout_lines(), *self.losses()]
+        changes = [
+            f"{subsets.total()} {cause} ({_by_subset(subsets)})"
+            for cause, subsets in self.relabelled.items()
+        ]
+        return [total, *self.notes, *self._layout_lines(), *self.losses(), *changes]
 
     def losses(self) -> list[str]:
         """What was refused, dropped and shortened, one cause a line."""
         out = [f"{count} bad: {reason}" for reason, count in self.bad.most_common()]
         for verb, causes in (("dropped", self.dropped), ("cut", self.cut)):
             for cause, subsets in causes.items():
-                where = ", ".join(f"{name} {n}" for name, n in subsets.most_common(4))
-                out.append(f"{sum(subsets.values())} {verb}: {cause} ({where})")
+                out.append(f"{subsets.total()} {verb}: {cause} ({_by_subset(subsets)})")
         return out
 
     def _layout_lines(self) -> list[str]:
@@ -129,8 +142,7 @@ class RowReport:
     def from_dict(cls, stored: Mapping[str, Any]) -> "RowReport":
         """The inverse of `to_dict`."""
         nested = {
-            name: {cause: Counter(n) for cause, n in stored[name].items()}
-            for name in ("dropped", "cut")
+            name: {cause: Counter(n) for cause, n in stored[name].items()} for name in _BY_SUBSET
         }
         names = ("bad", "read_as", "also", "unread", "unknown_splits")
         counts = {name: Counter(stored[name]) for name in names}
@@ -149,6 +161,10 @@ class RowReport:
             bad=changed(self.bad),
             places={change(cause): change(place) for cause, place in self.places.items()},
         )
+
+
+def _by_subset(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common(SUBSETS_SHOWN))
 
 
 def _causes(report: RowReport) -> str:

@@ -14,6 +14,7 @@ from rmexp.batching.prefix_tree import PrefixTreeBuilder
 from rmexp.comparison import Comparison, pairs_from_ratings
 from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
+from rmexp.data.label_columns import label_columns
 from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.splits import SplitKey
@@ -236,14 +237,13 @@ def _row(
     if unrated and len(set(map(tuple, tokens))) < len(tokens) and len(comparison.responses) == 2:
         report.drop("both answers are the same once rendered", comparison.subset)
         return None
-    levels = [-1 if level is None else level for level in comparison.rank_levels()]
+    levels = comparison.rank_levels()
     if spec.min_rating_gap is not None:
         comparison = pairs_from_ratings(comparison, spec.min_rating_gap)
     kept = [j for j in comparison.judgements if tokens[j.i] != tokens[j.j]]
     if len(kept) < len(comparison.judgements):
         report.trim("judgements between answers that are the same", comparison.subset)
-    judged = [j if j.label >= 0 else j.flipped() for j in kept]
-    strict = [j for j in judged if j.label]
+    lengths = [len(ids) for ids in tokens]
     ratings = [np.nan if r is None else r for r in comparison.ratings or [None] * len(tokens)]
     return {
         "id": comparison.id,
@@ -255,26 +255,14 @@ def _row(
         "response_keys": comparison.response_keys,
         "tokens": tokens,
         "texts": texts,
-        "lengths": [len(ids) for ids in tokens],
+        "lengths": lengths,
         "style": [text_style(response) for response in comparison.responses],
         "ratings": ratings,
-        "pairs": [[j.i, j.j, j.label] for j in judged],
-        "margins": [np.nan if j.margin is None else j.margin for j in judged],
-        "votes": [j.shares for j in judged],
-        "weights": [j.weight for j in judged],
-        "rank_levels": levels,
         "weight": comparison.weight,
         "size": PrefixTreeBuilder().with_sequences(tokens).size,
-        "longest": max(map(len, tokens)),
-        "judged": len(strict),
-        "tied": len(judged) - len(strict),
-        "voted": sum(max(j.shares) < 1 for j in judged),
+        "longest": max(lengths),
         "rated": sum(r == r for r in ratings),
-        "ranked": len(set(levels) - {-1}),
-        "without_margin": sum(j.margin is None for j in strict),
-        "without_ratings": sum(not ratings[j.i] - ratings[j.j] > 0 for j in strict),
-        "longer_wins": sum(len(tokens[j.i]) > len(tokens[j.j]) for j in strict),
-        "shorter_wins": sum(len(tokens[j.i]) < len(tokens[j.j]) for j in strict),
+        **label_columns(kept, levels, ratings, lengths),
     }
 
 

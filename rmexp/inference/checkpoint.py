@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp import __version__
 from rmexp.config.compose import build, locate, option_values, without_hydra
-from rmexp.config.schema import LINEAR_TARGET, SINGLE_PROCESS
+from rmexp.config.schema import LINEAR_TARGET, SINGLE_PROCESS, names_files
 from rmexp.config.trust import Trust, check_links, check_part, literal, read_untrusted
 from rmexp.config.validate import find_targets
 from rmexp.core.devices import device_name, resolve_accelerator, resolve_precision
@@ -60,7 +60,7 @@ def _located(node: Any, started: Path, key: str = "") -> Any:
         return {name: _located(value, started, f"{key}.{name}") for name, value in node.items()}
     if isinstance(node, list):
         return [_located(value, started, key) for value in node]
-    if not isinstance(node, str) or "path" not in key:
+    if not isinstance(node, str) or not names_files(key):
         return node
 
     def matches(folder: Path) -> bool:

@@ -28,6 +28,9 @@ class Loss(nn.Module):
     needs_labels: tuple[str, ...]
     """The label kinds (`comparison.LABEL_KINDS`) that it needs."""
 
+    reads_votes: ClassVar[bool] = False
+    """Whether it trains on the shares of the votes, and not only on the majority."""
+
     def required(self) -> tuple[str, ...]:
         """`needs_labels` and the label kinds that its settings ask for."""
         own = {getattr(self, name, None) for name in ("margin", "scale")}

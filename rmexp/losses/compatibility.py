@@ -75,9 +75,11 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
 
     Raises:
         UserError: the rows have nothing that the loss trains on, or nothing to select by; no pair
-            has the margin or ratings that the loss reads; a comparison is larger than
+            has the margin or ratings that the loss reads; it trains on ratings of rows whose labels
+            were corrected; it does not read votes that were made; a comparison is larger than
             `data.tokens_per_batch`.
     """
+    _check_corrected(data, loss, loss_name)
     _check_sizes(data, loss.needs_labels)
     if not any(sum(data.counts(split).values()) for split in ("train", "val", "test")):
         raise UserError(_unlabelled(data))
@@ -96,6 +98,27 @@ def check_trainable(data: ComparisonData, loss: Loss, loss_name: str, data_name:
     if len(set(spans.values())) > 1:
         listed = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in spans.items())
         note_fallback(f"The rating scales of the sources differ, and are not adjusted: {listed}.")
+
+
+def _check_corrected(data: ComparisonData, loss: Loss, loss_name: str) -> None:
+    """Refuse a loss that would not see the labels that `data.exclude` or `data.relabel` changed.
+
+    Raises:
+        UserError: names the key, and losses or settings that fit.
+    """
+    for key, facts in data.corrected.items():
+        if facts["rated"] and "ratings" in loss.trains_on():
+            raise UserError(
+                f"data.{key} changes pairs, and loss={loss_name} trains on the ratings of single "
+                f"responses, which {facts['rated']} of these comparisons have: use a loss on pairs "
+                f"(loss=bradley_terry), or leave out data.{key}."
+            )
+        reads_votes = any(part.reads_votes for part in loss.components().values())
+        if facts["by"] == "soften" and not reads_votes:
+            raise UserError(
+                f"data.relabel_by=soften makes votes, which loss={loss_name} does not read: use "
+                "loss=soft_bradley_terry, or data.relabel_by=weigh or flip."
+            )
 
 
 def _check_sizes(data: ComparisonData, needed: Sequence[str]) -> None:

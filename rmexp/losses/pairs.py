@@ -127,6 +127,7 @@ class SoftBradleyTerry(Loss):
     """
 
     needs_labels = ("votes",)
+    reads_votes = True
 
     def trains_on(self) -> tuple[str, ...]:
         return ("pairs", "ties")
@@ -150,6 +151,7 @@ class Ties(Loss):
     """
 
     needs_labels = ("pairs", "ties")
+    reads_votes = True
 
     def __init__(
         self,

@@ -104,7 +104,7 @@ class JobChecker:
         cheap = ("data", "template", "trainer", "model", "tune")
         parts = {group: self._build(group, config[group]) for group in cheap if group in wanted}
         if "data" in parts:
-            parts["data"].source.check()
+            parts["data"].check()
         for group in (g for g in ("template", "model") if g in parts):
             parts[group].check()
         if "policy" in wanted:
@@ -113,8 +113,8 @@ class JobChecker:
             policy_model(config.policy, config.cache).check()
         if config.task.name in ("train", "plan"):
             self._check_devices(parts, config.task.name)
-        if "loss" in wanted and parts["data"].source.label_kinds is not None:
-            loss, kinds = self._build("loss", config.loss), parts["data"].source.label_kinds
+        if "loss" in wanted and (kinds := parts["data"].label_kinds) is not None:
+            loss = self._build("loss", config.loss)
             check_fits(loss, choices["loss"], kinds, choices["data"])
         if "head" in wanted:
             self._build("head", config.head).check(

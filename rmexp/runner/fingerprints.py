@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rmexp import __version__
+from rmexp.config.schema import names_files
 
 IGNORED_KEYS = ("name", "logger", "sweep", "resume", "trust")
 """Keys that do not change a run's results."""
@@ -45,7 +46,7 @@ def input_fingerprint(configs: Iterable[DictConfig]) -> str:
         for key, value in _leaves(OmegaConf.to_container(config, resolve=True)):
             if key == "_target_" and not value.startswith("rmexp."):
                 modules.add(value.rpartition(".")[0])
-            elif key == "checkpoint" or key == "path" or key.endswith("_path") or key == "scores":
+            elif key == "checkpoint" or names_files(key):
                 paths.add(value)
     parts = [f"rmexp {__version__}", *(f"{name} {version(name)}" for name in LIBRARIES)]
     parts += [_content(file) for file in _sources(modules)]

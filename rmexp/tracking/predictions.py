@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rmexp.core.errors import UserError
+from rmexp.data.label_file import pair_content
 
 PREDICTIONS = {
     "id": "string",  # of the comparison
@@ -76,7 +77,7 @@ def eval_set_tables(rows: Any, indices: Any) -> EvalSetTables:
             responses.append({**shared, "response": k, **own})
         for (i, j, verdict), weight in zip(row["pairs"], row["weights"], strict=True):
             weight *= row["weight"]
-            content = f"{prompt[:16]}/{keys[i]}/{keys[j]}"
+            content = pair_content(prompt, keys[i], keys[j])
             own = {"better": i, "worse": j, "verdict": verdict, "weight": weight}
             pairs.append({**shared, **own, "content": content})
     known_columns = {name: kind for name, kind in PREDICTIONS.items() if name != "reward"}

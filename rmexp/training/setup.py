@@ -71,7 +71,7 @@ def prepare(
     """
     everything = [data, *others]
     for one in everything:
-        one.source.check()
+        one.check()
     tokenizer = source.load_tokenizer()
     note = template.install(tokenizer)
     for one in everything:
@@ -106,6 +106,8 @@ def report_prepared(
     run.write_json("environment.json", describe_environment(**facts))
     if prepared.data.held_out is not None:
         run.update(fold=prepared.data.held_out)
+    if prepared.data.corrected:
+        run.update(corrections=prepared.data.corrected)
 
 
 def load_model(
