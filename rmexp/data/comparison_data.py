@@ -126,6 +126,11 @@ class ComparisonData:
         twin.splits, twin.report, twin.seed = dict(self.splits), copy.deepcopy(self.report), seed
         return twin
 
+    def hold_out(self, rows: np.ndarray) -> None:
+        """Test on some of the training rows, which then do not train."""
+        train = self.splits["train"]
+        self.splits["train"], self.splits["test"] = train[~np.isin(train, rows)], rows
+
     @property
     def columns(self) -> TokenColumns:
         """The rows column by column."""

@@ -17,7 +17,7 @@ from rmexp.data.tokenize_spec import source_fingerprint
 
 RelabelBy = Literal["flip", "soften", "weigh"]
 
-EXAMPLES = 3
+IDS_SHOWN = 3
 """Ids that a message names."""
 
 _COLUMNS = (
@@ -25,7 +25,7 @@ _COLUMNS = (
     *LABEL_COLUMNS,
 )
 
-Change = Callable[[PreferenceLabel, float], PreferenceLabel | None]
+LabelChange = Callable[[PreferenceLabel, float], PreferenceLabel | None]
 """A label and the probability that it is wrong -> the label that trains; None: none."""
 
 
@@ -47,7 +47,7 @@ def weigh(label: PreferenceLabel, wrong: float) -> PreferenceLabel:
     return dataclasses.replace(label, weight=label.weight * (1 - wrong))
 
 
-CHANGES: Mapping[str, tuple[Change, str]] = {
+CHANGES: Mapping[str, tuple[LabelChange, str]] = {
     "exclude": (lambda label, wrong: None, "excluded"),
     "flip": (flip, "flipped"),
     "soften": (soften, "softened"),
@@ -60,8 +60,9 @@ CHANGES: Mapping[str, tuple[Change, str]] = {
 class LabelCorrections:
     """The labels of training rows that are left out or changed, from files of suspected labels.
 
-    Val and test keep their labels. `exclude` and `flip` take the labels that are wrong with a
-    probability above `wrong_above` or without one, the others all labels that have one.
+    Val and test keep their labels. `relabel` comes first: `exclude` names labels as it leaves them,
+    which are the labels that task=inspect judges. `exclude` and `flip` take the labels that are
+    wrong with a probability above `wrong_above` or without one, the others all that have one.
 
     Args:
         exclude: a file of labels to leave out (`label_file`).
@@ -77,8 +78,8 @@ class LabelCorrections:
 
     @property
     def files(self) -> dict[str, tuple[str, str]]:
-        """Key of each file -> its path, and the name of its change in `CHANGES`."""
-        given = {"exclude": (self.exclude, "exclude"), "relabel": (self.relabel, self.relabel_by)}
+        """Key of each file -> its path, and the name of its change in `CHANGES`, in order."""
+        given = {"relabel": (self.relabel, self.relabel_by), "exclude": (self.exclude, "exclude")}
         return {f"data.{key}": (path, what) for key, (path, what) in given.items() if path}
 
     @property
@@ -100,7 +101,7 @@ class LabelCorrections:
     def apply(
         self, rows: Any, train: np.ndarray, report: RowReport
     ) -> tuple[Any, np.ndarray, dict[str, Any]]:
-        """Change the labels of training rows.
+        """LabelChange the labels of training rows.
 
         Args:
             rows: a data set with `TOKEN_SCHEMA`.
@@ -154,7 +155,7 @@ def _change(
     named: str,
     report: RowReport,
 ) -> tuple[Any, np.ndarray, dict[str, Any]]:
-    """Change the labels of one file; see `LabelCorrections.apply`."""
+    """LabelChange the labels of one file; see `LabelCorrections.apply`."""
     by_id: defaultdict[str, list[SuspectedLabel]] = defaultdict(list)
     for label in labels:
         by_id[label.id].append(label)
@@ -262,4 +263,4 @@ def _no_match(
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+    return ", ".join(names[:IDS_SHOWN]) + (", ..." if len(names) > IDS_SHOWN else "")

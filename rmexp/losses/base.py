@@ -28,7 +28,7 @@ class Loss(nn.Module):
     needs_labels: tuple[str, ...]
     """The label kinds (`comparison.LABEL_KINDS`) that it needs."""
 
-    reads_votes: ClassVar[bool] = False
+    reads_votes: bool = False
     """Whether it trains on the shares of the votes, and not only on the majority."""
 
     def required(self) -> tuple[str, ...]:
