@@ -115,10 +115,10 @@ class Batcher:
         with self.scorer.inference():
             while (waiting := self._wait()) is not None:
                 budget = self.scorer.micro_batch_tokens
-                groups = choose_batch(
+                groups, tokens = choose_batch(
                     [text.ids for text in waiting[:WINDOW]], budget, self.scorer.layout != "padded"
                 )
-                self._compute([[waiting[index] for index in group] for group in groups])
+                self._compute([[waiting[index] for index in group] for group in groups], tokens)
 
     def _wait(self) -> list[_Text] | None:
         """The waiting texts once they are to be computed; None at the end."""
@@ -138,15 +138,12 @@ class Batcher:
                     return waiting
                 self._changed.wait(left)
 
-    def _compute(self, groups: list[list[_Text]]) -> None:
-        with self._changed:
-            groups = [wanted for group in groups if (wanted := [t for t in group if t.wanted])]
-            for group in groups:
-                for text in group:
-                    text.running = True
+    def _compute(self, groups: list[list[_Text]], tokens: int) -> None:
+        """Compute the groups, whose trees have `tokens` together."""
         texts = [text for group in groups for text in group]
-        if not texts:
-            return
+        with self._changed:
+            for text in texts:
+                text.running = True
         started = time.monotonic()
         rewards, error = list[float](), None
         try:
@@ -166,12 +163,13 @@ class Batcher:
                 else:
                     future.set_exception(error)
         given = sum(len(text.ids) * len(text.futures) for text in texts)
-        computed = sum(_tree_tokens([text.ids for text in group]) for group in groups)
         self._tokens_per_second = given / max(time.monotonic() - started, 1e-6)
-        self._on_batch(len(texts), given, computed)
+        self._on_batch(len(texts), given, tokens)
 
 
-def choose_batch(sequences: Sequence[Tokens], budget: int, trees: bool) -> list[list[int]]:
+def choose_batch(
+    sequences: Sequence[Tokens], budget: int, trees: bool
+) -> tuple[list[list[int]], int]:
     """Which of the waiting sequences are computed next, as the trees of a batch.
 
     Groups are taken by their oldest sequence, as far as their trees have `budget` tokens together.
@@ -181,17 +179,20 @@ def choose_batch(sequences: Sequence[Tokens], budget: int, trees: bool) -> list[
         sequences: distinct, oldest first.
         budget: tokens of the trees of a batch.
         trees: group those that share a prefix; else each is its own group.
+
+    Returns:
+        The groups, and the tokens of their trees together.
     """
     groups = prefix_groups(sequences) if trees else [[n] for n in range(len(sequences))]
     chosen, left = list[list[int]](), budget
     for group in groups:
-        size = _tree_tokens([sequences[index] for index in group])
+        size = PrefixTreeBuilder().with_sequences([sequences[index] for index in group]).size
         if size > budget:
             group, size = _beginning(group, sequences, left, at_least=0 if chosen else 1)
         if group and (size <= left or not chosen):
             chosen.append(group)
             left -= size
-    return chosen
+    return chosen, budget - left
 
 
 def _beginning(
@@ -205,7 +206,3 @@ def _beginning(
             return list(group[:count]), builder.size
         builder = larger
     return list(group), builder.size
-
-
-def _tree_tokens(sequences: Sequence[Tokens]) -> int:
-    return PrefixTreeBuilder().with_sequences(sequences).size

@@ -128,14 +128,21 @@ class Mirror(Logger):
             )
 
 
-def check_extra(name: str) -> None:
-    """Check that the package of logger=NAME is installed, without importing it.
+class ExtraOption:
+    """An option of conf/logger whose package is an extra of rmexp; all three have one name."""
 
-    Raises:
-        UserError: it is not; the message has the command that installs it.
-    """
-    if importlib.util.find_spec(name) is None:
-        raise UserError(f"logger={name} is not installed: pip install 'rmexp[{name}]'.")
+    extra: ClassVar[str]
+
+    def check(self) -> None:
+        """Check that the package is installed, without importing it.
+
+        Raises:
+            UserError: it is not; the message has the command that installs it.
+        """
+        if importlib.util.find_spec(self.extra) is None:
+            raise UserError(
+                f"logger={self.extra} is not installed: pip install 'rmexp[{self.extra}]'."
+            )
 
 
 class LoggerOption(Protocol):

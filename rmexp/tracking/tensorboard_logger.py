@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from annotated_types import Ge
 
 from rmexp.evaluation.metrics import shown_in
-from rmexp.tracking.mirror import Mirror, RunLabels, RunResults, check_extra
+from rmexp.tracking.mirror import ExtraOption, Mirror, RunLabels, RunResults
 from rmexp.tracking.run_directory import RunDirectory, first_line
 from rmexp.tracking.run_media import Histogram, HtmlPage, LineChart, Media, TextTable
 
@@ -22,7 +22,7 @@ ESCAPED = str.maketrans({c: f"&#{ord(c)};" for c in "|*_`#[]\\~<>&"} | {"\n": " 
 
 
 @dataclass(frozen=True)
-class TensorBoard:
+class TensorBoard(ExtraOption):
     """logger=tensorboard.
 
     Args:
@@ -31,14 +31,7 @@ class TensorBoard:
     """
 
     table_rows: Annotated[int, Ge(0)]
-
-    def check(self) -> None:
-        """Check that the extra is installed.
-
-        Raises:
-            UserError: it is not.
-        """
-        check_extra("tensorboard")
+    extra: ClassVar[str] = "tensorboard"
 
     def start(self, run: RunDirectory, about: RunLabels) -> list[Mirror]:
         """The logger of a run; its first line opens the file."""

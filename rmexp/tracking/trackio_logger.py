@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
-from rmexp.tracking.mirror import Mirror, RunLabels, RunResults, check_extra
+from rmexp.tracking.mirror import ExtraOption, Mirror, RunLabels, RunResults
 from rmexp.tracking.run_directory import RunDirectory, first_line
 from rmexp.tracking.run_media import Histogram, HtmlPage, LineChart, Media, TextTable
 
@@ -25,7 +25,7 @@ REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKI
 
 
 @dataclass(frozen=True)
-class Trackio:
+class Trackio(ExtraOption):
     """logger=trackio.
 
     Args:
@@ -36,14 +36,7 @@ class Trackio:
 
     project: str
     table_rows: Annotated[int, Ge(0)]
-
-    def check(self) -> None:
-        """Check that the extra is installed.
-
-        Raises:
-            UserError: it is not.
-        """
-        check_extra("trackio")
+    extra: ClassVar[str] = "trackio"
 
     def start(self, run: RunDirectory, about: RunLabels) -> list[Mirror]:
         """The logger of a run; its first line opens the database."""

@@ -46,11 +46,12 @@ def test_responses_to_a_prompt_are_a_group_and_the_rest_shares_the_beginning():
 
 @given(SEQUENCES, st.integers(1, 40), st.booleans())
 def test_a_batch_has_the_oldest_and_fits(sequences, budget, trees):
-    batch = choose_batch(sequences, budget, trees)
+    batch, tokens = choose_batch(sequences, budget, trees)
     chosen = list(itertools.chain.from_iterable(batch))
     assert 0 in chosen
     assert len(chosen) == len(set(chosen))
     size = sum(tree_size([sequences[n] for n in group]) for group in batch)
+    assert tokens == size
     assert size <= budget or len(chosen) == 1
     if sum(map(len, sequences)) <= budget:
         assert len(chosen) == len(sequences)
@@ -64,7 +65,7 @@ def test_a_reward_does_not_depend_on_its_batch(scorer, texts, small):
     distinct = list(dict.fromkeys(tokens))
     found, left = {}, distinct
     while left:
-        groups = choose_batch(left, 40 if small else 4096, trees=True)
+        groups, _ = choose_batch(left, 40 if small else 4096, trees=True)
         batch = [[left[n] for n in group] for group in groups]
         for group, rewards in zip(batch, scorer.trees(batch), strict=True):
             found |= dict(zip(group, rewards, strict=True))
