@@ -37,22 +37,31 @@ def saved_config(run: Path, trust: Trust) -> DictConfig:
     file = run / "config.yaml"
     content = read_untrusted(file)
     version = content.pop("rmexp_version", None)
-    other_layout = (
-        f"{run} was made by rmexp {version or 'before 0.2.0'}, whose code has another layout than "
-        f"this version's ({__version__}): use that version, or train again."
-    )
     if version is None:
-        raise UserError(other_layout)
+        raise UserError(
+            f"{run} was made by rmexp before 0.2.0, whose code has another layout than this "
+            f"version's ({__version__}): use that version, or train again."
+        )
+    environment = run / "environment.json"
+    facts = _facts(environment) if environment.is_file() else {}
     for path, target in trust.own_targets(content, str(file)):
         try:
             thing = locate(path, target)
         except UserError as error:
-            raise UserError(f"{other_layout} {error}") from None
+            maker = _maker(str(version), facts.get("git_commit"))
+            raise UserError(
+                f"{file}: {error} The run was made by {maker}: use that, or train again."
+            ) from None
         check_part(path, target, thing, str(file))
-    environment = run / "environment.json"
-    facts = _facts(environment) if environment.is_file() else {}
     content.setdefault("head", {"_target_": LINEAR_TARGET})
     return OmegaConf.create(literal(_located(content, Path(facts.get("directory", "")))))
+
+
+def _maker(version: str, commit: Any) -> str:
+    """Which code made a run that this code cannot read."""
+    if version != __version__:
+        return f"rmexp {version}"
+    return f"another state of rmexp {version}" + (f", commit {commit}" if commit else "")
 
 
 def _located(node: Any, started: Path, key: str = "") -> Any:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rmexp import __version__, load
-from rmexp.config.schema import register
+from rmexp.config.schema import LINEAR_TARGET, register
 from rmexp.config.trust import Trust
 from rmexp.core.errors import UserError
 from rmexp.inference.checkpoint import saved_config
@@ -34,21 +34,54 @@ def write_run(tmp_path):
 
 def test_a_run_of_this_version_is_read_without_its_version(write_run):
     run = write_run(rmexp_version=__version__, loss=LOSS, seed=3)
-    assert saved_config(run, Trust()) == {"loss": LOSS, "seed": 3}
+    head = {"_target_": LINEAR_TARGET}  # of runs from before head was a group
+    assert saved_config(run, Trust()) == {"loss": LOSS, "seed": 3, "head": head}
+
+
+def test_a_run_of_another_layout_is_refused(write_run):
+    run = write_run(loss=LOSS)
+    with pytest.raises(UserError) as refused:
+        saved_config(run, Trust())
+    assert str(refused.value) == (
+        f"{run} was made by rmexp before 0.2.0, whose code has another layout than this version's "
+        f"({__version__}): use that version, or train again."
+    )
+
+
+GONE = {"_target_": "rmexp.losses.Gone"}
 
 
 @pytest.mark.parametrize(
-    ("config", "made_by"),
+    ("config", "commit", "missing", "maker"),
     [
-        ({"loss": LOSS}, "before 0.2.0"),
-        ({"rmexp_version": "0.3.0", "loss": {"_target_": "rmexp.losses.Gone"}}, "0.3.0"),
-        ({"rmexp_version": "0.2.0", "data": [{"_target_": "rmexp.gone.Gone"}]}, "0.2.0"),
+        (
+            {"rmexp_version": "0.0.9", "loss": GONE},
+            "abc123",
+            "loss._target_=rmexp.losses.Gone: rmexp.losses has no Gone.",
+            "rmexp 0.0.9",
+        ),
+        (
+            {"rmexp_version": __version__, "loss": GONE},
+            "abc123",
+            "loss._target_=rmexp.losses.Gone: rmexp.losses has no Gone.",
+            f"another state of rmexp {__version__}, commit abc123",
+        ),
+        (
+            {"rmexp_version": __version__, "data": [{"_target_": "rmexp.gone.Gone"}]},
+            None,
+            "data[0]._target_=rmexp.gone.Gone cannot be imported (No module named 'rmexp.gone').",
+            f"another state of rmexp {__version__}",
+        ),
     ],
 )
-def test_a_run_of_another_layout_is_refused(config, made_by, write_run):
+def test_a_class_that_this_code_does_not_have_is_named(config, commit, missing, maker, write_run):
+    run = write_run(**config)
+    (run / "environment.json").write_text(json.dumps({"git_commit": commit}))
     with pytest.raises(UserError) as refused:
-        saved_config(write_run(**config), Trust())
-    assert f"was made by rmexp {made_by}, whose code has another layout" in str(refused.value)
+        saved_config(run, Trust())
+    assert str(refused.value) == (
+        f"{run}/config.yaml: {missing} The run was made by {maker}: use that, or train again."
+    )
 
 
 @pytest.mark.parametrize(
