@@ -1,5 +1,6 @@
 """What a task's signature asks for: config groups, facts of the job, keys of its own YAML."""
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, get_args
@@ -18,6 +19,20 @@ class InputGroup:
 def task_inputs(target: str, with_checkpoint: bool) -> dict[str, Any]:
     """The inputs of a task (name -> annotation), those in input groups included."""
     return _inputs(locate("task", target), with_checkpoint)
+
+
+def task_function(target: str, prefix: str) -> Callable[..., Any] | None:
+    """A function that stands beside a task under its name with a prefix, for the job's check.
+
+    - `check_TASK(config)` refuses what the task cannot do, before a model or data is loaded. The
+      configuration is that of the command line, which a checkpoint or `complete_TASK` completes.
+    - `complete_TASK(config, overrides)` returns the configuration, completed by what the task's
+      inputs bring, and facts about them for the job, see `inherit_config`.
+    """
+    module, _, name = target.rpartition(".")
+    function: Callable[..., Any] | None
+    function = getattr(importlib.import_module(module), f"{prefix}_{name}", None)
+    return function
 
 
 def _inputs(function: Any, with_checkpoint: bool) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Checks of a job that need its parts: what is missing, out of range, or does not fit together."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp.config.compose import build, without_hydra
 from rmexp.config.schema import GROUPS, IMPROVE_TARGET, SINGLE_PROCESS, TRAIN_TARGET
-from rmexp.config.task_inputs import task_inputs
+from rmexp.config.task_inputs import task_function, task_inputs
 from rmexp.config.validate import (
     check_config,
     check_task_keys,
@@ -72,8 +71,8 @@ class JobChecker:
         check_task_keys(config, overrides)
         if logs_metrics(config):
             self._build("logger", config.logger).check()
-        if config.task.name == "evaluate":
-            _check_sets(config)
+        if check := task_function(config.task["_target_"], "check"):
+            check(config)
         places = {key: config.trainer.get(key) for key in SINGLE_PROCESS}
         if config.task.name not in ("train", "plan") and places != SINGLE_PROCESS:
             values = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
@@ -82,16 +81,10 @@ class JobChecker:
             completed, facts = _with_checkpoint(config, overrides)
             check_config(completed, self._valid)
             job = dataclasses.replace(job, config=completed, inherited=facts)
-        if config.task.name == "merge":
-            config, facts = _with_members(config, overrides)
+        if complete := task_function(config.task["_target_"], "complete"):
+            config, facts = complete(config, overrides)
             check_config(config, self._valid)
             job = dataclasses.replace(job, config=config, inherited=facts)
-        if config.task["_target_"] == IMPROVE_TARGET:
-            self._check_improve(config)
-        if config.task.name == "best_of_n":
-            _check_choosers(config.runs, config.task.gold)
-        elif config.runs is not None and config.task.name != "status":
-            _check_runs(config.runs)
         if config.checkpoint is None:
             self._check_parts(config, choices)
         return job
@@ -163,28 +156,12 @@ class JobChecker:
         if saved.task["_target_"] not in (TRAIN_TARGET, IMPROVE_TARGET):
             raise UserError(f"resume={directory}: only training resumes, and that is another task.")
         build(saved.logger).check()
-        if saved.task["_target_"] == IMPROVE_TARGET:
-            self._check_improve(saved)
+        if check := task_function(saved.task["_target_"], "check"):
+            check(saved)
+        if saved.task["_target_"] != TRAIN_TARGET:
             return
         parts = {group: build(saved[group]) for group in ("trainer", "tune", "model")}
         self._check_devices(parts, "train")
-
-    def _check_improve(self, config: DictConfig) -> None:
-        """Check the policy, the gold and the trained part of task=improve, and that TRL is here."""
-        from rmexp.models.tuning import Full, LoRA
-        from rmexp.policy.policy_model import policy_model
-
-        if importlib.util.find_spec("trl") is None:
-            raise UserError("task=improve is not installed: pip install 'rmexp[rl]'.")
-        if not isinstance(self._build("tune", config.tune), (Full, LoRA)):
-            raise UserError(
-                "A policy trains with tune=lora or tune=full; tune=head and "
-                "tune=last_layers are for reward models."
-            )
-        policy_model(config.policy, config.cache).check()
-        gold = config.task.gold
-        if gold is not None and not Path(gold).expanduser().is_dir():
-            raise UserError(f"task.gold={gold}: there is no such directory.")
 
     def _build(self, group: str, node: DictConfig) -> Any:
         """The object of a group, shared by all jobs with the same settings."""
@@ -212,48 +189,3 @@ def _with_checkpoint(
     if not Path(config.checkpoint).expanduser().is_dir():
         raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
     return inherit_config(config, overrides, own_rows=reads_trained_rows(config))
-
-
-def _with_members(
-    config: DictConfig, overrides: Sequence[str]
-) -> tuple[DictConfig, dict[str, Any]]:
-    """The configuration of task=merge, completed by that of the first run, and facts about it."""
-    from rmexp.config.trust import Trust
-    from rmexp.inference.checkpoint import member_config
-    from rmexp.training.merging import check_members, find_members, shares
-
-    members = find_members(config.runs, config.task.setting, Trust.of(config))
-    own_data = not any(word.split(".")[0].split("=")[0] == "data" for word in overrides)
-    check_members(members, own_data)
-    shares(members, config.task.weights)
-    first = members[0]
-    return member_config(config, first.config, overrides), {"labels": dict(first.run.labels)}
-
-
-def _check_runs(runs: str | Sequence[str]) -> None:
-    from rmexp.analysis.compare.runs import places
-
-    for text in [runs] if isinstance(runs, str) else runs:
-        places(str(text))
-
-
-def _check_choosers(runs: str | Sequence[str], gold: str) -> None:
-    from rmexp.policy.reward_sources import gold_place, reward_places
-
-    choosers, best = reward_places(runs), gold_place(gold)
-    if best is not None and best.resolve() in {path.resolve() for path in choosers.values()}:
-        raise UserError(f"task.gold={gold} is in runs too: the gold may not choose.")
-
-
-def _check_sets(config: DictConfig) -> None:
-    """Check that the files of evaluation sets and rewards exist."""
-    from rmexp.data.reward_file import check_rewards
-    from rmexp.data.sources import check_source
-    from rmexp.evaluation.eval_sets import expand_sets
-
-    evaluation = build(config.eval)
-    for one in expand_sets(evaluation):
-        check_source(one.path, "eval.path")
-    for one in expand_sets(evaluation) or [evaluation]:
-        if one.scores is not None:
-            check_rewards(one.scores)

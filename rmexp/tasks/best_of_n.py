@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from rmexp.analysis.best_of_n.candidates import candidate_set
 from rmexp.analysis.best_of_n.study import best_of_n_study
 from rmexp.analysis.best_of_n.tables import choosers_table, study_facts, write_curves
@@ -89,3 +91,10 @@ def best_of_n(
     table_console(reporter).print(choosers_table(study))
     reporter.say("", *facts["verdicts"], f"page    {relative_path(run.path / 'report.html')}")
     return {}
+
+
+def check_best_of_n(config: DictConfig) -> None:
+    """Check that the models and the gold exist, and that the gold is none of those that choose."""
+    choosers, best = reward_places(config.runs), gold_place(config.task.gold)
+    if best is not None and best.resolve() in {path.resolve() for path in choosers.values()}:
+        raise UserError(f"task.gold={config.task.gold} is in runs too: the gold may not choose.")

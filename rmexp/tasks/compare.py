@@ -2,7 +2,10 @@
 
 from typing import Literal
 
+from omegaconf import DictConfig
+
 from rmexp.analysis.compare.comparison_report import compare_runs
+from rmexp.analysis.compare.runs import places
 from rmexp.analysis.report.compare_output import print_comparison
 from rmexp.core.console import Reporter
 from rmexp.evaluation.aggregate import Aggregates, Aggregation, LcbLambda
@@ -49,3 +52,9 @@ def compare(
         left_out=[f"{one.name}: {one.why}" for one in found.skipped],
     )
     return {}
+
+
+def check_compare(config: DictConfig) -> None:
+    """Check that there is something at the places of the runs."""
+    for text in [config.runs] if isinstance(config.runs, str) else config.runs:
+        places(str(text))

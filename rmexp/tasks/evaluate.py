@@ -5,17 +5,21 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Gt
+from omegaconf import DictConfig
 
 from rmexp.analysis.report.eval_section import Shown
 from rmexp.analysis.report.run_page import write_report
+from rmexp.config.compose import build
 from rmexp.config.task_inputs import InputGroup
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
 from rmexp.core.process_memory import peak_memory_gib
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.reward_file import check_rewards
+from rmexp.data.sources import check_source
 from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.eval_cases import eval_cases
-from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets
+from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
 from rmexp.evaluation.metric_values import compute_metrics
 from rmexp.tracking.environment import describe_environment
 from rmexp.tracking.predictions import eval_set_tables
@@ -149,3 +153,13 @@ def _split_of(part: Part, data: ComparisonData, trained: TrainedModel | None) ->
     if not len(data.splits[split]):
         raise UserError(f"task.rows={split}: the data has no such rows.")
     return split
+
+
+def check_evaluate(config: DictConfig) -> None:
+    """Check that the files of evaluation sets and rewards exist."""
+    evaluation = build(config.eval)
+    for one in expand_sets(evaluation):
+        check_source(one.path, "eval.path")
+    for one in expand_sets(evaluation) or [evaluation]:
+        if one.scores is not None:
+            check_rewards(one.scores)

@@ -1,16 +1,20 @@
 """task=improve: reinforcement learning of a policy on a reward model, judged by another one."""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
+from omegaconf import DictConfig
 
 from rmexp.analysis.report.improve_page import estimate_lines, improve_table, write_improve_page
+from rmexp.config.compose import build
 from rmexp.config.task_inputs import InputGroup
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
@@ -19,6 +23,7 @@ from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.policy_effect import policy_effect, verdict
 from rmexp.evaluation.stats.significance import MIN_CLUSTERS
 from rmexp.inference.checkpoint import load_scorer
+from rmexp.models.tuning import Full, LoRA
 from rmexp.policy.held_out import Answers
 from rmexp.policy.improve import PolicyImprovement
 from rmexp.policy.policy_model import context_length, policy_model
@@ -255,3 +260,18 @@ def _examples(before: Answers, after: Answers) -> Iterator[dict[str, Any]]:
                 for side in sides
             ],
         }
+
+
+def check_improve(config: DictConfig) -> None:
+    """Check the policy, the gold and the part that trains, and that TRL is installed."""
+    if importlib.util.find_spec("trl") is None:
+        raise UserError("task=improve is not installed: pip install 'rmexp[rl]'.")
+    if not isinstance(build(config.tune), (Full, LoRA)):
+        raise UserError(
+            "A policy trains with tune=lora or tune=full; tune=head and "
+            "tune=last_layers are for reward models."
+        )
+    policy_model(config.policy, config.cache).check()
+    gold = config.task.gold
+    if gold is not None and not Path(gold).expanduser().is_dir():
+        raise UserError(f"task.gold={gold}: there is no such directory.")

@@ -1,10 +1,12 @@
 """task=merge: the mean of the weights of several runs, as a run of its own."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from annotated_types import Ge
+from omegaconf import DictConfig
 
 from rmexp.analysis.compare.comparison_report import compare_found
 from rmexp.analysis.compare.runs import MERGED, finished_run
@@ -15,6 +17,7 @@ from rmexp.core.console import Reporter, relative_path
 from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.aggregate import Aggregates, Aggregation, LcbLambda
+from rmexp.inference.checkpoint import member_config
 from rmexp.losses import Loss
 from rmexp.losses.compatibility import check_trainable
 from rmexp.runner.finalize import JUDGED_BY
@@ -22,7 +25,14 @@ from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.finish import RunParts, conclude_run, score_split
 from rmexp.training.lightning_module import RewardModule
-from rmexp.training.merging import Member, find_members, merge_loss, merged_weights, shares
+from rmexp.training.merging import (
+    Member,
+    check_members,
+    find_members,
+    merge_loss,
+    merged_weights,
+    shares,
+)
 from rmexp.training.setup import load_model, prepare_data, seed_everything
 from rmexp.training.trainer import TrainerSettings
 
@@ -110,3 +120,15 @@ def _compare(members: list[Member], ensembles: list[Aggregation], into: MergedIn
     print_comparison(found, given, into.name, folder, reporter)
     run.update(comparison=[verdict.sentence() for verdict in found.verdicts])
     reporter.say("", f"beside  {relative_path(folder / 'report.html')}")
+
+
+def complete_merge_runs(
+    config: DictConfig, overrides: Sequence[str]
+) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration, completed by that of the first run, and facts about it."""
+    members = find_members(config.runs, config.task.setting, Trust.of(config))
+    own_data = not any(word.split(".")[0].split("=")[0] == "data" for word in overrides)
+    check_members(members, own_data)
+    shares(members, config.task.weights)
+    first = members[0]
+    return member_config(config, first.config, overrides), {"labels": dict(first.run.labels)}
