@@ -5,7 +5,7 @@ A pair's gap is r_better - r_worse; P(better wins) = sigmoid(gap / temperature).
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ class Calibration:
             no ratings.
         isotonic: (rewards, ratings), knots of the least-squares increasing map, linear in between.
         reward_mean, reward_std: over val's responses.
+        outputs: name of an output of the head -> (intercept, slope) of the line that gives it the
+            unit in which it is read; none for head=linear.
     """
 
     temperature: float | None = None
@@ -77,6 +79,12 @@ class Calibration:
     isotonic: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     reward_mean: float = 0.0
     reward_std: float = 1.0
+    outputs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    def read_outputs(self, outputs_N_K: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """(N, K) the outputs of a head in the units in which they are read."""
+        lines_K_2 = np.array([self.outputs.get(name, (0.0, 1.0)) for name in names])
+        return lines_K_2[:, 0] + lines_K_2[:, 1] * np.asarray(outputs_N_K, dtype=np.float64)
 
     def normalised(self, rewards: np.ndarray) -> np.ndarray:
         """Rewards with mean 0 and standard deviation 1 on val; their order is unchanged."""
@@ -144,9 +152,12 @@ class Calibration:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Calibration":
         """Inverse of `to_dict`; keys that older versions wrote are ignored."""
-        known = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
+        whole = {"outputs": {}, **stored}  # older versions had none
+        known = {field.name: whole[field.name] for field in dataclasses.fields(cls)}
         affine, isotonic = known.pop("affine"), known.pop("isotonic")
+        outputs = {name: tuple(line) for name, line in known.pop("outputs").items()}
         return cls(
+            outputs=outputs,
             affine=affine and tuple(affine),
             isotonic=isotonic and tuple(map(tuple, isotonic)),
             **known,

@@ -19,7 +19,7 @@ from rmexp.evaluation.eval_sets import (
 from rmexp.evaluation.external_rewards import join_rewards
 from rmexp.evaluation.external_verdicts import Verdicts, join_verdicts, with_verdicts
 from rmexp.evaluation.metric_values import slow_metrics
-from rmexp.evaluation.scored_set import ScoredSet, eval_labels
+from rmexp.evaluation.scored_set import HeadOutputs, ScoredSet, eval_labels
 
 
 @dataclass
@@ -32,6 +32,7 @@ class EvalCase:
         scores: the file with their rewards or verdicts; None: the model scores them.
         benchmark: None for rows of `data`.
         rewards: index of a row -> the reward of each response.
+        outputs: of the head that gave them.
         verdicts: in place of rewards, of the rows `joined`.
     """
 
@@ -40,6 +41,7 @@ class EvalCase:
     scores: str | None
     benchmark: EvaluationSet | None = None
     rewards: Mapping[int, list[float]] = field(default_factory=dict)
+    outputs: HeadOutputs | None = None
     verdicts: Verdicts | None = None
     joined: frozenset[int] = frozenset()
 
@@ -73,7 +75,7 @@ class EvalCase:
         """Labels with the rewards or verdicts."""
         labels = eval_labels(self.data.rows, self.indices)
         if self.verdicts is None:
-            return labels.with_rewards(self.rewards)
+            return labels.with_rewards(self.rewards, self.outputs)
         ids = self.data.rows.select_columns(["id"]).select(self.indices)["id"][:]
         return with_verdicts(labels, ids, self.verdicts)
 

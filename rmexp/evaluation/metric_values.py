@@ -25,6 +25,11 @@ def compute_metrics(
     """
     statistics = SetStatistics(scored, calibration)
     out = _values(statistics, [m for m in _defined(scored) if not m.slow], intervals)
+    if statistics.quantiles is not None:
+        for k, name in enumerate(scored.names):
+            share = statistics.quantiles.share_below(k)
+            key = f"quantile_{name}/share_below"
+            out |= share.named(key) if intervals else {key: share.value}
     names = sorted(set(scored.subsets_P))
     for metric in _defined(scored) if len(names) > 1 else ():
         if metric.per_subset == "always" and metric.itemwise is not None:

@@ -11,6 +11,7 @@ from rmexp.evaluation.rank_correlation import kendall, spearman
 from rmexp.evaluation.reliability import brier_scores, negative_log_likelihoods
 from rmexp.evaluation.set_statistics import SetStatistics
 from rmexp.evaluation.stats.bootstrap import Estimate
+from rmexp.evaluation.uncertainty import UNCERTAINTY
 
 Place = Literal["table", "card", "compare", "wandb"]
 
@@ -63,6 +64,15 @@ def _hidden(name: str, label: str, compute: Any, direction: Any = None, **more: 
 
 def _correlation(name: str, label: str) -> Metric:
     return _hidden(name, label, lambda s: s.correlations.get(name))
+
+
+def _selective(percent: int) -> Metric:
+    return Metric(
+        f"accuracy_at_{percent}",
+        f"accuracy on the {percent}% of pairs that members agree on most",
+        lambda s: s.selective_accuracy(percent / 100),
+        monitor="no",
+    )
 
 
 def _standardised(gaps_P: np.ndarray, reward_std: float | np.ndarray) -> np.ndarray:
@@ -216,6 +226,61 @@ METRICS = (
         per_subset="evaluate",
         verdicts=True,
     ),
+    Metric(
+        "error_auroc",
+        "AUROC of errors by the members' disagreement",
+        lambda s: s.error_auroc(s.doubts_P),
+        shown=("table", "card"),
+        monitor="no",
+    ),
+    Metric(
+        "error_auroc_gap",
+        "AUROC of errors by the smallness of the gap",  # what one head tells of its errors
+        lambda s: None if s.doubts_P is None else s.error_auroc(-np.abs(s.gaps_P)),
+        monitor="no",
+    ),
+    _selective(80),
+    _selective(50),
+    Metric(
+        UNCERTAINTY,
+        "mean disagreement of the members on a gap",
+        lambda s: None if s.doubts_P is None else s.mean(s.doubts_P),
+        None,
+        monitor="no",
+    ),
+    Metric(
+        "uncertainty_ratio", "the same, relative to the run's own test", None, None, monitor="no"
+    ),
+    Metric(
+        "interval_coverage",
+        "ratings between the outer quantiles",
+        lambda s: s.of_quantiles(lambda q: q.coverage),
+        None,
+        shown=("table", "card"),
+        monitor="no",
+    ),
+    Metric(
+        "interval_nominal",
+        "what that should be",
+        lambda s: s.of_quantiles(lambda q: q.nominal),
+        None,
+        monitor="no",
+    ),
+    Metric(
+        "interval_width",
+        "mean distance of the outer quantiles",
+        lambda s: s.of_quantiles(lambda q: q.width),
+        None,
+        monitor="no",
+    ),
+    Metric(
+        "quantile_error",
+        "mean error of the shares below quantiles",
+        lambda s: s.of_quantiles(lambda q: q.error),
+        None,
+        monitor="no",
+    ),
+    _hidden("share_below", "ratings at or below the quantile", None),  # of each quantile
     Metric("reward_mean", "mean reward", lambda s: s.reward_mean, None),
     Metric("reward_std", "standard deviation of rewards", lambda s: s.reward_std, None),
     _hidden(

@@ -27,6 +27,21 @@ EVAL_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class HeadOutputs:
+    """What the outputs of a head give for responses; nothing for head=linear.
+
+    Attributes:
+        kind: the option of the group `head`.
+        names: of the outputs.
+        values: row of the data set -> the outputs of each response.
+    """
+
+    kind: str = "linear"
+    names: tuple[str, ...] = ()
+    values: Mapping[int, Sequence[Sequence[float]]] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EvalLabels:
     """Labels of C comparisons with N responses, P strict pairs and Q ties.
 
@@ -84,18 +99,24 @@ class EvalLabels:
         keep_N, number = keep_C[self.rows_N], lambda keep: np.cumsum(keep) - 1
         keep_Q = keep_N[self.tied_Q_2].all(1)
         axes = {"C": keep_C, "N": keep_N, "P": keep_N[self.better_P], "Q": keep_Q}
-        named = (f.name for f in dataclasses.fields(self) if "_" in f.name)
-        found = {name: getattr(self, name)[axes[name.split("_")[1]]] for name in named}
+        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if "_" in f.name}
+        found = {
+            name: values if values is None else values[axes[name.split("_")[1]]]
+            for name, values in named.items()
+        }
         found["rows_N"] = number(keep_C)[found["rows_N"]]
         for name in ("better_P", "worse_P", "tied_Q_2"):
             found[name] = number(keep_N)[found[name]]
         return found
 
-    def with_rewards(self, rewards: Mapping[int, Sequence[float]]) -> "ScoredSet":
+    def with_rewards(
+        self, rewards: Mapping[int, Sequence[float]], outputs: HeadOutputs | None = None
+    ) -> "ScoredSet":
         """Add rewards; comparisons with a reward that is NaN or infinite are dropped and counted.
 
         Args:
             rewards: row of the data set -> the reward of each response.
+            outputs: of the head that gave them; None: not known.
 
         Raises:
             UserError: there are no comparisons, or none has finite rewards.
@@ -106,12 +127,21 @@ class EvalLabels:
         rewards_N = np.array(values, dtype=np.float32)
         assert rewards_N.shape == self.rows_N.shape, "a reward for each response"
         whole = ScoredSet(**vars(self), rewards_N=rewards_N)
+        if outputs is not None and outputs.values:
+            found = chain.from_iterable(outputs.values[item] for item in self.items_C.tolist())
+            whole = dataclasses.replace(
+                whole,
+                outputs_N_K=np.array(list(found), dtype=np.float32),
+                kind=outputs.kind,
+                names=outputs.names,
+            )
         unusable = np.bincount(self.rows_N, ~np.isfinite(rewards_N), minlength=len(self.items_C))
         if not unusable.any():
             return whole
         if unusable.all():
             raise UserError("Every comparison has a reward that is NaN or infinite.")
-        return ScoredSet(**whole.part(unusable == 0), lost=int((unusable > 0).sum()))
+        lost = int((unusable > 0).sum())
+        return dataclasses.replace(whole, **whole.part(unusable == 0), lost=lost)
 
 
 @dataclass(frozen=True)
@@ -120,10 +150,15 @@ class ScoredSet(EvalLabels):
 
     rewards_N    float32, finite
     lost         number of dropped comparisons, with a reward that is not finite
+    outputs_N_K  float32, the outputs of the head that gave the rewards; None for head=linear
+    kind, names  of that head, see `HeadOutputs`
     """
 
     rewards_N: np.ndarray
     lost: int = 0
+    outputs_N_K: np.ndarray | None = None
+    kind: str = "linear"
+    names: tuple[str, ...] = ()
 
     @property
     def gaps_P(self) -> np.ndarray:
@@ -132,7 +167,7 @@ class ScoredSet(EvalLabels):
 
     def subset(self, name: str) -> "ScoredSet":
         """The comparisons of one subset."""
-        return type(self)(**self.part(self.subsets_C == name))
+        return dataclasses.replace(self, **self.part(self.subsets_C == name), lost=0)
 
 
 def eval_labels(rows: Any, indices: np.ndarray) -> EvalLabels:

@@ -2,20 +2,23 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rmexp.data.text_style import MARKS
+from rmexp.evaluation.aggregate import member_std
 from rmexp.evaluation.best_of_n import best_of_k
 from rmexp.evaluation.bias_probes import reward_correlations
 from rmexp.evaluation.calibration import Calibration
 from rmexp.evaluation.external_verdicts import VerdictSet
 from rmexp.evaluation.length_control import length_controlled_accuracy
+from rmexp.evaluation.quantiles import RatedQuantiles
 from rmexp.evaluation.rank_correlation import area, label_auc, within_means
 from rmexp.evaluation.reliability import calibration_error
 from rmexp.evaluation.scored_set import ScoredSet
 from rmexp.evaluation.stats.bootstrap import Estimate, clustered, clustered_mean, ratio
+from rmexp.evaluation.uncertainty import error_area, most_certain
 
 RatedResponses = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Rewards, ratings, prompts and weights of rated responses."""
@@ -80,6 +83,48 @@ class SetStatistics:
         if not self.has_pairs:
             return None
         return calibration_error(gaps_P, self.prompts_P, self.scored.weights_P)
+
+    @cached_property
+    def doubts_P(self) -> np.ndarray | None:
+        """(P,) standard deviation of the gap over the members of an ensemble; None without one."""
+        s = self.scored
+        if s.kind != "ensemble" or s.outputs_N_K is None or not self.has_pairs:
+            return None
+        members_M_N = s.outputs_N_K.astype(np.float64).T
+        return member_std(members_M_N[:, s.better_P] - members_M_N[:, s.worse_P])
+
+    def error_auroc(self, doubts_P: np.ndarray | None) -> Estimate | None:
+        """See `error_area`."""
+        if doubts_P is None or not self.has_pairs:
+            return None
+        return error_area(doubts_P, self.gaps_P <= 0, self.prompts_P, self.scored.weights_P)
+
+    def selective_accuracy(self, share: float) -> Estimate | None:
+        """Accuracy on the least doubtful share of the pairs."""
+        if self.doubts_P is None:
+            return None
+        return self.share(
+            self.gaps_P > 0, most_certain(self.doubts_P, self.scored.weights_P, share)
+        )
+
+    @cached_property
+    def quantiles(self) -> RatedQuantiles | None:
+        """Of a head of quantiles that was calibrated, on the rated responses of weight above 0."""
+        s = self.scored
+        rated = ~np.isnan(s.ratings_N) & (s.weights_N > 0)
+        if s.kind != "quantile" or s.outputs_N_K is None or not rated.any():
+            return None
+        if self.calibration is None or not self.calibration.outputs:
+            return None
+        read_N_K = np.sort(self.calibration.read_outputs(s.outputs_N_K[rated], s.names), axis=1)
+        levels_K = np.array([float(name) for name in s.names])
+        return RatedQuantiles(
+            levels_K, read_N_K, s.ratings_N[rated], s.prompts_N[rated], s.weights_N[rated]
+        )
+
+    def of_quantiles(self, statistic: Callable[[RatedQuantiles], Any]) -> Any:
+        """A statistic of `quantiles`."""
+        return None if self.quantiles is None else statistic(self.quantiles)
 
     @property
     def rating_gaps_P(self) -> np.ndarray:

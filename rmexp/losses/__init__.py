@@ -17,4 +17,4 @@ from rmexp.losses.pairs import (
     SquaredMargin,
     Ties,
 )
-from rmexp.losses.ratings import Binary, Ordinal, Regression, RewardL2
+from rmexp.losses.ratings import Binary, Ordinal, Pinball, Regression, RewardL2

@@ -57,6 +57,14 @@ class Loss(nn.Module):
         """The losses that it consists of, by name; itself by default."""
         return {"": self}
 
+    def output_lines(self, outputs_N_K: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Name of an output -> (intercept, slope) of the unit in which it is read.
+
+        Args:
+            outputs_N_K: of val's responses; not of the one output, which is the reward.
+        """
+        return {}
+
     def settings(self) -> dict[str, int | float | str]:
         """The settings of the loss that are numbers or words, by name."""
         public = {name: value for name, value in vars(self).items() if name[0] != "_"}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rmexp.batching.batch import Batch
 from rmexp.losses.base import Loss, Terms
+from rmexp.losses.ratings import Pinball
 
 
 class OutputLosses(Loss):
@@ -88,6 +89,16 @@ class MemberLosses(OutputLosses):
             weights_N=batch.weights_N * draws_N,
         )
 
+    def output_lines(self, outputs_N_K: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Lines that give all members the same mean on val.
+
+        Preferences leave the level of a member open: without them the members of a response would
+        differ by it, whatever the response.
+        """
+        means_K = outputs_N_K.astype(np.float64).mean(0)
+        shifts = (means_K.mean() - means_K).tolist()
+        return {name: (shift, 1.0) for name, shift in zip(self.names, shifts, strict=True)}
+
     def step_weights(self, terms: Terms, batch: Batch) -> dict[str, float]:
         return self.total_weights([batch])
 
@@ -95,3 +106,22 @@ class MemberLosses(OutputLosses):
     def total_weights(self, batches: Iterable[Batch]) -> dict[str, float]:
         totals = self.first.total_weights(batches)
         return {f"{name}.{term}": weight for name in self.names for term, weight in totals.items()}
+
+
+class QuantileLosses(OutputLosses):
+    """The pinball loss of each quantile.
+
+    Args:
+        loss: fitted to the training rows.
+        quantiles: of the outputs; their names too.
+    """
+
+    def __init__(self, loss: Pinball, quantiles: Sequence[float]) -> None:
+        super().__init__(loss, [f"{quantile:g}" for quantile in quantiles])
+        for one, quantile in zip(self.losses, quantiles, strict=True):
+            one.quantile = quantile  # type: ignore[assignment]
+
+    def output_lines(self, outputs_N_K: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Lines to the unit of the ratings."""
+        fitted: Any = self.first
+        return dict.fromkeys(self.names, (float(fitted.mean), float(fitted.std)))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Gt
+from annotated_types import Gt, Lt
 from torch import Tensor, nn
 
 from rmexp.batching.batch import Batch
@@ -16,28 +16,14 @@ MOST_GRADES = 20
 """Maximum number of distinct ratings for `Ordinal`; use `Regression` for more."""
 
 
-class Regression(Loss):
-    """Squared error or Huber loss between reward and standardised rating.
-
-    Ratings are standardised with the mean and standard deviation of the training rows: rating =
-    mean + std x reward. As a reward-model loss: Wang et al. 2023 (SteerLM, HelpSteer),
-    arXiv:2311.09528.
-
-    Args:
-        distance: `mse`, or `huber` (Huber 1964), which is linear beyond `delta`, for ratings with
-            outliers.
-        delta: threshold of the Huber loss, in standard deviations of the ratings.
-    """
+class StandardisedRatings(Loss):
+    """Base of losses between a reward and a rating, standardised over the training rows: rating =
+    mean + std x reward."""
 
     needs_labels = ("ratings",)
 
-    def __init__(
-        self,
-        distance: Literal["mse", "huber"],
-        delta: Annotated[float, Gt(0)],
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.distance, self.delta = distance, delta
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("std", torch.tensor(1.0))
 
@@ -58,13 +44,57 @@ class Regression(Loss):
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         rated = ~batch.ratings_N.isnan()
         targets_U = (batch.ratings_N[rated] - self.mean) / self.std
-        error_U = rewards_N[rated] - targets_U
-        if self.distance == "mse":
-            values_U = error_U.square()
-        else:  # torch's has the factor 1/2
-            zeros_U = torch.zeros_like(error_U)
-            values_U = 2 * F.huber_loss(error_U, zeros_U, reduction="none", delta=self.delta)
+        values_U = self.values(rewards_N[rated] - targets_U)
         return {"ratings": (values_U, batch.weights_N[rated])}
+
+    def values(self, errors_U: Tensor) -> Tensor:
+        """(U,) the loss of rewards minus standardised ratings."""
+        raise NotImplementedError
+
+
+class Regression(StandardisedRatings):
+    """Squared error or Huber loss between reward and standardised rating.
+
+    As a reward-model loss: Wang et al. 2023 (SteerLM, HelpSteer), arXiv:2311.09528.
+
+    Args:
+        distance: `mse`, or `huber` (Huber 1964), which is linear beyond `delta`, for ratings with
+            outliers.
+        delta: threshold of the Huber loss, in standard deviations of the ratings.
+    """
+
+    def __init__(
+        self,
+        distance: Literal["mse", "huber"],
+        delta: Annotated[float, Gt(0)],
+    ) -> None:
+        super().__init__()
+        self.distance, self.delta = distance, delta
+
+    def values(self, errors_U: Tensor) -> Tensor:
+        if self.distance == "mse":
+            return errors_U.square()
+        zeros_U = torch.zeros_like(errors_U)  # torch's loss has the factor 1/2
+        return 2 * F.huber_loss(errors_U, zeros_U, reduction="none", delta=self.delta)
+
+
+class Pinball(StandardisedRatings):
+    """max(q (y - r), (q - 1) (y - r)) of the standardised rating y: quantile regression.
+
+    The reward of lowest loss is the quantile q of the rating given the response. Koenker and
+    Bassett 1978, "Regression quantiles"; Koenker 2005, "Quantile regression", section 1.3.
+
+    Args:
+        quantile: q; 0.5 is the median, least absolute deviations. With head=quantile each output
+            has its own.
+    """
+
+    def __init__(self, quantile: Annotated[float, Gt(0), Lt(1)]) -> None:
+        super().__init__()
+        self.quantile = quantile
+
+    def values(self, errors_U: Tensor) -> Tensor:
+        return torch.maximum(-self.quantile * errors_U, (1 - self.quantile) * errors_U)
 
 
 class Ordinal(Loss):

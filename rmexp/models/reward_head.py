@@ -39,9 +39,13 @@ class RewardHead(nn.Linear):
 
     Attributes:
         facts: of the model that the head belongs to.
+        kind: the option of the group `head` that it is of.
+        names: of its outputs, where there are several.
     """
 
     facts: ModelFacts
+    kind: str = "linear"
+    names: tuple[str, ...] = ()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., K)."""

@@ -21,6 +21,7 @@ from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.eval_cases import eval_cases
 from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
 from rmexp.evaluation.metric_values import compute_metrics
+from rmexp.evaluation.uncertainty import uncertainty_ratio
 from rmexp.tracking.environment import describe_environment
 from rmexp.tracking.predictions import eval_set_tables
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
@@ -107,9 +108,11 @@ def evaluate(
         if not by_model:
             values = {f"{case.name}/{k}": v for k, v in compute_metrics(scored).items()}
         values |= case.slow_metrics(scored)
+        if trained is not None:
+            values |= uncertainty_ratio(case.name, values, trained.trained_metrics)
         if case.verdicts is None:
             tables = eval_set_tables(case.data.rows, indices)
-            run.write_predictions(case.name, tables, case.rewards)
+            run.write_predictions(case.name, tables, case.rewards, case.outputs)
         warnings += warn_of_set(case.name, values)
         if by_model and probes:
             more, bad = scorer.probe(case, probe_rows)

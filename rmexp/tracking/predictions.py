@@ -8,7 +8,7 @@ metrics.jsonl             what was logged, written by `run_directory`
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from rmexp.core.errors import UserError
 from rmexp.data.label_file import pair_content
+from rmexp.evaluation.scored_set import HeadOutputs
 
 PREDICTIONS = {
     "id": "string",  # of the comparison
@@ -84,7 +85,13 @@ def eval_set_tables(rows: Any, indices: Any) -> EvalSetTables:
     return EvalSetTables(sizes, _table(known_columns, responses), _table(JUDGEMENTS, pairs))
 
 
-def write_set(run: Path, name: str, set: EvalSetTables, rewards: Mapping[int, list[float]]) -> None:
+def write_set(
+    run: Path,
+    name: str,
+    set: EvalSetTables,
+    rewards: Mapping[int, list[float]],
+    outputs: HeadOutputs | None = None,
+) -> None:
     """Write both files of the set `name` into a run directory.
 
     Args:
@@ -92,6 +99,7 @@ def write_set(run: Path, name: str, set: EvalSetTables, rewards: Mapping[int, li
         name: of the set.
         set: its tables.
         rewards: row of the data set -> the reward of each response.
+        outputs: of the head that gave them; a column `outputs` has them.
     """
     import pyarrow
 
@@ -102,6 +110,13 @@ def write_set(run: Path, name: str, set: EvalSetTables, rewards: Mapping[int, li
     position = list(PREDICTIONS).index("reward")
     _write(run / "judgements" / f"{name}.parquet", set.judgements)
     predictions = set.predictions.add_column(position, "reward", column)
+    if outputs is not None and outputs.values:
+        given = list(chain.from_iterable(outputs.values[index] for index, _ in set.sizes_C))
+        known = {"kind": outputs.kind, "names": json.dumps(outputs.names, ensure_ascii=False)}
+        kind = pyarrow.list_(pyarrow.float64())
+        predictions = predictions.append_column(
+            pyarrow.field("outputs", kind, metadata=known), pyarrow.array(given, kind)
+        )
     _write(run / "predictions" / f"{name}.parquet", predictions)
 
 
@@ -199,6 +214,27 @@ def read_predictions(file: Path) -> dict[tuple[str, int], float]:
         (row["id"], row["response"]): float("nan") if row["reward"] is None else row["reward"]
         for row in _read(file, ("id", "response", "reward"))
     }
+
+
+def read_outputs(file: Path, responses: Mapping[int, Sequence[tuple[str, int]]]) -> HeadOutputs:
+    """Read the outputs of the head that gave the rewards; none of head=linear.
+
+    Args:
+        responses: row of a data set -> the comparison and index of each of its responses.
+    """
+    import pyarrow.parquet
+
+    schema = pyarrow.parquet.read_schema(file)
+    if "outputs" not in schema.names:
+        return HeadOutputs()
+    known = schema.field("outputs").metadata
+    rows = _read(file, ("id", "response", "outputs"))
+    found = {(row["id"], row["response"]): row["outputs"] for row in rows}
+    return HeadOutputs(
+        known[b"kind"].decode(),
+        tuple(json.loads(known[b"names"])),
+        {index: [found[one] for one in of_row] for index, of_row in responses.items()},
+    )
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from rmexp.config.yaml_io import write_yaml
 from rmexp.core.atomic_file import replace_file
 from rmexp.core.disk_errors import raise_unwritable
 from rmexp.core.errors import UserError
+from rmexp.evaluation.scored_set import HeadOutputs
 from rmexp.tracking.predictions import EvalSetTables, read_log, write_set
 
 HEARTBEAT_SECONDS = 10
@@ -124,11 +125,15 @@ class RunDirectory:
                 temporary.write_text(f"{text}\n", "utf-8", errors="backslashreplace")
 
     def write_predictions(
-        self, name: str, set: EvalSetTables, rewards: Mapping[int, list[float]]
+        self,
+        name: str,
+        set: EvalSetTables,
+        rewards: Mapping[int, list[float]],
+        outputs: HeadOutputs | None = None,
     ) -> None:
         """Write `predictions/NAME.parquet` and `judgements/NAME.parquet`, see `write_set`."""
         if self.writes:
-            write_set(self.path, name, set, rewards)
+            write_set(self.path, name, set, rewards, outputs)
 
     def cut_metrics(self, step: int) -> None:
         """Remove what was logged after `step`, and test metrics: a resumed run logs them again."""

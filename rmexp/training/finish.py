@@ -27,7 +27,12 @@ from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.scored_set import ScoredSet, eval_labels
 from rmexp.inference.checkpoint import find_weights, saved_config
 from rmexp.losses import Loss
-from rmexp.tracking.predictions import EvalSetTables, eval_set_tables, read_predictions
+from rmexp.tracking.predictions import (
+    EvalSetTables,
+    eval_set_tables,
+    read_outputs,
+    read_predictions,
+)
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.lightning_module import RewardModule
 from rmexp.training.setup import Prepared, open_model, prepare, report_warnings
@@ -154,17 +159,18 @@ def _calibrate_and_test(
     The calibrated metrics of val are those of the pairs that the temperature was fitted on.
     """
     s = module.scored("val")
-    module.calibration = calibration.fit_calibration(
-        s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P
-    )
+    scale = calibration.fit_calibration(s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P)
+    if s.outputs_N_K is not None:
+        scale = dataclasses.replace(scale, outputs=module.loss.output_lines(s.outputs_N_K))
+    module.calibration = scale
     run.write_json(calibration.CALIBRATION_FILE, module.calibration.to_dict())
     metrics = module.evaluation("val")
-    run.write_predictions("val", _split_tables(data, "val"), module.rewards)
+    run.write_predictions("val", _split_tables(data, "val"), module.rewards, module.outputs)
     if data.splits["test"] is data.splits["val"]:
         metrics |= {f"test/{name.removeprefix('val/')}": v for name, v in metrics.items()}
     else:
         metrics |= score("test")
-    run.write_predictions("test", _split_tables(data, "test"), module.rewards)
+    run.write_predictions("test", _split_tables(data, "test"), module.rewards, module.outputs)
     return metrics
 
 
@@ -233,12 +239,15 @@ def _reopen(home: Path, trust: Trust) -> tuple[Any, RunDirectory, Prepared, Loss
 def report_saved_run(home: Path, trust: Trust) -> None:
     """Write report.html of a run that is done, from its cached rows and its predictions."""
     _, run, prepared, _ = _reopen(home, trust)
-    known = read_predictions(home / "predictions" / "test.parquet")
+    file = home / "predictions" / "test.parquet"
+    known = read_predictions(file)
     data, facts = prepared.data, run.result
     test = data.splits["test"]
-    rows = zip(test.tolist(), data.rows.select(test), strict=True)
-    rewards = {n: [known[row["id"], k] for k in range(len(row["texts"]))] for n, row in rows}
-    scored = eval_labels(data.rows, test).with_rewards(rewards)
+    rows = list(zip(test.tolist(), data.rows.select(test), strict=True))
+    responses = {n: [(row["id"], k) for k in range(len(row["texts"]))] for n, row in rows}
+    rewards = {n: [known[one] for one in of_row] for n, of_row in responses.items()}
+    outputs = read_outputs(file, responses)
+    scored = eval_labels(data.rows, test).with_rewards(rewards, outputs)
     scale = calibration.load_calibration(home)
     write_run_report(run, facts["name"], facts["labels"], prepared, scored, scale, facts["metrics"])
 

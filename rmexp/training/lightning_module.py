@@ -16,9 +16,9 @@ from rmexp.core import distributed
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.calibration import Calibration
 from rmexp.evaluation.metric_values import compute_metrics
-from rmexp.evaluation.scored_set import EvalLabels, ScoredSet, eval_labels
+from rmexp.evaluation.scored_set import EvalLabels, HeadOutputs, ScoredSet, eval_labels
 from rmexp.losses.base import Loss
-from rmexp.models.reward_model import combine_outputs, compute_outputs
+from rmexp.models.reward_model import combine_outputs, compute_outputs, last_layer
 from rmexp.models.trained_state import load_trained_state, trained_state
 from rmexp.training.divergence import Divergence
 from rmexp.training.fsdp import average_gradients, clip_gradients, shard_model, sharded_state
@@ -64,7 +64,7 @@ class RewardModule(lightning.LightningModule):
         self.computes_loss = self.logs = True
         self.sharded = False
         self.rewards: dict[int, list[float]] = {}
-        self.outputs: dict[int, list[list[float]]] = {}  # empty for a head with one output
+        self._outputs: dict[int, list[list[float]]] = {}  # empty for a head with one output
         self.loss_sums: dict[str, Tensor] = {}
         self.seen = {"pairs": 0, "responses": 0}
         self.shown: dict[str, float] = {}
@@ -178,7 +178,7 @@ class RewardModule(lightning.LightningModule):
 
     # -------------------------------------------------------------- evaluation
     def on_validation_epoch_start(self) -> None:
-        self.rewards, self.outputs, self.loss_sums = {}, {}, {}
+        self.rewards, self._outputs, self.loss_sums = {}, {}, {}
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -206,7 +206,7 @@ class RewardModule(lightning.LightningModule):
             self.rewards.setdefault(item, []).append(reward)
         if outputs_N_K.shape[1] > 1:
             for item, outputs in zip(items, outputs_N_K.tolist(), strict=True):
-                self.outputs.setdefault(item, []).append(outputs)
+                self._outputs.setdefault(item, []).append(outputs)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/...`, except in Lightning's sanity check on a part of the rows."""
@@ -227,9 +227,9 @@ class RewardModule(lightning.LightningModule):
 
     def _merge(self) -> None:
         """Gather rewards, outputs and loss sums of all processes on each of them."""
-        parts = distributed.all_gather_object((self.rewards, self.outputs, self.loss_sums))
+        parts = distributed.all_gather_object((self.rewards, self._outputs, self.loss_sums))
         self.rewards = {item: found for one, _, _ in parts for item, found in one.items()}
-        self.outputs = {item: found for _, one, _ in parts for item, found in one.items()}
+        self._outputs = {item: found for _, one, _ in parts for item, found in one.items()}
         self.loss_sums = {}
         for _, _, sums in parts:
             for term, value in sums.items():
@@ -244,11 +244,19 @@ class RewardModule(lightning.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(dict(values), self.global_step)
 
+    @property
+    def outputs(self) -> HeadOutputs:
+        """The outputs of the head for the rows that were scored last."""
+        if not self._outputs:
+            return HeadOutputs()
+        head = last_layer(self.model)
+        return HeadOutputs(head.kind, head.names, self._outputs)
+
     def scored(self, split: str) -> ScoredSet:
         """The split that was just scored, with its labels, which are read once."""
         if split not in self.labels:
             self.labels[split] = eval_labels(self.data.rows, self.data.splits[split])
-        return self.labels[split].with_rewards(self.rewards)
+        return self.labels[split].with_rewards(self.rewards, self.outputs)
 
     def evaluation(self, split: str, intervals: bool = True) -> dict[str, float]:
         """The metrics of the split that was just scored, by their full names.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class TrainedModel(InputGroup):
     Args:
         checkpoint: the run or Hugging Face directory that `model` loads from.
         trained_data: fingerprint of the data that the checkpoint's run was trained on.
+        trained_metrics: of the checkpoint's run.
         own_data: no key of `data` is on the command line, so the data is the run's own.
     """
 
@@ -44,6 +45,7 @@ class TrainedModel(InputGroup):
     head: HeadSettings
     trainer: TrainerSettings
     trained_data: str | None
+    trained_metrics: Mapping[str, float]
     own_data: bool
 
 
@@ -82,7 +84,7 @@ class ModelScorer:
             note_fallback(reason)
             module.computes_loss = False
         values = score_split(self.fit, module, case.data, case.name)
-        case.rewards = module.rewards
+        case.rewards, case.outputs = module.rewards, module.outputs
         return values
 
     def probe(self, case: EvalCase, count: int) -> tuple[dict[str, float], list[str]]:

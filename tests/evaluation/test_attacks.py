@@ -320,12 +320,19 @@ OF_A_CONSTANT = {
 }
 
 COUNTS = dict.fromkeys(("formatted_pairs", "pairs", "responses"), 800)
+OF_SEVERAL_OUTPUTS = (
+    *("error_auroc", "error_auroc_gap", "accuracy_at_80", "accuracy_at_50", "uncertainty"),
+    *("interval_coverage", "interval_nominal", "interval_width", "quantile_error"),
+)
+"""None of a head with one; their values are in test_uncertainty.py."""
+
 OF_THE_LABELS = COUNTS | {
     "length_baseline": 0.75,
     "best_of_k_chance": 0.5,
     "formatting_baseline": 0.5,
     "human_ties": 0,
     "not_finite": None,
+    **dict.fromkeys(OF_SEVERAL_OUTPUTS),
     "tie_rate": 0,
     **dict.fromkeys(("agreement", "position_flips", "first_preferred", "abstained")),  # of verdicts
 }

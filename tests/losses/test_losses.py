@@ -18,6 +18,7 @@ from rmexp.losses import (
     Focal,
     Mix,
     Ordinal,
+    Pinball,
     Regression,
     RewardL2,
     SoftBradleyTerry,
@@ -320,6 +321,15 @@ def learn(loss, ratings, weights=None):
     )
 
 
+def test_pinball_by_hand():
+    """Ratings 1 and 3 are -1 and 1 standardised; a reward below the rating costs q a unit."""
+    loss = from_conf("loss/pinball", quantile=0.9)
+    learn(loss, [1.0, 3.0])
+    batch = toy_batch(toy_comparison(3, pairs=[], ratings=[1.0, 3.0, math.nan]))
+    values, _ = loss(torch.tensor([0.5, 0.5, 9.0]), batch)["ratings"]
+    assert values.tolist() == pytest.approx([0.1 * 1.5, 0.9 * 0.5])
+
+
 @pytest.mark.parametrize(
     ("loss", "ratings", "sentence"),
     [
@@ -375,6 +385,7 @@ LOSSES = [
     from_conf("loss/infonce", temperature=0.5),
     learnt(from_conf("loss/regression")),
     learnt(Regression("huber", 0.3)),
+    learnt(from_conf("loss/pinball", quantile=0.3)),
     learnt(Ordinal()),
     from_conf("loss/binary", threshold=1.5),
     mixture(),
@@ -430,7 +441,7 @@ def test_extreme_rewards_stay_finite(loss, scale):
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_a_better_reward_never_costs_more_than_it_did(loss):
     """A step down the gradient raises the chosen and lowers the rejected, wherever that matters."""
-    if type(loss) in (Centring, RewardL2, Regression, Ordinal, Binary, Mix):
+    if type(loss) in (Centring, RewardL2, Regression, Pinball, Ordinal, Binary, Mix):
         return
     batch = toy_batch(toy_comparison(2, rank_levels=[1, 0], margins=[0.5], ratings=[2.0, 1.0]))
     rewards = torch.tensor([0.0, 0.2], requires_grad=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rmexp.analysis.report import plots
+from rmexp.analysis.report.head_figures import head_figures
 from rmexp.evaluation.external_verdicts import VerdictSet
 from rmexp.evaluation.metric_values import format_metric
 from rmexp.evaluation.metrics import shown_in
@@ -59,7 +60,7 @@ def eval_section(one: Shown, metrics: Mapping[str, float]) -> dict[str, Any]:
         "size": f"{len(s.better_P):,} labelled pairs and {len(s.rewards_N):,} responses "
         f"of {len(np.unique(s.prompts_C)):,} prompts",
         "heads": list(_heads(one.name, metrics)),
-        "figures": list(_figures(one, subsets)),
+        "figures": [*_figures(one, subsets), *head_figures(one.name, s, metrics)],
         "subsets": subsets if len(subsets) > 1 else [],
         "wrong": [] if isinstance(s, VerdictSet) else list(surely_wrong(one)),
         "unit": one.unit,

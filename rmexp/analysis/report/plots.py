@@ -172,6 +172,17 @@ def ranges(rows: ForestRows, x: str, y: str, line: float) -> Figure:
     return _done(axes)
 
 
+def quantile_shares(rows: ForestRows) -> Figure:
+    """Shares with intervals over the levels (the names) that they should have: the dotted line."""
+    axes = _canvas("predicted quantile", "share of ratings")
+    names, values, lows, highs = zip(*rows, strict=True)
+    levels = [float(name) for name in names]
+    axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=1)
+    axes.vlines(levels, lows, highs, color=COLOURS[0], linewidth=2.2, alpha=0.5)
+    axes.plot(levels, values, "o-", color=COLOURS[0], markersize=5, linewidth=1)
+    return _done(axes)
+
+
 def reliability_curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Accuracy over confidence by name; the dotted line is perfect calibration."""
     axes = _canvas("confidence", "accuracy")

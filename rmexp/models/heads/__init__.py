@@ -2,3 +2,4 @@
 
 from rmexp.models.heads.base import HeadSettings, LinearHead
 from rmexp.models.heads.ensemble import EnsembleHead
+from rmexp.models.heads.quantile import QuantileHead

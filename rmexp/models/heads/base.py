@@ -1,11 +1,15 @@
 """What the reward head has as outputs, how a loss trains them, and how they make one reward."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses.base import Loss
 from rmexp.losses.compatibility import check_trainable
+from rmexp.models.reward_head import MultiOutputHead, find_head, replace_head
 
 
 class HeadSettings:
@@ -47,3 +51,21 @@ class HeadSettings:
 @dataclass(frozen=True)
 class LinearHead(HeadSettings):
     """head=linear: one output, the reward."""
+
+
+@torch.no_grad()
+def install_outputs(
+    model: Any, kind: str, names: Sequence[str], combine: Sequence[float]
+) -> MultiOutputHead:
+    """Give a model a head with several outputs, each a copy of the one that it has.
+
+    Args:
+        kind, names, combine: see `MultiOutputHead`.
+    """
+    _, one = find_head(model)
+    with torch.device(one.weight.device):
+        head = MultiOutputHead(one.in_features, one.bias is not None, kind, names, combine)
+    for mine, its in zip(head.parameters(), one.parameters(), strict=True):
+        mine.copy_(its.expand_as(mine))
+    replace_head(model, head)
+    return head

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from annotated_types import Ge
 
 from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses.base import Loss
 from rmexp.losses.outputs import MemberLosses
-from rmexp.models.heads.base import HeadSettings
-from rmexp.models.reward_head import MultiOutputHead, draw_head, find_head, replace_head
+from rmexp.models.heads.base import HeadSettings, install_outputs
+from rmexp.models.reward_head import draw_head, find_head
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,9 @@ class EnsembleHead(HeadSettings):
                 "all members start, so that they would stay equal; take head.bootstrap=true."
             )
         weights = [1 / self.members] * self.members
-        with torch.device(one.weight.device):
-            head = MultiOutputHead(
-                one.in_features, one.bias is not None, "ensemble", self.names, weights
-            )
-        with torch.no_grad():
-            for mine, its in zip(head.parameters(), one.parameters(), strict=True):
-                mine.copy_(its.expand_as(mine))
+        head = install_outputs(model, "ensemble", self.names, weights)
         if one.facts.fresh_head:
             draw_head(head, *(member_seed(seed, k) for k in range(self.members)))
-        replace_head(model, head)
 
     def losses(self, loss: Loss, data: ComparisonData | None, seed: int) -> Loss:
         drawn = None if data is None or not self.bootstrap else self._draws(data, seed)
