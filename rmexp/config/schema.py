@@ -53,6 +53,7 @@ class Root:
     aggregate: Any = MISSING
     lcb_lambda: float = MISSING
     policy: str | None = MISSING
+    reference: str | None = MISSING
     trust: Any = MISSING
     cache: str = MISSING
     sweep: Sweep = field(default_factory=Sweep)
@@ -71,6 +72,9 @@ LINEAR_TARGET = "rmexp.models.heads.LinearHead"
 
 TRAIN_TARGET = "rmexp.tasks.train.train"
 """task=train."""
+
+IMPLICIT_TARGET = "rmexp.policy.implicit_model.ImplicitModel"
+"""model=implicit."""
 
 IMPROVE_TARGET = "rmexp.tasks.improve.improve"
 """task=improve."""

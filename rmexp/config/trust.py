@@ -27,6 +27,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
         "rmexp.models.tiny",
         "rmexp.models.tuning",
         "rmexp.models.heads",
+        "rmexp.policy.implicit_model",
     ),
     "template": ("rmexp.templates.template",),
     "data": _DATA,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rmexp.config.compose import locate, suggest
-from rmexp.config.schema import GROUPS, Root
+from rmexp.config.schema import GROUPS, IMPLICIT_TARGET, Root
 from rmexp.config.task_inputs import task_inputs
 from rmexp.core.errors import UserError
 
@@ -133,6 +133,9 @@ ENSEMBLE_KEYS = ("aggregate", "lcb_lambda")
 BROUGHT = ("model", "template", "loss", "head", "tune", "optim")
 """Groups that task=merge takes from the runs."""
 
+IMPLICIT_KEYS = ("policy", "reference")
+"""Root keys that model=implicit reads."""
+
 MODEL_PROBES = ("probes", "probe_rows")
 """Keys of task=evaluate that need a model."""
 
@@ -155,8 +158,17 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     if from_files:
         inputs = {key: kind for key, kind in inputs.items() if key not in MODEL_PROBES}
     who = "eval.scores" if from_files else f"task={name}"
+    implicit = config.model.get("_target_") == IMPLICIT_TARGET
+    if implicit and name != "score":
+        raise UserError(
+            f"model=implicit scores rows and does nothing else, so task={name} cannot use it: "
+            "task=score model=implicit policy=DIR reference=DIR data.path=FILE out=REWARDS writes "
+            "rewards that eval.scores=REWARDS and runs=[RUN,REWARDS] take."
+        )
     for key in ("checkpoint", "source", "out", "runs"):
-        if key in inputs and config[key] is None and inputs[key] in (str, str | list[str]):
+        brought = key == "checkpoint" and implicit
+        needed = key in inputs and inputs[key] in (str, str | list[str]) and not brought
+        if needed and config[key] is None:
             what = "FILE" if (name, key) in FILES else "DIRECTORY"
             other = " (or eval.scores=FILE)" if name == "evaluate" else ""
             raise UserError(f"task={name} needs {key}={what}{other}.")
@@ -167,8 +179,17 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
-        used = {"task", "logger", *inputs}
-        own = {"checkpoint", "source", "out", "hub", "runs", "policy", *ENSEMBLE_KEYS, *GROUPS}
+        used = {"task", "logger", *inputs, *(IMPLICIT_KEYS if implicit else ())}
+        own = {
+            "checkpoint",
+            "source",
+            "out",
+            "hub",
+            "runs",
+            *IMPLICIT_KEYS,
+            *ENSEMBLE_KEYS,
+            *GROUPS,
+        }
         if name == "merge" and part in BROUGHT and key != "model.trust_remote_code":
             raise UserError(f"The runs bring their own {part}: leave out {key}.")
         trusts = key == "model.trust_remote_code" and config.checkpoint is not None

@@ -46,11 +46,16 @@ def choose_layout(model: Any, wanted: Literal["auto", "tree", "padded"]) -> Layo
 
 def check_layout(model: Any) -> str | None:
     """Why the model's configuration rules out trees, or None."""
-    config = model.config.get_text_config()
     if head_layers(model) is None:
         return "its head does not read one token"
     if model_facts(model).attends_to_future:
         return "it looks at later tokens"
+    return attention_reason(model)
+
+
+def attention_reason(model: Any) -> str | None:
+    """Why the layers of a causal model rule out trees, by its configuration, or None."""
+    config = model.config.get_text_config()
     if not getattr(backbone(model), "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -67,12 +72,7 @@ def check_layout(model: Any) -> str | None:
 
 def probe_layout(model: Any) -> str | None:
     """Why the layouts differ on one random comparison, or None."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    shared, *rest = torch.randint(
-        vocabulary, (24,), generator=torch.Generator().manual_seed(0)
-    ).split([9, 8, 7])
-    tokens = [torch.cat([shared, branch]).tolist() for branch in rest]
-    row = unlabelled_row(tokens)
+    row = unlabelled_row(probed_tokens(model))
     model.eval()
     found: dict[str, tuple[Tensor, Tensor]] = {}
     calls, windowed = TreeRow.calls, TreeRow.windowed
@@ -93,6 +93,15 @@ def probe_layout(model: Any) -> str | None:
         if not difference <= LAYOUT_TOLERANCE:
             return f"its {what} differ by {difference:.1e} (relative)"
     return None
+
+
+def probed_tokens(model: Any) -> list[list[int]]:
+    """Two sequences of random tokens that share their first nine."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    shared, *rest = torch.randint(
+        vocabulary, (24,), generator=torch.Generator().manual_seed(0)
+    ).split([9, 8, 7])
+    return [torch.cat([shared, branch]).tolist() for branch in rest]
 
 
 def _sliding_layers(config: Any) -> int:

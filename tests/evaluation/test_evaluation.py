@@ -9,7 +9,7 @@ import pytest
 
 from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.data.formats.auto import Auto
-from rmexp.data.formats.benchmarks import JudgeBench
+from rmexp.data.formats.benchmarks import PPE, JudgeBench
 from rmexp.data.reward_file import read_rewards
 from rmexp.evaluation.benchmarks.base import PairBenchmark
 from rmexp.evaluation.eval_cases import eval_cases
@@ -53,6 +53,27 @@ def test_a_suite_judged_by_a_file_of_rewards(write_rows, tmp_path):
     assert metrics["judgebench/coding/accuracy"] == 0.5
     assert "judgebench/coding/accuracy_low" not in metrics  # both rows are of one prompt
     assert metrics["judgebench/mine/accuracy"] == 1
+
+
+def test_ppe_by_hand(write_rows, tmp_path):
+    """Of two sampled pairs one is won; of people's votes one is won, one lost, and one a tie."""
+    right = {"question_id": "g", "prompt": "?", "scores": [True, False, False]}
+    right |= {f"response_{n}": text for n, text in ((1, "aa"), (2, "b"), (3, "ccc"))}
+    right["sampled_conflict_pairs"] = [[0, 1], [2, 0]]
+    voted = {"prompt": "?", "language": "English", "response_1": "aa", "response_2": "b"}
+    winners = ("model_a", "model_b", "tie")
+    votes = [{**voted, "question_id": w, "prompt": w, "winner": w} for w in winners]
+    by_length = {"g+0": (2, 1), "g+1": (2, 3)} | dict.fromkeys(winners, (2, 1))
+    table = [(name, k, r) for name, two in by_length.items() for k, r in enumerate(two)]
+    scores = write_rows(rewards(table), "rewards.jsonl")
+    for rows, expected in (([right], 1 / 2), (votes, 1 / 2)):
+        suite = EvaluationSet("ppe", PPE(), write_rows(rows), PairBenchmark(), scores=scores)
+        case = read(suite, tmp_path)
+        with collect_fallbacks((said := []).append):
+            case.join()
+            found = case.slow_metrics(case.scored())
+        assert found["ppe/accuracy"] == expected
+        assert any("1 comparisons have no better" in note for note in said) == (rows is votes)
 
 
 def test_rows_without_a_tokenizer(write_rows, tmp_path):

@@ -21,6 +21,7 @@ from rmexp.data.formats.fields import (
     unique_texts,
 )
 from rmexp.data.formats.messages import prompt_messages, response_list, response_messages
+from rmexp.data.formats.votes import Votes
 from rmexp.data.sources import BadRow
 
 BenchmarkRow = Mapping[str, Any]
@@ -122,6 +123,74 @@ class RMB:
         }
         prompt = prompt_messages(turns, "conversation_input")
         return _lists(prompt, _answers(best, names[0]), _answers(losers, names[1]), names, labelled)
+
+
+@dataclass(frozen=True)
+class PPE:
+    """Rows of Preference Proxy Evaluations, of people's preferences and of correctness.
+
+    Preferences have `response_1`, `response_2` and `winner` (model_a, model_b or a tie); their
+    `language` is the subset. Correctness has K responses, `response_1` to `response_K`, of which
+    `scores` tells the right ones; each pair of `sampled_conflict_pairs` is a comparison.
+
+    Args:
+        subset: of rows of correctness. The publishers have one set each for MMLU-Pro, MATH, GPQA,
+            IFEval and MBPP-Plus.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "ties", "lists")
+    subset: str = "all"
+
+    def __call__(self, row: BenchmarkRow) -> Comparison | Sequence[Comparison]:
+        if "sampled_conflict_pairs" in row:
+            return self._conflicts(row)
+        if "response_1" not in row or "winner" not in row:
+            return Auto()(row)
+        names = {"response_a": "response_1", "response_b": "response_2", "votes": "winner"}
+        renamed = {name: field(row, column) for name, column in names.items()}
+        own = {"id": row.get("question_id"), "subset": row.get("language")}
+        return Votes(("model_a",), ("model_b",), ARENA_TIES)(
+            {"prompt": row.get("prompt"), **own, **renamed}
+        )
+
+    def _conflicts(self, row: BenchmarkRow) -> list[Comparison]:
+        scores, found = list_field(row, "scores", "scores"), []
+        for number, pair in enumerate(list_field(row, "sampled_conflict_pairs", "pairs")):
+            if not _is_pair(pair, len(scores)):
+                raise BadRow(
+                    f"sampled_conflict_pairs has {pair!r}: two numbers of responses, from 0"
+                )
+            i, j = (int(place) for place in pair)
+            if scores[i] == scores[j]:
+                raise BadRow(f"scores of the responses {i} and {j} are the same")
+            best, worst = (i, j) if scores[i] > scores[j] else (j, i)
+            names = f"response_{best + 1}", f"response_{worst + 1}"
+            good, bad = ([field(row, name)] for name in names)
+            labelled = {"id": f"{row.get('question_id')}+{number}", "subset": self.subset}
+            found.append(_lists(prompt_field(row), good, bad, names, {**row, **labelled}))
+        return found
+
+
+ARENA_TIES = ("tie", "tie (bothbad)")
+"""Labels of a vote for neither in Chatbot Arena."""
+
+
+def _is_pair(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 2
+        and all(isinstance(one, int) and 0 <= one < count for one in value)
+    )
+
+
+@dataclass(frozen=True)
+class ByLanguage:
+    """Rows with a `language`, which becomes their subset (M-RewardBench and other sets)."""
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
+
+    def __call__(self, row: BenchmarkRow) -> Comparison | Sequence[Comparison]:
+        return Auto()({**row, "subset": field(row, "language")})
 
 
 def _answers(given: Any, name: str) -> list[Any]:

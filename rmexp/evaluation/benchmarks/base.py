@@ -106,8 +106,9 @@ def ties(one: ScoredList) -> float:
 class PairBenchmark:
     """Pair accuracy: `accuracy` and `tie_rate` over all comparisons, `SUBSET/accuracy` of each.
 
-    Scores JudgeBench (Tan et al. 2024, arXiv:2410.12784; a scalar model sees one order) and LLMBar
-    (Zeng et al. 2023, arXiv:2310.07641).
+    Scores JudgeBench (Tan et al. 2024, arXiv:2410.12784; a scalar model sees one order), LLMBar
+    (Zeng et al. 2023, arXiv:2310.07641), PPE (Frick et al. 2024, arXiv:2410.14872; its accuracies)
+    and M-RewardBench (Gureja et al. 2024, arXiv:2410.15522; accuracy by language).
     """
 
     def __call__(self, lists: Sequence[ScoredList]) -> BenchmarkResult:
