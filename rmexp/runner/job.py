@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp import __version__
 from rmexp.config.compose import build, locate
-from rmexp.config.schema import GROUPS, HEAD_TARGET
+from rmexp.config.schema import HEAD_TARGET
 from rmexp.config.secrets import without_secrets, words_without_secrets
 from rmexp.config.task_inputs import build_inputs
 from rmexp.config.trust import Trust
@@ -201,9 +201,11 @@ def _call(
     task = work or locate("task", config.task["_target_"])
 
     def resolve(name: str) -> Any:
+        if name in config.task and name != "name":  # its own key counts: task.runs
+            return config.task[name]
         if name in offered:
             return offered[name]
-        return build(config[name]) if name in GROUPS else config.task[name]
+        return build(config[name])
 
     return task(**build_inputs(task, config.checkpoint is not None, resolve))
 

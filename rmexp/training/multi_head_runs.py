@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
 from rmexp.data.comparison_data import ComparisonData
@@ -43,7 +45,12 @@ from rmexp.training.trainer import TrainerSettings
 
 @dataclass
 class HeadRun:
-    """The parts that a run does not share; `directory` is its name in the sweep."""
+    """The parts that a run does not share.
+
+    Args:
+        directory: its name in the sweep.
+        held_out: training rows that it tests on in place of the test rows; None: none.
+    """
 
     loss: Loss
     head: HeadSettings
@@ -51,6 +58,7 @@ class HeadRun:
     seed: int
     labels: dict[str, str]
     directory: str
+    held_out: np.ndarray | None = None
 
 
 @dataclass
@@ -197,6 +205,8 @@ def _begin(
 ) -> tuple[HeadModule, Prepared]:
     """The module of a run, with its own selection and order of comparisons."""
     data = shared.data.with_seed(run.seed)
+    if run.held_out is not None:
+        data.hold_out(run.held_out)
     run.head.check_trainable(data, run.loss, run.labels["loss"], run.labels["data"])
     fingerprints = {"template": shared.audit.fingerprint, "data": data.fingerprint}
     head, loss = copy_head(network, run.seed, run.head), run.head.losses(run.loss, data, run.seed)

@@ -41,7 +41,15 @@ def inspect_page(name: str, subtitle: str, facts: Mapping[str, Any]) -> str:
         figures=plots.published(figures),
         measured=list(measured_sections(facts)),
         facts=facts,
+        labels=_label_section(facts["labels"]) if "labels" in facts else None,
     )
+
+
+def _label_section(labels: Mapping[str, Any]) -> dict[str, Any]:
+    suspects = [{"cells": suspect_row(one)} | one for one in labels["examples"]]
+    rows = list(share_rows(labels["shares"]))
+    heads = {"share_heads": SHARE_HEADS, "suspect_heads": SUSPECT_HEADS}
+    return {"said": labels["said"], "shares": rows, "suspects": suspects} | heads
 
 
 def inspect_table(facts: Mapping[str, Any]) -> Table:
@@ -50,6 +58,46 @@ def inspect_table(facts: Mapping[str, Any]) -> Table:
     for row in measured_sections(facts):
         found.add_row(*row)
     return found
+
+
+SHARE_HEADS = ("subset", "pairs", "prompts", "models disagree", "estimated wrong")
+SUSPECT_HEADS = ("P(wrong)", "log odds", "std", "subset", "split", "comparison", "pair", "place")
+SUSPECTS_PRINTED = 10
+
+
+def label_tables(labels: Mapping[str, Any]) -> Iterator[Table]:
+    """The share of suspected labels by subset, and the first suspects, for the terminal."""
+    shares = Table(*SHARE_HEADS, box=None, padding=(0, 2, 0, 0))
+    for row in share_rows(labels["shares"]):
+        shares.add_row(*row)
+    yield shares
+    if labels["examples"]:
+        suspects = Table(*SUSPECT_HEADS, box=None, padding=(0, 2, 0, 0))
+        for one in labels["examples"][:SUSPECTS_PRINTED]:
+            suspects.add_row(*suspect_row(one))
+        yield suspects
+
+
+def share_rows(shares: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """The cells of `SHARE_HEADS` for each subset, with 95% intervals."""
+    for found in shares:
+        figures = (_figure(found, name) for name in ("against", "wrong"))
+        yield found["subset"], str(found["pairs"]), str(found["prompts"]), *figures
+
+
+def suspect_row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of `SUSPECT_HEADS` for a label."""
+    better, worse = (k + 1 for k in one["pair"])
+    return (
+        f"{one['wrong']:.3f}",
+        f"{one['gap']:.2f}",
+        "" if one["std"] is None else f"{one['std']:.2f}",
+        one["subset"],
+        one["split"] or "",
+        one["id"],
+        f"{better} > {worse}",
+        _file(one["place"]),
+    )
 
 
 def _heads(facts: Mapping[str, Any]) -> Iterator[dict[str, str]]:
