@@ -58,8 +58,8 @@ def main(folder: Path, words: Sequence[str]) -> None:
     runs = f"runs=[{','.join(map(str, arms.values()))}]"
     compared = rmexp("task=compare", runs, "task.pairs=all", f"hydra.run.dir={folder / 'compare'}")
     (folder / "compare.txt").write_text(compared, encoding="utf-8")
-    found["accuracy"] = {name: accuracies(path) for name, path in arms.items()}
-    (folder / "noise.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    measured = found | {"accuracy": {name: accuracies(path) for name, path in arms.items()}}
+    (folder / "noise.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
     print(compared)
 
 
@@ -79,7 +79,7 @@ def training_pairs(words: Sequence[str]) -> list[Pair]:
     return [(names[c], (i, j)) for c, (i, j) in zip(home_P.tolist(), within, strict=True)]
 
 
-def detection(ranked: Sequence[Mapping[str, Any]], flipped: set[Pair]) -> dict[str, float]:
+def detection(ranked: Sequence[Mapping[str, Any]], flipped: set[Pair]) -> dict[str, Any]:
     """Precision and recall of the first `SHARE` of the ranking, and the AUROC of all of it."""
     hits = np.array([pair_of(row) in flipped for row in ranked])
     first = round(SHARE * len(hits))

@@ -50,4 +50,7 @@ def stored_judgements(row: Mapping[str, Any]) -> list[PreferenceLabel]:
     """The judgements of a row with `LABEL_COLUMNS`; votes are shares."""
     margins = [None if margin != margin else margin for margin in row["margins"]]
     each = zip(row["pairs"], row["votes"], margins, row["weights"], strict=True)
-    return [PreferenceLabel(i, j, *votes, margin, w) for (i, j, _), votes, margin, w in each]
+    return [
+        PreferenceLabel(i, j, votes[0], votes[1], votes[2], margin, weight)
+        for (i, j, _), votes, margin, weight in each
+    ]

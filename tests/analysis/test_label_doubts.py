@@ -103,7 +103,7 @@ def test_folds_judge_every_training_pair(folded):
     first = rows[0]
     assert first["place"].rpartition("/")[2].startswith("short_demo.jsonl:")
     assert min(row["std"] for row in rows) >= 0
-    assert "estimated wrong" in done.stdout
+    assert "confident learning" in done.stdout
     assert f"data.exclude={run.relative_to(run.parents[2])}/labels.jsonl" in done.stdout
     page = (run / "inspect.html").read_text()
     assert "Labels that may be wrong" in page

@@ -136,8 +136,9 @@ def doubt_sentences(doubts: LabelDoubts, shares: Sequence[Mapping[str, Any]]) ->
     right = 1 - everything["against"]
     yield (
         f"{len(doubts.logits_M_P)} models that did not train on them agree with {right:.1%} of "
-        f"{everything['pairs']} labels. Where they disagree, the models may be wrong as well: "
-        f"by confident learning {everything['wrong']:.1%} of the labels are."
+        f"{everything['pairs']} labels. Where they disagree, the models may be wrong as well; "
+        f"confident learning counts {everything['wrong']:.1%} of the labels as wrong, which is too "
+        "many where the models are weak."
     )
     if right < 0.55:
         yield (

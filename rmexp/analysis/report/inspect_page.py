@@ -60,7 +60,7 @@ def inspect_table(facts: Mapping[str, Any]) -> Table:
     return found
 
 
-SHARE_HEADS = ("subset", "pairs", "prompts", "models disagree", "estimated wrong")
+SHARE_HEADS = ("subset", "pairs", "prompts", "models disagree", "confident learning")
 SUSPECT_HEADS = ("P(wrong)", "log odds", "std", "subset", "split", "comparison", "pair", "place")
 SUSPECTS_PRINTED = 10
 
