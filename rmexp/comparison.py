@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 LABEL_KINDS = ("pairs", "votes", "ties", "margins", "ratings", "lists")
@@ -63,10 +63,11 @@ class Comparison:
     """A prompt, K >= 1 responses, and labels: pairwise preferences, ratings, or both.
 
     `ratings` has one entry per response; higher is better (formats negate error scores and ranks)
-    and None means unrated. `weight` is the row's weight in every loss. `unfinished` responses are
-    the first steps of an answer, scored at their last token without an end of turn. `tools` are
-    JSON schemas for the chat template. `group` is the row's group in cross-validation. `place` is
-    the origin of the row (`file:line`), for messages.
+    and None means unrated. `attributes` has such ratings by the name of an attribute. `weight` is
+    the row's weight in every loss. `unfinished` responses are the first steps of an answer, scored
+    at their last token without an end of turn. `tools` are JSON schemas for the chat template.
+    `group` is the row's group in cross-validation. `place` is the origin of the row (`file:line`),
+    for messages.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Comparison:
     responses: tuple[tuple[Message, ...], ...]
     judgements: tuple[PreferenceLabel, ...] = ()
     ratings: tuple[float | None, ...] | None = None
+    attributes: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     subset: str = "all"
     language: str | None = None
     split: str | None = None
@@ -89,6 +91,9 @@ class Comparison:
             raise ValueError("a comparison needs at least one response")
         if self.ratings is not None and len(self.ratings) != k:
             raise ValueError(f"{k} responses but {len(self.ratings)} ratings")
+        for name, ratings in self.attributes.items():
+            if len(ratings) != k:
+                raise ValueError(f"{k} responses but {len(ratings)} ratings of {name}")
         for judgement in self.judgements:
             if not (0 <= judgement.i < k and 0 <= judgement.j < k and judgement.i != judgement.j):
                 raise ValueError(

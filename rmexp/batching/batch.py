@@ -33,6 +33,7 @@ class Batch:
         votes_Q_3: float32, shares of the votes for its first response, its second, and a tie.
         weights_Q: float32.
         ratings_N: float32, higher is better; NaN where unrated.
+        attributes_N_A: float32, ratings of the attributes of the data set; NaN where unrated.
         levels_N: int64, rank level in the comparison, 0 the lowest; -1 if it is not ranked.
         weights_N: float32, weight of the comparison.
         list_N: int64, number of the comparison in this micro-batch; non-decreasing.
@@ -55,6 +56,7 @@ class Batch:
     votes_Q_3: Tensor
     weights_Q: Tensor
     ratings_N: Tensor
+    attributes_N_A: Tensor
     levels_N: Tensor
     weights_N: Tensor
     list_N: Tensor

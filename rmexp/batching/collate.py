@@ -47,19 +47,20 @@ class Collate:
     Comparisons are packed into micro-batches of at most `micro_batch_tokens` tokens (padded rows
     with their padding), comparisons of one prompt into one tree; a single larger one is a
     micro-batch by itself. Neither the packing nor the layout changes the update. Widths are rounded
-    up, but not beyond the model's positions.
+    up, but not beyond the model's positions. `attributes`: how many the data set has.
     """
 
     pad_token_id: int
     micro_batch_tokens: int
     layout: BatchLayout
+    attributes: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> Step:
         """The step of these rows; without rows it has no micro-batches."""
         if not rows:
             return Step([])
         if self.layout.activations is not None and self.layout.activations.pooled:
-            return Step([_batch([rows], self._pooled(rows, self.layout.activations))])
+            return Step([self._batch([rows], self._pooled(rows, self.layout.activations))])
         pack = self._pack_padded if self.layout.layout == "padded" else self._pack_trees
         return Step(pack(rows))
 
@@ -80,8 +81,8 @@ class Collate:
         cells = len(lengths) * self._width(max(lengths))
         limit = min(PADDED_DISCOUNT * found.size, max(self.micro_batch_tokens, found.size))
         if self.layout.layout == "mixed" and cells <= limit:
-            return _batch(groups, self._padded([row for group in groups for row in group]))
-        return _batch(groups, self._packed(found.trees))
+            return self._batch(groups, self._padded([row for group in groups for row in group]))
+        return self._batch(groups, self._packed(found.trees))
 
     def _pack_padded(self, rows: Sequence[Row]) -> list[Batch]:
         """Longest first, to pad little; the first of a micro-batch sets its width."""
@@ -94,7 +95,10 @@ class Collate:
                 used, width = 0, self._width(max(map(len, row["tokens"])))
             groups[-1].append(row)
             used += count * width
-        return [_batch([group], self._padded(group)) for group in groups]
+        return [self._batch([group], self._padded(group)) for group in groups]
+
+    def _batch(self, groups: Sequence[Sequence[Row]], layout: dict[str, Any]) -> Batch:
+        return _batch(groups, layout, self.attributes)
 
     def _width(self, longest: int) -> int:
         limit = self.layout.max_positions or sys.maxsize
@@ -182,6 +186,7 @@ def unlabelled_row(tokens: Sequence[Sequence[int]], prompt_key: str = "") -> Row
         "votes": [],
         "weights": [],
         "ratings": [math.nan] * len(tokens),
+        "attributes": [],
         "rank_levels": [-1] * len(tokens),
         "weight": 1.0,
         "prompt_key": prompt_key,
@@ -189,7 +194,7 @@ def unlabelled_row(tokens: Sequence[Sequence[int]], prompt_key: str = "") -> Row
     }
 
 
-def _batch(groups: Sequence[Sequence[Row]], layout: dict[str, Any]) -> Batch:
+def _batch(groups: Sequence[Sequence[Row]], layout: dict[str, Any], attributes: int) -> Batch:
     rows = [row for group in groups for row in group]
     pairs: tuple[list[Any], list[Any]] = ([], [])  # ties, strict preferences
     start = 0
@@ -211,11 +216,23 @@ def _batch(groups: Sequence[Sequence[Row]], layout: dict[str, Any]) -> Batch:
         votes_Q_3=_floats(votes for *_, votes, _ in tied).view(-1, 3),
         weights_Q=_floats(weight for *_, weight in tied),
         ratings_N=_floats(rating for row in rows for rating in row["ratings"]),
+        attributes_N_A=_attributes(rows, counts, attributes),
         levels_N=_integers(level for row in rows for level in row["rank_levels"]),
         weights_N=_floats(np.repeat([row["weight"] for row in rows], counts)),
         list_N=_integers(np.repeat(np.arange(len(rows)), counts)),
         items_N=_integers(np.repeat([row["row"] for row in rows], counts)),
     )
+
+
+def _attributes(rows: Sequence[Row], counts: Sequence[int], attributes: int) -> Tensor:
+    """attributes_N_A: rows may have the first attributes only."""
+    found_N_A = np.full((sum(counts), attributes), np.nan, dtype=np.float32)
+    start = 0
+    for row, count in zip(rows if attributes else (), counts, strict=False):
+        for k, ratings in enumerate(row["attributes"]):
+            found_N_A[start : start + count, k] = ratings
+        start += count
+    return torch.from_numpy(found_N_A)
 
 
 def _integers(values: Iterable[Any]) -> Tensor:

@@ -49,6 +49,7 @@ class ComparisonData:
         held_out: facts of the fold that is held out; None without folds.
         corrected: facts of the labels that `corrections` changed; empty without files.
         fingerprint: hash of the source, the splits and the corrections.
+        attributes: names of the attributes that rows are rated in.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ComparisonData:
         self.corrected: dict[str, Any] = {}
         self.from_cache = False
         self.fingerprint = ""
+        self.attributes: tuple[str, ...] = ()
 
     def prepare(self, tokenizer: Any, seed: int, progress: Callable[[str, int], None]) -> None:
         """Read, tokenise (or load from the cache) and split the rows; needs no model.
@@ -90,6 +92,7 @@ class ComparisonData:
         self.tokenizer, self.seed = tokenizer, seed
         table, self.home = self.source.load(tokenizer, progress)
         self.rows, self.report, self.from_cache = table.rows, table.report, table.from_cache
+        self.attributes = table.attributes
         parts = [self.source.key, *self.split_policy.key]
         if self.corrections is not None:
             parts += self.corrections.key
@@ -253,7 +256,8 @@ class ComparisonData:
 
     def collate(self, layout: BatchLayout) -> Collate:
         """The collator of these rows for a model's layout."""
-        return Collate(self.tokenizer.pad_token_id, self.batching.micro_batch_tokens, layout)
+        pad, tokens = self.tokenizer.pad_token_id, self.batching.micro_batch_tokens
+        return Collate(pad, tokens, layout, len(self.attributes))
 
     def train_loader(self, layout: BatchLayout) -> StepLoader:
         """Shuffled steps, of which this process gets its part; resumable."""

@@ -208,6 +208,7 @@ class MixedSource:
         """The tokenised rows of all sources, and the number of each row's source."""
         tables = {n: source.load(tokenizer, progress)[0] for n, source in self.sources.items()}
         parts, report = [], RowReport()
+        names = list(dict.fromkeys(name for t in tables.values() for name in t.attributes))
         for name, table in tables.items():
             rows = table.rows
             subsets = rows["subset"][:]
@@ -216,6 +217,8 @@ class MixedSource:
                 "id": [f"{name}:{row}" for row in rows["id"]],
                 "subset": [name if single else f"{name}.{subset}" for subset in subsets],
             }
+            if table.attributes != tuple(names[: len(table.attributes)]):
+                renamed["attributes"] = _reordered(rows, table.attributes, names)
             for column, values in renamed.items():
                 rows = rows.remove_columns(column).add_column(column, values)
             parts.append(rows)
@@ -229,6 +232,7 @@ class MixedSource:
             report,
             all(table.from_cache for table in tables.values()),
             [key for table in tables.values() for key in table.dropped],
+            tuple(names),
         )
         return mixed, np.repeat(np.arange(len(parts)), [len(rows) for rows in parts])
 
@@ -255,3 +259,16 @@ class MixedSource:
             else sampling.tempered(counts, self.temperature)
         )
         return sampling.by_source(sources, shares, within)
+
+
+def _reordered(rows: Any, own: Sequence[str], names: Sequence[str]) -> list[list[list[float]]]:
+    """The ratings of the attributes `own` in the order of `names`; NaN: unrated."""
+    index = {name: k for k, name in enumerate(own)}
+    found = []
+    for ratings, tokens in zip(rows["attributes"], rows["lengths"], strict=True):
+        unrated = [np.nan] * len(tokens)
+        there = [index.get(name, len(ratings)) for name in names]
+        found.append(
+            [ratings[k] if k < len(ratings) else unrated for k in there] if ratings else []
+        )
+    return found

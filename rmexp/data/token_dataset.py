@@ -39,6 +39,7 @@ TOKEN_SCHEMA = datasets.Features(
         "lengths": datasets.List(datasets.Value("int32")),
         "style": datasets.List(datasets.List(datasets.Value("int32"))),
         "ratings": datasets.List(datasets.Value("float64")),
+        "attributes": datasets.List(datasets.List(datasets.Value("float64"))),
         "pairs": datasets.List(datasets.List(datasets.Value("int32"))),
         "margins": datasets.List(datasets.Value("float64")),
         "votes": datasets.List(datasets.List(datasets.Value("float32"))),
@@ -66,7 +67,9 @@ TOKEN_SCHEMA = datasets.Features(
 """One row for each comparison.
 
 `response_keys`, `tokens`, `texts`, `lengths`, `style` (the counts of `text_style.STYLE_NAMES`),
-`ratings` (NaN: unrated) and `rank_levels` (-1: unranked) have an entry for each response. `pairs`
+`ratings` (NaN: unrated) and `rank_levels` (-1: unranked) have an entry for each response.
+`attributes` has such ratings for each of the first of `TokenTable.attributes`; it is empty in rows
+without attributes, and shorter in rows before the first that has them all. `pairs`
 has (i, j, label) for each judgement, label 1 if i is better and 0 for a tie, and `margins` (NaN:
 none), `votes` (shares for i, for j and for a tie) and `weights` belong to it. Counts for plans and
 checks: `size`, tokens of the row's prefix tree; `longest`, tokens of its longest response with the
@@ -85,12 +88,14 @@ class TokenTable:
         report: of reading and tokenising.
         from_cache: they were tokenised earlier.
         dropped: readable comparisons that tokenising dropped: too long, refused by the template.
+        attributes: the attributes of the rows, in the order in which they first occur.
     """
 
     rows: datasets.Dataset
     report: RowReport
     from_cache: bool
     dropped: list[SplitKey]
+    attributes: tuple[str, ...] = ()
 
 
 def load_or_tokenise(
@@ -123,7 +128,8 @@ def _load(home: Path) -> tuple[TokenTable, list[str]]:
     if len(rows) != report.kept:
         raise ValueError(f"{len(rows)} rows, not {report.kept}")
     dropped = [SplitKey(*key) for key in stored["dropped"]]
-    return TokenTable(rows, report, True, dropped), stored["notes"]
+    attributes = tuple(stored["attributes"])
+    return TokenTable(rows, report, True, dropped, attributes), stored["notes"]
 
 
 def _write(
@@ -132,12 +138,13 @@ def _write(
     from datasets.arrow_writer import ArrowWriter
 
     report, dropped, notes = RowReport(), [], list[str]()
+    names: dict[str, int] = {}  # attribute -> its index
     comparisons = read_comparisons(spec.paths, spec.parse, report, spec.limit, spec.reading)
     with (
         collect_fallbacks(notes.append),
         ArrowWriter(path=str(home / "rows.arrow"), features=TOKEN_SCHEMA) as writer,
     ):
-        for one, row in _tokenised_rows(comparisons, spec, tokenizer, report):
+        for one, row in _tokenised_rows(comparisons, spec, tokenizer, report, names):
             if row is None:
                 dropped.append(SplitKey(one.prompt_key, one.split, one.group))
                 continue
@@ -152,14 +159,23 @@ def _write(
             lost = "; ".join(report.losses())
             raise UserError(f"No comparison is left of {report.read} rows: {lost}.{fix}")
         writer.finalize()
-    stored = {"report": report.to_dict(), "dropped": dropped, "notes": notes}
+    stored = {
+        "report": report.to_dict(),
+        "dropped": dropped,
+        "notes": notes,
+        "attributes": list(names),
+    }
     (home / "report.json").write_text(
         json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8"
     )
 
 
 def _tokenised_rows(
-    comparisons: Iterable[Comparison], spec: TokenizeSpec, tokenizer: Any, report: RowReport
+    comparisons: Iterable[Comparison],
+    spec: TokenizeSpec,
+    tokenizer: Any,
+    report: RowReport,
+    names: dict[str, int],
 ) -> Iterator[tuple[Comparison, dict[str, Any] | None]]:
     """Comparisons with their rows; None where a comparison is dropped."""
     for chunk in batched_list(comparisons, ROWS_PER_CHUNK):
@@ -169,7 +185,7 @@ def _tokenised_rows(
             else encode(chunk, tokenizer, spec.max_length, report)
         )
         for comparison, texts, tokens in encoded:
-            row = _row(comparison, texts, tokens, spec, report) if tokens else None
+            row = _row(comparison, texts, tokens, spec, report, names) if tokens else None
             yield comparison, row
 
 
@@ -232,8 +248,9 @@ def _row(
     tokens: list[list[int]],
     spec: TokenizeSpec,
     report: RowReport,
+    names: dict[str, int],
 ) -> dict[str, Any] | None:
-    unrated = comparison.ratings is None
+    unrated = comparison.ratings is None and not comparison.attributes
     if unrated and len(set(map(tuple, tokens))) < len(tokens) and len(comparison.responses) == 2:
         report.drop("both answers are the same once rendered", comparison.subset)
         return None
@@ -258,12 +275,24 @@ def _row(
         "lengths": lengths,
         "style": [text_style(response) for response in comparison.responses],
         "ratings": ratings,
+        "attributes": _attribute_ratings(comparison, names),
         "weight": comparison.weight,
         "size": PrefixTreeBuilder().with_sequences(tokens).size,
         "longest": max(lengths),
         "rated": sum(r == r for r in ratings),
         **label_columns(kept, levels, ratings, lengths),
     }
+
+
+def _attribute_ratings(comparison: Comparison, names: dict[str, int]) -> list[list[float]]:
+    """The ratings in the order of `names`, to which new ones are added; NaN: unrated."""
+    if not comparison.attributes:
+        return []
+    for name in comparison.attributes:
+        names.setdefault(name, len(names))
+    unrated = (None,) * len(comparison.responses)
+    found = [comparison.attributes.get(name, unrated) for name in names]
+    return [[np.nan if r is None else r for r in ratings] for ratings in found]
 
 
 def batched_list(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

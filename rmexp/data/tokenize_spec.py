@@ -15,7 +15,7 @@ from rmexp.data.sources import ReadOptions
 from rmexp.data.sources.local_paths import local_files
 from rmexp.templates.template import template_fingerprint
 
-TOKEN_CACHE_VERSION = 9
+TOKEN_CACHE_VERSION = 10
 """Part of every cache key: raise it when the stored columns change."""
 
 _PACKAGE = Path(__file__).parent.parent

@@ -181,7 +181,19 @@ CASES = {
     ),
     "ultrafeedback": (
         ULTRAFEEDBACK,
-        compared("a", "b", "c", subset="evol_instruct", ratings=(4.0, 1.5, None)),
+        compared(
+            "a",
+            "b",
+            "c",
+            subset="evol_instruct",
+            ratings=(4.0, 1.5, None),
+            attributes={
+                "instruction_following": (5.0, 1.0, None),
+                "honesty": (4.0, None, None),
+                "truthfulness": (3.0, None, None),
+                "helpfulness": (4.0, 2.0, None),
+            },
+        ),
     ),
     "helpsteer2": (
         {
@@ -193,7 +205,18 @@ CASES = {
             "complexity": 2,
             "verbosity": 1,
         },
-        compared("a", prompt=TALK, ratings=(pytest.approx(6.31),)),
+        compared(
+            "a",
+            prompt=TALK,
+            ratings=(pytest.approx(6.31),),
+            attributes={
+                "helpfulness": (3.0,),
+                "correctness": (4.0,),
+                "coherence": (4.0,),
+                "complexity": (2.0,),
+                "verbosity": (1.0,),
+            },
+        ),
     ),
     "helpsteer2_preference": (
         HELPSTEER2,
@@ -270,11 +293,23 @@ CASES = {
     ),
     "pku_saferlhf": (
         PKU,
-        compared("a", "b", subset="Alpaca3-8B", judged=(PreferenceLabel(0, 1, 0, 1),)),
+        compared(
+            "a",
+            "b",
+            subset="Alpaca3-8B",
+            judged=(PreferenceLabel(0, 1, 0, 1),),
+            attributes={"helpfulness": (0.0, 1.0), "safety": (1.0, 0.0)},
+        ),
     ),
     "pku_saferlhf data.fields.votes=safer_response_id": (
         PKU,
-        compared("a", "b", subset="Alpaca3-8B", judged=(A_WINS,)),
+        compared(
+            "a",
+            "b",
+            subset="Alpaca3-8B",
+            judged=(A_WINS,),
+            attributes={"helpfulness": (0.0, 1.0), "safety": (1.0, 0.0)},
+        ),
     ),
     "chatbot_arena": (
         ARENA,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.data.formats.answers import prompt_and_answers
+from rmexp.data.formats.attributes import attribute_ratings
 from rmexp.data.formats.fields import (
     FieldRow,
     column_of,
@@ -29,6 +30,7 @@ class Preference:
     Either side may be a list of answers: each chosen one is better than each rejected one.
     Optional fields: `rating` of the chosen answer (higher is better) or of both in a list,
     `chosen_rating` and `rejected_rating`, `margin` (in units of reward).
+    `ratings`, an object of attribute -> ratings of the chosen answers, then of the rejected ones.
     """
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "margins", "ratings", "lists")
@@ -43,6 +45,7 @@ class Preference:
             responses=(*chosen, *rejected),
             judgements=tuple(PreferenceLabel(i, j, margin=margin) for i, j in pairs),
             ratings=_ratings(row) if single else None,
+            attributes=attribute_ratings(row, len(chosen) + len(rejected)),
             **common_fields(row),
         )
 

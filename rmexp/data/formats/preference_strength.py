@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.data.formats.answers import prompt_and_answers
+from rmexp.data.formats.attributes import attribute_ratings
 from rmexp.data.formats.fields import (
     column_of,
     common_fields,
@@ -23,7 +24,8 @@ class PreferenceStrength:
     """`prompt`, `response_a`, `response_b` and `strength`: its sign names the better; 0 is a tie.
 
     The margin is the absolute strength. `strengths` (optional) has one strength per annotator (a
-    number, or an object with `score` or `strength`): their signs are the votes.
+    number, or an object with `score` or `strength`): their signs are the votes. `ratings`
+    (optional) is an object of attribute -> ratings of both answers.
 
     Args:
         positive: the better answer if the strength is above 0.
@@ -51,7 +53,11 @@ class PreferenceStrength:
             margin=abs(strength),
         )
         return Comparison(
-            prompt=prompt, responses=(*one, *other), judgements=(judgement,), **common_fields(row)
+            prompt=prompt,
+            responses=(*one, *other),
+            judgements=(judgement,),
+            attributes=attribute_ratings(row, 2),
+            **common_fields(row),
         )
 
 

@@ -1,11 +1,12 @@
 """Rows with one answer and an optional rating."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison
 from rmexp.data.formats.answers import prompt_and_answers
+from rmexp.data.formats.attributes import attribute_ratings, mean_ratings
 from rmexp.data.formats.dialogues import with_system
 from rmexp.data.formats.fields import (
     column_of,
@@ -30,11 +31,13 @@ class SingleResponse:
     """`prompt` and `response` (or `completion`), or `messages` that end with the answer.
 
     `rating` is optional: a number (higher is better), or true for a good answer and false for a bad
-    one; `label` is another name for it. TRL's and KTO's good and bad rows are of this form.
+    one; `label` is another name for it. TRL's and KTO's good and bad rows are of this form. Or
+    `ratings` is an object of attribute -> rating: the rating is their mean.
 
     Args:
         lower_is_better: ratings are errors or ranks; their sign is flipped.
-        attributes: the rating is the sum of these columns, each times its weight here.
+        attributes: the rating is the sum of these columns, each times its weight here; they are the
+            attributes too.
         turn_mark: opens the turns of a dialogue that is one text, before `User` or `Assistant`.
     """
 
@@ -45,12 +48,18 @@ class SingleResponse:
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         prompt, response = self._texts(row)
-        value = self._weighted(row, self.attributes) if self.attributes else _rating(row)
         sign = -1.0 if self.lower_is_better else 1.0
+        attributes = attribute_ratings(row, 1, sign)
+        if self.attributes and (values := _columns(row, self.attributes)):
+            value: float | None = sum(w * values[name] for name, w in self.attributes.items())
+            attributes |= {name: (sign * found,) for name, found in values.items()}
+        else:
+            value = None if self.attributes else _rating(row)
         return Comparison(
             prompt=prompt,
             responses=(response,),
-            ratings=None if value is None else (sign * value,),
+            ratings=mean_ratings(attributes) if value is None else (sign * value,),
+            attributes=attributes,
             **common_fields(row),
         )
 
@@ -68,12 +77,15 @@ class SingleResponse:
         prompt = with_system(prompt_messages(messages[:-1], name), row)
         return prompt, response_messages(messages[-1:], name)
 
-    def _weighted(self, row: Mapping[str, Any], attributes: Mapping[str, float]) -> float | None:
-        values = {name: optional_number(row, name) for name in attributes}
-        missing = [name for name, value in values.items() if value is None]
-        if missing and len(missing) < len(values):
-            raise BadRow(f"field {missing[0]!r} is missing, which the rating is made of")
-        return None if missing else sum(w * (values[name] or 0) for name, w in attributes.items())
+
+def _columns(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """The numbers in these columns; empty where all are missing."""
+    values = {name: optional_number(row, name) for name in names}
+    there = {name: value for name, value in values.items() if value is not None}
+    if there and (missing := values.keys() - there.keys()):
+        first = next(name for name in values if name in missing)
+        raise BadRow(f"field {first!r} is missing, which the rating is made of")
+    return there
 
 
 def _rating(row: Mapping[str, Any]) -> float | None:

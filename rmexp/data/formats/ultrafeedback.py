@@ -1,6 +1,6 @@
 """UltraFeedback: four completions to an instruction, each rated in four aspects."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,24 +30,38 @@ class UltraFeedback:
         completions = list_field(row, "completions", "objects with response and annotations")
         if not all(isinstance(each, Mapping) for each in completions):
             raise BadRow("completions must be a list of objects with response and annotations")
+        aspects = [
+            _aspects(
+                each.get("annotations") or {}, f"completions[{k}].annotations", self.attributes
+            )
+            for k, each in enumerate(completions)
+        ]
         return Comparison(
             prompt=prompt_field(row, "instruction"),
             responses=response_list(
                 (each.get("response") for each in completions), "completions", ".response"
             ),
-            ratings=tuple(
-                self._rating(each.get("annotations") or {}, f"completions[{k}].annotations")
-                for k, each in enumerate(completions)
-            ),
+            ratings=tuple(self._rating(each) for each in aspects),
+            attributes={
+                name: tuple(each.get(name) for each in aspects)
+                for name in dict.fromkeys(name for each in aspects for name in each)
+            },
             **common_fields(row),
         )
 
-    def _rating(self, annotations: Mapping[str, Any], place: str) -> float | None:
-        total = weights = 0.0
-        weighed = dict.fromkeys(annotations, 1.0) if self.attributes is None else self.attributes
-        for name, weight in weighed.items():
-            value = (annotations.get(name) or {}).get("Rating")
-            if not is_unrated(value):
-                total += weight * number_field(value, f"{place}.{name}.Rating")
-                weights += weight
-        return total / weights if weights else None
+    def _rating(self, aspects: Mapping[str, float]) -> float | None:
+        weights = {n: 1.0 if self.attributes is None else self.attributes[n] for n in aspects}
+        total = sum(weight * aspects[name] for name, weight in weights.items())
+        return total / sum(weights.values()) if aspects else None
+
+
+def _aspects(
+    annotations: Mapping[str, Any], place: str, names: Iterable[str] | None
+) -> dict[str, float]:
+    """The ratings of these aspects, by default of all, that are not "N/A"."""
+    found = {n: (annotations.get(n) or {}).get("Rating") for n in names or annotations}
+    return {
+        name: number_field(value, f"{place}.{name}.Rating")
+        for name, value in found.items()
+        if not is_unrated(value)
+    }

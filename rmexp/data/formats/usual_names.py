@@ -176,7 +176,7 @@ RESPONSE_LIST = column(
     kinds=LIST,
 )
 RATINGS = column(
-    "ratings", "ratings", "scores rewards rating score reward", kinds=("numbers", "texts")
+    "ratings", "ratings", "scores rewards rating score reward", kinds=("numbers", "texts", "object")
 )
 RANKS = column("ratings", "ranks", "rankings ranking rank", kinds=("numbers",))
 RATING = column(

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.data.formats.answers import prompt_and_answers
+from rmexp.data.formats.attributes import attribute_ratings
 from rmexp.data.formats.fields import (
     column_of,
     common_fields,
     decoded,
+    is_unrated,
     label_field,
     optional_number,
 )
@@ -36,16 +38,20 @@ class Votes:
 
     `votes` is one label, a list with a label per annotator, or an object of label -> count; or the
     counts are in `votes_a`, `votes_b` and `votes_tie`. Without a `prompt`, the answers are whole
-    dialogues, and the prompt is what they share.
+    dialogues, and the prompt is what they share. `ratings` (optional) is an object of attribute ->
+    ratings of both answers.
 
     Args:
         a, b, tie: labels of a vote for the first answer, for the second, and for a tie.
+        attributes: fields that are as `votes`, for one attribute each: the rating of an answer is
+            its share of the votes, half of those for a tie included.
     """
 
     label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "votes", "ties", "lists")
     a: Sequence[Any] = ("a",)
     b: Sequence[Any] = ("b",)
     tie: Sequence[Any] = ("tie",)
+    attributes: Sequence[str] = ()
 
     def __call__(self, row: Mapping[str, Any]) -> Comparison:
         prompt, (one, other) = prompt_and_answers(row, *ANSWERS)
@@ -54,6 +60,7 @@ class Votes:
             prompt=prompt,
             responses=(*one, *other),
             judgements=(PreferenceLabel(0, 1, votes_a, votes_b, votes_tie),),
+            attributes=self._attributes(row) | attribute_ratings(row, 2),
             **common_fields(row),
         )
 
@@ -61,31 +68,46 @@ class Votes:
         names = ("votes_a", "votes_b", "votes_tie")
         columns = [optional_number(row, name) for name in names]
         if columns[0] is None or columns[1] is None:
-            counts = self._counted(decoded(label_field(row, "votes")), row)
+            counts = self._counted(decoded(label_field(row, "votes")), row, "votes")
         else:
             counts = tuple(count or 0.0 for count in columns)
-        if min(counts) < 0 or sum(counts) == 0:
-            raise BadRow(f"votes are {counts}: they should be 0 or more, and not all 0")
-        return counts[0], counts[1], counts[2]
+        return _checked(counts, "votes")
 
-    def _counted(self, votes: Any, row: Mapping[str, Any]) -> tuple[float, ...]:
+    def _attributes(self, row: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        found = {}
+        for name in self.attributes:
+            if is_unrated(row.get(name)):
+                continue
+            counts = self._counted(decoded(row[name]), row, name)
+            votes_a, votes_b, votes_tie = _checked(counts, column_of(row, name))
+            share = (votes_a + votes_tie / 2) / (votes_a + votes_b + votes_tie)
+            found[name] = (share, 1 - share)
+        return found
+
+    def _counted(self, votes: Any, row: Mapping[str, Any], name: str) -> tuple[float, ...]:
         if isinstance(votes, Mapping):
             given = {name: optional_number(votes, name) or 0.0 for name in votes}
         else:
             given = dict(Counter(map(str, votes if isinstance(votes, list) else [votes])))
         counts = [0.0, 0.0, 0.0]
         for label, count in given.items():
-            counts[self._side(str(label), row)] += count
+            counts[self._side(str(label), row, name)] += count
         return tuple(counts)
 
-    def _side(self, label: str, row: Mapping[str, Any]) -> int:
+    def _side(self, label: str, row: Mapping[str, Any], name: str) -> int:
         """0: a vote for the first answer, 1: for the second, 2: for a tie."""
         sides = [{str(label) for label in side} for side in (self.a, self.b, self.tie)]
         for number, labels in enumerate(sides):
             if label in labels:
                 return number
         known = ", ".join(sorted(set.union(*sides)))
-        raise BadRow(f"{column_of(row, 'votes')} has the label {label!r:.60} (known: {known})")
+        raise BadRow(f"{column_of(row, name)} has the label {label!r:.60} (known: {known})")
+
+
+def _checked(counts: Sequence[float], name: str) -> tuple[float, float, float]:
+    if min(counts) < 0 or sum(counts) == 0:
+        raise BadRow(f"{name} are {counts}: they should be 0 or more, and not all 0")
+    return counts[0], counts[1], counts[2]
 
 
 @dataclass(frozen=True)
@@ -97,14 +119,14 @@ class Winner(Votes):
     (AlpacaEval's preference 1.5 is a tie).
     """
 
-    def _counted(self, votes: Any, row: Mapping[str, Any]) -> tuple[float, ...]:
+    def _counted(self, votes: Any, row: Mapping[str, Any], name: str) -> tuple[float, ...]:
         ends = [normalised_name(column_of(row, name))[-2:] for name in ANSWERS]
         share = _share(votes) if ends == ["_1", "_2"] else None
         if share is None:
-            return super()._counted(votes, row)
+            return super()._counted(votes, row, name)
         return (0.0, 0.0, 1.0) if share == 0.5 else (1 - share, share, 0.0)
 
-    def _side(self, label: str, row: Mapping[str, Any]) -> int:
+    def _side(self, label: str, row: Mapping[str, Any], name: str) -> int:
         columns = [column_of(row, name) for name in ANSWERS]
         names = [normalised_name(name) for name in columns]
         said = (
@@ -129,7 +151,7 @@ class Winner(Votes):
             if said == names[number] or last == marks[number] or last in ORDINALS[number]:
                 return number
         raise BadRow(
-            f"{column_of(row, 'votes')} has the label {label!r:.40}, and the answers are "
+            f"{column_of(row, name)} has the label {label!r:.40}, and the answers are "
             f"{' and '.join(columns)}: say what it means with data.format=votes_1_2 (1 is the "
             "first answer, 2 the second), votes_0_1 (0 the first, 1 the second) or votes_1_0 (1 "
             "the first, 0 the second)"
