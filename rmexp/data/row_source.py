@@ -72,6 +72,12 @@ class RowSource:
         rated = {"ratings", "lists"} <= set(kinds) and self.spec.min_rating_gap is not None
         return {*kinds, *(("pairs", "ties") if rated else ())}
 
+    @property
+    def attribute_weights(self) -> Mapping[str, float]:
+        """Attribute -> its weight in the rating, where the format has such weights."""
+        found = getattr(self.spec.parse, "attributes", None)
+        return found if isinstance(found, Mapping) else {}
+
     def check(self) -> None:
         """Refuse paths that do not exist, before a tokenizer is loaded."""
         with self.own_keys():
@@ -182,6 +188,14 @@ class MixedSource:
         found = [source.label_kinds for source in self.sources.values()]
         return None if None in found else {kind for kinds in found for kind in kinds or ()}
 
+    @property
+    def attribute_weights(self) -> Mapping[str, float]:
+        """Attribute -> its weight in the rating of the first source that has one."""
+        found: dict[str, float] = {}
+        for source in self.sources.values():
+            found = {**source.attribute_weights, **found}
+        return found
+
     def check(self) -> None:
         """Refuse paths that do not exist, before a tokenizer is loaded."""
         for source in self.sources.values():
@@ -213,7 +227,7 @@ class MixedSource:
             rows = table.rows
             subsets = rows["subset"][:]
             single = len(set(subsets)) == 1
-            renamed = {
+            renamed: dict[str, list[Any]] = {
                 "id": [f"{name}:{row}" for row in rows["id"]],
                 "subset": [name if single else f"{name}.{subset}" for subset in subsets],
             }

@@ -1,7 +1,7 @@
 """Columns of the tokenised rows, for plans, counts and checks of many rows at once."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,32 @@ COUNT_COLUMNS = {
     "lists": "ranked",
 }
 """Label kind -> the column that counts it in a row; a ranking has two levels or more."""
+
+
+@dataclass(frozen=True)
+class AttributeRatings:
+    """The ratings in A attributes of the N responses of C rows; NaN: unrated.
+
+    Attributes:
+        ratings_N_A: in the order of the responses.
+        counts_C: the number of responses of each row.
+    """
+
+    ratings_N_A: np.ndarray
+    counts_C: np.ndarray
+
+    def labelled(self, column: int, kinds: Collection[str]) -> np.ndarray:
+        """(C,) whether a row has labels of one of these kinds by its ratings in an attribute."""
+        values_N, starts_C = self.ratings_N_A[:, column], np.cumsum(self.counts_C) - self.counts_C
+        rated_C = np.add.reduceat(~np.isnan(values_N), starts_C, dtype=np.int64)
+        rows_N = np.repeat(np.arange(len(self.counts_C)), self.counts_C)
+        order = np.lexsort((values_N, rows_N))
+        same_N = np.diff(rows_N[order], prepend=-1) == 0
+        repeats_N = same_N & (np.diff(values_N[order], prepend=np.nan) == 0)
+        ties_C = np.bincount(rows_N[order], repeats_N, minlength=len(starts_C))
+        pairs_C = rated_C - ties_C > 1
+        found = {"ratings": rated_C > 0, "pairs": pairs_C, "lists": pairs_C, "ties": ties_C > 0}
+        return np.any([found[kind] for kind in kinds], axis=0)
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,17 @@ class TokenColumns:
         before = np.concatenate([[0], np.cumsum(lengths.flatten().to_numpy())])
         others = np.maximum(np.diff(ends) - 1, 1)
         return (np.diff(before[ends]) - self.numbers("size")) // others
+
+    def attributes(self, rows: np.ndarray, count: int) -> "AttributeRatings":
+        """The ratings of these rows in the first `count` attributes of the data set."""
+        counts_C = [len(lengths) for lengths in self.objects("lengths", rows)]
+        found_N_A = np.full((sum(counts_C), count), np.nan)
+        start = 0
+        for ratings, size in zip(self.objects("attributes", rows), counts_C, strict=True):
+            for column, values in enumerate(ratings):
+                found_N_A[start : start + size, column] = values
+            start += size
+        return AttributeRatings(found_N_A, np.array(counts_C, dtype=np.int64))
 
     def counts(self, rows: np.ndarray) -> dict[str, int]:
         """Label kind -> its count in these rows: pairs and ties, else rows that have it."""

@@ -18,6 +18,7 @@ from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
 from rmexp.inference.scorer import Scorer, open_scorer
 from rmexp.models.model_files import ADAPTER
+from rmexp.models.reward_head import HEAD_RECORD
 
 
 def saved_config(run: Path, trust: Trust) -> DictConfig:
@@ -246,13 +247,22 @@ def find_weights(
             "base": saved.model,
             "weights": str(best),
             "tune": saved.tune,
-            "head": saved.head,
+            "head": _trained_head(home) or saved.head,
             "layout": layout,
         }
     raise UserError(
         f"checkpoint={home}: neither a run with an export or a checkpoint, nor a "
         "Hugging Face directory."
     )
+
+
+def _trained_head(home: Path) -> dict[str, Any] | None:
+    """The `head` node of a run that recorded its outputs at its end."""
+    if not (home / HEAD_RECORD).is_file():
+        return None
+    known = _facts(home / HEAD_RECORD)
+    outputs = {key: known[key] for key in ("kind", "names", "combine")}
+    return {"_target_": "rmexp.models.heads.TrainedOutputs", **outputs}
 
 
 def load_scorer(

@@ -53,6 +53,11 @@ class Loss(nn.Module):
             weights: (U,) row weight times the expected number of samples per epoch.
         """
 
+    @property
+    def rating_unit(self) -> float:
+        """The difference of ratings that a difference of 1 in reward is; 1 where it is none."""
+        return 1.0
+
     def components(self) -> "dict[str, Loss]":
         """The losses that it consists of, by name; itself by default."""
         return {"": self}

@@ -41,6 +41,10 @@ class StandardisedRatings(Loss):
         spread = np.sqrt(np.average((ratings - mean) ** 2, weights=weights))
         self.mean, self.std = (torch.tensor(x, dtype=torch.float32) for x in (mean, spread))
 
+    @property
+    def rating_unit(self) -> float:
+        return float(self.std)
+
     def forward(self, rewards_N: Tensor, batch: Batch) -> Terms:
         rated = ~batch.ratings_N.isnan()
         targets_U = (batch.ratings_N[rated] - self.mean) / self.std

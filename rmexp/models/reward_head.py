@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+HEAD_RECORD = "head.json"
+"""File of a run directory: kind, names and combine of a `MultiOutputHead`, once it is trained."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -69,7 +72,7 @@ class MultiOutputHead(RewardHead):
         combine: (K,) the weight of each output in the reward.
 
     Attributes:
-        combine_K: the same, a buffer, so that checkpoints have it.
+        combine_K: the same, a buffer, so that it moves with the model.
     """
 
     combine_K: Tensor
@@ -79,7 +82,9 @@ class MultiOutputHead(RewardHead):
     ) -> None:
         super().__init__(inputs, len(names), bias=bias)
         self.kind, self.names = kind, tuple(names)
-        self.register_buffer("combine_K", torch.tensor(combine, dtype=torch.float32))
+        # Not in checkpoints: weights that are learnt at the end of a run are in its HEAD_FILE.
+        combine_K = torch.tensor(combine, dtype=torch.float32)
+        self.register_buffer("combine_K", combine_K, persistent=False)
 
     def rewards(self, outputs_N_K: Tensor) -> Tensor:
         with torch.autocast(outputs_N_K.device.type, enabled=False):

@@ -106,13 +106,14 @@ class JobChecker:
             policy_model(config.policy, config.cache).check()
         if config.task.name in ("train", "plan"):
             self._check_devices(parts, config.task.name)
-        if "loss" in wanted and (kinds := parts["data"].label_kinds) is not None:
-            loss = self._build("loss", config.loss)
+        loss = self._build("loss", config.loss) if "loss" in wanted else None
+        head = self._build("head", config.head) if "head" in wanted else None
+        if head is not None:
+            head.check(loss, choices["loss"])
+        kinds = parts["data"].label_kinds if "data" in parts else None
+        own = head is not None and head.own_labels
+        if loss is not None and kinds is not None and not own:
             check_fits(loss, choices["loss"], kinds, choices["data"])
-        if "head" in wanted:
-            self._build("head", config.head).check(
-                self._build("loss", config.loss), choices["loss"]
-            )
         if "tune" in parts:
             parts["tune"].check(parts["model"])
 

@@ -117,7 +117,17 @@ def train(
             return open_model(weights, prepared, seed, "cpu")[0]
 
         return finish_run(
-            RunParts(run, reporter, model, prepared, name, labels, trainer.keep, exports),
+            RunParts(
+                run,
+                reporter,
+                model,
+                prepared,
+                name,
+                labels,
+                trainer.keep,
+                exports,
+                learns_weights=head.learns_weights,
+            ),
             module,
             BestWeights.of(best),
             functools.partial(score_split, fit, module, data),

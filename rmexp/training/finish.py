@@ -23,6 +23,7 @@ from rmexp.core.console import Reporter
 from rmexp.core.process_memory import peak_memory_gib, trim_heap
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation import calibration
+from rmexp.evaluation.attributes import weight_lines
 from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.scored_set import ScoredSet, eval_labels
 from rmexp.inference.checkpoint import find_weights, saved_config
@@ -34,6 +35,7 @@ from rmexp.tracking.predictions import (
     read_predictions,
 )
 from rmexp.tracking.run_directory import RunDirectory
+from rmexp.training.attribute_outputs import attribute_outputs
 from rmexp.training.lightning_module import RewardModule
 from rmexp.training.setup import Prepared, open_model, prepare, report_warnings
 from rmexp.training.verified_export import export_facts, export_verified
@@ -50,6 +52,7 @@ class RunParts:
         keep: what stays in `checkpoints/`, see `TrainerSettings`.
         exports: write `export/`.
         reports: write `report.html`.
+        learns_weights: see `HeadSettings`.
     """
 
     run: RunDirectory
@@ -61,6 +64,7 @@ class RunParts:
     keep: str
     exports: bool
     reports: bool = True
+    learns_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,8 @@ def conclude_run(
     Returns:
         The metrics of val and test.
     """
-    run, reporter, data, loss = parts.run, parts.reporter, parts.prepared.data, module.loss
-    metrics = _calibrate_and_test(module, data, run, score)
+    run, reporter, loss = parts.run, parts.reporter, module.loss
+    metrics = _calibrate_and_test(parts, module, score)
     if not distributed.is_rank_zero():
         return metrics
     scored, scale = module.scored("test"), module.calibration
@@ -149,15 +153,17 @@ def conclude_run(
 
 
 def _calibrate_and_test(
-    module: RewardModule,
-    data: ComparisonData,
-    run: RunDirectory,
-    score: Callable[[str], dict[str, float]],
+    parts: RunParts, module: RewardModule, score: Callable[[str], dict[str, float]]
 ) -> dict[str, float]:
     """Calibrate on val, which was scored last, score test, and write the predictions of both.
 
     The calibrated metrics of val are those of the pairs that the temperature was fitted on.
     """
+    data, run, split = parts.prepared.data, parts.run, "val"
+    if (attributes := attribute_outputs(module)) is not None:
+        if parts.learns_weights:
+            attributes.learn_weights()
+        attributes.calibrate()
     s = module.scored("val")
     scale = calibration.fit_calibration(s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P)
     if s.outputs_N_K is not None:
@@ -170,7 +176,10 @@ def _calibrate_and_test(
         metrics |= {f"test/{name.removeprefix('val/')}": v for name, v in metrics.items()}
     else:
         metrics |= score("test")
+        split = "test"
     run.write_predictions("test", _split_tables(data, "test"), module.rewards, module.outputs)
+    if attributes is not None:
+        parts.reporter.say(*weight_lines(attributes.record(split, run)))
     return metrics
 
 

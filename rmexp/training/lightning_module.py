@@ -14,6 +14,7 @@ from rmexp.batching.batch import Batch, Step
 from rmexp.batching.collate import BatchLayout
 from rmexp.core import distributed
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.evaluation.attributes import attribute_metrics, attribute_sets
 from rmexp.evaluation.calibration import Calibration
 from rmexp.evaluation.metric_values import compute_metrics
 from rmexp.evaluation.scored_set import EvalLabels, HeadOutputs, ScoredSet, eval_labels
@@ -73,6 +74,7 @@ class RewardModule(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
         self.validated_at = -1
         self.calibration: Calibration | None = None
+        self.attribute_calibrations: dict[str, Calibration] = {}
         self.labels: dict[str, EvalLabels] = {}
         self._rng: Mapping[str, Any] | None = None
 
@@ -265,10 +267,16 @@ class RewardModule(lightning.LightningModule):
             intervals: bootstrap 95% intervals too.
         """
         values = compute_metrics(self.scored(split), self.calibration, intervals=intervals)
+        sets = self.attribute_sets(split)
+        values |= attribute_metrics(sets, self.attribute_calibrations, intervals)
         terms = [float(value / weight) for value, weight in self.loss_sums.values() if weight]
         if terms:  # no label of this split is one that the loss reads
             values["loss"] = sum(terms)
         return {f"{split}/{name}": value for name, value in values.items() if value == value}
+
+    def attribute_sets(self, split: str) -> dict[str, ScoredSet]:
+        """The set of each attribute of the head that the rows are rated in; see the function."""
+        return attribute_sets(self.scored(split), self.data.rows, self.data.attributes)
 
     # ------------------------------------------------------------------ resume
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]

@@ -152,7 +152,8 @@ def test_attributes_are_numbered_as_they_occur_and_padded(data_of, write_rows):
 
 
 def test_sources_of_a_mixture_share_the_numbers_of_their_attributes(data_of, write_rows):
-    one, other = write_rows(rows({"a": [1, 2]})), write_rows(rows({"b": [3, 4], "a": [5, 6]}), "b")
+    one = write_rows(rows({"a": [1, 2]}))
+    other = write_rows(rows({"b": [3, 4], "a": [5, 6]}), "b.jsonl")
     data = data_of(
         "data=mix", "+data@data.sources.x=jsonl", "+data@data.sources.y=jsonl",
         f"data.sources.x.path={one}", f"data.sources.y.path={other}",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.analysis.report import plots
+from rmexp.analysis.report.attributes_section import attributes_section
 from rmexp.analysis.report.eval_section import Shown, eval_section
 from rmexp.analysis.report.render import link, render_page
 from rmexp.evaluation.metric_values import format_metric
@@ -35,6 +36,8 @@ def write_report(
         one["figures"] = plots.published(one["figures"], folder)
         one["link"] = link(Path(one["source"]), run.path) if one["source"] else None
     sets = _sets(metrics, shown)
+    facts = run.result.get("attributes")
+    attributes, drawn = attributes_section(facts, metrics) if facts else (None, [])
     page = render_page(
         "page.html",
         name=name,
@@ -43,6 +46,8 @@ def write_report(
         said=_said(run, metrics, shown),
         warnings=[*run.result.get("fallbacks", []), *run.result.get("verdicts", [])],
         sections=sections,
+        attributes=attributes,
+        attribute_figures=plots.published(drawn, folder),
         curves=plots.published(list(_curves(logged)), folder),
         sets=sets,
         table=[

@@ -88,6 +88,7 @@ SHARED_FIELDS = (
     column("id"),
     column("subset", "subset", "dataset source", kinds=("text",)),
     *map(column, ("language", "lang", "split", "weight", "tools", "system_prompt")),
+    column("ratings", kinds=("object",)),  # of several attributes
 )
 """Fields of every layout."""
 
@@ -159,7 +160,8 @@ LAYOUTS = (
     RowLayout("scored_objects", "candidates as objects", ScoredObjects(),
            (PROMPT, Columns(("responses",), RESPONSE_LIST.names, ("objects",))), INPUT),
     RowLayout("all_pairs", "candidates with a label for each pair", AllPairs(),
-           (PROMPT, RESPONSE_LIST, column("preference", kinds=("numbers",)))),
+           (PROMPT, RESPONSE_LIST, column("preference", kinds=("numbers",))),
+           (column("feedback", kinds=("object",)),)),
     RowLayout("stepwise", "rated steps", Stepwise(),
            (PROMPT, column("completions", "completions", "steps", kinds=("texts",)),
             column("labels", "labels", "step_labels", kinds=("numbers",)))),

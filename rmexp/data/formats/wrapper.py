@@ -25,6 +25,11 @@ class FormatWrapper:
         return getattr(self.format, "label_kinds", None)
 
     @property
+    def attributes(self) -> Any:
+        """The attributes that the wrapped format names, with weights if it merges their ratings."""
+        return getattr(self.format, "attributes", None)
+
+    @property
     def grouped_by(self) -> str | None:
         """The column whose equal neighbours are one row, see `grouped_rows`; None: each row is."""
         return getattr(self.format, "grouped_by", None)

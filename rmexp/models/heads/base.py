@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -18,6 +18,12 @@ class HeadSettings:
     A run calls, in this order: `check` (nothing is loaded), `check_trainable` (the rows are
     tokenised), `install` (the model is loaded, and nothing of it trains yet), `losses`.
     """
+
+    own_labels: ClassVar[bool] = False
+    """Its outputs train on labels of their own, of which only the rows tell."""
+
+    learns_weights: bool = False
+    """The weights of the outputs in the reward are learnt on val, once they are trained."""
 
     def check(self, loss: Loss, loss_name: str) -> None:
         """Refuse what the head cannot be combined with.
