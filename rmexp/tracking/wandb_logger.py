@@ -180,6 +180,9 @@ def _begin(mode: Mode, about: Mapping[str, Any]) -> Any:
         init_timeout=begin,
         finish_timeout=end,
         finish_timeout_raises=True,
+        # Reading the versions of all installed packages takes longer than a head's training, and
+        # the jobs of a sweep would all say the same; environment.json has those that matter.
+        x_save_requirements=about["group"] is None,
     )
     resume: Literal["allow"] | None = "allow" if about["id"] and mode == "online" else None
     experiment = wandb.init(**about, mode=mode, resume=resume, settings=settings)

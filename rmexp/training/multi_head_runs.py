@@ -132,7 +132,7 @@ class TrainedHead:
         # Plots would take most of the time: the sweep writes the page of its best run.
         parts = RunParts(
             run, reporter, self.source, self.prepared, name, labels, settings.keep,
-            exports, reports=exports or bool(loggers), learns_weights=self.run.head.learns_weights,
+            exports, reports=exports, learns_weights=self.run.head.learns_weights,
         )  # fmt: skip
         return finish_run(parts, module, best, score, whole)
 

@@ -204,9 +204,10 @@ def test_what_stands_alone_is_not_trained_together(rmexp):
 
 def test_the_best_head_is_exported_with_its_model(rmexp):
     rmexp.reports = True
-    rmexp("-m", *WORDS, "seed=0,1")
+    rmexp("-m", *WORDS, "logger=wandb", "seed=0,1")
     (export,) = rmexp.folder.glob("outputs/sweeps/*/*/export")
     (page,) = rmexp.folder.glob("outputs/sweeps/*/*/report.html")  # the others have none
+    assert len(list(rmexp.folder.glob("outputs/sweeps/*/*/wandb/offline-run-*/*.wandb"))) == 2
     assert page.parent == export.parent
     assert all(png.stat().st_size for png in page.parent.glob("plots/*.png"))
     text = page.read_text()
