@@ -44,7 +44,7 @@ class Root:
     eval: Any = MISSING
     seed: int = MISSING
     name: str | None = MISSING
-    checkpoint: str | None = MISSING
+    checkpoint: Any = MISSING
     resume: str | None = MISSING
     out: str | None = MISSING
     hub: str | None = MISSING

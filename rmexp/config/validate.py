@@ -174,6 +174,8 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
             raise UserError(f"task={name} needs {key}={what}{other}.")
     for key in (key for key in ENSEMBLE_KEYS if key in inputs):
         _check_value(key, config[key], inputs[key])
+    if isinstance(config.checkpoint, ListConfig):
+        _check_checkpoints(config, inputs)
     if name == "export" and config.out is None and config.hub is None:
         raise UserError("task=export needs out=DIRECTORY or hub=OWNER/NAME.")
     for override in overrides:
@@ -200,6 +202,17 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
         kept = ("model.layout", "model.trust_remote_code")
         if part == "model" and config.checkpoint is not None and key not in kept:
             raise UserError(f"The checkpoint brings its own model: leave out {key}.")
+
+
+def _check_checkpoints(config: DictConfig, inputs: Mapping[str, Any]) -> None:
+    """Check a list of checkpoints, which is an ensemble."""
+    if not all(isinstance(one, str) for one in config.checkpoint):
+        raise UserError(f"checkpoint={config.checkpoint}: should be a directory or a list of them.")
+    if inputs.get("checkpoint") != str | list[str]:
+        raise UserError(
+            f"task={config.task.name} takes one checkpoint. Of an ensemble, task=score writes the "
+            "rewards (checkpoint=[A,B]), and task=compare compares it (runs=[A,B] aggregate=mean)."
+        )
 
 
 def describe_type(annotation: Any) -> str:

@@ -16,6 +16,8 @@ from rmexp.config.validate import find_targets
 from rmexp.core.devices import device_name, resolve_accelerator, resolve_precision
 from rmexp.core.errors import UserError
 from rmexp.evaluation import calibration
+from rmexp.evaluation.aggregate import Aggregate, Aggregation
+from rmexp.inference.ensemble import EnsembleScorer
 from rmexp.inference.scorer import Scorer, open_scorer
 from rmexp.models.model_files import ADAPTER
 from rmexp.models.reward_head import HEAD_RECORD
@@ -108,8 +110,8 @@ def inherit_config(
     """Complete the configuration with that of a checkpoint's run.
 
     Args:
-        config: has the `checkpoint`. Keys that the command line does not set are taken from the
-            run, and `model` loads the run's weights.
+        config: has the `checkpoint`, or several, of which the first counts. Keys that the command
+            line does not set are taken from the run, and `model` loads the run's weights.
         overrides: of the command line.
         own_rows: take `data` from the run too; else only its `max_length`.
 
@@ -119,7 +121,8 @@ def inherit_config(
         `data.max_length` (both None if the directory is no run), and `own_data`, whether the
         command line sets no key of `data`.
     """
-    home = Path(config.checkpoint).expanduser()
+    first = config.checkpoint if isinstance(config.checkpoint, str) else config.checkpoint[0]
+    home = Path(first).expanduser()
     config = without_hydra(config)
     keys = _keys_of(overrides)
     facts: dict[str, Any] = {
@@ -265,8 +268,51 @@ def _trained_head(home: Path) -> dict[str, Any] | None:
     return {"_target_": "rmexp.models.heads.TrainedOutputs", **outputs}
 
 
+def check_ensemble(checkpoints: Sequence[str | Path]) -> None:
+    """Check that there are members, and that each can be standardised; loads no model.
+
+    Raises:
+        UserError: there are none, or one is no directory or has no calibration.
+    """
+    if not checkpoints:
+        raise UserError("checkpoint=[]: name the members: checkpoint=[RUN,RUN].")
+    for one in checkpoints:
+        home = Path(one).expanduser()
+        if not home.is_dir():
+            raise UserError(f"checkpoint={one}: there is no such directory.")
+        calibration.member_scale(home)
+
+
+def with_others(
+    first: Scorer, checkpoints: Sequence[str], how: Aggregation, accelerator: Any, trust: Trust
+) -> EnsembleScorer:
+    """The ensemble of a scorer, which is the first of the checkpoints, and of the others.
+
+    The others score in its precision and within its limit of tokens.
+    """
+    others = [
+        load_scorer(
+            one,
+            precision=first.precision,
+            accelerator=accelerator,
+            max_length=first.max_length,
+            trust_remote_code=trust.remote_code,
+            trust=trust.targets,
+        )
+        for one in checkpoints[1:]
+    ]
+    for one in others:
+        one.micro_batch_tokens = first.micro_batch_tokens
+    return EnsembleScorer([first, *others], how)
+
+
+def weights_of(home: Path) -> Path:
+    """The directory or file with the weights of a run or a Hugging Face directory."""
+    return find_export(home) or home / "checkpoints" / "best.ckpt"
+
+
 def load_scorer(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     layout: Literal["auto", "tree", "padded"] = "auto",
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto",
@@ -274,11 +320,14 @@ def load_scorer(
     max_length: int | None = None,
     trust_remote_code: bool = False,
     trust: Collection[str] = (),
+    aggregate: Aggregate = "mean",
+    lcb_lambda: float | None = None,
 ) -> Scorer:
     """Open a reward model to score with.
 
     Args:
-        path: a run directory of rmexp, or a Hugging Face directory with one reward head.
+        path: a run directory of rmexp, or a Hugging Face directory with one reward head; of a list
+            the ensemble, see `EnsembleScorer`.
         layout: see `choose_layout`.
         precision: `auto` is bf16 where the hardware is fast at it.
         accelerator: `auto` is the GPU if there is one.
@@ -286,11 +335,27 @@ def load_scorer(
             the model's positions.
         trust_remote_code: run code from the model's directory.
         trust: names of classes outside rmexp that the run's configuration may have.
+        aggregate: how the rewards of a list become one: `mean`, `min` or `lcb`.
+        lcb_lambda: of `lcb`, which is mean - lambda x standard deviation.
 
     Raises:
         UserError: there is no reward model, the run's configuration names other code, or its
-            template is not the one it was trained with.
+            template is not the one it was trained with; a member of a list has no calibration.
     """
+    if not isinstance(path, (str, Path)):
+        options: Any = {
+            "layout": layout,
+            "precision": precision,
+            "accelerator": accelerator,
+            "max_length": max_length,
+            "trust_remote_code": trust_remote_code,
+            "trust": trust,
+        }
+        if aggregate == "lcb" and lcb_lambda is None:
+            raise UserError("aggregate='lcb' needs lcb_lambda.")
+        how = Aggregation(aggregate, lcb_lambda or 0.0)
+        check_ensemble(path)
+        return EnsembleScorer([load_scorer(one, **options) for one in path], how)
     home = Path(path).expanduser()
     if not home.is_dir():
         raise UserError(f"{path}: there is no such directory.")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -38,6 +38,21 @@ scale.
 """
 
 
+@dataclass(frozen=True)
+class UncertainRewards:
+    """Rewards of N responses, and how far the M members that give them agree.
+
+    Attributes:
+        rewards: (N,) their aggregate.
+        std: (N,) standard deviation of the members.
+        members: (M, N).
+    """
+
+    rewards: list[float]
+    std: list[float]
+    members: list[list[float]]
+
+
 @dataclass
 class Scorer:
     """A reward model with its tokenizer, ready to score.
@@ -60,13 +75,47 @@ class Scorer:
     micro_batch_tokens: int = 4096
     calibration: Calibration | None = None
 
+    @property
+    def parts(self) -> "Sequence[Scorer]":
+        """The scorers that it consists of; itself by default."""
+        return [self]
+
+    @property
+    def has_members(self) -> bool:
+        """Whether `member_rewards` tells how uncertain a reward is."""
+        return False
+
+    @overload
     def score(
         self,
         prompt: str | Sequence[Message],
         responses: Sequence[str | Sequence[Message]],
         unfinished: bool = False,
         scale: Scale = "raw",
-    ) -> list[float]:
+        *,
+        uncertainty: Literal[False] = False,
+    ) -> list[float]: ...
+
+    @overload
+    def score(
+        self,
+        prompt: str | Sequence[Message],
+        responses: Sequence[str | Sequence[Message]],
+        unfinished: bool = False,
+        scale: Scale = "raw",
+        *,
+        uncertainty: Literal[True],
+    ) -> UncertainRewards: ...
+
+    def score(
+        self,
+        prompt: str | Sequence[Message],
+        responses: Sequence[str | Sequence[Message]],
+        unfinished: bool = False,
+        scale: Scale = "raw",
+        *,
+        uncertainty: bool = False,
+    ) -> list[float] | UncertainRewards:
         """The reward of each response to a prompt; the prompt is computed once for all of them.
 
         Args:
@@ -75,23 +124,32 @@ class Scorer:
             unfinished: the responses are the first steps of answers. Their reward is read at the
                 last token, without an end of turn (models trained on data=stepwise).
             scale: see `Scale`.
+            uncertainty: give the members' rewards and their standard deviation too.
 
         Returns:
             One number a response.
 
         Raises:
-            UserError: prompt or response cannot be used or is longer than `max_length`, or the
-                model has no calibration for the scale.
+            UserError: prompt or response cannot be used or is longer than `max_length`, the model
+                has no calibration for the scale, or no members.
         """
         self.check_scale(scale)
+        if uncertainty and (not self.has_members or scale != "raw"):
+            raise UserError(
+                "uncertainty=True needs several members, such as rmexp.load([RUN, RUN]), and "
+                "scale='raw'."
+            )
         comparison = as_comparison(prompt, responses, unfinished)
         report = RowReport()
-        found = self.comparisons([comparison], report)[0]
-        if found is None:
-            raise UserError(
-                f"Cannot be scored: {'; '.join([*report.places.values(), *report.lines()[1:]])}."
-            )
-        return self.scaled(found, scale)
+        if uncertainty:
+            members_M_N = self.member_rewards([comparison], report)[0]
+            if members_M_N is not None:
+                return self.uncertain(members_M_N)
+        elif (found := self.comparisons([comparison], report)[0]) is not None:
+            return self.scaled(found, scale)
+        raise UserError(
+            f"Cannot be scored: {'; '.join([*report.places.values(), *report.lines()[1:]])}."
+        )
 
     def scales(self) -> dict[Scale, str | None]:
         """Each scale, and why the model does not have it; None if it does."""
@@ -142,6 +200,16 @@ class Scorer:
             keys += [comparison.prompt_key] * len(parts)
         flat = chain.from_iterable(self.trees(trees, keys))
         return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
+
+    def member_rewards(
+        self, comparisons: Sequence[Comparison], report: RowReport
+    ) -> list[np.ndarray | None]:
+        """(M, N) the members' rewards of each comparison's N responses, see `comparisons`."""
+        raise NotImplementedError
+
+    def uncertain(self, members_M_N: np.ndarray) -> UncertainRewards:
+        """What the members' rewards say together."""
+        raise NotImplementedError
 
     def trees(
         self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None

@@ -18,7 +18,7 @@ from rmexp.data.reward_file import ResponseKey, read_rewards
 from rmexp.data.tokenize_spec import source_fingerprint
 from rmexp.evaluation.aggregate import Aggregate
 from rmexp.evaluation.external_rewards import join_rewards
-from rmexp.inference.checkpoint import find_export, is_run, load_scorer
+from rmexp.inference.checkpoint import find_export, is_run, load_scorer, weights_of
 from rmexp.inference.score_file import ScoreFile, score_stream
 
 ROW_RATINGS = "ratings"
@@ -124,8 +124,7 @@ class RewardReader:
         return found
 
     def _of_model(self, path: Path) -> Mapping[ResponseKey, float]:
-        weights = find_export(path) or path / "checkpoints" / "best.ckpt"
-        parts = [__version__, source_fingerprint(str(weights.absolute())), self.key]
+        parts = [__version__, source_fingerprint(str(weights_of(path).absolute())), self.key]
         scored = ScoreFile.key_of(parts)
         home = self.cache / "rewards" / scored
 

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rmexp.config.compose import build, without_hydra
 from rmexp.config.schema import GROUPS, IMPROVE_TARGET, SINGLE_PROCESS, TRAIN_TARGET
@@ -52,6 +53,8 @@ class JobChecker:
         """
         choices, config = dict(composed.hydra.runtime.choices), without_hydra(composed)
         _refuse_lists(overrides)
+        if not isinstance(config.checkpoint, (ListConfig, NoneType)):
+            config.checkpoint = str(config.checkpoint)  # of digits alone, it is a name too
         job = JobSpec(
             config,
             overrides,
@@ -185,8 +188,12 @@ def _with_checkpoint(
     config: DictConfig, overrides: Sequence[str]
 ) -> tuple[DictConfig, dict[str, Any]]:
     """The configuration, completed by that of the checkpoint's run, and facts about that run."""
-    from rmexp.inference.checkpoint import inherit_config
+    from rmexp.inference.checkpoint import check_ensemble, inherit_config
 
-    if not Path(config.checkpoint).expanduser().is_dir():
+    if not isinstance(config.checkpoint, str):
+        check_ensemble(config.checkpoint)
+        if any(word.split(".")[0].split("=")[0] == "template" for word in overrides):
+            raise UserError("Each member of an ensemble has its own template: leave out template.")
+    elif not Path(config.checkpoint).expanduser().is_dir():
         raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
     return inherit_config(config, overrides, own_rows=reads_trained_rows(config))

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from rmexp.config.schema import plain_name
 from rmexp.core.console import Reporter, relative_path
@@ -72,5 +72,8 @@ def settle_config(job: JobSpec) -> tuple[DictConfig, dict[str, Any]]:
         facts |= job.inherited
         labels |= job.inherited["labels"]
     label = "-".join((labels["loss"], labels["data"])) if task == "train" else task
+    checkpoint: Any = config.checkpoint
+    if isinstance(checkpoint, ListConfig):
+        checkpoint = list(checkpoint)
     name = job.directory.name if job.sweep else plain_name(config.name or label)
-    return config, facts | {"labels": labels, "name": name, "checkpoint": config.checkpoint}
+    return config, facts | {"labels": labels, "name": name, "checkpoint": checkpoint}

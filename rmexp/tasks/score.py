@@ -1,8 +1,10 @@
 """task=score: rewards of the responses in a file of any length."""
 
 import time
+from pathlib import Path
 from typing import Any
 
+from rmexp.config.trust import Trust
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.core.process_memory import peak_memory_gib
@@ -11,6 +13,9 @@ from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.row_source import OWN_TEMPLATE_NOTE, MixedSource
 from rmexp.data.tokenize_spec import source_fingerprint
+from rmexp.evaluation.aggregate import Aggregate, Aggregation, LcbLambda
+from rmexp.evaluation.calibration import load_calibration
+from rmexp.inference.checkpoint import weights_of, with_others
 from rmexp.inference.resumable_file import check_out
 from rmexp.inference.score_file import ScoreFile, score_stream
 from rmexp.inference.scorer import open_scorer
@@ -23,7 +28,7 @@ from rmexp.training.trainer import TrainerSettings
 
 
 def score(
-    checkpoint: str,
+    checkpoint: str | list[str],
     out: str,
     model: Any,
     template: Template,
@@ -32,18 +37,25 @@ def score(
     run: RunDirectory,
     reporter: Reporter,
     seed: int,
+    trust: Trust,
+    aggregate: Aggregate | None,
+    lcb_lambda: LcbLambda,
 ) -> dict[str, float]:
     """Write `id response reward` of every response to `out`, in the order of the rows.
+
+    An ensemble also writes `std`, the standard deviation of its members.
 
     Rows are tokenised window by window, so that memory holds one window. After a kill, the same
     command resumes after the last window. A response that cannot be scored (too long) has a null
     reward and is counted.
 
     Args:
-        checkpoint: the run or Hugging Face directory that `model` loads from; None for an
-            `ImplicitModel`.
+        checkpoint: the run or Hugging Face directory that `model` loads from, or a list of these,
+            which scores as an ensemble; None for an `ImplicitModel`.
         out: a new .jsonl or .parquet file.
         data: pairs, lists or single responses, with or without labels.
+        aggregate: of an ensemble; None: the mean.
+        lcb_lambda: of `lcb`.
 
     Raises:
         UserError: rows, checkpoint or `out` cannot be used.
@@ -65,17 +77,37 @@ def score(
     path = None if implicit else getattr(model, "path", None) or model.weights
     weights = model.fingerprint() if path is None else source_fingerprint(path)
     key = [weights, recipe.dialogues_key, fingerprint, precision]
+    members = checkpoint if isinstance(checkpoint, list) else []
+    home = Path((members[0] if members else checkpoint) or "").expanduser()
+    how = Aggregation(aggregate or "mean", lcb_lambda)
+    if members:
+        key += [source_fingerprint(str(weights_of(Path(one).absolute()))) for one in members[1:]]
+        key += [how.aggregate, str(how.lcb_lambda)]
     scores = ScoreFile(file, key)
     run.write_json("environment.json", describe_environment(template=fingerprint, seed=seed))
     sizes = recipe.max_length, data.batching.micro_batch_tokens
     scorer = (
         open_implicit_scorer(model, tokenizer, trainer.device(), precision, *sizes)
         if implicit
-        else open_scorer(model, tokenizer, trainer.device(), precision, model.layout, *sizes)
+        else open_scorer(
+            model,
+            tokenizer,
+            trainer.device(),
+            precision,
+            model.layout,
+            *sizes,
+            load_calibration(home),
+        )
     )
-    scorer.tokenizer = own  # once the run's own template was found to be the trained one
+    name = model.name
+    if members:
+        scorer = with_others(scorer, members, how, trainer.accelerator, trust)
+        name = scorer.cost
+    scores.has_std = scorer.has_members
+    for part in scorer.parts:  # whose template was found to be the trained one
+        part.tokenizer = source.own_tokenizer(part.tokenizer)
     reporter.say(
-        f"model: {model.name}, layout {scorer.layout}, {precision}",
+        f"model: {name}, layout {scorer.layout}, {precision}",
         *([f"resuming after {scores.responses} responses"] if scores.responses else []),
     )
     reading, before, started = RowReport(), scores.responses, time.monotonic()
@@ -96,7 +128,7 @@ def score(
         f"{scores.responses} responses scored in {seconds:.1f} s ({rate:.1f} a second): {file}",
     )
     run.update(
-        scored=model.name if implicit else str(checkpoint),
+        scored=model.name if implicit else checkpoint,
         out=str(file),
         rows=found.to_dict(),
         responses=scores.responses,

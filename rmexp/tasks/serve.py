@@ -1,5 +1,6 @@
 """task=serve: the rewards of a model over HTTP."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -9,9 +10,13 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
+from rmexp.config.trust import Trust
 from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
+from rmexp.evaluation.aggregate import Aggregate, Aggregation, LcbLambda
 from rmexp.evaluation.calibration import load_calibration
+from rmexp.inference.checkpoint import with_others
+from rmexp.inference.ensemble import EnsembleScorer
 from rmexp.inference.scorer import open_scorer
 from rmexp.templates.template import Template, template_fingerprint
 from rmexp.tracking.environment import describe_environment
@@ -22,7 +27,7 @@ SERVER_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def serve(
-    checkpoint: str,
+    checkpoint: str | list[str],
     model: Any,
     template: Template,
     trainer: TrainerSettings,
@@ -39,11 +44,15 @@ def serve(
     queue_texts: Annotated[int, Ge(1)],
     batch_tokens: Annotated[int, Ge(1)],
     batch_wait_ms: Annotated[float, Ge(0)],
+    trust: Trust,
+    aggregate: Aggregate | None,
+    lcb_lambda: LcbLambda,
 ) -> dict[str, float]:
     """Answer requests until SIGTERM or Ctrl-C; what is waited for then is answered first.
 
     Args:
-        checkpoint: the run or Hugging Face directory that `model` loads from.
+        checkpoint: the run or Hugging Face directory that `model` loads from, or a list of these,
+            which answers as an ensemble.
         trained_max_length: of the checkpoint's run; None: no run.
 
     The others are the keys of conf/task/serve.yaml.
@@ -66,7 +75,8 @@ def serve(
             f"task.max_texts={max_texts}: raise it, or lower the other."
         )
     token = token or os.environ.get("RMEXP_TOKEN") or None
-    home = Path(checkpoint).expanduser()
+    members = [checkpoint] if isinstance(checkpoint, str) else checkpoint
+    home = Path(members[0]).expanduser()
     with listen(host, port, token) as address:
         tokenizer = model.load_tokenizer()
         template.install(tokenizer)
@@ -80,11 +90,18 @@ def serve(
             batch_tokens,
             load_calibration(home),
         )
+        if not isinstance(checkpoint, str):
+            how = Aggregation(aggregate or "mean", lcb_lambda)
+            scorer = with_others(scorer, members, how, trainer.accelerator, trust)
+            scorer.check_same_tokens()
+            reporter.say(scorer.cost)
         fingerprint = template_fingerprint(tokenizer)
         run.write_json("environment.json", describe_environment(template=fingerprint))
         scales = tuple(name for name, reason in scorer.scales().items() if reason is None)
         label = scorer.model.config.id2label[0]
         info = describe_model(home, model.name, scorer.max_length, scales, label)
+        if isinstance(scorer, EnsembleScorer):  # what is known of the first is not known of all
+            info = dataclasses.replace(info, name=scorer.name, accuracy=None, warnings=())
         limits = RequestLimits(
             int(max_body_mib * 2**20), max_characters, max_texts, scorer.max_length
         )
