@@ -170,7 +170,7 @@ def _keys_of(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").split("=", 1)[0].split("@")[0] for override in overrides]
 
 
-MEMBER_GROUPS = ("model", "template", "loss", "tune", "optim", "trainer", "data")
+MEMBER_GROUPS = ("model", "template", "loss", "head", "tune", "optim", "trainer", "data")
 """Groups that merged runs bring."""
 
 

@@ -108,12 +108,18 @@ class EnsembleScorer(Scorer):
     def trees(
         self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None
     ) -> list[list[float]]:
-        """See `Scorer.trees`; the members must read the same tokens, see `check_same_tokens`."""
+        """See `Scorer.trees`."""
+        return [self.how(one).tolist() for one in self.members_of_trees(trees, keys)]
+
+    def members_of_trees(
+        self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
+        """See `Scorer`; the members must read the same tokens, see `check_same_tokens`."""
         found = [
             [_standardised(member, tree) for tree in member.trees(trees, keys)]
             for member in self.members
         ]
-        return [self.how(np.stack(of_tree)).tolist() for of_tree in zip(*found, strict=True)]
+        return [np.stack(of_tree) for of_tree in zip(*found, strict=True)]
 
     def check_same_tokens(self) -> None:
         """Check that the members render texts to the same tokens.

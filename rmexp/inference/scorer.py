@@ -207,6 +207,12 @@ class Scorer:
         """(M, N) the members' rewards of each comparison's N responses, see `comparisons`."""
         raise NotImplementedError
 
+    def members_of_trees(
+        self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
+        """(M, N) the members' rewards of each tree's N token sequences, see `trees`."""
+        raise NotImplementedError
+
     def uncertain(self, members_M_N: np.ndarray) -> UncertainRewards:
         """What the members' rewards say together."""
         raise NotImplementedError

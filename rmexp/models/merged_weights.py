@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rmexp.core.errors import UserError
+from rmexp.models.head_file import load_outputs
 from rmexp.models.layout_probe import RequestedLayout
 from rmexp.models.provenance import Provenance
 
@@ -42,6 +44,8 @@ class MergedWeights:
         for name, (source, share) in self.members.items():
             del model  # the one before, before the next is loaded
             model = source.load_model(tokenizer, seed)  # LoRA's updates are merged
+            if (export := getattr(source, "path", None)) is not None:
+                load_outputs(model, Path(export))
             _add(mean, model.state_dict(), share, name)
         model.load_state_dict(mean)
         return model

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from rmexp.batching.prefix_groups import Tokens, prefix_groups
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
@@ -33,7 +34,7 @@ class _Text:
 
     ids: Tokens
     arrived: float
-    futures: list[Future[float]] = field(default_factory=list)
+    futures: list[Future[Any]] = field(default_factory=list)
     running: bool = False
 
     @property
@@ -73,8 +74,8 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="rmexp-batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, sequences: Sequence[Tokens]) -> list[Future[float]]:
-        """A future reward of each sequence; cancel what is not wanted any more.
+    def submit(self, sequences: Sequence[Tokens]) -> list[Future[Any]]:
+        """A future reward of each sequence, or (M,) of its members; cancel what is not wanted.
 
         Raises:
             QueueFull: there is no room for all of them.
@@ -88,7 +89,7 @@ class Batcher:
             futures = []
             for ids in sequences:
                 text = self._texts.setdefault(ids, _Text(ids, time.monotonic()))
-                futures.append(Future[float]())
+                futures.append(Future[Any]())
                 text.futures.append(futures[-1])
             self._changed.notify()
         return futures
@@ -145,10 +146,13 @@ class Batcher:
             for text in texts:
                 text.running = True
         started = time.monotonic()
-        rewards, error = list[float](), None
+        rewards, error = list[Any](), None
         try:
             trees = [[text.ids for text in group] for group in groups]
-            rewards = [reward for tree in self.scorer.trees(trees) for reward in tree]
+            if self.scorer.has_members:
+                rewards = [one for tree in self.scorer.members_of_trees(trees) for one in tree.T]
+            else:
+                rewards = [reward for tree in self.scorer.trees(trees) for reward in tree]
         except Exception as failure:  # out of memory: the next batch may fit
             error = failure
         with self._changed:

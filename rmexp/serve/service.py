@@ -7,6 +7,9 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from rmexp.batching.prefix_groups import Tokens
 from rmexp.inference.scorer import Scale, Scorer
@@ -20,10 +23,14 @@ from rmexp.serve.telemetry import Telemetry
 
 @dataclass(frozen=True)
 class ScoredTexts:
-    """Rewards of texts, in their order, and their numbers of tokens."""
+    """Rewards of texts, in their order, and their numbers of tokens.
+
+    std: standard deviation of the members that give a reward; None: there is one model.
+    """
 
     rewards: list[float]
     tokens: list[int]
+    std: list[float] | None = None
 
 
 class RewardService:
@@ -70,12 +77,16 @@ class RewardService:
                 {"Retry-After": str(full.seconds)},
             ) from None
         try:
-            rewards = await asyncio.gather(*map(asyncio.wrap_future, futures))
+            values: list[Any] = await asyncio.gather(*map(asyncio.wrap_future, futures))
         except Exception as error:  # of the model, such as too little memory
             raise Refusal(500, f"The model failed: {type(error).__name__}: {error}.") from error
+        rewards, std = values, None
+        if self.scorer.has_members:
+            found = self.scorer.uncertain(np.stack(values, axis=1))
+            rewards, std = found.rewards, found.std
         if not all(map(math.isfinite, rewards)):
             raise Refusal(500, "The model gives a reward that is NaN or infinite.")
-        return ScoredTexts(list(rewards), list(map(len, ids)))
+        return ScoredTexts(rewards, list(map(len, ids)), std)
 
     def check_scale(self, scale: Scale) -> None:
         """Check that the model has a scale.

@@ -19,7 +19,7 @@ from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation.aggregate import Aggregates, Aggregation, LcbLambda
 from rmexp.inference.checkpoint import member_config
 from rmexp.losses import Loss
-from rmexp.losses.compatibility import check_trainable
+from rmexp.models.heads import HeadSettings
 from rmexp.runner.finalize import JUDGED_BY
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
@@ -54,6 +54,7 @@ def merge_runs(
     template: Template,
     data: ComparisonData,
     loss: Loss,
+    head: HeadSettings,
     trainer: TrainerSettings,
     into: MergedInto,
     trust: Trust,
@@ -67,7 +68,7 @@ def merge_runs(
 
     Args:
         runs: two runs or more, or a sweep.
-        model: the base model of all of them; template, data, loss: those of the first run.
+        model: the base model of all of them; template, data, loss, head: those of the first run.
         setting: words that tell a setting of the sweep.
         weights: of the runs; None: all alike.
         aggregate: the ensembles to compare with; None: their mean.
@@ -80,7 +81,9 @@ def merge_runs(
     seed_everything(seed)
     members = find_members(runs, setting, trust)
     of_each = shares(members, weights)
-    check = functools.partial(check_trainable, data, loss, into.labels["loss"], into.labels["data"])
+    check = functools.partial(
+        head.check_trainable, data, loss, into.labels["loss"], into.labels["data"]
+    )
     prepared = prepare_data(model, template, data, seed, run, reporter, check)
     reporter.say(
         f"merging {len(members)} runs:",
@@ -89,6 +92,7 @@ def merge_runs(
     source = merged_weights(model, members, of_each)
     network, layout = load_model(source, prepared, seed, run, reporter, trainer.device())
     run.update(**{MERGED: [str(one.home) for one in members], "merge_weights": of_each})
+    loss = head.losses(loss, None, seed)
     module = RewardModule(network, loss, data, layout)
     module.computes_loss = merge_loss(loss, members, of_each)
     fit = trainer.build(run, [JsonLines(run), *into.loggers], [])

@@ -29,12 +29,12 @@ CALIBRATION = Calibration(
 LIMITS = RequestLimits(body_bytes=100_000, characters=3000, texts=16, tokens=400)
 
 
-def write_model(home: Path, calibration: Calibration | None = CALIBRATION) -> Path:
+def write_model(home: Path, calibration: Calibration | None = CALIBRATION, seed: int = 1) -> Path:
     """A tiny reward model with random weights as a Hugging Face directory."""
-    source = from_conf("model/tiny", seed=1)
+    source = from_conf("model/tiny", seed=seed)
     tokenizer = source.load_tokenizer()
     from_conf("template/tokenizer").install(tokenizer)
-    model = source.load_model(tokenizer, 1)
+    model = source.load_model(tokenizer, seed)
     model.save_pretrained(home)
     tokenizer.save_pretrained(home)
     if calibration is not None:

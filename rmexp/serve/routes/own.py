@@ -36,6 +36,7 @@ def own_routes(service: RewardService) -> APIRouter:
             "tokens": found.tokens,
             "probabilities": _win_probabilities(service, found.rewards),
             "model": info.name,
+            **({} if found.std is None else {"std": found.std}),
         }
 
     @router.get("/health", summary="Whether the server answers")
