@@ -39,7 +39,16 @@ def read_rewards(path: str) -> dict[ResponseKey, float]:
 
 
 def check_rewards(path: str) -> None:
-    """Raise a UserError if the file does not exist."""
+    """Check that a file exists.
+
+    Raises:
+        UserError: it does not, or is a directory.
+    """
+    if Path(path).expanduser().is_dir():
+        raise UserError(
+            f"{path} is a directory, not a file of rewards: those of a run, or of several as an "
+            "ensemble, are written by task=score (checkpoint=RUN or checkpoint=[RUN,RUN])."
+        )
     if not Path(path).expanduser().is_file():
         raise UserError(f"{path}: there is no such file of rewards.")
 

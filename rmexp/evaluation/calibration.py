@@ -204,6 +204,8 @@ def member_scale(home: Path) -> Calibration:
 def own_scale(rewards_N: np.ndarray) -> Calibration:
     """The scale of rewards by themselves, where nothing else is known; NaN does not count."""
     known = rewards_N[np.isfinite(rewards_N)]
+    if not len(known):
+        return Calibration()
     return Calibration(reward_mean=float(known.mean()), reward_std=float(known.std()) or 1.0)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from rmexp.core.errors import note_fallback
 from rmexp.data.comparison_data import ComparisonData
-from rmexp.data.reward_file import read_rewards
 from rmexp.data.verdict_file import is_verdict_file, read_verdicts
+from rmexp.evaluation.aggregate import Aggregation
 from rmexp.evaluation.eval_sets import (
     EvaluationSet,
     OwnRows,
@@ -16,7 +16,7 @@ from rmexp.evaluation.eval_sets import (
     benchmark_data,
     expand_sets,
 )
-from rmexp.evaluation.external_rewards import join_rewards
+from rmexp.evaluation.external_rewards import join_rewards, read_all_rewards
 from rmexp.evaluation.external_verdicts import Verdicts, join_verdicts, with_verdicts
 from rmexp.evaluation.metric_values import slow_metrics
 from rmexp.evaluation.scored_set import HeadOutputs, ScoredSet, eval_labels
@@ -29,7 +29,9 @@ class EvalCase:
     Args:
         name: prefix of its metrics, and its split in `data`.
         data: the rows.
-        scores: the file with their rewards or verdicts; None: the model scores them.
+        scores: the file with their rewards or verdicts, or files of rewards, which are an ensemble;
+            None: the model scores them.
+        how: of an ensemble.
         benchmark: None for rows of `data`.
         rewards: index of a row -> the reward of each response.
         outputs: of the head that gave them.
@@ -38,7 +40,8 @@ class EvalCase:
 
     name: str
     data: ComparisonData
-    scores: str | None
+    scores: str | list[str] | None
+    how: Aggregation
     benchmark: EvaluationSet | None = None
     rewards: Mapping[int, list[float]] = field(default_factory=dict)
     outputs: HeadOutputs | None = None
@@ -61,12 +64,13 @@ class EvalCase:
         rows = self.data.splits[self.name]
         found = self.data.rows.select_columns(["id", "lengths", "pairs"]).select(rows)
         ids, counts = found["id"][:], [len(lengths) for lengths in found["lengths"]]
-        if is_verdict_file(self.scores):
+        if isinstance(self.scores, str) and is_verdict_file(self.scores):
             self.verdicts = read_verdicts(self.scores)
             kept, notes = join_verdicts(ids, counts, found["pairs"], self.verdicts)
             self.joined = frozenset(int(rows[n]) for n in kept)
         else:
-            joined, notes = join_rewards(ids, counts, read_rewards(self.scores))
+            known = read_all_rewards(self.scores, self.how)
+            joined, notes = join_rewards(ids, counts, known)
             self.rewards = {int(rows[n]): rewards for n, rewards in joined.items()}
         for note in notes:
             note_fallback(f"{self.name}: {note}")
@@ -94,17 +98,22 @@ class EvalCase:
 
 
 def eval_cases(
-    data: ComparisonData, evaluation: EvaluationSet | SeveralSets | OwnRows
+    data: ComparisonData, evaluation: EvaluationSet | SeveralSets | OwnRows, how: Aggregation
 ) -> list[EvalCase]:
-    """The cases of an `eval` option; the split of `eval=rows` is chosen later."""
+    """The cases of an `eval` option; the split of `eval=rows` is chosen later.
+
+    Args:
+        how: several files of rewards become one.
+    """
     if isinstance(evaluation, OwnRows):
-        return [EvalCase("", data, evaluation.scores)]
+        return [EvalCase("", data, evaluation.scores, how)]
     several = isinstance(evaluation, SeveralSets)
     return [
         EvalCase(
             one.name,
             benchmark_data(one, data, f"eval.sets.{one.name}" if several else "eval"),
             one.scores,
+            how,
             one,
         )
         for one in expand_sets(evaluation)

@@ -27,8 +27,8 @@ class EvaluationSet:
         format: raw row -> Comparison; reads the publisher's rows or ours.
         path: file, directory or hub id.
         suite: scored comparisons -> the publisher's scores.
-        scores: a file of rewards or pairwise verdicts to evaluate; None: the checkpoint
-            scores the rows.
+        scores: a file of rewards or pairwise verdicts to evaluate, or files of rewards, which are
+            an ensemble; None: the checkpoint scores the rows.
         limit: number of comparisons to take from the start; None takes all.
         on_bad_row: `raise` stops at bad rows, `skip` drops and counts them.
         max_bad_share: share of bad rows above which `skip` stops as well.
@@ -38,7 +38,7 @@ class EvaluationSet:
     format: Format
     path: str
     suite: Suite
-    scores: str | None = None
+    scores: str | list[str] | None = None
     limit: Annotated[int, Gt(0)] | None = None
     on_bad_row: Literal["raise", "skip"] = "raise"
     max_bad_share: Annotated[float, Ge(0), Le(1)] = 0.01
@@ -86,11 +86,11 @@ class OwnRows:
     """eval=rows: the rows of `data` (the run's own test rows, or those of other data).
 
     Args:
-        scores: a file of rewards or pairwise verdicts to evaluate; None: the checkpoint scores the
-            rows.
+        scores: a file of rewards or pairwise verdicts to evaluate, or files of rewards, which are
+            an ensemble; None: the checkpoint scores the rows.
     """
 
-    scores: str | None = None
+    scores: str | list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,36 @@
-"""Comparisons joined with rewards from a file."""
+"""Comparisons joined with rewards from files."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from rmexp.core.errors import UserError
-from rmexp.data.reward_file import ResponseKey
+from rmexp.data.reward_file import ResponseKey, read_rewards
+from rmexp.evaluation.aggregate import Aggregation
+from rmexp.evaluation.calibration import own_scale
 
 EXAMPLES_SHOWN = 3
 """Maximum number of ids in a message."""
+
+
+def read_all_rewards(scores: str | Sequence[str], how: Aggregation) -> dict[ResponseKey, float]:
+    """The rewards of a file, or of several as an ensemble: each is standardised by itself.
+
+    A response that some file lacks has none.
+
+    Raises:
+        UserError: see `read_rewards`; or the files have no response in common.
+    """
+    if isinstance(scores, str):
+        return read_rewards(scores)
+    members = [read_rewards(file) for file in scores]
+    keys = [key for key in members[0] if all(key in other for other in members[1:])]
+    if not keys:
+        raise UserError(f"eval.scores: {' and '.join(scores)} have no response in common.")
+    values_M_N = [np.array([known[key] for key in keys], dtype=np.float64) for known in members]
+    scaled_M_N = np.stack([own_scale(one).normalised(one) for one in values_M_N])
+    return dict(zip(keys, how(scaled_M_N).tolist(), strict=True))
 
 
 def join_rewards(

@@ -17,6 +17,7 @@ from rmexp.core.process_memory import peak_memory_gib
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.reward_file import check_rewards
 from rmexp.data.sources import check_source
+from rmexp.evaluation.aggregate import Aggregate, Aggregation, LcbLambda
 from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.eval_cases import eval_cases
 from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
@@ -54,6 +55,8 @@ def evaluate(
     rows: Part,
     probes: bool,
     probe_rows: Annotated[int, Gt(0)],
+    aggregate: Aggregate | None,
+    lcb_lambda: LcbLambda,
 ) -> dict[str, float]:
     """Evaluate rewards on a split, on all rows, or on benchmarks; predictions go into the run.
 
@@ -65,6 +68,8 @@ def evaluate(
         rows: which rows of `data`; `auto` is test for the run's own data and all for any other.
         probes: also let the model score harmless rewrites, and rows with swapped labels.
         probe_rows: number of comparisons of each set to probe, from its start.
+        aggregate: several files of rewards become one by it; None: their mean.
+        lcb_lambda: of `lcb`.
 
     Raises:
         UserError: the run's own data has changed, there are no such rows, or rows, files or the
@@ -73,7 +78,7 @@ def evaluate(
     run, reporter = output.run, output.reporter
     loggers = [JsonLines(run), *output.loggers]
     seed_everything(seed)
-    cases = eval_cases(data, eval)
+    cases = eval_cases(data, eval, Aggregation(aggregate or "mean", lcb_lambda))
     for_model = [case for case in cases if case.scores is None]
     for case in cases:
         if case.scores is not None:
@@ -123,7 +128,7 @@ def evaluate(
         shown.append(
             Shown(case.name, scored, case.data.rows, scorer.temperature, scorer.trained.checkpoint)
             if by_model
-            else Shown(case.name, scored, case.data.rows, None, case.scores, "characters")
+            else Shown(case.name, scored, case.data.rows, None, _source(case.scores), "characters")
         )
     report_warnings(warnings, run, reporter)
     blocks = {"Data": [line for case in cases for line in case.data.lines()]}
@@ -133,6 +138,10 @@ def evaluate(
     source = "rewards in files" if trained is None else trained.checkpoint
     write_report(run, output.name, f"task=evaluate · {source}", shown, metrics, blocks)
     return metrics
+
+
+def _source(scores: str | list[str]) -> str:
+    return scores if isinstance(scores, str) else ", ".join(scores)
 
 
 def _split_of(part: Part, data: ComparisonData, trained: TrainedModel | None) -> str:
@@ -164,5 +173,5 @@ def check_evaluate(config: DictConfig) -> None:
     for one in expand_sets(evaluation):
         check_source(one.path, "eval.path")
     for one in expand_sets(evaluation) or [evaluation]:
-        if one.scores is not None:
-            check_rewards(one.scores)
+        for file in [one.scores] if isinstance(one.scores, str) else one.scores or []:
+            check_rewards(file)

@@ -135,4 +135,5 @@ def complete_merge_runs(
     check_members(members, own_data)
     shares(members, config.task.weights)
     first = members[0]
-    return member_config(config, first.config, overrides), {"labels": dict(first.run.labels)}
+    labels = {group: one for group, one in first.run.labels.items() if one != "linear"}
+    return member_config(config, first.config, overrides), {"labels": labels}

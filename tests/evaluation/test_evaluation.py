@@ -11,12 +11,14 @@ from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.benchmarks import PPE, JudgeBench
 from rmexp.data.reward_file import read_rewards
+from rmexp.evaluation.aggregate import Aggregation
 from rmexp.evaluation.benchmarks.base import PairBenchmark
 from rmexp.evaluation.eval_cases import eval_cases
 from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
-from rmexp.evaluation.external_rewards import join_rewards
+from rmexp.evaluation.external_rewards import join_rewards, read_all_rewards
 from tests.helpers.options import from_conf
 
+MEAN = Aggregation("mean", 0.5)
 PAIR = {"question": "?", "response_A": "aa", "response_B": "b", "source": "livecodebench"}
 ROWS = [
     {**PAIR, "pair_id": "one", "label": "A>B"},
@@ -37,7 +39,7 @@ def an_evaluation(path, **more):
 
 def read(evaluation, cache):
     """The only case of an evaluation set, read without a tokenizer."""
-    (case,) = eval_cases(from_conf("data/jsonl", path="", cache=str(cache)), evaluation)
+    (case,) = eval_cases(from_conf("data/jsonl", path="", cache=str(cache)), evaluation, MEAN)
     case.data.prepare(None, 0, lambda what, count: None)
     return case
 
@@ -165,3 +167,20 @@ def test_metrics_are_plain_json(write_rows, tmp_path):
         "judgebench/accuracy": 1.0,
         "judgebench/tie_rate": 0.0,
     }  # of one prompt there is no interval
+
+
+def test_several_files_are_an_ensemble_each_standardised_by_itself(tmp_path):
+    files = []
+    for name, values in (("a", [0.0, 2.0, 4.0]), ("b", [30.0, 20.0, 10.0])):
+        file = tmp_path / f"{name}.jsonl"
+        rows = rewards([("x", k, value) for k, value in enumerate(values)])
+        more = rewards([(name, 0, 9.0)])  # only one of them has it
+        file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *more]))
+        files.append(str(file))
+    deviation = math.sqrt(1.5)
+    assert read_all_rewards(files, MEAN) == {("x", k): pytest.approx(0.0) for k in range(3)}
+    low = read_all_rewards(files, Aggregation("min", 0.0))
+    assert [low["x", k] for k in range(3)] == pytest.approx([-deviation, 0.0, -deviation])
+    (tmp_path / "c.jsonl").write_text(json.dumps(rewards([("y", 0, 1.0)])[0]))
+    with pytest.raises(UserError, match="have no response in common"):
+        read_all_rewards([files[0], str(tmp_path / "c.jsonl")], MEAN)
