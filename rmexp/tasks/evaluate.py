@@ -140,8 +140,8 @@ def evaluate(
     return metrics
 
 
-def _source(scores: str | list[str]) -> str:
-    return scores if isinstance(scores, str) else ", ".join(scores)
+def _source(scores: str | list[str] | None) -> str:
+    return scores if isinstance(scores, str) else ", ".join(scores or [])
 
 
 def _split_of(part: Part, data: ComparisonData, trained: TrainedModel | None) -> str:
