@@ -155,6 +155,12 @@ def test_files_that_change_nothing_are_refused(home, cache, labels, more, reason
         prepared(home, cache, labels, **more)
 
 
+def test_a_file_that_is_not_there_is_refused_before_anything_loads(home, cache):
+    data = from_conf("data/jsonl", path=str(home / "pairs.jsonl"), exclude="gone", cache=str(cache))
+    with pytest.raises(UserError, match="exclude=gone: there is no such file of labels"):
+        data.check()
+
+
 @given(
     st.sampled_from(["", "tie"]),
     st.tuples(st.floats(0, 5), st.floats(0, 5)).filter(lambda votes: sum(votes) > 0.01),
