@@ -101,7 +101,7 @@ class LabelCorrections:
     def apply(
         self, rows: Any, train: np.ndarray, report: RowReport
     ) -> tuple[Any, np.ndarray, dict[str, Any]]:
-        """LabelChange the labels of training rows.
+        """Change the labels of training rows.
 
         Args:
             rows: a data set with `TOKEN_SCHEMA`.
@@ -155,7 +155,7 @@ def _change(
     named: str,
     report: RowReport,
 ) -> tuple[Any, np.ndarray, dict[str, Any]]:
-    """LabelChange the labels of one file; see `LabelCorrections.apply`."""
+    """Change the labels of one file; see `LabelCorrections.apply`."""
     by_id: defaultdict[str, list[SuspectedLabel]] = defaultdict(list)
     for label in labels:
         by_id[label.id].append(label)
@@ -181,8 +181,9 @@ def _change(
             unlabelled.add(n)
             report.drop("labels excluded", row["subset"])
     unused = [label for label in labels if id(label) not in used]
-    held = [one for one in unused if number.get(one.id, train[0]) not in training]
-    strange = [one.id for one in unused if number.get(one.id, train[0]) in training]
+    elsewhere = set(number) - {ids[n] for n in there}
+    held = [one for one in unused if one.id in elsewhere]
+    strange = [one.id for one in unused if one.id not in elsewhere]
     if not changed:
         raise UserError(_no_match(named, labels, held, ids))
     for sentence in _unmatched(named, len(labels), len(held), strange):
