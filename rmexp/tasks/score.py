@@ -78,7 +78,7 @@ def score(
     weights = model.fingerprint() if path is None else source_fingerprint(path)
     key = [weights, recipe.dialogues_key, fingerprint, precision]
     members = checkpoint if isinstance(checkpoint, list) else []
-    home = Path((members[0] if members else checkpoint) or "").expanduser()
+    home = Path(checkpoint if isinstance(checkpoint, str) else next(iter(members), "")).expanduser()
     how = Aggregation(aggregate or "mean", lcb_lambda)
     if members:
         key += [source_fingerprint(str(weights_of(Path(one).absolute()))) for one in members[1:]]
