@@ -40,6 +40,10 @@ class Aggregation:
         return [cls(name, lcb_lambda) for name in names]
 
 
+MEAN = Aggregation("mean", 0.0)
+"""The mean of the members."""
+
+
 def aggregate_rewards(
     rewards_M_N: np.ndarray, aggregate: Aggregate, lcb_lambda: float
 ) -> np.ndarray:

@@ -335,13 +335,16 @@ def load_scorer(
             the model's positions.
         trust_remote_code: run code from the model's directory.
         trust: names of classes outside rmexp that the run's configuration may have.
-        aggregate: how the rewards of a list become one: `mean`, `min` or `lcb`.
+        aggregate: how the rewards of a list, or of the members of head=ensemble, become one:
+            `mean`, `min` or `lcb`.
         lcb_lambda: of `lcb`, which is mean - lambda x standard deviation.
 
     Raises:
         UserError: there is no reward model, the run's configuration names other code, or its
             template is not the one it was trained with; a member of a list has no calibration.
     """
+    if aggregate == "lcb" and lcb_lambda is None:
+        raise UserError("aggregate='lcb' needs lcb_lambda.")
     if not isinstance(path, (str, Path)):
         options: Any = {
             "layout": layout,
@@ -351,8 +354,6 @@ def load_scorer(
             "trust_remote_code": trust_remote_code,
             "trust": trust,
         }
-        if aggregate == "lcb" and lcb_lambda is None:
-            raise UserError("aggregate='lcb' needs lcb_lambda.")
         how = Aggregation(aggregate, lcb_lambda or 0.0)
         check_ensemble(path)
         return EnsembleScorer([load_scorer(one, **options) for one in path], how)
@@ -370,7 +371,7 @@ def load_scorer(
     tokenizer = source.load_tokenizer()
     build(OmegaConf.create(template)).install(tokenizer)
     hardware = resolve_accelerator(accelerator)
-    return open_scorer(
+    scorer = open_scorer(
         source,
         tokenizer,
         device_name(hardware),
@@ -379,3 +380,5 @@ def load_scorer(
         max_length or (None if saved is None else saved.data.max_length),
         calibration=calibration.load_calibration(home),
     )
+    scorer.aggregate_members(None if aggregate == "mean" else aggregate, lcb_lambda or 0.0)
+    return scorer

@@ -8,8 +8,8 @@ import numpy as np
 from rmexp.comparison import Comparison
 from rmexp.core.errors import UserError
 from rmexp.data.row_report import RowReport
-from rmexp.evaluation.aggregate import Aggregation, member_std
-from rmexp.inference.scorer import Scale, Scorer, UncertainRewards
+from rmexp.evaluation.aggregate import Aggregation
+from rmexp.inference.scorer import Scale, Scorer
 from rmexp.templates.template import template_fingerprint
 
 
@@ -96,14 +96,6 @@ class EnsembleScorer(Scorer):
             report.merge(own)
         whole = len(self.members)
         return [np.stack(one) if len(one) == whole else None for one in rewards]
-
-    def uncertain(self, members_M_N: np.ndarray) -> UncertainRewards:
-        """See `Scorer.uncertain`."""
-        return UncertainRewards(
-            self.how(members_M_N).tolist(),
-            member_std(members_M_N).tolist(),
-            members_M_N.tolist(),
-        )
 
     def trees(
         self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None

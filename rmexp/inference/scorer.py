@@ -1,15 +1,17 @@
 """Scoring with a reward model: comparisons in, rewards out."""
 
+import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rmexp.batching.collate import BatchLayout, Collate, Layout, unlabelled_row
 from rmexp.batching.prefix_tree import PrefixTreeBuilder
@@ -21,13 +23,20 @@ from rmexp.data.formats.messages import prompt_messages, response_messages
 from rmexp.data.row_report import RowReport
 from rmexp.data.sources import BadRow
 from rmexp.data.token_dataset import encode
+from rmexp.evaluation.aggregate import MEAN, Aggregate, Aggregation, member_std
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
 from rmexp.models.head_file import load_outputs
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.model_checks import check_padding, max_positions
 from rmexp.models.model_files import check_reward_head
-from rmexp.models.reward_model import compute_rewards, model_facts
+from rmexp.models.reward_model import combine_outputs, compute_outputs, last_layer, model_facts
+
+Value = TypeVar("Value")
+"""What is found for a sequence."""
+
+Trees = Sequence[Sequence[Sequence[int]]]
+"""Token sequences of each tree."""
 
 Scale = Literal["raw", "normalised", "probability", "rating"]
 """Scales of rewards, all in the same order.
@@ -65,6 +74,7 @@ class Scorer:
         max_length: tokens of a prompt and a response; longer dialogues lose their oldest turns.
         micro_batch_tokens: maximum tokens in one forward pass.
         calibration: fitted on the run's validation rows; None if the model has none.
+        how: the rewards of members become one, if it has several.
     """
 
     model: Any
@@ -74,6 +84,7 @@ class Scorer:
     max_length: int = 1024
     micro_batch_tokens: int = 4096
     calibration: Calibration | None = None
+    how: Aggregation = MEAN
 
     @property
     def parts(self) -> "Sequence[Scorer]":
@@ -82,8 +93,8 @@ class Scorer:
 
     @property
     def has_members(self) -> bool:
-        """Whether `member_rewards` tells how uncertain a reward is."""
-        return False
+        """Whether several rewards of a response tell how uncertain it is: of head=ensemble."""
+        return last_layer(self.model).kind == "ensemble"
 
     @overload
     def score(
@@ -136,8 +147,8 @@ class Scorer:
         self.check_scale(scale)
         if uncertainty and (not self.has_members or scale != "raw"):
             raise UserError(
-                "uncertainty=True needs several members, such as rmexp.load([RUN, RUN]), and "
-                "scale='raw'."
+                "uncertainty=True needs several members, such as rmexp.load([RUN, RUN]) or a run "
+                "with head=ensemble, and scale='raw'."
             )
         comparison = as_comparison(prompt, responses, unfinished)
         report = RowReport()
@@ -147,9 +158,43 @@ class Scorer:
                 return self.uncertain(members_M_N)
         elif (found := self.comparisons([comparison], report)[0]) is not None:
             return self.scaled(found, scale)
-        raise UserError(
-            f"Cannot be scored: {'; '.join([*report.places.values(), *report.lines()[1:]])}."
-        )
+        raise _cannot_be_scored(report)
+
+    def outputs(
+        self,
+        prompt: str | Sequence[Message],
+        responses: Sequence[str | Sequence[Message]],
+        unfinished: bool = False,
+    ) -> dict[str, list[float]]:
+        """Each output of the head by name, for each response, in the unit in which it is read.
+
+        Members of head=ensemble in units of the reward, with one mean on val; quantiles of
+        head=quantile in units of the rating, which do not cross.
+
+        Raises:
+            UserError: see `score`; or the head has one output.
+        """
+        names = last_layer(self.model).names
+        if not names:
+            raise UserError("The model has one output, its reward: see `score`.")
+        comparison, report = as_comparison(prompt, responses, unfinished), RowReport()
+        (found,) = self._by_comparison([comparison], report, self._read_trees)
+        if found is None:
+            raise _cannot_be_scored(report)
+        return dict(zip(names, np.array(found).T.tolist(), strict=True))
+
+    def aggregate_members(self, aggregate: Aggregate | None, lcb_lambda: float) -> None:
+        """Set how the rewards of members become one; None: by their mean, if there are any.
+
+        Raises:
+            UserError: there are no members.
+        """
+        if aggregate is not None and not self.has_members:
+            raise UserError(
+                f"aggregate={aggregate} needs several rewards for a response: a run with "
+                "head=ensemble, or several runs."
+            )
+        self.how = Aggregation(aggregate or "mean", lcb_lambda)
 
     def scales(self) -> dict[Scale, str | None]:
         """Each scale, and why the model does not have it; None if it does."""
@@ -191,6 +236,33 @@ class Scorer:
             comparisons: comparisons to score together.
             report: counts comparisons that cannot be scored, and shortened prompts.
         """
+        return self._by_comparison(comparisons, report, self.trees)
+
+    def member_rewards(
+        self, comparisons: Sequence[Comparison], report: RowReport
+    ) -> list[np.ndarray | None]:
+        """(M, N) the members' rewards of each comparison's N responses, see `comparisons`."""
+        found = self._by_comparison(comparisons, report, self._read_trees)
+        return [None if one is None else np.array(one).T for one in found]
+
+    def uncertain(
+        self, members_M_N: np.ndarray, aggregate: Aggregate | None = None
+    ) -> UncertainRewards:
+        """What the members' rewards say together; None: aggregated as `how` says."""
+        how = dataclasses.replace(self.how, aggregate=aggregate or self.how.aggregate)
+        return UncertainRewards(
+            how(members_M_N).tolist(),
+            member_std(members_M_N).tolist(),
+            members_M_N.tolist(),
+        )
+
+    def _by_comparison(
+        self,
+        comparisons: Sequence[Comparison],
+        report: RowReport,
+        compute: Callable[[Trees, Sequence[str]], list[list[Value]]],
+    ) -> list[list[Value] | None]:
+        """What `compute` finds in trees, for each comparison's responses; see `comparisons`."""
         encoded = list(encode(comparisons, self.tokenizer, self.max_length, report))
         trees, keys = list[Sequence[Sequence[int]]](), list[str]()
         for comparison, _, tokens in encoded:
@@ -198,37 +270,49 @@ class Scorer:
             parts = [tokens] if tokens and fits else [[ids] for ids in tokens]
             trees += parts
             keys += [comparison.prompt_key] * len(parts)
-        flat = chain.from_iterable(self.trees(trees, keys))
+        flat = chain.from_iterable(compute(trees, keys))
         return [list(islice(flat, len(tokens))) or None for _, _, tokens in encoded]
 
-    def member_rewards(
-        self, comparisons: Sequence[Comparison], report: RowReport
-    ) -> list[np.ndarray | None]:
-        """(M, N) the members' rewards of each comparison's N responses, see `comparisons`."""
-        raise NotImplementedError
-
-    def members_of_trees(
-        self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None
-    ) -> list[np.ndarray]:
-        """(M, N) the members' rewards of each tree's N token sequences, see `trees`."""
-        raise NotImplementedError
-
-    def uncertain(self, members_M_N: np.ndarray) -> UncertainRewards:
-        """What the members' rewards say together."""
-        raise NotImplementedError
-
-    def trees(
-        self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None
-    ) -> list[list[float]]:
+    def trees(self, trees: Trees, keys: Sequence[str] | None = None) -> list[list[float]]:
         """The rewards of token sequences; those of one tree compute their shared prefix once.
 
         Args:
             trees: the sequences of each tree, which should fit `micro_batch_tokens` together.
             keys: trees with the same key may be joined; None: none are.
         """
+
+        def rewards(outputs_N_K: Tensor) -> list[float]:
+            if self.has_members and self.how.aggregate != "mean":
+                return self.how(self._read(outputs_N_K).T).tolist()
+            return combine_outputs(self.model, outputs_N_K).tolist()
+
+        return self._computed(trees, keys, rewards)
+
+    def members_of_trees(self, trees: Trees, keys: Sequence[str] | None = None) -> list[np.ndarray]:
+        """(M, N) the members' rewards of each tree's N token sequences, see `trees`."""
+        return [np.array(values).T for values in self._read_trees(trees, keys)]
+
+    def _read_trees(self, trees: Trees, keys: Sequence[str] | None) -> list[list[list[float]]]:
+        """The outputs of each sequence, in the units in which they are read."""
+        return self._computed(trees, keys, lambda outputs_N_K: self._read(outputs_N_K).tolist())
+
+    def _read(self, outputs_N_K: Tensor) -> np.ndarray:
+        """(N, K) the outputs in the units in which they are read."""
+        head, values_N_K = last_layer(self.model), outputs_N_K.double().cpu().numpy()
+        if self.calibration is not None and head.names:
+            values_N_K = self.calibration.read_outputs(values_N_K, head.names)
+        return np.sort(values_N_K, axis=1) if head.kind == "quantile" else values_N_K
+
+    def _computed(
+        self,
+        trees: Trees,
+        keys: Sequence[str] | None,
+        read: Callable[[Tensor], list[Value]],
+    ) -> list[list[Value]]:
+        """What `read` makes of the outputs, of each sequence of each tree."""
         keys = [str(n) for n in range(len(trees))] if keys is None else keys
         rows = [unlabelled_row(tree, key) for tree, key in zip(trees, keys, strict=True)]
-        found: list[list[float]] = [[] for _ in rows]
+        found: list[list[Value]] = [[] for _ in rows]
         device = next(self.model.parameters()).device
         collate = Collate(
             self.tokenizer.pad_token_id,
@@ -238,9 +322,9 @@ class Scorer:
         step = collate([row | {"row": n} for n, row in enumerate(rows)])
         with self.inference():
             for batch in step.batches:
-                rewards_N = compute_rewards(self.model, batch.to(device)).tolist()
-                for n, reward in zip(batch.items_N.tolist(), rewards_N, strict=True):
-                    found[n].append(reward)
+                values = read(compute_outputs(self.model, batch.to(device)))
+                for n, value in zip(batch.items_N.tolist(), values, strict=True):
+                    found[n].append(value)
         return found
 
     @contextmanager
@@ -254,6 +338,11 @@ class Scorer:
         autocast = torch.autocast(device.type, torch.bfloat16, self.precision == "bf16-mixed")
         with torch.inference_mode(), autocast:
             yield
+
+
+def _cannot_be_scored(report: RowReport) -> UserError:
+    reasons = "; ".join([*report.places.values(), *report.lines()[1:]])
+    return UserError(f"Cannot be scored: {reasons}.")
 
 
 def as_comparison(

@@ -118,6 +118,11 @@ class ImplicitModel:
 class ImplicitScorer(Scorer):
     """A scorer whose `model` is an `ImplicitReward`."""
 
+    @property
+    def has_members(self) -> bool:
+        """It has none: its model has no head."""
+        return False
+
     def comparisons(
         self, comparisons: Sequence[Comparison], report: RowReport
     ) -> list[list[float] | None]:

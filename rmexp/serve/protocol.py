@@ -14,6 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from rmexp.evaluation.aggregate import Aggregate
 from rmexp.inference.scorer import Scale
 
 
@@ -163,6 +164,10 @@ class RewardRequest(Body):
         MessageList | None, expected("a list of messages (role, content), not empty")
     ] = None
     scale: Scale = "raw"
+    uncertainty: bool = Field(False, description="also the reward of each member of an ensemble")
+    aggregate: Aggregate | None = Field(
+        None, description="how the members of an ensemble become one; the server's by default"
+    )
     label: Ignored = None
 
     @model_validator(mode="after")
@@ -172,4 +177,6 @@ class RewardRequest(Body):
             raise ValueError("has messages, so that it needs no prompt and no response")
         if self.messages is None and (self.prompt is None or len(given) != 1):
             raise ValueError("needs prompt with either response or responses, or messages")
+        if self.uncertainty and (self.responses is None or self.scale != "raw"):
+            raise ValueError("uncertainty needs prompt with responses, and scale raw")
         return self

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rmexp.batching.prefix_groups import Tokens
+from rmexp.evaluation.aggregate import Aggregate
 from rmexp.inference.scorer import Scale, Scorer
 from rmexp.serve.batcher import Batcher, QueueFull
 from rmexp.serve.encoding import RequestEncoder
@@ -25,12 +26,13 @@ from rmexp.serve.telemetry import Telemetry
 class ScoredTexts:
     """Rewards of texts, in their order, and their numbers of tokens.
 
-    std: standard deviation of the members that give a reward; None: there is one model.
+    members: the reward of each member, and its standard deviation; None: there is one model.
     """
 
     rewards: list[float]
     tokens: list[int]
     std: list[float] | None = None
+    members: list[list[float]] | None = None
 
 
 class RewardService:
@@ -58,8 +60,15 @@ class RewardService:
         self._batcher = Batcher(scorer, queue_texts, wait_seconds, self.telemetry.count_batch)
         self._encoding = ThreadPoolExecutor(1, "rmexp-encoder")
 
-    async def rewards(self, encode: Callable[[RequestEncoder], list[Tokens]]) -> ScoredTexts:
+    async def rewards(
+        self,
+        encode: Callable[[RequestEncoder], list[Tokens]],
+        aggregate: Aggregate | None = None,
+    ) -> ScoredTexts:
         """The raw rewards of what `encode` returns; the texts are dropped if it is cancelled.
+
+        Args:
+            aggregate: of the members, see `check_members`; None: the server's.
 
         Raises:
             Refusal: a text cannot be used, the queue is full, or a reward is not finite.
@@ -80,13 +89,26 @@ class RewardService:
             values: list[Any] = await asyncio.gather(*map(asyncio.wrap_future, futures))
         except Exception as error:  # of the model, such as too little memory
             raise Refusal(500, f"The model failed: {type(error).__name__}: {error}.") from error
-        rewards, std = values, None
+        rewards, std, members = values, None, None
         if self.scorer.has_members:
-            found = self.scorer.uncertain(np.stack(values, axis=1))
-            rewards, std = found.rewards, found.std
+            found = self.scorer.uncertain(np.stack(values, axis=1), aggregate)
+            rewards, std, members = found.rewards, found.std, found.members
         if not all(map(math.isfinite, rewards)):
             raise Refusal(500, "The model gives a reward that is NaN or infinite.")
-        return ScoredTexts(rewards, list(map(len, ids)), std)
+        return ScoredTexts(rewards, list(map(len, ids)), std, members)
+
+    def check_members(self, what: str) -> None:
+        """Check that the model is an ensemble.
+
+        Raises:
+            Refusal: it is not, so that it has no `what`.
+        """
+        if not self.scorer.has_members:
+            raise Refusal(
+                422,
+                f"{what}: the model has one reward for a response; a run with head=ensemble has "
+                "several, and so has task=serve checkpoint=[RUN,RUN].",
+            )
 
     def check_scale(self, scale: Scale) -> None:
         """Check that the model has a scale.

@@ -80,9 +80,10 @@ def score(
     members = checkpoint if isinstance(checkpoint, list) else []
     home = Path(checkpoint if isinstance(checkpoint, str) else next(iter(members), "")).expanduser()
     how = Aggregation(aggregate or "mean", lcb_lambda)
+    if aggregate is not None:
+        key += [how.aggregate, str(how.lcb_lambda)]
     if members:
         key += [source_fingerprint(str(weights_of(Path(one).absolute()))) for one in members[1:]]
-        key += [how.aggregate, str(how.lcb_lambda)]
     scores = ScoreFile(file, key)
     run.write_json("environment.json", describe_environment(template=fingerprint, seed=seed))
     sizes = recipe.max_length, data.batching.micro_batch_tokens
@@ -103,6 +104,8 @@ def score(
     if members:
         scorer = with_others(scorer, members, how, trainer.accelerator, trust)
         name = scorer.cost
+    else:
+        scorer.aggregate_members(aggregate, lcb_lambda)
     scores.has_std = scorer.has_members
     for part in scorer.parts:  # whose template was found to be the trained one
         part.tokenizer = source.own_tokenizer(part.tokenizer)

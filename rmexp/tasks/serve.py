@@ -95,6 +95,8 @@ def serve(
             scorer = with_others(scorer, members, how, trainer.accelerator, trust)
             scorer.check_same_tokens()
             reporter.say(scorer.cost)
+        else:
+            scorer.aggregate_members(aggregate, lcb_lambda)
         fingerprint = template_fingerprint(tokenizer)
         run.write_json("environment.json", describe_environment(template=fingerprint))
         scales = tuple(name for name, reason in scorer.scales().items() if reason is None)

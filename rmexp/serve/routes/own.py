@@ -18,15 +18,19 @@ def own_routes(service: RewardService) -> APIRouter:
     async def reward(body: RewardRequest) -> Any:
         """The reward of `response` or `messages`: the bare number. Of `responses`: an object."""
         service.check_scale(body.scale)
+        if body.uncertainty or body.aggregate is not None:
+            service.check_members("uncertainty" if body.uncertainty else "aggregate")
         if body.messages is not None:
             messages = body.messages
-            found = await service.rewards(lambda encoder: encoder.dialogue(messages))
+            found = await service.rewards(lambda e: e.dialogue(messages), body.aggregate)
             return service.scaled(found.rewards, body.scale)[0]
         assert body.prompt is not None
         prompt, several = body.prompt, body.responses is not None
         responses = body.responses if body.responses is not None else [body.response or ""]
         name = "responses" if several else "response"
-        found = await service.rewards(lambda e: e.responses(prompt, responses, name=name))
+        found = await service.rewards(
+            lambda e: e.responses(prompt, responses, name=name), body.aggregate
+        )
         rewards = service.scaled(found.rewards, body.scale)
         if not several:
             return rewards[0]
@@ -37,6 +41,7 @@ def own_routes(service: RewardService) -> APIRouter:
             "probabilities": _win_probabilities(service, found.rewards),
             "model": info.name,
             **({} if found.std is None else {"std": found.std}),
+            **({"members": found.members} if body.uncertainty else {}),
         }
 
     @router.get("/health", summary="Whether the server answers")
