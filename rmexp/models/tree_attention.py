@@ -178,15 +178,9 @@ def _flex_attention(
     """
     from torch.nn.attention.flex_attention import AuxRequest
 
-    def capped(score: Tensor, batch: Any, head: Any, query: Any, key: Any) -> Tensor:
-        return softcap * torch.tanh(score / softcap)
-
-    options = {
-        "score_mod": None if softcap is None else capped,
-        "block_mask": mask,
-        "scale": scaling,
-        "enable_gqa": True,
-    }
+    options: dict[str, Any] = {"block_mask": mask, "scale": scaling, "enable_gqa": True}
+    if softcap is not None:
+        options["score_mod"] = lambda score, *_: softcap * torch.tanh(score / softcap)
     if sinks is None:
         return _flex()(q, k, v, **options)
     out, aux = _flex()(q, k, v, **options, return_aux=AuxRequest(lse=True))

@@ -99,9 +99,9 @@ def inspect(
     doubts = None
     if judges.runs or judges.folds:
         doubts = judge_labels(model, template, data, judges, seed, reporter)
-        found = list(label_rows(doubts, data, {row.id: row.place for row in rows}))
-        write_rows(run.path / LABEL_FILE, found)
-        facts["labels"] = {"shares": doubts.shares(), "examples": suspect_examples(data, found)}
+        labelled = list(label_rows(doubts, data, {row.id: row.place for row in rows}))
+        write_rows(run.path / LABEL_FILE, labelled)
+        facts["labels"] = {"shares": doubts.shares(), "examples": suspect_examples(data, labelled)}
         facts["labels"]["said"] = list(doubt_sentences(doubts, facts["labels"]["shares"]))
     run.write_json("inspect.json", facts)
     page = run.path / "inspect.html"

@@ -41,6 +41,11 @@ class AttributeOutputs:
                 "that all have the same weight."
             )
             return
+        if np.isnan(found.intervals_K_2).any():
+            note_fallback(
+                "head.weights=learned: all preferences of val are of one prompt, so that the "
+                "learnt weights have no intervals: give more rows, or declare weights."
+            )
         self.learnt = found
         weights_K = torch.tensor(found.weights_K, dtype=torch.float32)
         self.head.combine_K.copy_(weights_K)
