@@ -190,23 +190,31 @@ def choose_batch(
     groups = prefix_groups(sequences) if trees else [[n] for n in range(len(sequences))]
     chosen, left = list[list[int]](), budget
     for group in groups:
-        size = PrefixTreeBuilder().with_sequences([sequences[index] for index in group]).size
+        size = _tree_size(group, sequences)
         if size > budget:
-            group, size = _beginning(group, sequences, left, at_least=0 if chosen else 1)
+            group = _beginning(group, sequences, left, at_least=0 if chosen else 1)
+            size = _tree_size(group, sequences)
         if group and (size <= left or not chosen):
             chosen.append(group)
             left -= size
     return chosen, budget - left
 
 
+def _tree_size(group: Sequence[int], sequences: Sequence[Tokens]) -> int:
+    return PrefixTreeBuilder().with_sequences([sequences[index] for index in group]).size
+
+
 def _beginning(
     group: Sequence[int], sequences: Sequence[Tokens], limit: int, at_least: int
-) -> tuple[list[int], int]:
-    """As many sequences of the group as make a tree of `limit` tokens, and its size."""
+) -> list[int]:
+    """As many sequences of the group as make a tree of `limit` tokens.
+
+    Added one after the other, a sequence that begins a later one counts as a branch: the tree of
+    all has no more tokens than that.
+    """
     builder = PrefixTreeBuilder()
     for count, index in enumerate(group):
-        larger = builder.with_sequences([sequences[index]])
-        if count >= at_least and larger.size > limit:
-            return list(group[:count]), builder.size
-        builder = larger
-    return list(group), builder.size
+        builder = builder.with_sequences([sequences[index]])
+        if count >= at_least and builder.size > limit:
+            return list(group[:count])
+    return list(group)

@@ -25,6 +25,7 @@ FILES = sorted(ROOT.glob("conf/*/*.yaml"))
 NEEDED = {
     "data=jsonl": ["data.path=x"],
     "eval=llmbar": ["eval.path=x"],
+    "eval=m_rewardbench": ["eval.path=x"],
     "eval=rmb": ["eval.path=x"],
     "model=hf": ["model.path=x"],
     "task=score": ["data.path=x"],

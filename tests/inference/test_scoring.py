@@ -211,14 +211,14 @@ def test_a_partial_file_that_is_gone_begins_anew(rmexp, run, write_rows, fork_se
 
 def test_many_responses_to_one_prompt_are_packed_into_the_budget(run, monkeypatch):
     sizes = []
-    before = scorer.compute_rewards
+    before = scorer.compute_outputs
 
     def watched(model, batch):
         trees = batch.trees or ()
         sizes.append(sum(tree.size for tree in trees) or batch.tokens_R_T.numel())
         return before(model, batch)
 
-    monkeypatch.setattr(scorer, "compute_rewards", watched)
+    monkeypatch.setattr(scorer, "compute_outputs", watched)
     model = package.load(run, precision="32-true")
     model.micro_batch_tokens = 400
     answers = [f"answer {n} " * (n % 5 + 1) for n in range(60)]

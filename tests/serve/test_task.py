@@ -20,12 +20,12 @@ HELD = """
 import os, time
 import rmexp.inference.scorer as scorer
 
-compute = scorer.compute_rewards
+compute = scorer.compute_outputs
 def held(model, batch):
     while not os.path.exists("stopped"):
         time.sleep(0.01)
     return compute(model, batch)
-scorer.compute_rewards = held
+scorer.compute_outputs = held
 """
 """No reward is computed before the test has stopped the server."""
 
