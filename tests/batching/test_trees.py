@@ -220,7 +220,7 @@ shapes = st.lists(
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     shapes,
     st.sampled_from([None, 1, 5, 40]),

@@ -56,6 +56,7 @@ def interrupt(pid):
     os.kill(pid, signal.SIGINT)
 
 
+@pytest.mark.soak
 def test_killed_at_random_and_started_again_it_finds_the_same(server, whole, tmp_path):
     reference, seconds = whole
     home = tmp_path / "outputs" / "sweeps" / reference.name

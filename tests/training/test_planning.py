@@ -347,7 +347,7 @@ print(3 * weights + sum(peak[1]), highest() - before)
 """
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.soak)])
 def test_a_real_step_takes_what_was_planned(precision):
     # Each block has pages of its own, so that the allocator holds nothing back.
     mapped = {"MALLOC_MMAP_THRESHOLD_": "65536"}
