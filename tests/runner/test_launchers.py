@@ -110,6 +110,7 @@ def begun(folder, number):
 
 
 # ---------------------------------------------------------------------- joblib
+@pytest.mark.soak
 def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
     del own.environment["OMP_NUM_THREADS"]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -157,6 +158,7 @@ def test_heads_that_train_together_are_one_job(own):
 
 
 # -------------------------------------------------------------------- submitit
+@pytest.mark.soak
 def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
     """The signal is what SLURM sends before the limit; its queue then starts the job again."""
     shutil.copytree(whole.parents[1], own.folder / "outputs")

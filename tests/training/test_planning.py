@@ -120,6 +120,7 @@ def test_70b_is_refused_with_what_it_needs(rmexp, directory):
     )
 
 
+@pytest.mark.soak
 def test_a_refusal_names_settings_that_fit(rmexp, directory):
     model = ("model=hf", f"model.path={directory(LLAMA_8B)}", "tune=full", *GPU)
     done, facts = planned(rmexp, *model, check=False)
