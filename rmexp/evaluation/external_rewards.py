@@ -20,7 +20,7 @@ def read_all_rewards(scores: str | Sequence[str], how: Aggregation) -> dict[Resp
     A response that some file lacks has none.
 
     Raises:
-        UserError: see `read_rewards`; or the files have no response in common.
+        UserError: see `read_rewards`; or there is no response that all files have.
     """
     if isinstance(scores, str):
         return read_rewards(scores)

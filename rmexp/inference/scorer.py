@@ -399,8 +399,7 @@ def open_scorer(
         check_fingerprint(Path(directory), tokenizer)
         check_reward_head(Path(directory))
     model = source.load_model(tokenizer, 0)
-    if directory is not None:
-        load_outputs(model, Path(directory))
+    load_outputs(model, source)
     if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head: train it first.")
     model.to(device)

@@ -30,10 +30,14 @@ def save_outputs(head: MultiOutputHead, export: Path) -> None:
 
 
 @torch.no_grad()
-def load_outputs(model: Any, export: Path) -> None:
-    """Give the model of an export the outputs that its run trained, if there are several."""
-    file = export / HEADS_FILE
-    if not file.is_file():
+def load_outputs(model: Any, source: Any) -> None:
+    """Give a trained model the outputs beside the export that it was loaded from, if there are any.
+
+    Args:
+        source: loaded the model; without a `path` it is no export.
+    """
+    export = getattr(source, "path", None)
+    if export is None or not (file := Path(export) / HEADS_FILE).is_file():
         return
     with safe_open(file, "pt") as stored:
         about = stored.metadata()

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,28 +9,18 @@ from torch import Tensor, nn
 
 from rmexp.core.errors import UserError
 from rmexp.models.head_file import load_outputs
-from rmexp.models.layout_probe import RequestedLayout
-from rmexp.models.provenance import Provenance
+from rmexp.models.pretrained import TrainedModel
 
 
-@dataclass(frozen=True)
-class MergedWeights:
+@dataclass(frozen=True, kw_only=True)
+class MergedWeights(TrainedModel):
     """Members that were trained from one base, averaged (WARM: Ramé et al. 2024, arXiv:2401.12187).
 
     Args:
-        base: source of the model that all members were trained from.
         members: name -> source of a member and its weight; the weights have the sum 1.
-        layout, gradient_checkpointing, compile: see `Pretrained`.
     """
 
-    base: Any
     members: Mapping[str, tuple[Any, float]]
-    layout: RequestedLayout = "auto"
-    gradient_checkpointing: bool = False
-    compile: bool = False
-
-    def load_tokenizer(self) -> Any:
-        return self.base.load_tokenizer()
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
         """The merged model; besides it, memory holds one member at a time.
@@ -44,19 +33,10 @@ class MergedWeights:
         for name, (source, share) in self.members.items():
             del model  # the one before, before the next is loaded
             model = source.load_model(tokenizer, seed)  # LoRA's updates are merged
-            if (export := getattr(source, "path", None)) is not None:
-                load_outputs(model, Path(export))
+            load_outputs(model, source)
             _add(mean, model.state_dict(), share, name)
         model.load_state_dict(mean)
         return model
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    def provenance(self) -> Provenance:
-        """That of the model that was trained."""
-        return self.base.provenance()
 
 
 @torch.no_grad()

@@ -202,28 +202,45 @@ class Pretrained:
         return f"{self.key}={self.path}{of}"
 
 
-@dataclass(frozen=True)
-class RunCheckpoint:
-    """A run's best checkpoint, for runs that have no export.
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A model whose weights runs have trained, from a base that has its tokenizer.
 
     Args:
-        base: source of the run's model.
-        weights: Lightning checkpoint of the run, with the weights that trained.
-        tune: the run's trainable part, see `tuning`.
-        head: the run's head, see `heads`.
+        base: source of the model that was trained.
         layout, gradient_checkpointing, compile: see `Pretrained`.
     """
 
     base: Any
-    weights: str
-    tune: Any
-    head: Any
     layout: RequestedLayout = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
 
     def load_tokenizer(self) -> Any:
         return self.base.load_tokenizer()
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    def provenance(self) -> Provenance:
+        """That of the model that was trained."""
+        return self.base.provenance()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCheckpoint(TrainedModel):
+    """A run's best checkpoint, for runs that have no export.
+
+    Args:
+        weights: Lightning checkpoint of the run, with the weights that trained.
+        tune: the run's trainable part, see `tuning`.
+        head: the run's head, see `heads`.
+    """
+
+    weights: str
+    tune: Any
+    head: Any
 
     def load_model(self, tokenizer: Any, seed: int) -> nn.Module:
         """The base with the run's weights.
@@ -248,14 +265,6 @@ class RunCheckpoint:
         model.requires_grad_(True)
         update_facts(model, fresh_head=False)
         return model
-
-    @property
-    def name(self) -> str:
-        return self.base.name
-
-    def provenance(self) -> Provenance:
-        """That of the model that was trained."""
-        return self.base.provenance()
 
 
 def _downloaded(source: str, revision: str | None) -> Path:

@@ -113,7 +113,13 @@ def train(
             stack.close()  # puts the frozen layers back
             if not module.sharded:
                 return network
-            weights = RunCheckpoint(model, best.best_model_path, tune, head, model.layout)
+            weights = RunCheckpoint(
+                base=model,
+                weights=best.best_model_path,
+                tune=tune,
+                head=head,
+                layout=model.layout,
+            )
             return open_model(weights, prepared, seed, "cpu")[0]
 
         return finish_run(

@@ -209,4 +209,4 @@ def merged_weights(base: Any, members: Sequence[Member], shares: Sequence[float]
         one.run.name: (member_source(one), share)
         for one, share in zip(members, shares, strict=True)
     }
-    return MergedWeights(base, sources, layout=base.layout)
+    return MergedWeights(base=base, members=sources, layout=base.layout)

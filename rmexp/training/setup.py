@@ -202,12 +202,10 @@ def load_trained(
     Raises:
         UserError: it has no head, or another template than in training.
     """
-    directory = getattr(source, "path", None)
-    if directory is not None:
+    if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), prepared.tokenizer)
     model, layout = load_model(source, prepared, seed, run, reporter, device)
-    if directory is not None:
-        load_outputs(model, Path(directory))
+    load_outputs(model, source)
     if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head (score.weight): train it first.")
     return model, layout

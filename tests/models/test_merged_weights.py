@@ -30,7 +30,7 @@ def merged(*members):
     """Members as (value, share, ...)."""
     alive = weakref.WeakSet()
     sources = [(Source(alive, value, *width), share) for value, share, *width in members]
-    return MergedWeights(None, {f"m{n}": source for n, source in enumerate(sources)})
+    return MergedWeights(base=None, members={f"m{n}": source for n, source in enumerate(sources)})
 
 
 def test_the_mean_has_the_shares_and_one_member_is_loaded_at_a_time():
