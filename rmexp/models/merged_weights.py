@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from rmexp.core.errors import UserError
 from rmexp.models.head_file import load_outputs
-from rmexp.models.pretrained import TrainedModel
+from rmexp.models.pretrained import TrainedWeights
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergedWeights(TrainedModel):
+class MergedWeights(TrainedWeights):
     """Members that were trained from one base, averaged (WARM: Ramé et al. 2024, arXiv:2401.12187).
 
     Args:

@@ -203,7 +203,7 @@ class Pretrained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedModel:
+class TrainedWeights:
     """A model whose weights runs have trained, from a base that has its tokenizer.
 
     Args:
@@ -229,7 +229,7 @@ class TrainedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunCheckpoint(TrainedModel):
+class RunCheckpoint(TrainedWeights):
     """A run's best checkpoint, for runs that have no export.
 
     Args:
