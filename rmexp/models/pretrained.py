@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 from rmexp.core.disk_errors import is_disk_full
 from rmexp.core.errors import UserError
 from rmexp.models.adapter import base_of, merge_adapter
+from rmexp.models.first_layers import keep_first_layers, of_first_layers
 from rmexp.models.gguf import convert_gguf
 from rmexp.models.layout_probe import RequestedLayout
 from rmexp.models.loaded_weights import check_weights, load_renamed_head, note_unused
@@ -40,6 +41,8 @@ class Pretrained:
     Args:
         path: directory or hub id.
         gguf_file: name of a GGUF file in it; converted once and cached as safetensors.
+        layers: number of layers that are kept, from the first; None keeps all. The final norm and
+            the reward head follow the last of them.
         revision: hub revision (branch, tag or commit).
         trust_remote_code: run the code in the model's repository.
         attn_implementation: Hugging Face's name of an attention kernel; None takes the default.
@@ -54,6 +57,7 @@ class Pretrained:
 
     path: str
     gguf_file: str | None
+    layers: Annotated[int, Ge(1)] | None
     revision: str | None
     trust_remote_code: bool
     attn_implementation: str | None
@@ -78,6 +82,10 @@ class Pretrained:
             raise UserError(f"{self._where} is a file; give the directory that holds the model.")
         if not folder.exists() and (self.path[:1] in "./~" or self.path.count("/") > 1):
             raise UserError(f"{self._where}: there is no such directory.")
+        if self.layers is not None and self._base is not None:
+            raise UserError(
+                f"model.layers={self.layers}: {self._where} was trained on all of its layers."
+            )
         if self.gguf_file is not None or not folder.is_dir():
             return
         check_model_files(folder)
@@ -117,6 +125,7 @@ class Pretrained:
                 attn_implementation=self.attn_implementation,
                 **self._options(),
             )
+        info["unexpected_keys"] = of_first_layers(info["unexpected_keys"], self.layers)
         check_weights(info, model.base_model_prefix, self._where)
         drawn, folders = info["missing_keys"], [_downloaded(source, self.revision)]
         if self._base is not None:
@@ -156,6 +165,8 @@ class Pretrained:
         if self.dropout is not None:
             for name in DROPOUTS & set(vars(config.get_text_config())):
                 setattr(config.get_text_config(), name, self.dropout)
+        if self.layers is not None:
+            keep_first_layers(config.get_text_config(), self.layers, self._where)
         return config
 
     def _options(self) -> dict[str, Any]:
@@ -181,7 +192,9 @@ class Pretrained:
 
     @property
     def name(self) -> str:
-        return Path(self.gguf_file or self.path).name.removesuffix(".gguf")
+        """Of the file or directory; a cut model says so."""
+        whole = Path(self.gguf_file or self.path).name.removesuffix(".gguf")
+        return whole if self.layers is None else f"{whole}, first {self.layers} layers"
 
     def provenance(self) -> Provenance:
         """What is known of the model; of an adapter, of its base."""
