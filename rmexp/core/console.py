@@ -77,3 +77,10 @@ def format_bytes(size: float) -> str:
         if size >= 2**exponent:
             return f"{size / 2**exponent:,.1f} {unit}"
     return f"{size / 2**10:,.1f} KiB"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds, minutes or hours, with about two digits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from rich.table import Table
 
-from rmexp.core.console import Reporter, relative_path
+from rmexp.core.console import Reporter, format_duration, relative_path
 from rmexp.core.disk_errors import check_free_space
 from rmexp.runner.estimate import MeasuredJob, measure
 from rmexp.runner.executors import LAUNCHERS
@@ -92,15 +92,8 @@ def _lines(measured: MeasuredJob, cells: Sequence[JobSpec], how: str) -> list[st
     seconds = sum(measured.seconds(cell.config) for cell in cells)
     shared = "shared: imports, tokenised rows"
     return [
-        f"time: about {duration(seconds)} {how} "
-        f"({measured.step_seconds:.2g} s a step, {measured.epoch_steps} steps an epoch)",
+        f"time: about {format_duration(seconds)} {how} "
+        f"({measured.step.step_seconds:.2g} s a step, {measured.step.epoch_steps} steps an epoch)",
         shared + (", the frozen layers' activations" if measured.kept else ""),
         *([measured.kept] if measured.kept else []),
     ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, with about two digits."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rmexp.core import distributed
-from rmexp.core.console import Reporter
+from rmexp.core.console import Reporter, format_duration
 from rmexp.core.errors import UserError
 from rmexp.core.process_memory import trim_heap
 from rmexp.data.comparison_data import ComparisonData
@@ -23,6 +23,7 @@ from rmexp.training.callbacks import TrainingProgress
 from rmexp.training.finish import BestWeights, RunParts, finish_run, score_split
 from rmexp.training.frozen_activations import load_or_compute, skip_frozen_layers
 from rmexp.training.lightning_module import RewardModule
+from rmexp.training.measured_step import measure_step
 from rmexp.training.monitor import resolve_monitor
 from rmexp.training.optim import AdamW
 from rmexp.training.setup import (
@@ -86,9 +87,17 @@ def train(
         run.update(features=cached.facts)
         reporter.say(cached.line())
     trim_heap()
-    started = time.monotonic()
     with contextlib.ExitStack() as stack:
         layout = stack.enter_context(skip_frozen_layers(network, layout, cached))
+        if trainer.strategy == "single" and run.result["sweep"] is None and not resume:
+            network.train()
+            precision = trainer.resolved_precision()
+            step = measure_step(network, loss.to(device), data, layout, device, precision)
+            reporter.say(
+                f"time: about {format_duration(step.seconds(trainer))} of training and evaluation "
+                f"({step.step_seconds:.2g} s a step, {steps} steps)"
+            )
+        started = time.monotonic()
         module = RewardModule(network, loss, data, layout, optim, steps, fingerprints)
         module.train()  # a pretrained model is in eval mode
         progress = TrainingProgress(reporter)

@@ -25,6 +25,7 @@ from rmexp.runner.sweep_plan import Cell, SweepPlan, make_plan, read_plan
 from rmexp.tracking.run_state import State, read_state
 from rmexp.training.callbacks import write_checkpoint
 from rmexp.training.finish import remove_checkpoints
+from rmexp.training.measured_step import MeasuredStep
 from tests.conftest import SHORT_DEMO, CommandLine, result
 
 QUICK = ("model=tiny", "logger=none", SHORT_DEMO, "data.limit=24", "trainer.validations=1")
@@ -484,7 +485,9 @@ def test_every_sweep_file_passes_the_preflight(name):
 
 
 def test_disk_is_reckoned_by_what_is_kept():
-    million = MeasuredJob(1.0, 8.0, 10, 80, 8, 8, parameters=10**6, trainable=10**5, kept=None)
+    million = MeasuredJob(
+        MeasuredStep(1.0, 8.0, 10, 8, 8), 80, parameters=10**6, trainable=10**5, kept=None
+    )
     once = 4 * (7 * 10**5 + 10**6)  # what one run needs while it works, and an export
 
     def needed(*words):
