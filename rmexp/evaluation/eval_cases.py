@@ -1,7 +1,8 @@
 """Sets to evaluate: rows and their rewards, whether a model scores them or a file brings them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -15,8 +16,14 @@ from rmexp.evaluation.eval_sets import (
     SeveralSets,
     benchmark_data,
     expand_sets,
+    named_scores,
 )
-from rmexp.evaluation.external_rewards import join_rewards, read_all_rewards
+from rmexp.evaluation.external_rewards import (
+    ReadRewards,
+    join_rewards,
+    read_all_rewards,
+    read_file,
+)
 from rmexp.evaluation.external_verdicts import Verdicts, join_verdicts, with_verdicts
 from rmexp.evaluation.metric_values import slow_metrics
 from rmexp.evaluation.scored_set import HeadOutputs, ScoredSet, eval_labels
@@ -29,8 +36,8 @@ class EvalCase:
     Args:
         name: prefix of its metrics, and its split in `data`.
         data: the rows.
-        scores: the file with their rewards or verdicts, or files of rewards, which are an ensemble;
-            None: the model scores them.
+        scores: where their rewards or verdicts come from, several of which are an ensemble; none:
+            the model scores them.
         how: of an ensemble.
         benchmark: None for rows of `data`.
         rewards: index of a row -> the reward of each response.
@@ -40,7 +47,7 @@ class EvalCase:
 
     name: str
     data: ComparisonData
-    scores: str | list[str] | None
+    scores: Sequence[str]
     how: Aggregation
     benchmark: EvaluationSet | None = None
     rewards: Mapping[int, list[float]] = field(default_factory=dict)
@@ -54,22 +61,21 @@ class EvalCase:
         rows, known = self.data.splits[self.name], self.rewards.keys() | self.joined
         return rows[[row in known for row in rows.tolist()]]
 
-    def join(self) -> None:
-        """Read the rewards or verdicts from the file; what does not join is noted.
+    def join(self, read: ReadRewards = read_file) -> None:
+        """Read the rewards or verdicts; what does not join is noted.
 
         Raises:
-            UserError: the file cannot be read, or nothing joins.
+            UserError: they cannot be read, or nothing joins.
         """
-        assert self.scores is not None
-        rows = self.data.splits[self.name]
+        first, rows = self.scores[0], self.data.splits[self.name]
         found = self.data.rows.select_columns(["id", "lengths", "pairs"]).select(rows)
         ids, counts = found["id"][:], [len(lengths) for lengths in found["lengths"]]
-        if isinstance(self.scores, str) and is_verdict_file(self.scores):
-            self.verdicts = read_verdicts(self.scores)
+        if len(self.scores) == 1 and Path(first).expanduser().is_file() and is_verdict_file(first):
+            self.verdicts = read_verdicts(first)
             kept, notes = join_verdicts(ids, counts, found["pairs"], self.verdicts)
             self.joined = frozenset(int(rows[n]) for n in kept)
         else:
-            known = read_all_rewards(self.scores, self.how)
+            known = read_all_rewards(self.scores, self.how, read)
             joined, notes = join_rewards(ids, counts, known)
             self.rewards = {int(rows[n]): rewards for n, rewards in joined.items()}
         for note in notes:
@@ -87,7 +93,8 @@ class EvalCase:
         """Slow metrics and the benchmark's own scores, by their full names."""
         values = {f"{self.name}/{k}": v for k, v in slow_metrics(scored).items()}
         if self.benchmark is not None:
-            rows = self.data.rows.select_columns(["id", "prompt_key", "subset", "rank_levels"])
+            columns = ["id", "prompt_key", "subset", "rank_levels", "ratings"]
+            rows = self.data.rows.select_columns(columns)
             if self.verdicts is None:
                 rewards = [self.rewards[row] for row in self.indices.tolist()]
             else:  # no row is dropped
@@ -103,16 +110,16 @@ def eval_cases(
     """The cases of an `eval` option; the split of `eval=rows` is chosen later.
 
     Args:
-        how: several files of rewards become one.
+        how: several sources of rewards become one.
     """
     if isinstance(evaluation, OwnRows):
-        return [EvalCase("", data, evaluation.scores, how)]
+        return [EvalCase("", data, named_scores(evaluation), how)]
     several = isinstance(evaluation, SeveralSets)
     return [
         EvalCase(
             one.name,
             benchmark_data(one, data, f"eval.sets.{one.name}" if several else "eval"),
-            one.scores,
+            named_scores(one),
             how,
             one,
         )

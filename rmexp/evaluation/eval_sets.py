@@ -27,8 +27,9 @@ class EvaluationSet:
         format: raw row -> Comparison; reads the publisher's rows or ours.
         path: file, directory or hub id.
         suite: scored comparisons -> the publisher's scores.
-        scores: a file of rewards or pairwise verdicts to evaluate, or files of rewards, which are
-            an ensemble; None: the checkpoint scores the rows.
+        scores: where the rewards come from in place of a model: a file of rewards or pairwise
+            verdicts, a run, a sweep or a Hugging Face directory, or a list of these, which is an
+            ensemble; None: the model scores the rows.
         limit: number of comparisons to take from the start; None takes all.
         on_bad_row: `raise` stops at bad rows, `skip` drops and counts them.
         max_bad_share: share of bad rows above which `skip` stops as well.
@@ -86,8 +87,7 @@ class OwnRows:
     """eval=rows: the rows of `data` (the run's own test rows, or those of other data).
 
     Args:
-        scores: a file of rewards or pairwise verdicts to evaluate, or files of rewards, which are
-            an ensemble; None: the checkpoint scores the rows.
+        scores: see `EvaluationSet`.
     """
 
     scores: str | list[str] | None = None
@@ -120,6 +120,11 @@ def expand_sets(evaluation: EvaluationSet | SeveralSets | OwnRows) -> list[Evalu
     return [dataclasses.replace(one, name=name) for name, one in evaluation.sets.items()]
 
 
+def named_scores(one: EvaluationSet | OwnRows) -> list[str]:
+    """The sources of rewards that `eval.scores` names; none: the model scores the rows."""
+    return [one.scores] if isinstance(one.scores, str) else list(one.scores or [])
+
+
 def scored_lists(
     rows: Iterable[Mapping[str, Any]], rewards: Sequence[Sequence[float]]
 ) -> list[ScoredList]:
@@ -131,6 +136,7 @@ def scored_lists(
             subset=row["subset"],
             rewards=np.asarray(values, dtype=np.float64),
             levels=np.asarray(row["rank_levels"]),
+            ratings=np.asarray(row["ratings"], dtype=np.float64),
         )
         for row, values in zip(rows, rewards, strict=True)
     ]

@@ -1,36 +1,52 @@
 """Comparisons joined with rewards from files."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from rmexp.core.errors import UserError
 from rmexp.data.reward_file import ResponseKey, read_rewards
 from rmexp.evaluation.aggregate import Aggregation
-from rmexp.evaluation.calibration import own_scale
+from rmexp.evaluation.calibration import Calibration, own_scale
 
 EXAMPLES_SHOWN = 3
 """Maximum number of ids in a message."""
 
 
-def read_all_rewards(scores: str | Sequence[str], how: Aggregation) -> dict[ResponseKey, float]:
-    """The rewards of a file, or of several as an ensemble: each is standardised by itself.
+ReadRewards = Callable[[str], tuple[Mapping[ResponseKey, float], Calibration | None]]
+"""The rewards that a name of `eval.scores` stands for, and the scale that they have on val."""
 
-    A response that some file lacks has none.
+
+def read_file(path: str) -> tuple[Mapping[ResponseKey, float], None]:
+    """The rewards of a file, which knows no scale; see `ReadRewards` and `read_rewards`."""
+    return read_rewards(path), None
+
+
+def read_all_rewards(
+    scores: Sequence[str], how: Aggregation, read: ReadRewards = read_file
+) -> Mapping[ResponseKey, float]:
+    """The rewards of one source, or of several as an ensemble.
+
+    A member is standardised by its scale on val, or by itself where it has none. A response that
+    some member lacks has no reward.
 
     Raises:
-        UserError: see `read_rewards`; or there is no response that all files have.
+        UserError: see `read`; or there is no response that all members have.
     """
-    if isinstance(scores, str):
-        return read_rewards(scores)
-    members = [read_rewards(file) for file in scores]
-    keys = [key for key in members[0] if all(key in other for other in members[1:])]
+    members = [read(one) for one in scores]
+    if len(members) == 1:
+        return members[0][0]
+    keys = [key for key in members[0][0] if all(key in known for known, _ in members[1:])]
     if not keys:
         raise UserError(f"eval.scores: {' and '.join(scores)} have no response in common.")
-    values_M_N = [np.array([known[key] for key in keys], dtype=np.float64) for known in members]
-    scaled_M_N = np.stack([own_scale(one).normalised(one) for one in values_M_N])
-    return dict(zip(keys, how(scaled_M_N).tolist(), strict=True))
+    scaled = [_scaled([known[key] for key in keys], scale) for known, scale in members]
+    return dict(zip(keys, how(np.stack(scaled)).tolist(), strict=True))
+
+
+def _scaled(rewards: Sequence[float], scale: Calibration | None) -> np.ndarray:
+    rewards_N = np.array(rewards, dtype=np.float64)
+    return (scale or own_scale(rewards_N)).normalised(rewards_N)
 
 
 def join_rewards(

@@ -26,6 +26,7 @@ NEEDED = {
     "data=jsonl": ["data.path=x"],
     "eval=llmbar": ["eval.path=x"],
     "eval=m_rewardbench": ["eval.path=x"],
+    "eval=rewordbench": ["eval.path=x"],
     "eval=rmb": ["eval.path=x"],
     "model=hf": ["model.path=x"],
     "task=score": ["data.path=x"],

@@ -3,7 +3,16 @@
 import pytest
 
 from rmexp.data.formats.auto import Auto
-from rmexp.data.formats.benchmarks import PPE, RMB, ByLanguage, ChosenRejected, JudgeBench, LLMBar
+from rmexp.data.formats.benchmarks import (
+    PPE,
+    RMB,
+    ByLanguage,
+    ChosenRejected,
+    JudgeBench,
+    LLMBar,
+    Transformed,
+    original_id,
+)
 from rmexp.data.sources import BadRow
 
 OURS = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "subset": "mine"}
@@ -139,12 +148,11 @@ def test_ppe_preferences(winner, label):
     assert [one.label for one in found.judgements] == [label]
 
 
-def test_each_sampled_pair_of_ppe_correctness_is_a_comparison():
-    one, other = PPE("gpqa")(CORRECTNESS)
-    assert (texts(one), texts(other)) == (["a", "b"], ["c", "b"])
-    assert pairs(one) == pairs(other) == [(0, 1)]
-    assert (one.id, other.id, one.subset) == ("g7+0", "g7+1", "gpqa")
-    assert one.prompt_key == other.prompt_key
+def test_ppe_correctness_is_a_list_with_the_sampled_pairs():
+    found = PPE("gpqa")(CORRECTNESS)
+    assert (found.id, found.subset, texts(found)) == ("g7", "gpqa", ["a", "b", "c"])
+    assert pairs(found) == [(0, 1), (2, 1)]
+    assert found.ratings == (1.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,12 @@ def test_each_sampled_pair_of_ppe_correctness_is_a_comparison():
 def test_ppe_pairs_that_cannot_be_used(pair, reason):
     with pytest.raises(BadRow, match=reason):
         PPE()({**CORRECTNESS, "sampled_conflict_pairs": [pair]})
+
+
+def test_a_transformed_row_has_the_id_of_its_original_and_the_transformation():
+    one, other = (Transformed()({**OURS, "id": 7} | more) for more in ({}, {"transformation": "t"}))
+    assert ((one.id, one.subset), (other.id, other.subset)) == (("7", "original"), ("7+t", "t"))
+    assert original_id(other.id, other.subset) == one.id
 
 
 def test_a_language_is_the_subset_and_publishers_rows_may_be_ours():

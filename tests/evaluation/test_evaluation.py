@@ -13,9 +13,17 @@ from rmexp.data.formats.benchmarks import PPE, JudgeBench
 from rmexp.data.reward_file import read_rewards
 from rmexp.evaluation.aggregate import Aggregation
 from rmexp.evaluation.benchmarks.base import PairBenchmark
+from rmexp.evaluation.benchmarks.ppe import PPEBenchmark
 from rmexp.evaluation.eval_cases import eval_cases
-from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
+from rmexp.evaluation.eval_sets import (
+    EvaluationSet,
+    OwnRows,
+    SeveralSets,
+    expand_sets,
+    scored_lists,
+)
 from rmexp.evaluation.external_rewards import join_rewards, read_all_rewards
+from rmexp.evaluation.metric_values import compute_metrics
 from tests.helpers.options import from_conf
 
 MEAN = Aggregation("mean", 0.5)
@@ -57,25 +65,44 @@ def test_a_suite_judged_by_a_file_of_rewards(write_rows, tmp_path):
     assert metrics["judgebench/mine/accuracy"] == 1
 
 
+def _lists(case):
+    rows = case.data.rows.select(case.indices)
+    return scored_lists(rows, [case.rewards[row] for row in case.indices.tolist()])
+
+
 def test_ppe_by_hand(write_rows, tmp_path):
-    """Of two sampled pairs one is won; of people's votes one is won, one lost, and one a tie."""
+    """Rewards are lengths, and the first of three answers is right.
+
+    Of two sampled pairs one is won. Of one answer f = g = 1/3, of two f = 1/3 (only the first and
+    second choose right) and g = 2/3, of three f = 0 and g = 1. Of people's votes one is won, one
+    lost, and one is a tie.
+    """
     right = {"question_id": "g", "prompt": "?", "scores": [True, False, False]}
     right |= {f"response_{n}": text for n, text in ((1, "aa"), (2, "b"), (3, "ccc"))}
     right["sampled_conflict_pairs"] = [[0, 1], [2, 0]]
     voted = {"prompt": "?", "language": "English", "response_1": "aa", "response_2": "b"}
     winners = ("model_a", "model_b", "tie")
     votes = [{**voted, "question_id": w, "prompt": w, "winner": w} for w in winners]
-    by_length = {"g+0": (2, 1), "g+1": (2, 3)} | dict.fromkeys(winners, (2, 1))
-    table = [(name, k, r) for name, two in by_length.items() for k, r in enumerate(two)]
+    table = [(name, k, 2 - k) for name in winners for k in (0, 1)]
+    table += [("g", k, reward) for k, reward in enumerate((2, 1, 3))]
     scores = write_rows(rewards(table), "rewards.jsonl")
-    for rows, expected in (([right], 1 / 2), (votes, 1 / 2)):
-        suite = EvaluationSet("ppe", PPE(), write_rows(rows), PairBenchmark(), scores=scores)
+    kinds = []
+    for rows in (votes, [right]):
+        suite = EvaluationSet("ppe", PPE(), write_rows(rows), PPEBenchmark(), scores)
         case = read(suite, tmp_path)
-        with collect_fallbacks((said := []).append):
+        with collect_fallbacks([].append):
             case.join()
-            found = case.slow_metrics(case.scored())
-        assert found["ppe/accuracy"] == expected
-        assert any("1 comparisons have no better" in note for note in said) == (rows is votes)
+            scored = case.scored()
+            kinds.append(case.benchmark.suite(_lists(case)).scores)
+            named = case.slow_metrics(scored)
+        assert compute_metrics(scored)["accuracy"] == 1 / 2
+        assert named.keys() >= {f"ppe/{name}" for name in kinds[-1]}
+    of_votes, of_answers = ({k: one.value for k, one in found.items()} for found in kinds)
+    assert of_votes == {"accuracy": 1 / 2, "tie_rate": 0}
+    assert of_answers == pytest.approx(
+        {"best_of_1": 1 / 3, "best_of_2": 1 / 3, "best_of_k_max": 1 / 3, "best_of_k_end": 0}
+        | {"best_of_k_loss": (1 / 9 + 1) / 3, "roc_auc": 1 / 2}
+    )
 
 
 def test_rows_without_a_tokenizer(write_rows, tmp_path):

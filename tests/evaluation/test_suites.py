@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmexp.evaluation.benchmarks.base import PairBenchmark, ScoredList, as_metric_names
+from rmexp.evaluation.benchmarks.ppe import PPEBenchmark
 from rmexp.evaluation.benchmarks.rewardbench import PRIOR, SECTIONS, RewardBench
 from rmexp.evaluation.benchmarks.rewardbench2 import REWARDBENCH2_DOMAINS, RewardBench2
+from rmexp.evaluation.benchmarks.rewordbench import ReWordBench
 from rmexp.evaluation.benchmarks.rm_bench import RMBench
 from rmexp.evaluation.benchmarks.rmb import RMBBenchmark
 
+MORE = (PPEBenchmark(), ReWordBench())
 numbers = itertools.count()
 
 
@@ -26,6 +29,7 @@ def scored(good, bad, subset="all", name=None, prompt=None):
         subset=subset,
         rewards=np.array([*good, *bad], dtype=np.float64),
         levels=np.array([1] * len(good) + [0] * len(bad)),
+        ratings=np.full(len(good) + len(bad), np.nan),
     )
 
 
@@ -71,7 +75,7 @@ def test_rewards_that_are_no_numbers_are_left_out_and_counted():
 
 
 def test_nothing_to_score_gives_no_score():
-    for suite in (PairBenchmark(), RewardBench(), RewardBench2(), RMBench(), RMBBenchmark()):
+    for suite in (PairBenchmark(), RewardBench(), RewardBench2(), RMBench(), RMBBenchmark(), *MORE):
         assert suite([]).scores == {}
 
 
@@ -84,10 +88,26 @@ def test_the_interval_of_prompts_is_wider_than_that_of_rows():
     ]
     clustered = PairBenchmark()(rows).scores["accuracy"]
     apart = PairBenchmark()(
-        [ScoredList(r.id, r.id, r.subset, r.rewards, r.levels) for r in rows]
+        [ScoredList(r.id, r.id, r.subset, r.rewards, r.levels, r.ratings) for r in rows]
     ).scores["accuracy"]
     assert clustered.value == pytest.approx(apart.value)
     assert clustered.high - clustered.low > 1.5 * (apart.high - apart.low)
+
+
+# ------------------------------------------------------------------ reWordBench
+def test_drops_are_of_the_same_rows_before_and_after():
+    """`quotes` turns one of two wins into a loss; `rot13` keeps its only row, and loses one."""
+    rows = [pair(won, "original", name=name) for name, won in (("a", 1), ("b", 1), ("c", 0))]
+    changed = (("a", "quotes", 0), ("b", "quotes", 1), ("b", "rot13", 1), ("z", "rot13", 0))
+    rows += [pair(won, how, name=f"{name}+{how}") for name, how, won in changed]
+    found = ReWordBench()(rows)
+    assert values(found) == pytest.approx(
+        {"original/accuracy": 2 / 3, "quotes/accuracy": 1 / 2, "rot13/accuracy": 1}
+        | {"quotes/drop": 1 / 2, "rot13/drop": 0, "accuracy": 3 / 4, "drop": 1 / 4}
+    )
+    assert found.notes == [
+        "1 transformed comparisons have no original of their id: they are left out."
+    ]
 
 
 # ---------------------------------------------------------------- RewardBench 1
@@ -261,7 +281,8 @@ def test_scores_do_not_change_under_scale_and_shift(seed, scale, shift):
     rows = ties((rng.normal(size=3), rng.normal(size=2)), (rng.normal(size=1), rng.normal(size=3)))
     rows += [scored(rng.normal(size=1), rng.normal(size=3), "Math") for _ in range(3)]
     moved = [
-        ScoredList(r.id, r.prompt, r.subset, r.rewards * scale + shift, r.levels) for r in rows
+        ScoredList(r.id, r.prompt, r.subset, r.rewards * scale + shift, r.levels, r.ratings)
+        for r in rows
     ]
     one, other = values(RewardBench2()(rows)), values(RewardBench2()(moved))
     assert one == pytest.approx(other, abs=1e-6)

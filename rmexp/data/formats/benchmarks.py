@@ -131,19 +131,19 @@ class PPE:
 
     Preferences have `response_1`, `response_2` and `winner` (model_a, model_b or a tie); their
     `language` is the subset. Correctness has K responses, `response_1` to `response_K`, of which
-    `scores` tells the right ones; each pair of `sampled_conflict_pairs` is a comparison.
+    `scores` tells the right ones: their ratings. `sampled_conflict_pairs` are the labelled pairs.
 
     Args:
         subset: of rows of correctness. The publishers have one set each for MMLU-Pro, MATH, GPQA,
             IFEval and MBPP-Plus.
     """
 
-    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "ties", "lists")
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "ties", "lists", "ratings")
     subset: str = "all"
 
     def __call__(self, row: BenchmarkRow) -> Comparison | Sequence[Comparison]:
         if "sampled_conflict_pairs" in row:
-            return self._conflicts(row)
+            return self._answers(row)
         if "response_1" not in row or "winner" not in row:
             return Auto()(row)
         names = {"response_a": "response_1", "response_b": "response_2", "votes": "winner"}
@@ -153,9 +153,9 @@ class PPE:
             {"prompt": row.get("prompt"), **own, **renamed}
         )
 
-    def _conflicts(self, row: BenchmarkRow) -> list[Comparison]:
-        scores, found = list_field(row, "scores", "scores"), []
-        for number, pair in enumerate(list_field(row, "sampled_conflict_pairs", "pairs")):
+    def _answers(self, row: BenchmarkRow) -> Comparison:
+        scores, labels = list_field(row, "scores", "scores"), []
+        for pair in list_field(row, "sampled_conflict_pairs", "pairs"):
             if not _is_pair(pair, len(scores)):
                 raise BadRow(
                     f"sampled_conflict_pairs has {pair!r}: two numbers of responses, from 0"
@@ -163,12 +163,15 @@ class PPE:
             i, j = (int(place) for place in pair)
             if scores[i] == scores[j]:
                 raise BadRow(f"scores of the responses {i} and {j} are the same")
-            best, worst = (i, j) if scores[i] > scores[j] else (j, i)
-            names = f"response_{best + 1}", f"response_{worst + 1}"
-            good, bad = ([field(row, name)] for name in names)
-            labelled = {"id": f"{row.get('question_id')}+{number}", "subset": self.subset}
-            found.append(_lists(prompt_field(row), good, bad, names, {**row, **labelled}))
-        return found
+            labels.append(PreferenceLabel(i, j) if scores[i] > scores[j] else PreferenceLabel(j, i))
+        texts = [field(row, f"response_{n}") for n in range(1, len(scores) + 1)]
+        return Comparison(
+            prompt=prompt_field(row),
+            responses=response_list(texts, "responses"),
+            judgements=tuple(labels),
+            ratings=tuple(map(float, scores)),
+            **common_fields({**row, "id": row.get("question_id"), "subset": self.subset}),
+        )
 
 
 ARENA_TIES = ("tie", "tie (bothbad)")
@@ -181,6 +184,30 @@ def _is_pair(value: Any, count: int) -> bool:
         and len(value) == 2
         and all(isinstance(one, int) and 0 <= one < count for one in value)
     )
+
+
+ORIGINAL = "original"
+"""Subset of the rows that a transformation was applied to."""
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """Rows with a `transformation`, their subset and a part of their id (reWordBench).
+
+    A transformed row has the `id` of its original, which has no `transformation`, or `original`.
+    """
+
+    label_kinds: ClassVar[tuple[str, ...]] = ("pairs", "lists")
+
+    def __call__(self, row: BenchmarkRow) -> Comparison | Sequence[Comparison]:
+        name, old = text_field(row, "transformation", ORIGINAL), field(row, "id")
+        changed = {} if name == ORIGINAL else {"id": f"{old}+{name}"}
+        return Auto()({**row, "subset": name, **changed})
+
+
+def original_id(name: str, transformation: str) -> str:
+    """The id of the original of a transformed comparison."""
+    return name.removesuffix(f"+{transformation}")
 
 
 @dataclass(frozen=True)

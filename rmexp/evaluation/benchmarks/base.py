@@ -19,6 +19,7 @@ class ScoredList:
         subset: of the benchmark.
         rewards: (K,) finite.
         levels: (K,) rank level, 0 the worst; -1 unranked.
+        ratings: (K,) NaN where unrated.
     """
 
     id: str
@@ -26,6 +27,7 @@ class ScoredList:
     subset: str
     rewards: np.ndarray
     levels: np.ndarray
+    ratings: np.ndarray
 
     @property
     def good(self) -> np.ndarray:
@@ -107,7 +109,7 @@ class PairBenchmark:
     """Pair accuracy: `accuracy` and `tie_rate` over all comparisons, `SUBSET/accuracy` of each.
 
     Scores JudgeBench (Tan et al. 2024, arXiv:2410.12784; a scalar model sees one order), LLMBar
-    (Zeng et al. 2023, arXiv:2310.07641), PPE (Frick et al. 2024, arXiv:2410.14872; its accuracies)
+    (Zeng et al. 2023, arXiv:2310.07641), PPE's preferences (Frick et al. 2024, arXiv:2410.14872)
     and M-RewardBench (Gureja et al. 2024, arXiv:2410.15522; accuracy by language).
     """
 
