@@ -70,6 +70,9 @@ HEAD_TARGET = "rmexp.models.tuning.Head"
 LINEAR_TARGET = "rmexp.models.heads.LinearHead"
 """head=linear, which runs had before head was a group."""
 
+ENSEMBLE_TARGET = "rmexp.models.heads.EnsembleHead"
+"""head=ensemble."""
+
 TRAIN_TARGET = "rmexp.tasks.train.train"
 """task=train."""
 

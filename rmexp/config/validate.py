@@ -140,8 +140,13 @@ MODEL_PROBES = ("probes", "probe_rows")
 """Keys of task=evaluate that need a model."""
 
 
+def is_implicit(config: DictConfig) -> bool:
+    """Whether the model is a policy that is judged by its implicit reward."""
+    return bool(config.model.get("_target_") == IMPLICIT_TARGET)
+
+
 def rewards_from_files(config: DictConfig) -> bool:
-    """Whether the rewards of all evaluation sets come from files, so that no model is needed."""
+    """Whether `eval.scores` brings the rewards of all evaluation sets, so that none is scored."""
     sets = config.eval.get("sets") or {"": config.eval}
     return all(one.get("scores") for one in sets.values())
 
@@ -153,24 +158,26 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
         UserError: names the key.
     """
     name = config.task.name
-    from_files = name == "evaluate" and rewards_from_files(config)
-    inputs = task_inputs(config.task["_target_"], with_checkpoint=not from_files)
-    if from_files:
+    from_files, implicit = name == "evaluate" and rewards_from_files(config), is_implicit(config)
+    no_checkpoint = from_files or implicit
+    inputs = task_inputs(config.task["_target_"], with_checkpoint=not no_checkpoint)
+    if no_checkpoint:
         inputs = {key: kind for key, kind in inputs.items() if key not in MODEL_PROBES}
+    if from_files:
+        del inputs["implicit"]
     who = "eval.scores" if from_files else f"task={name}"
-    implicit = config.model.get("_target_") == IMPLICIT_TARGET
-    if implicit and name != "score":
+    if implicit and not {"implicit", "out"} & inputs.keys():
         raise UserError(
-            f"model=implicit scores rows and does nothing else, so task={name} cannot use it: "
-            "task=score model=implicit policy=DIR reference=DIR data.path=FILE out=REWARDS writes "
-            "rewards that eval.scores=REWARDS and runs=[RUN,REWARDS] take."
+            f"model=implicit scores rows and does nothing else, so {who} cannot use it: "
+            "task=score, task=evaluate and task=best_of_n take it, and task=compare the run of "
+            "task=evaluate."
         )
     for key in ("checkpoint", "source", "out", "runs"):
-        brought = key == "checkpoint" and implicit
+        brought = key in ("checkpoint", "runs") and implicit
         needed = key in inputs and inputs[key] in (str, str | list[str]) and not brought
         if needed and config[key] is None:
             what = "FILE" if (name, key) in FILES else "DIRECTORY"
-            other = " (or eval.scores=FILE)" if name == "evaluate" else ""
+            other = " (or eval.scores=FILE_OR_RUN)" if name == "evaluate" else ""
             raise UserError(f"task={name} needs {key}={what}{other}.")
     for key in (key for key in ENSEMBLE_KEYS if key in inputs):
         _check_value(key, config[key], inputs[key])
@@ -181,7 +188,7 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         part = key.split(".")[0]
-        used = {"task", "logger", *inputs, *(IMPLICIT_KEYS if implicit else ())}
+        used = {"task", "logger", *inputs, *(("model", *IMPLICIT_KEYS) if implicit else ())}
         own = {
             "checkpoint",
             "source",
@@ -210,8 +217,10 @@ def _check_checkpoints(config: DictConfig, inputs: Mapping[str, Any]) -> None:
         raise UserError(f"checkpoint={config.checkpoint}: should be a directory or a list of them.")
     if inputs.get("checkpoint") != str | list[str]:
         raise UserError(
-            f"task={config.task.name} takes one checkpoint. Of an ensemble, task=score writes the "
-            "rewards (checkpoint=[A,B]), and task=compare compares it (runs=[A,B] aggregate=mean)."
+            f"task={config.task.name} takes one checkpoint. An ensemble is evaluated by "
+            "task=evaluate eval.scores=[A,B], compared by task=compare runs=[A,B] aggregate=mean, "
+            "and its rewards are written by task=score checkpoint=[A,B]; task=merge runs=[A,B] "
+            "makes one model of it."
         )
 
 

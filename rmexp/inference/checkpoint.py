@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmexp import __version__
 from rmexp.config.compose import build, locate, option_values, without_hydra
-from rmexp.config.schema import LINEAR_TARGET, SINGLE_PROCESS, names_files
+from rmexp.config.schema import ENSEMBLE_TARGET, LINEAR_TARGET, SINGLE_PROCESS, names_files
 from rmexp.config.trust import Trust, check_links, check_part, literal, read_untrusted
 from rmexp.config.validate import find_targets
 from rmexp.core.devices import device_name, resolve_accelerator, resolve_precision
@@ -19,6 +19,7 @@ from rmexp.evaluation import calibration
 from rmexp.evaluation.aggregate import Aggregate, Aggregation
 from rmexp.inference.ensemble import EnsembleScorer
 from rmexp.inference.scorer import Scorer, open_scorer
+from rmexp.models.head_file import stored_kind
 from rmexp.models.model_files import ADAPTER
 from rmexp.models.reward_head import HEAD_RECORD
 
@@ -257,6 +258,15 @@ def find_weights(
         f"checkpoint={home}: neither a run with an export or a checkpoint, nor a "
         "Hugging Face directory."
     )
+
+
+def has_members(home: Path) -> bool:
+    """Whether a run or a Hugging Face directory has head=ensemble."""
+    export, config = find_export(home), home / "config.yaml"
+    if export is not None:
+        return stored_kind(export) == "ensemble"
+    head = read_untrusted(config).get("head", {}) if config.is_file() else {}
+    return bool(head.get("_target_") == ENSEMBLE_TARGET)
 
 
 def _trained_head(home: Path) -> dict[str, Any] | None:

@@ -29,6 +29,14 @@ def save_outputs(head: MultiOutputHead, export: Path) -> None:
     save_file(found, file, metadata=about)
 
 
+def stored_kind(export: Path) -> str | None:
+    """The option of the group `head` of the outputs beside an export; None: there are none."""
+    if not (export / HEADS_FILE).is_file():
+        return None
+    with safe_open(export / HEADS_FILE, "pt") as stored:
+        return str(stored.metadata()["kind"])
+
+
 @torch.no_grad()
 def load_outputs(model: Any, source: Any) -> None:
     """Give a trained model the outputs beside the export that it was loaded from, if there are any.

@@ -14,6 +14,7 @@ from rmexp.config.task_inputs import task_function, task_inputs
 from rmexp.config.validate import (
     check_config,
     check_task_keys,
+    is_implicit,
     logs_metrics,
     reads_trained_rows,
 )
@@ -97,6 +98,8 @@ class JobChecker:
         from rmexp.losses.compatibility import check_fits
 
         wanted = task_inputs(config.task["_target_"], with_checkpoint=False)
+        if "implicit" in wanted and is_implicit(config):
+            wanted["model"] = wanted["implicit"]
         cheap = ("data", "template", "trainer", "model", "tune")
         parts = {group: self._build(group, config[group]) for group in cheap if group in wanted}
         if "data" in parts:

@@ -18,7 +18,7 @@ from rmexp.config.schema import HEAD_TARGET
 from rmexp.config.secrets import without_secrets, words_without_secrets
 from rmexp.config.task_inputs import build_inputs
 from rmexp.config.trust import Trust
-from rmexp.config.validate import ENSEMBLE_KEYS, logs_metrics, makes_run
+from rmexp.config.validate import ENSEMBLE_KEYS, is_implicit, logs_metrics, makes_run
 from rmexp.core import distributed
 from rmexp.core.console import Reporter, relative_path
 from rmexp.core.disk_errors import raise_disk_full
@@ -171,6 +171,7 @@ def run_job(
                     "runs": job.config.runs,
                     **_ensemble(job.config),
                     "policy": config.policy,
+                    "implicit": build(config.model) if is_implicit(config) else None,
                     "cache": config.cache,
                     "trust": Trust.of(config),
                     "exports": facts["sweep"] is None or config.sweep.export == "all",

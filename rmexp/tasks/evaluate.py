@@ -1,5 +1,6 @@
 """task=evaluate: evaluate rewards of a model, or of files, on rows and on benchmarks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,14 +16,20 @@ from rmexp.core.console import Reporter
 from rmexp.core.errors import UserError
 from rmexp.core.process_memory import peak_memory_gib
 from rmexp.data.comparison_data import ComparisonData
-from rmexp.data.reward_file import check_rewards
 from rmexp.data.sources import check_source
 from rmexp.evaluation.aggregate import Aggregate, Aggregation, LcbLambda
 from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.eval_cases import eval_cases
-from rmexp.evaluation.eval_sets import EvaluationSet, OwnRows, SeveralSets, expand_sets
+from rmexp.evaluation.eval_sets import (
+    EvaluationSet,
+    OwnRows,
+    SeveralSets,
+    expand_sets,
+    named_scores,
+)
 from rmexp.evaluation.metric_values import compute_metrics
 from rmexp.evaluation.uncertainty import uncertainty_ratio
+from rmexp.policy.reward_sources import IMPLICIT, RewardSources, join_case, score_sources
 from rmexp.tracking.environment import describe_environment
 from rmexp.tracking.predictions import eval_set_tables
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
@@ -48,6 +55,7 @@ class Output(InputGroup):
 
 def evaluate(
     trained: TrainedModel | None,
+    sources: RewardSources,
     data: ComparisonData,
     eval: EvaluationSet | SeveralSets | OwnRows,
     output: Output,
@@ -60,15 +68,17 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate rewards on a split, on all rows, or on benchmarks; predictions go into the run.
 
-    Sets whose rewards come from a file need no tokenizer; their lengths are in characters.
+    Sets whose rewards come from `eval.scores` or from model=implicit are read without a tokenizer;
+    their lengths are in characters.
 
     Args:
-        trained: None if the rewards of all sets come from files.
+        trained: None without a checkpoint.
+        sources: of the rewards of other sets.
         eval: benchmarks, or the rows of `data`.
         rows: which rows of `data`; `auto` is test for the run's own data and all for any other.
         probes: also let the model score harmless rewrites, and rows with swapped labels.
         probe_rows: number of comparisons of each set to probe, from its start.
-        aggregate: several files of rewards become one by it; None: their mean.
+        aggregate: several sources of rewards become one by it; None: their mean.
         lcb_lambda: of `lcb`.
 
     Raises:
@@ -79,14 +89,19 @@ def evaluate(
     loggers = [JsonLines(run), *output.loggers]
     seed_everything(seed)
     cases = eval_cases(data, eval, Aggregation(aggregate or "mean", lcb_lambda))
-    for_model = [case for case in cases if case.scores is None]
     for case in cases:
-        if case.scores is not None:
+        case.scores = score_sources(case.scores)
+        if sources.implicit is not None and not case.scores:
+            case.scores = [IMPLICIT]
+    for_model = [case for case in cases if not case.scores]
+    for case in cases:
+        if case.scores:
             case.data.source.check()
             case.data.prepare(None, seed, reporter.count)
             reporter.say(*case.data.lines())
     if trained is None:
-        run.write_json("environment.json", describe_environment(seed=seed))
+        known = "+".join(case.data.fingerprint for case in cases)
+        run.write_json("environment.json", describe_environment(seed=seed, data_fingerprint=known))
     else:
         first, *others = (case.data for case in for_model)
         prepared = prepare_data(
@@ -95,8 +110,8 @@ def evaluate(
     if isinstance(eval, OwnRows):
         cases[0].name = _split_of(rows, data, trained)
     for case in cases:
-        if case.scores is not None:
-            case.join()
+        if case.scores:
+            join_case(case, sources, reporter.count)
             what = "rewards" if case.verdicts is None else "verdicts"
             reporter.say(f"{case.name}: {len(case.indices)} comparisons with {what}")
     if trained is not None:
@@ -106,7 +121,7 @@ def evaluate(
     warnings: list[str] = []
     shown: list[Shown] = []
     for case in cases:
-        by_model = case.scores is None
+        by_model = not case.scores
         values = scorer.score(case) if by_model else {}
         indices = case.indices
         scored = case.scored()
@@ -128,20 +143,23 @@ def evaluate(
         shown.append(
             Shown(case.name, scored, case.data.rows, scorer.temperature, scorer.trained.checkpoint)
             if by_model
-            else Shown(case.name, scored, case.data.rows, None, _source(case.scores), "characters")
+            else Shown(
+                case.name, scored, case.data.rows, None, _source(case.scores, sources), "characters"
+            )
         )
     report_warnings(warnings, run, reporter)
     blocks = {"Data": [line for case in cases for line in case.data.lines()]}
     if trained is not None:
         run.update(evaluated=trained.checkpoint, peak_memory_gib=round(peak_memory_gib(), 2))
         blocks["Template"] = prepared.audit.lines()
-    source = "rewards in files" if trained is None else trained.checkpoint
+    source = shown[0].source if trained is None else trained.checkpoint
     write_report(run, output.name, f"task=evaluate · {source}", shown, metrics, blocks)
     return metrics
 
 
-def _source(scores: str | list[str] | None) -> str:
-    return scores if isinstance(scores, str) else ", ".join(scores or [])
+def _source(scores: Sequence[str], sources: RewardSources) -> str:
+    names = {IMPLICIT: sources.implicit.name} if sources.implicit is not None else {}
+    return ", ".join(names.get(one, one) for one in scores)
 
 
 def _split_of(part: Part, data: ComparisonData, trained: TrainedModel | None) -> str:
@@ -168,10 +186,9 @@ def _split_of(part: Part, data: ComparisonData, trained: TrainedModel | None) ->
 
 
 def check_evaluate(config: DictConfig) -> None:
-    """Check that the files of evaluation sets and rewards exist."""
+    """Check that evaluation sets exist, and what gives their rewards."""
     evaluation = build(config.eval)
     for one in expand_sets(evaluation):
         check_source(one.path, "eval.path")
     for one in expand_sets(evaluation) or [evaluation]:
-        for file in [one.scores] if isinstance(one.scores, str) else one.scores or []:
-            check_rewards(file)
+        score_sources(named_scores(one))

@@ -106,7 +106,7 @@ def score(
         name = scorer.cost
     else:
         scorer.aggregate_members(aggregate, lcb_lambda)
-    scores.has_std = scorer.has_members
+    scores.columns = ("std",) if scorer.has_members else ()
     for part in scorer.parts:  # whose template was found to be the trained one
         part.tokenizer = source.own_tokenizer(part.tokenizer)
     reporter.say(

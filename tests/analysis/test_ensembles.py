@@ -65,7 +65,7 @@ def test_a_file_is_standardised_by_itself(tmp_path, members):
     ]
     file = tmp_path / "peer.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.warns(UserWarning, match="peer: a file has no calibration"):
+    with pytest.warns(UserWarning, match="peer has no calibration"):
         found = compare_runs(
             [*members, str(file)], "test", "accuracy", "best", [Aggregation("mean", 0.5)]
         )

@@ -94,12 +94,32 @@ def test_a_file_has_rewards_and_their_spread(rmexp, homes, standardised, write_r
     ]  # fmt: skip
 
 
+def test_a_list_of_models_is_evaluated_as_an_ensemble(rmexp, homes, standardised, write_rows):
+    path = write_rows([{"id": "a", "prompt": QUESTION, "responses": ANSWERS, "ratings": [2, 1, 3]}])
+    rmexp(
+        "task=evaluate", "logger=none", "data=jsonl", f"data.path={path}", "aggregate=min",
+        f"eval.scores=[{homes[0]},{homes[1]}]", "trainer.precision=32-true",
+    )  # fmt: skip
+    (run,) = rmexp.runs()
+    table = pyarrow.parquet.read_table(run / "predictions" / "all.parquet").to_pydict()
+    assert table["reward"] == pytest.approx(standardised.min(0), abs=1e-5)
+    assert "bare has no calibration, its own rewards standardise it." in "".join(
+        result(_evaluated(rmexp, f"[{homes[0]},{homes[2]}]", path))["fallbacks"]
+    )
+
+
+def _evaluated(rmexp, scores, path):
+    words = ("data=jsonl", f"data.path={path}", f"eval.scores={scores}")
+    rmexp("task=evaluate", "logger=none", *words, "trainer.precision=32-true")
+    return rmexp.runs()[-1]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (
             ["task=evaluate"],
-            "task=evaluate takes one checkpoint. Of an ensemble, task=score writes",
+            "task=evaluate takes one checkpoint. An ensemble is evaluated by task=evaluate eval.",
         ),
         (["template=chatml"], "Each member of an ensemble has its own template"),
         (["checkpoint=[{0},{2}]"], "bare has no calibration.json"),

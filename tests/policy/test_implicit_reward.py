@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet
 import pytest
 import torch
 import transformers
@@ -13,6 +14,7 @@ from rmexp.inference.scorer import as_comparison
 from rmexp.models import implicit_reward
 from rmexp.policy.implicit_model import ImplicitModel, open_implicit_scorer
 from rmexp.templates.rendering import render_comparison, response_starts, tokenize
+from tests.conftest import result
 from tests.helpers.policies import tiny_policy
 
 PROMPT = [
@@ -112,6 +114,37 @@ def test_other_tokenizers_and_missing_models_are_refused(folder, tmp_path):
         ImplicitModel(str(folder), None, 0.1, "auto", str(folder)).check()
 
 
+def read_parquet(file):
+    """The rewards of each comparison, in the order of its responses."""
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    found = {}
+    for row in rows:
+        found.setdefault(row["id"], []).append(row["reward"])
+    return [{"reward": rewards} for rewards in found.values()]
+
+
+def test_an_implicit_reward_chooses_beside_files(rmexp, folder, write_rows):
+    samples = [
+        {"id": f"p{p}", "prompt": f"Say {p}.", "response": f"It is {p + k}."}
+        for p in range(6)
+        for k in range(3)
+    ]
+    gold = [
+        {"id": f"p{p}", "response": k, "reward": (p + k) % 3} for p in range(6) for k in (0, 1, 2)
+    ]
+    given = ("task=best_of_n", f"data.path={write_rows(samples)}")
+    given += ("model=implicit", f"policy={folder}/policy", f"reference={folder}/reference")
+    words = (*given, f"task.gold={write_rows(gold, 'gold.jsonl')}")
+    rmexp(*words)
+    name = "policy relative to reference"
+    assert list(result(rmexp.runs()[0])["best_of_n"]["choosers"]) == [name]
+    done = rmexp(*words, f"runs={write_rows(gold, 'near.jsonl')}", "aggregate=min")
+    assert "responses scored" not in done.stdout  # from the cache
+    assert set(result(rmexp.runs()[1])["best_of_n"]["choosers"]) == {"near", name, "min"}
+    lacks = rmexp(*words, "reference=null", check=False)
+    assert "reference=DIR, the model that it was trained from" in lacks.stdout + lacks.stderr
+
+
 def test_task_score_writes_a_file_that_other_tasks_read(rmexp, folder):
     rows = [{"id": "a", "prompt": "Short?", "chosen": "Yes.", "rejected": "No."}]
     (rmexp.folder / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n", "utf-8")
@@ -125,5 +158,18 @@ def test_task_score_writes_a_file_that_other_tasks_read(rmexp, folder):
     refused = rmexp(*words, "data=demo", check=False)
     assert refused.returncode != 0
     assert "model=implicit scores rows and does nothing else" in refused.stdout + refused.stderr
+    evaluate = ("task=evaluate", *words, *rest[:3], "data=jsonl", "logger=none")
+    for _ in range(2):  # computed, and from the cache
+        rmexp(*evaluate)
+        (table,) = read_parquet(rmexp.runs()[-1] / "predictions" / "all.parquet")
+        assert table["reward"] == [found["a", 0], found["a", 1]]
+    both = rmexp("task=evaluate", *words, "eval.scores=r.jsonl", check=False)
+    assert "eval.scores cannot use it" in both.stderr
+    probed = rmexp(*evaluate, "task.probes=true", check=False)
+    assert "task=evaluate does not use task.probes" in probed.stderr
+    runs = [str(run) for run in rmexp.runs() if (run / "predictions").is_dir()]
+    compared = rmexp("task=compare", f"runs=[{','.join(runs)}]", "task.set=all", "aggregate=mean")
+    assert "mean of 3 runs" in compared.stdout
+    assert compared.stdout.count("-evaluate") >= 3  # without settings each is an entry of its own
     lacks = rmexp("task=score", words[0], words[1], *rest, check=False)
     assert "reference=DIR, the model that it was trained from" in lacks.stdout + lacks.stderr

@@ -69,7 +69,8 @@ def test_files_of_rewards(tmp_path, cache, folder):
 
 
 def test_a_run_chooses_once_and_the_ratings_are_the_gold(rmexp, cache, folder):
-    rmexp("model=tiny", "logger=none", SHORT_DEMO, "data.limit=40", "trainer.max_steps=2")
+    head = ("head=ensemble", "head.members=3")
+    rmexp("model=tiny", "logger=none", SHORT_DEMO, "data.limit=40", "trainer.max_steps=2", *head)
     run = rmexp.runs()[0]
     command = (
         "task=best_of_n", f"data.path={folder}/samples.jsonl", f"runs={run}", "task.gold=ratings",
@@ -81,6 +82,11 @@ def test_a_run_chooses_once_and_the_ratings_are_the_gold(rmexp, cache, folder):
     again = rmexp(*command)
     assert "responses scored" not in again.stdout
     assert result(rmexp.runs()[1])["verdicts"] == result(rmexp.runs()[2])["verdicts"]
+    done = rmexp(*command, "aggregate=[mean,min]")  # over the members of its head
+    assert "responses scored" not in done.stdout
+    found = result(rmexp.runs()[-1])["best_of_n"]["choosers"]
+    assert set(found) == {run.name, "mean", "min"}
+    assert found["min"] != found["mean"]
 
 
 @pytest.mark.parametrize(

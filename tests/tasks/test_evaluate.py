@@ -198,13 +198,14 @@ def test_rows_weigh_by_their_weights_and_files_may_lack_some(rmexp):
 
 def test_the_runs_own_rewards_give_its_own_numbers_without_it(run, rmexp):
     rows = run.parent.parent.parent / "rows.jsonl"
-    rmexp(
-        "task=evaluate", "logger=none", "data=jsonl", f"data.path={rows}", "task.rows=test",
-        f"eval.scores={run}/predictions/test.parquet",
-    )  # fmt: skip
-    found, expected = result(rmexp.runs()[0])["metrics"], result(run)["metrics"]
-    for name in ("accuracy", "accuracy_low", "nll", "auc", "spearman", "kendall_within", "pairs"):
-        assert found[f"test/{name}"] == expected[f"test/{name}"]
+    words = ("logger=none", "data=jsonl", f"data.path={rows}", "task.rows=test")
+    expected = result(run)["metrics"]
+    for scores in (f"{run}/predictions/test.parquet", str(run)):
+        done = rmexp("task=evaluate", *words, f"eval.scores={scores}")
+        assert "responses scored" not in done.stdout  # a run brings its own predictions
+        found = result(rmexp.runs()[-1])["metrics"]
+        for name in ("accuracy", "accuracy_low", "nll", "auc", "spearman", "pairs"):
+            assert found[f"test/{name}"] == expected[f"test/{name}"]
 
 
 # ------------------------------------------------- rows of a model and rows of a file are the same
@@ -279,7 +280,10 @@ def test_splits_are_the_same_whether_a_model_scores_the_rows_or_a_file_does(tmp_
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["eval=llmbar", "eval.path=no.jsonl"], "needs checkpoint=DIRECTORY (or eval.scores=FILE)"),
+        (
+            ["eval=llmbar", "eval.path=no.jsonl"],
+            "needs checkpoint=DIRECTORY (or eval.scores=",
+        ),
         (["eval.scores=no.jsonl"], "no.jsonl: there is no such file of rewards."),
         (["eval=llmbar", "eval.path=no.jsonl", "eval.scores=ok"], "eval.path=no.jsonl: there is"),
         (["eval.scores=ok", "checkpoint=."], "eval.scores does not use checkpoint"),

@@ -53,8 +53,12 @@ def candidate_set(
     gold: RewardLists,
     rewards: Mapping[str, RewardLists],
     ensembles: Sequence[Aggregation],
+    members: Sequence[RewardLists] = (),
 ) -> CandidateSet:
-    """Join comparisons with their rewards, and add the ensembles of all models.
+    """Join comparisons with their rewards, and add the ensembles.
+
+    Args:
+        members: of the ensembles; none: all models.
 
     n goes up to the number of responses that most prompts have. Prompts with fewer, and those
     without a gold reward or the reward of some model, are left out and noted.
@@ -88,7 +92,11 @@ def candidate_set(
         name: standardised(_flat(one, kept), rows_N, f"rewards of {name}")
         for name, one in rewards.items()
     }
-    stacked = np.stack(list(own.values()))
+    parts = [
+        standardised(_flat(one, kept), rows_N, f"rewards of member {n}")
+        for n, one in enumerate(members)
+    ]
+    stacked = np.stack(parts or list(own.values()))
     for how in ensembles:
         own[how.aggregate] = how(stacked)
     return CandidateSet(

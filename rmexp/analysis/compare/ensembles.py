@@ -51,14 +51,14 @@ def _scaled(run: Run, rewards: Rewards, keys: Sequence[tuple[str, int]]) -> np.n
 
 
 def _scale(run: Run, rewards: Mapping[tuple[str, int], float]) -> Calibration:
-    """The calibration of a run; a file of rewards is standardised by itself.
+    """The calibration of a run; a file of rewards, or an evaluation of one, standardises itself.
 
     Raises:
         UserError: the run has none, or is one of several folds.
     """
     if run.fold is not None:
         raise UserError(f"aggregate: {run.name} is a fold, and folds are models of other rows.")
-    if run.is_file:
-        note_fallback(f"{run.name}: a file has no calibration, its own rewards standardise it.")
+    if run.trained is None:
+        note_fallback(f"{run.name} has no calibration, its own rewards standardise it.")
         return own_scale(np.array(list(rewards.values())))
-    return member_scale(run.trained or run.path)
+    return member_scale(run.trained)

@@ -106,7 +106,9 @@ def selected_on_same(scored: Sequence[ScoredRun], name: str) -> bool:
     """Whether checkpoints were selected on the rows that are compared."""
     if name == "val":
         return True
-    run = next(one.run for one in scored if one.run.has_settings)
+    run = next((one.run for one in scored if one.run.has_settings), None)
+    if run is None:
+        return False
     val, own = (run.path / "judgements" / f"{which}.parquet" for which in ("val", name))
     return val.is_file() and read_judgements(val).digest == read_judgements(own).digest
 

@@ -45,7 +45,8 @@ class Run:
     fold       what was held out in cross-validation, see `splits.Fold`
     parts      the folds that this run pools; `part_of`: comparison -> index of its fold
     members    of an ensemble, which has nothing else of its own but name and path
-    trained    directory of the training, with the calibration: another one for an evaluation
+    trained    directory of the training, with the calibration: another one for an evaluation; None
+               where none is known, as of a file or an evaluation without a checkpoint
     """
 
     name: str
@@ -70,7 +71,7 @@ class Run:
     @property
     def has_settings(self) -> bool:
         """Whether it was trained with settings that tell it from others."""
-        return not (self.is_file or self.members)
+        return self.trained is not None
 
     @property
     def paths(self) -> list[Path]:
@@ -119,8 +120,11 @@ def find_runs(given: Sequence[str]) -> tuple[list[Run], list[SkippedRun]]:
     return _with_unique_names(runs), [one for one in found if isinstance(one, SkippedRun)]
 
 
-def places(text: str) -> list[Path]:
+def places(text: str, key: str = "runs") -> list[Path]:
     """The run directories and reward files that one name stands for.
+
+    Args:
+        key: that the name is given to, for messages.
 
     Raises:
         UserError: it does not exist, or has nothing that can be compared.
@@ -129,7 +133,7 @@ def places(text: str) -> list[Path]:
     if path.is_file() and path.suffix != ".wandb":
         return [path]
     if not path.exists():
-        raise UserError(f"runs={text}: there is no such file or directory.")
+        raise UserError(f"{key}={text}: there is no such file or directory.")
     if found := sorted(_run_directories(path), key=_natural):
         return found
     inside = ("*.wandb", "*/*.wandb")
@@ -138,11 +142,11 @@ def places(text: str) -> list[Path]:
         return [home]  # an offline W&B run lies inside its run directory
     if mirrored:
         raise UserError(
-            f"runs={text}: a W&B run outside of a run directory of rmexp (it was moved, or rmexp "
+            f"{key}={text}: a W&B run outside of a run directory of rmexp (it was moved, or rmexp "
             "did not make it) has no reward of every response; name the run directory instead, or "
             "a file of rewards (rows id, response, reward)."
         )
-    raise UserError(f"runs={text}: there is no run in it (no result.json).")
+    raise UserError(f"{key}={text}: there is no run in it (no result.json).")
 
 
 def _run_directories(path: Path) -> Iterator[Path]:
@@ -193,6 +197,15 @@ def read_run(home: Path) -> Run | SkippedRun:
 def finished_run(home: Path, result: Mapping[str, Any]) -> Run:
     """A run; name, configuration and cost of an evaluation are those of its training, if found."""
     origin, config, given = home, read_yaml(home / "config.yaml"), _given(home)
+    found = Run(
+        name=home.resolve().name,
+        path=home,
+        metrics=result.get("metrics") or {},
+        data=_read_json(home / "environment.json").get("data_fingerprint"),
+        fold=result.get("fold"),
+    )
+    if result.get("task") == "evaluate" and not config.get("checkpoint"):
+        return found
     trained = Path(config.get("checkpoint") or "").expanduser()
     if config.get("checkpoint") and (trained / "config.yaml").is_file():
         origin, config = trained, read_yaml(trained / "config.yaml")
@@ -201,16 +214,13 @@ def finished_run(home: Path, result: Mapping[str, Any]) -> Run:
         config[MERGED] = f"{len(members)} runs"
     config.setdefault("head", {"_target_": LINEAR_TARGET})
     training = result if origin == home else _read_json(origin / "result.json")
-    return Run(
+    return dataclasses.replace(
+        found,
         name=origin.resolve().name,
-        path=home,
         config=dict(_flat(config)),
         labels={"head": "linear"} | (result.get("labels") or {}),
         given=frozenset(given),
-        metrics=result.get("metrics") or {},
         cost={name: training[name] for name in COST if training.get(name) is not None},
-        data=_read_json(home / "environment.json").get("data_fingerprint"),
-        fold=result.get("fold"),
         trained=origin,
     )
 
