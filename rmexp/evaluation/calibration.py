@@ -68,6 +68,7 @@ class Calibration:
         reward_mean, reward_std: over val's responses.
         outputs: name of an output of the head -> (intercept, slope) of the line that gives it the
             unit in which it is read; none for head=linear.
+        attributes: name of an output of head=attributes -> its own calibration.
     """
 
     temperature: float | None = None
@@ -80,6 +81,7 @@ class Calibration:
     reward_mean: float = 0.0
     reward_std: float = 1.0
     outputs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    attributes: "Mapping[str, Calibration]" = dataclasses.field(default_factory=dict)
 
     def read_outputs(self, outputs_N_K: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """(N, K) the outputs of a head in the units in which they are read."""
@@ -152,12 +154,14 @@ class Calibration:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Calibration":
         """Inverse of `to_dict`; keys that older versions wrote are ignored."""
-        whole = {"outputs": {}, **stored}  # older versions had none
+        whole = {"outputs": {}, "attributes": {}, **stored}  # older versions had none
         known = {field.name: whole[field.name] for field in dataclasses.fields(cls)}
         affine, isotonic = known.pop("affine"), known.pop("isotonic")
         outputs = {name: tuple(line) for name, line in known.pop("outputs").items()}
+        attributes = {name: cls.from_dict(one) for name, one in known.pop("attributes").items()}
         return cls(
             outputs=outputs,
+            attributes=attributes,
             affine=affine and tuple(affine),
             isotonic=isotonic and tuple(map(tuple, isotonic)),
             **known,

@@ -251,7 +251,7 @@ def find_weights(
             "base": saved.model,
             "weights": str(best),
             "tune": saved.tune,
-            "head": _trained_head(home) or saved.head,
+            "head": trained_head(home) or saved.head,
             "layout": layout,
         }
     raise UserError(
@@ -269,7 +269,7 @@ def has_members(home: Path) -> bool:
     return bool(head.get("_target_") == ENSEMBLE_TARGET)
 
 
-def _trained_head(home: Path) -> dict[str, Any] | None:
+def trained_head(home: Path) -> dict[str, Any] | None:
     """The `head` node of a run that recorded its outputs at its end."""
     if not (home / HEAD_RECORD).is_file():
         return None

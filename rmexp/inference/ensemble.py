@@ -9,6 +9,7 @@ from rmexp.comparison import Comparison
 from rmexp.core.errors import UserError
 from rmexp.data.row_report import RowReport
 from rmexp.evaluation.aggregate import Aggregation
+from rmexp.inference.reward_details import RewardDetails
 from rmexp.inference.scorer import Scale, Scorer
 from rmexp.templates.template import template_fingerprint
 
@@ -47,8 +48,18 @@ class EnsembleScorer(Scorer):
         return self.members
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """None: outputs of its members' heads are part of their rewards."""
+        return ()
+
+    @property
     def has_members(self) -> bool:
         """It has."""
+        return True
+
+    @property
+    def has_details(self) -> bool:
+        """It has: its members."""
         return True
 
     @property
@@ -71,13 +82,13 @@ class EnsembleScorer(Scorer):
         self, comparisons: Sequence[Comparison], report: RowReport
     ) -> list[list[float] | None]:
         """See `Scorer.comparisons`; None where a member cannot score it."""
-        found = self.member_rewards(comparisons, report)
-        return [None if one is None else self.how(one).tolist() for one in found]
+        found = self.detailed(comparisons, report)
+        return [None if one is None else one.rewards for one in found]
 
-    def member_rewards(
+    def detailed(
         self, comparisons: Sequence[Comparison], report: RowReport
-    ) -> list[np.ndarray | None]:
-        """(M, N) standardised rewards of each comparison; None where a member cannot score it.
+    ) -> list[RewardDetails | None]:
+        """Standardised rewards of each comparison; None where a member cannot score it.
 
         Args:
             report: counts what some member cannot score, and what the first has shortened.
@@ -95,23 +106,26 @@ class EnsembleScorer(Scorer):
                 own.cut.clear()
             report.merge(own)
         whole = len(self.members)
-        return [np.stack(one) if len(one) == whole else None for one in rewards]
+        return [
+            self.details_of(np.stack(one, axis=1)) if len(one) == whole else None for one in rewards
+        ]
 
     def trees(
         self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None
     ) -> list[list[float]]:
         """See `Scorer.trees`."""
-        return [self.how(one).tolist() for one in self.members_of_trees(trees, keys)]
+        found = self.values_of_trees(trees, keys)
+        return [self.how(np.stack(values, axis=1)).tolist() for values in found]
 
-    def members_of_trees(
+    def values_of_trees(
         self, trees: Sequence[Sequence[Sequence[int]]], keys: Sequence[str] | None = None
-    ) -> list[np.ndarray]:
+    ) -> list[list[np.ndarray]]:
         """See `Scorer`; the members must read the same tokens, see `check_same_tokens`."""
         found = [
             [_standardised(member, tree) for tree in member.trees(trees, keys)]
             for member in self.members
         ]
-        return [np.stack(of_tree) for of_tree in zip(*found, strict=True)]
+        return [list(np.stack(of_tree, axis=1)) for of_tree in zip(*found, strict=True)]
 
     def check_same_tokens(self) -> None:
         """Check that the members render texts to the same tokens.

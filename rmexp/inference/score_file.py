@@ -1,7 +1,7 @@
 """Scoring a file of rows as a stream."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,35 +10,30 @@ from rmexp.comparison import Comparison
 from rmexp.data.reward_file import ResponseKey
 from rmexp.data.token_dataset import batched_list
 from rmexp.inference.resumable_file import ResumableFile
-from rmexp.inference.scorer import Scorer, UncertainRewards
+from rmexp.inference.reward_details import RewardDetails
+from rmexp.inference.scorer import Scorer
 
 SORT_WINDOW = 512
 """Number of comparisons that are tokenised, sorted by length and scored together."""
 
 
 class ScoreFile(ResumableFile):
-    """Rows `id response reward`, and more where the scorer has members.
+    """Rows `id response reward`, and what else `RewardDetails.row` has.
 
     Attributes:
-        columns: of the members, besides: `std`, their standard deviation, and `members`, the reward
-            of each; set before the first row.
+        scorer: what the rewards are of, which tells the columns; set before the first row.
     """
 
-    columns: tuple[str, ...] = ()
+    scorer: Scorer
 
     def append(
-        self, comparisons: Sequence[Comparison], found: Sequence[Mapping[str, Sequence[Any]] | None]
+        self, comparisons: Sequence[Comparison], found: Sequence[RewardDetails | None]
     ) -> None:
-        """Write the rows of a window, then record that they are complete.
-
-        Args:
-            found: column -> its value for each response; None where there is no reward.
-        """
-        names = ("reward", *self.columns)
+        """Write the rows of a window, then record that they are complete."""
+        unscored = dict.fromkeys(self.schema().names[2:])
         rows = [
-            {"id": one.id, "response": k}
-            | {name: None if values is None else values[name][k] for name in names}
-            for one, values in zip(comparisons, found, strict=True)
+            {"id": one.id, "response": k} | (unscored if known is None else known.row(k))
+            for one, known in zip(comparisons, found, strict=True)
             for k in range(len(one.responses))
         ]
         self.append_rows(rows, len(comparisons))
@@ -48,9 +43,13 @@ class ScoreFile(ResumableFile):
         import pyarrow
 
         number = pyarrow.float32()
-        more = {"std": number, "members": pyarrow.list_(number)}
-        known = {"id": pyarrow.string(), "response": pyarrow.int32(), "reward": number}
-        return pyarrow.schema(known | {name: more[name] for name in self.columns})
+        columns = [("id", pyarrow.string()), ("response", pyarrow.int32()), ("reward", number)]
+        if self.scorer.has_members:
+            columns += [("std", number), ("members", pyarrow.list_(number))]
+        elif self.scorer.has_details:
+            outputs = pyarrow.struct([(name, number) for name in self.scorer.names])
+            columns.append(("outputs", outputs))
+        return pyarrow.schema(columns)
 
 
 def score_stream(
@@ -66,22 +65,11 @@ def score_stream(
         check: called before a window is scored; raises if bad rows must stop the task.
         progress: called with what is counted and the count so far.
     """
+    file.scorer = scorer
     for window in batched_list(islice(comparisons, file.comparisons, None), SORT_WINDOW):
         check()
-        found: list[dict[str, Sequence[Any]] | None]
-        if file.columns:
-            members = scorer.member_rewards(window, file.report)
-            found = [None if one is None else _columns(scorer.uncertain(one)) for one in members]
-        else:
-            rewards = scorer.comparisons(window, file.report)
-            found = [None if one is None else {"reward": one} for one in rewards]
-        file.append(window, found)
+        file.append(window, scorer.detailed(window, file.report))
         progress("responses scored", file.responses)
-
-
-def _columns(known: UncertainRewards) -> dict[str, Sequence[Any]]:
-    members = list(zip(*known.members, strict=True))
-    return {"reward": known.rewards, "std": known.std, "members": members}
 
 
 def read_members(file: Path) -> list[dict[ResponseKey, float]]:

@@ -26,6 +26,7 @@ from rmexp.data.token_dataset import encode
 from rmexp.evaluation.aggregate import MEAN, Aggregate, Aggregation, member_std
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
+from rmexp.inference.reward_details import RewardDetails
 from rmexp.models.head_file import load_outputs
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.model_checks import check_padding, max_positions
@@ -45,21 +46,6 @@ Scale = Literal["raw", "normalised", "probability", "rating"]
 rows; `probability` is that of beating a response of their mean reward; `rating` is on the raters'
 scale.
 """
-
-
-@dataclass(frozen=True)
-class UncertainRewards:
-    """Rewards of N responses, and how far the M members that give them agree.
-
-    Attributes:
-        rewards: (N,) their aggregate.
-        std: (N,) standard deviation of the members.
-        members: (M, N).
-    """
-
-    rewards: list[float]
-    std: list[float]
-    members: list[list[float]]
 
 
 @dataclass
@@ -92,9 +78,19 @@ class Scorer:
         return [self]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the outputs of its head; empty for head=linear."""
+        return last_layer(self.model).names
+
+    @property
     def has_members(self) -> bool:
         """Whether several rewards of a response tell how uncertain it is: of head=ensemble."""
-        return last_layer(self.model).kind == "ensemble"
+        return bool(self.names) and last_layer(self.model).kind == "ensemble"
+
+    @property
+    def has_details(self) -> bool:
+        """Whether a response has more than its reward: members, attributes or quantiles."""
+        return bool(self.names)
 
     @overload
     def score(
@@ -116,7 +112,7 @@ class Scorer:
         scale: Scale = "raw",
         *,
         uncertainty: Literal[True],
-    ) -> UncertainRewards: ...
+    ) -> RewardDetails: ...
 
     def score(
         self,
@@ -126,7 +122,7 @@ class Scorer:
         scale: Scale = "raw",
         *,
         uncertainty: bool = False,
-    ) -> list[float] | UncertainRewards:
+    ) -> list[float] | RewardDetails:
         """The reward of each response to a prompt; the prompt is computed once for all of them.
 
         Args:
@@ -150,15 +146,26 @@ class Scorer:
                 "uncertainty=True needs several members, such as rmexp.load([RUN, RUN]) or a run "
                 "with head=ensemble, and scale='raw'."
             )
-        comparison = as_comparison(prompt, responses, unfinished)
-        report = RowReport()
         if uncertainty:
-            members_M_N = self.member_rewards([comparison], report)[0]
-            if members_M_N is not None:
-                return self.uncertain(members_M_N)
-        elif (found := self.comparisons([comparison], report)[0]) is not None:
-            return self.scaled(found, scale)
-        raise _cannot_be_scored(report)
+            return self.details(prompt, responses, unfinished)
+        report = RowReport()
+        (found,) = self.comparisons([as_comparison(prompt, responses, unfinished)], report)
+        if found is None:
+            raise _cannot_be_scored(report)
+        return self.scaled(found, scale)
+
+    def details(
+        self,
+        prompt: str | Sequence[Message],
+        responses: Sequence[str | Sequence[Message]],
+        unfinished: bool = False,
+    ) -> RewardDetails:
+        """The reward of each response, and what it consists of; see `score`."""
+        report = RowReport()
+        (found,) = self.detailed([as_comparison(prompt, responses, unfinished)], report)
+        if found is None:
+            raise _cannot_be_scored(report)
+        return found
 
     def outputs(
         self,
@@ -169,19 +176,16 @@ class Scorer:
         """Each output of the head by name, for each response, in the unit in which it is read.
 
         Members of head=ensemble in units of the reward, with one mean on val; quantiles of
-        head=quantile in units of the rating, which do not cross.
+        head=quantile in units of the rating, which do not cross; with loss=regression attributes
+        of head=attributes in units of their ratings.
 
         Raises:
             UserError: see `score`; or the head has one output.
         """
-        names = last_layer(self.model).names
-        if not names:
+        if not self.names:
             raise UserError("The model has one output, its reward: see `score`.")
-        comparison, report = as_comparison(prompt, responses, unfinished), RowReport()
-        (found,) = self._by_comparison([comparison], report, self._read_trees)
-        if found is None:
-            raise _cannot_be_scored(report)
-        return dict(zip(names, np.array(found).T.tolist(), strict=True))
+        found = self.details(prompt, responses, unfinished)
+        return found.outputs or dict(zip(self.names, found.members, strict=True))
 
     def aggregate_members(self, aggregate: Aggregate | None, lcb_lambda: float) -> None:
         """Set how the rewards of members become one; None: by their mean, if there are any.
@@ -238,23 +242,31 @@ class Scorer:
         """
         return self._by_comparison(comparisons, report, self.trees)
 
-    def member_rewards(
+    def detailed(
         self, comparisons: Sequence[Comparison], report: RowReport
-    ) -> list[np.ndarray | None]:
-        """(M, N) the members' rewards of each comparison's N responses, see `comparisons`."""
-        found = self._by_comparison(comparisons, report, self._read_trees)
-        return [None if one is None else np.array(one).T for one in found]
+    ) -> list[RewardDetails | None]:
+        """The rewards of each comparison's responses with their details, see `comparisons`."""
+        if not self.has_details:
+            rewards = self.comparisons(comparisons, report)
+            return [None if one is None else RewardDetails(one) for one in rewards]
+        found = self._by_comparison(comparisons, report, self.values_of_trees)
+        return [None if one is None else self.details_of(np.stack(one)) for one in found]
 
-    def uncertain(
-        self, members_M_N: np.ndarray, aggregate: Aggregate | None = None
-    ) -> UncertainRewards:
-        """What the members' rewards say together; None: aggregated as `how` says."""
-        how = dataclasses.replace(self.how, aggregate=aggregate or self.how.aggregate)
-        return UncertainRewards(
-            how(members_M_N).tolist(),
-            member_std(members_M_N).tolist(),
-            members_M_N.tolist(),
-        )
+    def details_of(
+        self, values_N_V: np.ndarray, aggregate: Aggregate | None = None
+    ) -> RewardDetails:
+        """What the values of N responses say, see `values_of_trees`.
+
+        Args:
+            aggregate: of members; None: as `how` says.
+        """
+        if self.has_members:
+            how = dataclasses.replace(self.how, aggregate=aggregate or self.how.aggregate)
+            members_M_N = values_N_V.T
+            std = member_std(members_M_N).tolist()
+            return RewardDetails(how(members_M_N).tolist(), std, members_M_N.tolist())
+        rewards, *outputs = values_N_V.T.tolist()
+        return RewardDetails(rewards, outputs=dict(zip(self.names, outputs, strict=True)))
 
     def _by_comparison(
         self,
@@ -288,13 +300,24 @@ class Scorer:
 
         return self._computed(trees, keys, rewards)
 
-    def members_of_trees(self, trees: Trees, keys: Sequence[str] | None = None) -> list[np.ndarray]:
-        """(M, N) the members' rewards of each tree's N token sequences, see `trees`."""
-        return [np.array(values).T for values in self._read_trees(trees, keys)]
+    def values_of_trees(
+        self, trees: Trees, keys: Sequence[str] | None = None
+    ) -> list[list[np.ndarray]]:
+        """What `details_of` reads of each tree's token sequences, see `trees`.
 
-    def _read_trees(self, trees: Trees, keys: Sequence[str] | None) -> list[list[list[float]]]:
-        """The outputs of each sequence, in the units in which they are read."""
-        return self._computed(trees, keys, lambda outputs_N_K: self._read(outputs_N_K).tolist())
+        Returns:
+            (V,) for each sequence: the rewards of the members; without members the reward, and the
+            outputs of the head.
+        """
+
+        def values(outputs_N_K: Tensor) -> list[np.ndarray]:
+            read_N_K = self._read(outputs_N_K)
+            if self.has_members:
+                return list(read_N_K)
+            rewards_N = combine_outputs(self.model, outputs_N_K).double().cpu().numpy()
+            return list(np.column_stack([rewards_N, read_N_K]))
+
+        return self._computed(trees, keys, values)
 
     def _read(self, outputs_N_K: Tensor) -> np.ndarray:
         """(N, K) the outputs in the units in which they are read."""

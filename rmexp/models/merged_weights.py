@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from rmexp.core.errors import UserError
 from rmexp.models.head_file import load_outputs
 from rmexp.models.pretrained import TrainedWeights
+from rmexp.models.reward_head import MultiOutputHead
+from rmexp.models.reward_model import last_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +30,18 @@ class MergedWeights(TrainedWeights):
         Raises:
             UserError: a member has other weights than the first.
         """
-        mean: dict[str, Tensor] = {}
+        mean, combine = dict[str, Tensor](), dict[str, Tensor]()
         model = nn.Module()
         for name, (source, share) in self.members.items():
             del model  # the one before, before the next is loaded
             model = source.load_model(tokenizer, seed)  # LoRA's updates are merged
             load_outputs(model, source)
             _add(mean, model.state_dict(), share, name)
+            if isinstance(head := last_layer(model), MultiOutputHead):  # not in its state
+                _add(combine, {"combine": head.combine_K}, share, name)
         model.load_state_dict(mean)
+        if isinstance(head := last_layer(model), MultiOutputHead):
+            head.combine_K.copy_(combine["combine"])
         return model
 
 

@@ -115,6 +115,15 @@ def check_reward_head(folder: Path) -> None:
     raise UserError(f"{folder} has no reward head: train it first.")
 
 
+def has_reward_head(folder: Path) -> bool:
+    """Whether files of a folder certainly have a trained reward head, by the names of weights."""
+    return any(
+        name.endswith(CLASSIFIER_HEADS) or name.startswith(VALUE_HEADS)
+        for file in folder.glob("*.safetensors")
+        for name, _ in _shapes(file)
+    )
+
+
 def refuse_quantised(config: Mapping[str, Any], where: str) -> None:
     """Refuse a configuration of quantised weights, which no gradient can train.
 

@@ -119,9 +119,9 @@ class ImplicitScorer(Scorer):
     """A scorer whose `model` is an `ImplicitReward`."""
 
     @property
-    def has_members(self) -> bool:
-        """It has none: its model has no head."""
-        return False
+    def names(self) -> tuple[str, ...]:
+        """None: its model has no head."""
+        return ()
 
     def comparisons(
         self, comparisons: Sequence[Comparison], report: RowReport

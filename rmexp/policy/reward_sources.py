@@ -28,7 +28,6 @@ from rmexp.evaluation.eval_cases import EvalCase
 from rmexp.evaluation.external_rewards import join_rewards
 from rmexp.inference.checkpoint import (
     find_export,
-    has_members,
     is_run,
     load_scorer,
     weights_of,
@@ -202,21 +201,18 @@ class RewardReader:
 
     def _of_model(self, source: Path | ImplicitModel, load: Callable[[Path], Loaded]) -> Loaded:
         """What `load` reads from the file of a model's rewards, which is written into the cache."""
-        columns: tuple[str, ...] = ()
         if isinstance(source, Path):
-            columns = ("std", "members") if has_members(source) else ()
             weights, limit = source_fingerprint(str(weights_of(source.absolute()))), "its own"
         else:
             weights, limit = source.fingerprint(), str(self.data.source.max_length)
         precision = self.sources.trainer.resolved_precision()
-        parts = [__version__, weights, self._key, precision, limit, *columns]
+        parts = [__version__, weights, self._key, precision, limit]
         scored = ScoreFile.key_of(parts)
         home = Path(self.sources.cache).expanduser() / "rewards" / scored
 
         def score(folder: Path) -> None:
             scorer = self._scorer(source)
             file = ScoreFile(home.with_name(f"{scored}.parquet"), parts)  # resumes after a kill
-            file.columns = columns
             score_stream(self.comparisons, scorer, file, lambda: None, self.progress)
             file.finish()
             os.replace(file.out, folder / "rewards.parquet")

@@ -115,7 +115,7 @@ class JobChecker:
         loss = self._build("loss", config.loss) if "loss" in wanted else None
         head = self._build("head", config.head) if "head" in wanted else None
         if head is not None:
-            head.check(loss, choices["loss"])
+            head.check(loss, choices["loss"], parts["model"], parts["data"])
         kinds = parts["data"].label_kinds if "data" in parts else None
         own = head is not None and head.own_labels
         if loss is not None and kinds is not None and not own:

@@ -75,7 +75,9 @@ class Batcher:
         self._thread.start()
 
     def submit(self, sequences: Sequence[Tokens]) -> list[Future[Any]]:
-        """A future reward of each sequence, or (M,) of its members; cancel what is not wanted.
+        """A future reward of each sequence; cancel what is not wanted.
+
+        Where the scorer has details, it is what `Scorer.values_of_trees` has in its place.
 
         Raises:
             QueueFull: there is no room for all of them.
@@ -149,10 +151,9 @@ class Batcher:
         rewards, error = list[Any](), None
         try:
             trees = [[text.ids for text in group] for group in groups]
-            if self.scorer.has_members:
-                rewards = [one for tree in self.scorer.members_of_trees(trees) for one in tree.T]
-            else:
-                rewards = [reward for tree in self.scorer.trees(trees) for reward in tree]
+            scorer = self.scorer
+            compute = scorer.values_of_trees if scorer.has_details else scorer.trees
+            rewards = [one for tree in compute(trees) for one in tree]
         except Exception as failure:  # out of memory: the next batch may fit
             error = failure
         with self._changed:

@@ -13,6 +13,7 @@ import numpy as np
 
 from rmexp.batching.prefix_groups import Tokens
 from rmexp.evaluation.aggregate import Aggregate
+from rmexp.inference.reward_details import RewardDetails
 from rmexp.inference.scorer import Scale, Scorer
 from rmexp.serve.batcher import Batcher, QueueFull
 from rmexp.serve.encoding import RequestEncoder
@@ -24,15 +25,15 @@ from rmexp.serve.telemetry import Telemetry
 
 @dataclass(frozen=True)
 class ScoredTexts:
-    """Rewards of texts, in their order, and their numbers of tokens.
+    """Rewards of texts, in their order, with details, and their numbers of tokens."""
 
-    members: the reward of each member, and its standard deviation; None: there is one model.
-    """
-
-    rewards: list[float]
+    details: RewardDetails
     tokens: list[int]
-    std: list[float] | None = None
-    members: list[list[float]] | None = None
+
+    @property
+    def rewards(self) -> list[float]:
+        """Raw."""
+        return self.details.rewards
 
 
 class RewardService:
@@ -89,13 +90,13 @@ class RewardService:
             values: list[Any] = await asyncio.gather(*map(asyncio.wrap_future, futures))
         except Exception as error:  # of the model, such as too little memory
             raise Refusal(500, f"The model failed: {type(error).__name__}: {error}.") from error
-        rewards, std, members = values, None, None
-        if self.scorer.has_members:
-            found = self.scorer.uncertain(np.stack(values, axis=1), aggregate)
-            rewards, std, members = found.rewards, found.std, found.members
-        if not all(map(math.isfinite, rewards)):
+        if self.scorer.has_details:
+            found = self.scorer.details_of(np.stack(values), aggregate)
+        else:
+            found = RewardDetails(values)
+        if not all(map(math.isfinite, found.rewards)):
             raise Refusal(500, "The model gives a reward that is NaN or infinite.")
-        return ScoredTexts(rewards, list(map(len, ids)), std, members)
+        return ScoredTexts(found, list(map(len, ids)))
 
     def check_members(self, what: str) -> None:
         """Check that the model is an ensemble.

@@ -20,6 +20,7 @@ from rmexp.evaluation.aggregate import Aggregates, Aggregation, LcbLambda
 from rmexp.inference.checkpoint import member_config
 from rmexp.losses import Loss
 from rmexp.models.heads import HeadSettings
+from rmexp.models.reward_model import last_layer
 from rmexp.runner.finalize import JUDGED_BY
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
@@ -92,15 +93,16 @@ def merge_runs(
     source = merged_weights(model, members, of_each)
     network, layout = load_model(source, prepared, seed, run, reporter, trainer.device())
     run.update(**{MERGED: [str(one.home) for one in members], "merge_weights": of_each})
-    loss = head.losses(loss, None, seed)
+    loss = head.trained_losses(loss, last_layer(network).names, data)
     module = RewardModule(network, loss, data, layout)
     module.computes_loss = merge_loss(loss, members, of_each)
     fit = trainer.build(run, [JsonLines(run), *into.loggers], [])
     score = functools.partial(score_split, fit, module, data)
     score("val")
     parts = RunParts(
-        run, reporter, model, prepared, into.name, into.labels, trainer.keep, exports=True
-    )
+        run, reporter, model, prepared, into.name, into.labels, trainer.keep,
+        exports=True, learns_weights=head.learns_weights,
+    )  # fmt: skip
     metrics = conclude_run(parts, module, score, lambda: network)
     run.update(metrics=metrics)
     _compare(members, Aggregation.of_each(aggregate or "mean", lcb_lambda), into)

@@ -43,7 +43,8 @@ def score(
 ) -> dict[str, float]:
     """Write `id response reward` of every response to `out`, in the order of the rows.
 
-    An ensemble also writes `std`, the standard deviation of its members.
+    An ensemble also writes `std` and `members`, a head with attributes or quantiles `outputs`; see
+    `RewardDetails`.
 
     Rows are tokenised window by window, so that memory holds one window. After a kill, the same
     command resumes after the last window. A response that cannot be scored (too long) has a null
@@ -106,7 +107,6 @@ def score(
         name = scorer.cost
     else:
         scorer.aggregate_members(aggregate, lcb_lambda)
-    scores.columns = ("std",) if scorer.has_members else ()
     for part in scorer.parts:  # whose template was found to be the trained one
         part.tokenizer = source.own_tokenizer(part.tokenizer)
     reporter.say(

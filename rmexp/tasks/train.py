@@ -14,9 +14,10 @@ from rmexp.core.errors import UserError
 from rmexp.core.process_memory import trim_heap
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses import Loss
-from rmexp.models.heads import HeadSettings
+from rmexp.models.heads import HeadSettings, TrainedOutputs
 from rmexp.models.pretrained import RunCheckpoint
-from rmexp.models.reward_model import model_facts
+from rmexp.models.reward_head import MultiOutputHead
+from rmexp.models.reward_model import last_layer, model_facts
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import JsonLines, RunDirectory
 from rmexp.training.callbacks import TrainingProgress
@@ -122,11 +123,12 @@ def train(
             stack.close()  # puts the frozen layers back
             if not module.sharded:
                 return network
+            last = last_layer(network)
             weights = RunCheckpoint(
                 base=model,
                 weights=best.best_model_path,
                 tune=tune,
-                head=head,
+                head=TrainedOutputs.of(last) if isinstance(last, MultiOutputHead) else head,
                 layout=model.layout,
             )
             return open_model(weights, prepared, seed, "cpu")[0]

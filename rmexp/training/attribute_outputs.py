@@ -8,7 +8,6 @@ import torch
 from rmexp.core.errors import note_fallback
 from rmexp.evaluation.attributes import (
     LearntWeights,
-    attribute_calibrations,
     correlations,
     learn_weights,
 )
@@ -54,12 +53,6 @@ class AttributeOutputs:
             for item, outputs in module.outputs.values.items()
         }
 
-    def calibrate(self) -> None:
-        """Fit the calibration of each output on val."""
-        self.module.attribute_calibrations = attribute_calibrations(
-            self.module.attribute_sets("val")
-        )
-
     def record(self, split: str, run: RunDirectory) -> dict[str, Any]:
         """Record the head, and what is known of the split that was scored last; returns that."""
         combine, learnt = self.head.combine_K.tolist(), self.learnt
@@ -77,16 +70,8 @@ class AttributeOutputs:
             "rated": list(sets),
             "correlations": correlations(sets),
         }
-        known = self.module.attribute_calibrations
-        run.write_json(
-            HEAD_RECORD,
-            {
-                "kind": self.head.kind,
-                "names": list(self.head.names),
-                "combine": combine,
-                "calibrations": {name: one.to_dict() for name, one in known.items()},
-            },
-        )
+        record = {"kind": self.head.kind, "names": list(self.head.names), "combine": combine}
+        run.write_json(HEAD_RECORD, record)
         run.update(attributes=facts)
         return facts
 

@@ -23,7 +23,7 @@ from rmexp.core.console import Reporter
 from rmexp.core.process_memory import peak_memory_gib, trim_heap
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.evaluation import calibration
-from rmexp.evaluation.attributes import weight_lines
+from rmexp.evaluation.attributes import attribute_calibrations, weight_lines
 from rmexp.evaluation.bias_warnings import warn_of_set
 from rmexp.evaluation.scored_set import ScoredSet, eval_labels
 from rmexp.inference.checkpoint import find_weights, saved_config
@@ -160,14 +160,17 @@ def _calibrate_and_test(
     The calibrated metrics of val are those of the pairs that the temperature was fitted on.
     """
     data, run, split = parts.prepared.data, parts.run, "val"
-    if (attributes := attribute_outputs(module)) is not None:
-        if parts.learns_weights:
-            attributes.learn_weights()
-        attributes.calibrate()
+    attributes = attribute_outputs(module)
+    if attributes is not None and parts.learns_weights:
+        attributes.learn_weights()
     s = module.scored("val")
     scale = calibration.fit_calibration(s.rewards_N, s.ratings_N, s.gaps_P, s.weights_P)
     if s.outputs_N_K is not None:
-        scale = dataclasses.replace(scale, outputs=module.loss.output_lines(s.outputs_N_K))
+        scale = dataclasses.replace(
+            scale,
+            outputs=module.loss.output_lines(s.outputs_N_K),
+            attributes=attribute_calibrations(module.attribute_sets("val")),
+        )
     module.calibration = scale
     run.write_json(calibration.CALIBRATION_FILE, module.calibration.to_dict())
     metrics = module.evaluation("val")

@@ -74,7 +74,6 @@ class RewardModule(lightning.LightningModule):
         self.metrics: dict[str, float] = {}
         self.validated_at = -1
         self.calibration: Calibration | None = None
-        self.attribute_calibrations: dict[str, Calibration] = {}
         self.labels: dict[str, EvalLabels] = {}
         self._rng: Mapping[str, Any] | None = None
 
@@ -268,7 +267,8 @@ class RewardModule(lightning.LightningModule):
         """
         values = compute_metrics(self.scored(split), self.calibration, intervals=intervals)
         sets = self.attribute_sets(split)
-        values |= attribute_metrics(sets, self.attribute_calibrations, intervals)
+        own = self.calibration.attributes if self.calibration else {}
+        values |= attribute_metrics(sets, own, intervals)
         terms = [float(value / weight) for value, weight in self.loss_sums.values() if weight]
         if terms:  # no label of this split is one that the loss reads
             values["loss"] = sum(terms)

@@ -13,7 +13,7 @@ from rmexp.analysis.compare.runs import Run, find_runs, value_on_command_line
 from rmexp.config.compose import build
 from rmexp.config.trust import Trust
 from rmexp.core.errors import UserError, note_fallback
-from rmexp.inference.checkpoint import find_weights, saved_config
+from rmexp.inference.checkpoint import find_weights, saved_config, trained_head
 from rmexp.losses import Loss
 from rmexp.models.merged_weights import MergedWeights
 
@@ -133,6 +133,9 @@ def _difference(first: Member, other: Member, own_data: bool) -> str | None:
         for key in sorted({*one, *two} - set(NO_MATTER)):
             if one.get(key) != two.get(key):
                 return f"its {group}.{key} is {two.get(key)}, not {one.get(key)}"
+    names = [(trained_head(m.home) or {}).get("names") for m in (first, other)]
+    if names[0] != names[1]:
+        return f"its attributes are {_listed(names[1])}, not {_listed(names[0])}"
     templates = [m.environment.get("template", {}).get("fingerprint") for m in (first, other)]
     if templates[0] != templates[1]:
         return f"its template or tokenizer is another ({templates[1]}, not {templates[0]})"
@@ -143,6 +146,10 @@ def _difference(first: Member, other: Member, own_data: bool) -> str | None:
             "name rows that neither has seen (data=jsonl data.path=FILE)"
         )
     return None
+
+
+def _listed(names: Sequence[str] | None) -> str:
+    return ", ".join(names or ()) or "none"
 
 
 def member_source(member: Member) -> Any:

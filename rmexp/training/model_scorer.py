@@ -19,6 +19,7 @@ from rmexp.inference.perturbations import probe_rewrites
 from rmexp.inference.scorer import Scorer
 from rmexp.losses import Loss
 from rmexp.models.heads import HeadSettings
+from rmexp.models.reward_model import last_layer
 from rmexp.templates.template import Template
 from rmexp.tracking.run_directory import RunDirectory
 from rmexp.training.finish import score_split
@@ -61,7 +62,7 @@ class ModelScorer:
         reporter: Reporter,
         seed: int,
     ) -> None:
-        self.trained, self.tokenizer, self.seed = trained, prepared.tokenizer, seed
+        self.trained, self.tokenizer = trained, prepared.tokenizer
         self.home = Path(trained.checkpoint).expanduser()
         self.calibration = calibration.load_calibration(self.home)
         longest = max(everything, key=lambda data: data.longest())
@@ -77,7 +78,8 @@ class ModelScorer:
 
     def score(self, case: EvalCase) -> dict[str, float]:
         """Score the rows of a case; returns the metrics that validations have too."""
-        loss = self.trained.head.losses(self.trained.loss, None, self.seed)
+        names = last_layer(self.model).names
+        loss = self.trained.head.trained_losses(self.trained.loss, names, case.data)
         module = RewardModule(self.model, loss, case.data, self.layout)
         module.calibration, module.logs = self.calibration, False
         if reason := _without_loss(module.loss, case.data, case.name, self.home):

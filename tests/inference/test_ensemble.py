@@ -86,11 +86,12 @@ def test_a_file_has_rewards_and_their_spread(rmexp, homes, standardised, write_r
     expected = standardised.mean(0) - standardised.std(0)
     assert [row["reward"] for row in rows[:3]] == pytest.approx(expected)
     assert [row["std"] for row in rows[:3]] == pytest.approx(standardised.std(0))
-    assert rows[3] == {"id": "b", "response": 0, "reward": None, "std": None}
+    unscored = {"reward": None, "std": None, "members": None}
+    assert rows[3] == {"id": "b", "response": 0} | unscored
     assert result(rmexp.runs()[0])["rows"]["dropped"] == {"longer than 300 tokens": {"all": 1}}
     rmexp(*words, "out=out.parquet")
     assert pyarrow.parquet.read_table(rmexp.folder / "out.parquet").column_names == [
-        "id", "response", "reward", "std",
+        "id", "response", "reward", "std", "members",
     ]  # fmt: skip
 
 

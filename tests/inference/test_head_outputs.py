@@ -114,6 +114,7 @@ def test_a_file_of_rewards_has_their_spread(command, run, write_rows, tmp_path, 
     found = [json.loads(line) for line in out.read_text().splitlines()]
     known = loaded.score(PROMPT, RESPONSES, uncertainty=True)
     assert [row["std"] for row in found] == pytest.approx(known.std, rel=1e-3, abs=1e-4)
+    assert found[1]["members"] == pytest.approx([m[1] for m in known.members], rel=1e-3, abs=1e-4)
     wanted = np.array(known.rewards) - np.array(known.std)
     assert [row["reward"] for row in found] == pytest.approx(wanted.tolist(), rel=1e-3, abs=1e-4)
 

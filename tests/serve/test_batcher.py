@@ -76,7 +76,7 @@ def test_a_reward_does_not_depend_on_its_batch(scorer, texts, small):
 class FakeScorer:
     """The reward of a sequence is its sum; `gate` holds the batches up."""
 
-    micro_batch_tokens, layout, has_members = 100, "mixed", False
+    micro_batch_tokens, layout, has_details = 100, "mixed", False
 
     def __init__(self):
         self.gate, self.batches = threading.Event(), []

@@ -4,11 +4,15 @@ import json
 import random
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 
 from rmexp import load
+from rmexp.serve.app import create_app
 from tests.conftest import result
+from tests.helpers.servers import make_service
 
 WORDS = (
     *("model=tiny", "logger=none", "data=jsonl", "data.val_share=0.25", "data.test_share=0.25"),
@@ -84,8 +88,83 @@ def test_a_checkpoint_has_the_learnt_weights(trained, tmp_path):
     rmexp("task=evaluate", f"checkpoint={run}", "name=again")
     again = next(one for one in rmexp.runs() if one.name.endswith("again"))
     one, other = result(run)["metrics"], result(again)["metrics"]
-    for name in ("accuracy", "attributes/length/spearman", "reward_std"):
-        assert other[f"test/{name}"] == pytest.approx(one[f"test/{name}"], abs=1e-5), name
+    assert {"test/loss", "test/attributes/length/rating_rmse"} < one.keys()
+    for name in (name for name in one if name.startswith("test/")):
+        assert other[name] == pytest.approx(one[name], abs=1e-5), name
+
+
+def test_rows_without_the_attributes_are_evaluated_without_the_loss(trained, write_rows):
+    rmexp, _, run = trained
+    path = write_rows(
+        [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows(6)]
+    )
+    rmexp("task=evaluate", "data=jsonl", f"data.path={path}", f"checkpoint={run}", "logger=none",
+          "task.probes=false", "name=bare")  # fmt: skip
+    bare = result(next(one for one in rmexp.runs() if one.name.endswith("bare")))
+    assert "The data has no ratings of warmth, length: the loss is left out." in bare["fallbacks"]
+    assert "all/accuracy" in bare["metrics"]
+
+
+def test_named_values_stand_beside_the_reward(trained, write_rows, tmp_path):
+    """By Python, in files and over HTTP: in the unit of the ratings, with loss=regression."""
+    rmexp, _, run = trained
+    model, texts = load(run), ["warm and red", "blue", "a tall red tree"]
+    details = model.details("Describe it.", texts)
+    assert details.rewards == pytest.approx(model.score("Describe it.", texts), abs=1e-5)
+    assert details.outputs == model.outputs("Describe it.", texts)
+    lines = json.loads((run / "calibration.json").read_text())["outputs"]
+    found = result(run)["attributes"]["weights"]
+    parts = [
+        found[name][0] * (np.array(values) - lines[name][0]) / lines[name][1]
+        for name, values in details.outputs.items()
+    ]
+    assert list(details.outputs) == ["warmth", "length"]
+    assert details.rewards == pytest.approx(np.sum(parts, axis=0), abs=1e-4)
+
+    path = write_rows([{"prompt": "Describe it.", "responses": texts}])
+    for kind, read in (("jsonl", read_lines), ("parquet", read_parquet)):
+        out = tmp_path / f"rewards.{kind}"
+        rmexp("logger=none", "task=score", f"checkpoint={run}", f"data.path={path}", f"out={out}")
+        for n, row in enumerate(read(out)):
+            assert row["reward"] == pytest.approx(details.rewards[n], abs=1e-4)
+            wanted = {name: values[n] for name, values in details.outputs.items()}
+            assert row["outputs"] == pytest.approx(wanted, abs=1e-4)
+
+    service = make_service(run)
+    client = TestClient(create_app(service, None))
+    answer = client.post("/reward", json={"prompt": "Describe it.", "responses": texts}).json()
+    for name, values in details.outputs.items():
+        assert answer["outputs"][name] == pytest.approx(values, abs=1e-4)
+    assert client.get("/v1/models").json()["data"][0]["outputs"] == ["warmth", "length"]
+    service.close()
+
+
+def read_lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def read_parquet(file):
+    return pyarrow.parquet.read_table(file).to_pylist()
+
+
+def test_merged_runs_learn_the_weights_anew(rmexp, write_rows):
+    path = write_rows(rows(40))
+    few = ("trainer.max_epochs=2", "trainer.validations=1", "loss=ordinal")
+    words = (*WORDS, *few, f"data.path={path}")
+    rmexp("-m", *words, "head.weights=learned", "seed=0,1", "hydra.sweep.dir=sweep")
+    rmexp("task=merge", "runs=sweep", "logger=none", "hydra.run.dir=merged")
+    merged = rmexp.folder / "merged"
+    facts = result(merged)
+    assert facts["attributes"]["learnt"]
+    assert facts["metrics"]["test/loss"] > 0
+    weights = [weight for weight, *_ in facts["attributes"]["weights"].values()]
+    stored = load_file(merged / "export/heads/heads.safetensors")
+    np.testing.assert_allclose(stored["combine"].numpy(), weights, rtol=1e-6)
+    job = rmexp.folder / "sweep" / "0-seed-0"
+    record = json.loads((job / "head.json").read_text())
+    (job / "head.json").write_text(json.dumps(record | {"names": ["warmth", "depth"]}))
+    refused = rmexp("task=merge", "runs=sweep", "logger=none", check=False)
+    assert "its attributes are warmth, length, not warmth, depth" in refused.stderr
 
 
 @pytest.mark.parametrize("loss", ["bradley_terry", "ordinal"])
@@ -110,9 +189,11 @@ def test_other_losses_train_each_attribute(rmexp, write_rows, loss):
          "data=jsonl are warmth, length."),
         (("head.weights=all",), "head.weights=all: should be a mapping, or learned, or null."),
         (("loss=soft_bradley_terry",), "loss=soft_bradley_terry reads votes,"),
+        (("data.exclude=labels.jsonl",), "data.exclude: labels of pairs, and head=attributes"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_sentence(rmexp, write_rows, words, sentence):
+    (rmexp.folder / "labels.jsonl").write_text('{"id": "r1", "pair": [0, 1]}\n')
     done = rmexp(
         *WORDS, "loss=regression", f"data.path={write_rows(rows(20))}", *words, check=False
     )

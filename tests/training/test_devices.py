@@ -201,6 +201,20 @@ MIX = (
     *("loss=mix", "loss@loss.losses.ratings=ordinal", "data=jsonl", "data.path=rows.jsonl"),
     *("loss.losses.centring={_target_: rmexp.losses.Centring}", "data.group_by_prompt=true"),
 )
+NAMED = (
+    *("head=attributes", "head.weights=learned", "loss=ordinal", "tune=lora"),
+    *("data=jsonl", "data.path=named.jsonl", "data.val_share=0.3"),
+)
+
+
+def named_rows():
+    """Pairs rated in two attributes; some responses are unrated in one."""
+    for n in range(24):
+        texts = [f"answer {k} " * (1 + (n + k) % 5) for k in range(2)]
+        ratings = {"size": [(n + k) % 5 for k in range(2)], "tone": [n % 3, None]}
+        yield {"prompt": f"q{n}", "chosen": texts[0], "rejected": texts[1], "ratings": ratings}
+
+
 LOSSES = {
     "lists": ("loss=plackett_luce", "data.limit=40", "data.batch_size=1"),  # one has no rows
     "ratings": ("loss=regression", "data.limit=40"),
@@ -226,15 +240,19 @@ def torchrun(rmexp, commands):
 
 
 def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
-    rows = "".join(json.dumps(row) + "\n" for row in mixed_rows())
-    (rmexp.folder / "rows.jsonl").write_text(rows)
+    for name, made in (("rows", mixed_rows()), ("named", named_rows())):
+        rows = "".join(json.dumps(row) + "\n" for row in made)
+        (rmexp.folder / f"{name}.jsonl").write_text(rows)
     half = (*MIX, "trainer.precision=bf16-mixed")
-    for name, words in (*LOSSES.items(), ("lora", (*MIX, "tune=lora")), ("half", half)):
+    others = {"lora": (*MIX, "tune=lora"), "half": half, "named": NAMED}
+    for name, words in (LOSSES | others).items():
         rmexp(*SETTINGS, *words, f"name=alone-{name}")
     with monkeypatch.context() as patch:
         stop_after(2, patch)
-        assert rmexp(*SETTINGS, *MIX, "name=stopped", check=False).returncode == 130
-    (stopped,) = (run for run in rmexp.runs() if "stopped" in run.name)
+        for name, words in (("mix", MIX), ("named", NAMED)):
+            done = rmexp(*SETTINGS, *words, f"name=stopped-{name}", check=False)
+            assert done.returncode == 130
+    stopped = [run for run in rmexp.runs() if "stopped" in run.name]
     sharded = ("trainer=fsdp", "trainer.devices=2")
     done = torchrun(
         rmexp,
@@ -242,18 +260,23 @@ def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
             *([*SETTINGS, *words, *TWO, f"name=ddp-{name}"] for name, words in LOSSES.items()),
             [*SETTINGS, *MIX, "tune=lora", *sharded, "name=fsdp-lora"],
             [*SETTINGS, *half, *sharded, "name=fsdp-half"],
-            [f"resume={stopped}", *sharded],
+            *([f"resume={run}", *sharded] for run in stopped),
         ],
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("export: verified") == 6  # one process speaks
+    assert done.stdout.count("export: verified") == 7  # one process speaks
     runs = {run.name.split("-", 3)[3]: run for run in rmexp.runs()}
-    assert len(runs) == 5 + 1 + 5
+    assert len(runs) == 6 + 2 + 5
     for name in LOSSES:
         assert_the_same(runs[f"ddp-{name}"], runs[f"alone-{name}"])
         found = result(runs[f"ddp-{name}"])
         assert [found[k] for k in ("strategy", "devices", "nodes")] == ["ddp", 2, 1]
-    assert_the_same(runs["stopped"], runs["alone-mix"])
+    for name in ("mix", "named"):
+        assert_the_same(runs[f"stopped-{name}"], runs[f"alone-{name}"])
+    ours, theirs = (load(runs[f"{n}-named"]).details("q", ["a"]) for n in ("stopped", "alone"))
+    assert ours.rewards == pytest.approx(theirs.rewards, abs=1e-3)
+    for name in ("size", "tone"):
+        assert ours.outputs[name] == pytest.approx(theirs.outputs[name], abs=1e-3)
     assert_the_same(runs["fsdp-lora"], runs["alone-lora"])
     ours, theirs = (log(runs[name]) for name in ("fsdp-half", "alone-half"))
     for one, other in zip(ours, theirs, strict=True):

@@ -11,6 +11,7 @@ from rmexp.models.head_file import HEADS_FILE
 from rmexp.training.step_terms import normalise_terms
 from tests.conftest import SHORT_DEMO, result
 from tests.helpers.options import from_conf
+from tests.helpers.servers import write_model
 from tests.helpers.toys import toy_batch, toy_comparison
 
 WORDS = (
@@ -54,6 +55,14 @@ def test_a_member_without_bootstrap_is_the_run_of_its_seed(rmexp):
     linear, many = (next(r for r in rmexp.runs() if r.name.endswith(n)) for n in ("linear", "many"))
     assert torch.allclose(heads(many)[:1], heads(linear), atol=1e-4)
     assert not torch.allclose(heads(many)[1], heads(linear)[0], atol=1e-1)
+
+
+def test_members_that_would_stay_equal_are_refused_before_the_model_loads(rmexp, tmp_path):
+    home = write_model(tmp_path / "trained")
+    words = ("model=hf", f"model.path={home}", "head=ensemble", "head.bootstrap=false")
+    done = rmexp(*words, "logger=none", check=False)
+    assert "head.bootstrap=false: the checkpoint has a reward head" in done.stderr
+    assert rmexp.runs() == []
 
 
 def test_a_bootstrap_weighs_prompts_and_leaves_the_total_weight():

@@ -1,7 +1,7 @@
 """head=attributes: one output for each attribute that responses are rated in."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from rmexp.losses.attributes import ATTRIBUTE_LABELS, AttributeLosses, NoLoss
 from rmexp.losses.base import Loss
 from rmexp.models.heads.base import HeadSettings, install_outputs
 from rmexp.models.heads.ensemble import member_seed
-from rmexp.models.reward_head import draw_head, find_head
+from rmexp.models.reward_head import MultiOutputHead, draw_head, find_head
 
 
 @dataclass
@@ -43,7 +43,12 @@ class AttributesHead(HeadSettings):
     def __post_init__(self) -> None:
         self.learns_weights = self.weights == "learned"
 
-    def check(self, loss: Loss, loss_name: str) -> None:
+    def check(self, loss: Loss, loss_name: str, source: Any, data: ComparisonData) -> None:
+        if data.corrections is not None and (files := data.corrections.files):
+            raise UserError(
+                f"{' and '.join(files)}: labels of pairs, and head=attributes trains on ratings of "
+                "attributes; leave them out."
+            )
         if isinstance(self.weights, Mapping) and not any(self.weights.values()):
             raise UserError(
                 "head.weights gives no attribute a weight: the reward would be constant."
@@ -149,15 +154,21 @@ class AttributesHead(HeadSettings):
         if fresh:
             draw_head(head, *(member_seed(seed, k) for k in range(len(self.names))))
 
-    def losses(self, loss: Loss, data: ComparisonData | None, seed: int) -> Loss:
-        if data is None:
-            return NoLoss()
+    def losses(self, loss: Loss, data: ComparisonData, seed: int) -> Loss:
         return AttributeLosses(copy.deepcopy(self._losses), self.names, self._columns)
+
+    def trained_losses(self, loss: Loss, names: Sequence[str], data: ComparisonData) -> Loss:
+        if missing := [name for name in names if name not in data.attributes]:
+            note_fallback(f"The data has no ratings of {', '.join(missing)}: the loss is left out.")
+        if missing or not names:
+            return NoLoss()
+        columns = [data.attributes.index(name) for name in names]
+        return AttributeLosses([copy.deepcopy(loss) for _ in names], names, columns)
 
 
 @dataclass(frozen=True)
 class TrainedOutputs(HeadSettings):
-    """The outputs of a run that is done, for its checkpoint; `combine` may be learnt.
+    """The outputs of a head that is trained, for its checkpoint; `combine` may be learnt.
 
     Args:
         kind: the option of the group `head`.
@@ -168,8 +179,10 @@ class TrainedOutputs(HeadSettings):
     names: list[str]
     combine: list[float]
 
+    @classmethod
+    def of(cls, head: MultiOutputHead) -> "TrainedOutputs":
+        """Those of a trained head."""
+        return cls(head.kind, list(head.names), head.combine_K.tolist())
+
     def install(self, model: Any, seed: int) -> None:
         install_outputs(model, self.kind, self.names, self.combine)
-
-    def losses(self, loss: Loss, data: ComparisonData | None, seed: int) -> Loss:
-        return NoLoss()

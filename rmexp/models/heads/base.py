@@ -16,7 +16,8 @@ class HeadSettings:
     """An option of the group `head`; the reward is a fixed weighted sum of its outputs.
 
     A run calls, in this order: `check` (nothing is loaded), `check_trainable` (the rows are
-    tokenised), `install` (the model is loaded, and nothing of it trains yet), `losses`.
+    tokenised), `install` (the model is loaded, and nothing of it trains yet), `losses`. What
+    evaluates a trained model calls `trained_losses` alone.
     """
 
     own_labels: ClassVar[bool] = False
@@ -25,11 +26,13 @@ class HeadSettings:
     learns_weights: bool = False
     """The weights of the outputs in the reward are learnt on val, once they are trained."""
 
-    def check(self, loss: Loss, loss_name: str) -> None:
+    def check(self, loss: Loss, loss_name: str, source: Any, data: ComparisonData) -> None:
         """Refuse what the head cannot be combined with.
 
         Args:
             loss_name: the option's name, for messages.
+            source: of the model, which is not loaded.
+            data: not read yet.
 
         Raises:
             UserError: names it.
@@ -44,12 +47,21 @@ class HeadSettings:
     def install(self, model: Any, seed: int) -> None:
         """Give a model, with its head of one output, the head with all outputs."""
 
-    def losses(self, loss: Loss, data: ComparisonData | None, seed: int) -> Loss:
+    def losses(self, loss: Loss, data: ComparisonData, seed: int) -> Loss:
         """The loss of the outputs; call `of_outputs` of it.
 
         Args:
             loss: of one reward, fitted to the training rows.
-            data: whose training split is trained on; None: the outputs are only evaluated.
+            data: whose training split is trained on.
+        """
+        return loss
+
+    def trained_losses(self, loss: Loss, names: Sequence[str], data: ComparisonData) -> Loss:
+        """The loss of outputs that are trained, and only evaluated; its state is restored later.
+
+        Args:
+            names: of the outputs of the trained head; none where it is known by its reward alone.
+            data: the rows that are evaluated.
         """
         return loss
 

@@ -1,7 +1,9 @@
 """head=ensemble: members on one backbone, each with its own bootstrap sample of the prompts."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from rmexp.data.comparison_data import ComparisonData
 from rmexp.losses.base import Loss
 from rmexp.losses.outputs import MemberLosses
 from rmexp.models.heads.base import HeadSettings, install_outputs
+from rmexp.models.model_files import has_reward_head
 from rmexp.models.reward_head import draw_head, find_head
 
 
@@ -34,6 +37,19 @@ class EnsembleHead(HeadSettings):
     members: Annotated[int, Ge(2)]
     bootstrap: bool
 
+    def check(self, loss: Loss, loss_name: str, source: Any, data: ComparisonData) -> None:
+        folder = getattr(source, "path", None)
+        if folder is not None and has_reward_head(Path(folder).expanduser()):
+            self._check_start()
+
+    def _check_start(self) -> None:
+        """Refuse members that start from one trained head, and train on the same prompts."""
+        if not self.bootstrap:
+            raise UserError(
+                "head=ensemble head.bootstrap=false: the checkpoint has a reward head, from which "
+                "all members start, so that they would stay equal; take head.bootstrap=true."
+            )
+
     def install(self, model: Any, seed: int) -> None:
         """Members of a fresh head start at random, the first one as head=linear does; those of a
         trained head all start from it.
@@ -42,19 +58,18 @@ class EnsembleHead(HeadSettings):
             UserError: they start alike and train on the same prompts.
         """
         _, one = find_head(model)
-        if not one.facts.fresh_head and not self.bootstrap:
-            raise UserError(
-                "head=ensemble head.bootstrap=false: the checkpoint has a reward head, from which "
-                "all members start, so that they would stay equal; take head.bootstrap=true."
-            )
+        if not one.facts.fresh_head:  # also one that only loading finds, such as a hub's
+            self._check_start()
         weights = [1 / self.members] * self.members
         head = install_outputs(model, "ensemble", self.names, weights)
         if one.facts.fresh_head:
             draw_head(head, *(member_seed(seed, k) for k in range(self.members)))
 
-    def losses(self, loss: Loss, data: ComparisonData | None, seed: int) -> Loss:
-        drawn = None if data is None or not self.bootstrap else self._draws(data, seed)
-        return MemberLosses(loss, self.names, drawn)
+    def losses(self, loss: Loss, data: ComparisonData, seed: int) -> Loss:
+        return MemberLosses(loss, self.names, self._draws(data, seed) if self.bootstrap else None)
+
+    def trained_losses(self, loss: Loss, names: Sequence[str], data: ComparisonData) -> Loss:
+        return MemberLosses(loss, self.names, None)
 
     @property
     def names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """head=quantile: quantiles of a response's rating."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class QuantileHead(HeadSettings):
                 "and below 1."
             )
 
-    def check(self, loss: Loss, loss_name: str) -> None:
+    def check(self, loss: Loss, loss_name: str, source: Any, data: ComparisonData) -> None:
         if not isinstance(loss, Pinball):
             raise UserError(
                 f"head=quantile trains quantiles of ratings with loss=pinball, not with "
@@ -47,6 +48,9 @@ class QuantileHead(HeadSettings):
         names = [f"{quantile:g}" for quantile in self.quantiles]
         install_outputs(model, "quantile", names, [1 / len(names)] * len(names))
 
-    def losses(self, loss: Loss, data: ComparisonData | None, seed: int) -> Loss:
+    def losses(self, loss: Loss, data: ComparisonData, seed: int) -> Loss:
+        return self.trained_losses(loss, (), data)
+
+    def trained_losses(self, loss: Loss, names: Sequence[str], data: ComparisonData) -> Loss:
         assert isinstance(loss, Pinball), "refused by `check`"
         return QuantileLosses(loss, self.quantiles)

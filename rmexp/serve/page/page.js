@@ -178,6 +178,9 @@ function show(responses, { raw, normalised, probability, rating }) {
     bar.left = `${50 + (50 * Math.min(0, lengths[n])) / side}%`;
     bar.width = `${(50 * Math.abs(lengths[n])) / side}%`;
     const notes = [`${raw.tokens[n].toLocaleString("en")} tokens`];
+    if (raw.std) notes.unshift(`standard deviation ${raw.std[n].toFixed(3)}`);
+    for (const [name, values] of Object.entries(raw.outputs ?? {}))
+      notes.push(`${name} ${values[n].toFixed(2)}`);
     if (rating) notes.unshift(`raters' scale ${rating.rewards[n].toFixed(2)}`);
     if (probability) notes.unshift(`P(better than average) ${probability.rewards[n].toFixed(3)}`);
     item.querySelector(".notes").append(...notes.map((note) => make("span", note)));

@@ -31,7 +31,7 @@ def own_routes(service: RewardService) -> APIRouter:
         found = await service.rewards(
             lambda e: e.responses(prompt, responses, name=name), body.aggregate
         )
-        rewards = service.scaled(found.rewards, body.scale)
+        rewards, details = service.scaled(found.rewards, body.scale), found.details
         if not several:
             return rewards[0]
         return {
@@ -40,8 +40,9 @@ def own_routes(service: RewardService) -> APIRouter:
             "tokens": found.tokens,
             "probabilities": _win_probabilities(service, found.rewards),
             "model": info.name,
-            **({} if found.std is None else {"std": found.std}),
-            **({"members": found.members} if body.uncertainty else {}),
+            **({"std": details.std} if details.std and body.scale == "raw" else {}),
+            **({"members": details.members} if body.uncertainty else {}),
+            **({"outputs": details.outputs} if details.outputs else {}),
         }
 
     @router.get("/health", summary="Whether the server answers")
@@ -60,6 +61,7 @@ def own_routes(service: RewardService) -> APIRouter:
             "scales": info.scales,
             "warnings": info.warnings,
             "accuracy": info.accuracy,
+            "outputs": service.scorer.names,
         }
         return {"object": "list", "data": [model]}
 
