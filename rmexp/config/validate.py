@@ -166,7 +166,7 @@ def check_task_keys(config: DictConfig, overrides: Sequence[str]) -> None:
     if from_files:
         del inputs["implicit"]
     who = "eval.scores" if from_files else f"task={name}"
-    if implicit and not {"implicit", "out"} & inputs.keys():
+    if implicit and name != "score" and "implicit" not in inputs:
         raise UserError(
             f"model=implicit scores rows and does nothing else, so {who} cannot use it: "
             "task=score, task=evaluate and task=best_of_n take it, and task=compare the run of "

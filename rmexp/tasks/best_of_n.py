@@ -103,9 +103,11 @@ def best_of_n(
 
 def _with_members(choosers: dict[str, Path | ImplicitModel]) -> tuple[str, Path] | None:
     """The only chooser, if it is a model with head=ensemble."""
-    (name, one), *others = choosers.items()
-    alone = not others and isinstance(one, Path) and one.is_dir() and has_members(one)
-    return (name, one) if alone and isinstance(one, Path) else None
+    if len(choosers) == 1:
+        ((name, one),) = choosers.items()
+        if isinstance(one, Path) and one.is_dir() and has_members(one):
+            return name, one
+    return None
 
 
 def check_best_of_n(config: DictConfig) -> None:

@@ -163,6 +163,8 @@ def test_task_score_writes_a_file_that_other_tasks_read(rmexp, folder):
         rmexp(*evaluate)
         (table,) = read_parquet(rmexp.runs()[-1] / "predictions" / "all.parquet")
         assert table["reward"] == [found["a", 0], found["a", 1]]
+    export = rmexp("task=export", *words, "out=x", check=False)
+    assert "so task=export cannot use it" in export.stderr
     both = rmexp("task=evaluate", *words, "eval.scores=r.jsonl", check=False)
     assert "eval.scores cannot use it" in both.stderr
     probed = rmexp(*evaluate, "task.probes=true", check=False)
