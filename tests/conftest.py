@@ -9,17 +9,24 @@ os.environ |= {
     "CUDA_VISIBLE_DEVICES": "",
 }
 
+import atexit
+import functools
+import gc
 import io
 import json
+import pickle
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from rmexp.config import grid
+from rmexp.config.compose import compose_config
 from tests.helpers.fork_server import NO_REPORTS, ForkServer
 
 settings.register_profile(
@@ -40,15 +47,53 @@ SHORT_DEMO = f"data.path={ROOT}/tests/helpers/short_demo.jsonl"
 
 
 SLOW_FILES = (
-    *("training/test_devices.py", "training/test_planning.py", "runner/test_sweep.py"),
-    *("runner/test_launchers.py", "data/test_supervision.py", "runner/test_command_line.py"),
-    *("training/test_kill.py", "config/test_config.py", "tasks/test_evaluate.py"),
+    *("runner/test_launchers.py", "data/test_supervision.py", "training/test_devices.py"),
+    *("runner/test_sweep.py", "training/test_planning.py", "runner/test_command_line.py"),
+    *("training/test_heads.py", "training/test_resume.py", "tasks/test_improve.py"),
+    *("tasks/test_evaluate.py", "training/test_kill.py", "config/test_config.py"),
 )
 
 
 def pytest_collection_modifyitems(items):
     """Put the slow files first, so that no worker ends with one of them alone."""
-    items.sort(key=lambda item: not item.path.as_posix().endswith(SLOW_FILES))
+    places = {file: place for place, file in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
+
+
+gc.disable()  # collecting garbage during imports takes seconds, and at the end
+atexit.register(gc.freeze)
+
+
+def pytest_collection_finish():
+    """What imports left stays: no garbage collection looks through it again."""
+    gc.freeze()
+    gc.enable()
+
+
+NO_GC = SimpleNamespace(**dict.fromkeys(("disable", "enable", "freeze", "unfreeze"), lambda: None))
+"""For `main`, which would thaw what is frozen above."""
+
+
+@functools.cache
+def _composed(overrides):
+    return pickle.dumps(compose_config(overrides))
+
+
+def compose_once(overrides, config_dir=None):
+    """`compose_config`, which is most of what a refusal costs, once for the same words."""
+    if config_dir is not None:
+        return compose_config(overrides, config_dir)
+    config = pickle.loads(_composed(tuple(overrides)))
+    config.hydra.runtime.cwd = os.getcwd()
+    return config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once():
+    """All grids and single runs share what their choices compose to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "compose_config", compose_once)
+        yield
 
 
 def needs(path: Path) -> pytest.MarkDecorator:
@@ -92,6 +137,7 @@ class CommandLine:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             patch.setattr(sys, "argv", ["rmexp", *words])
+            patch.setattr("rmexp.__main__.gc", NO_GC)
             if not self.reports:
                 patch.setattr("rmexp.training.finish.write_run_report", lambda *_: None)
                 patch.setattr("rmexp.tasks.evaluate.write_report", lambda *_: None)

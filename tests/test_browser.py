@@ -14,6 +14,8 @@ from tests.conftest import CommandLine, result
 from tests.helpers.browser import fits, is_dark, open_chromium
 from tests.helpers.run_directories import margin, write_run
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"desktop": (1200, 900), "phone": (390, 844)}
 ATTACK = "<script>document.title = 'taken'</script><img src=x onerror=alert(1)>"
 

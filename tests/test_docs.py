@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from rmexp.config.compose import compose_config
+from rmexp.config.grid import Composer
 from rmexp.config.schema import register
 from rmexp.config.validate import check_config
 from tests.conftest import ROOT
@@ -48,6 +48,9 @@ def last_job(words):
     return overrides
 
 
+COMPOSER = Composer()
+
+
 @pytest.mark.parametrize("words", every_command())
 def test_every_command_composes_and_its_values_are_in_range(words):
     while words and words[0].startswith("-"):
@@ -55,7 +58,7 @@ def test_every_command_composes_and_its_values_are_in_range(words):
         if flag in ("--config-dir", "--cfg"):
             words.pop(0)
     register()
-    config = compose_config(last_job(words))
+    config = COMPOSER(last_job(words))
     OmegaConf.set_struct(config, False)
     del config["hydra"]
     if config.resume is None:

@@ -3,12 +3,14 @@
 import ast
 import re
 
+import pytest
 from importlinter.api import read_configuration
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_imports_run_downwards_and_without_cycles():
     (layers, _) = read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
     listed = {layer.removeprefix("rmexp.") for layer in layers["layers"]}

@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import ROOT, SHORT_DEMO, result
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("model=tiny", "logger=none", "trainer.validations=1")
 
 

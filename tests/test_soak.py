@@ -22,7 +22,7 @@ from tests.conftest import ROOT, SHORT_DEMO
 from tests.helpers.fork_server import ForkServer
 from tests.helpers.run_directories import run_table, sweep_table
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.slow]
 
 EVENTS = int(os.environ.get("RMEXP_SOAK_EVENTS", 20))
 RUN = (

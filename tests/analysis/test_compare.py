@@ -476,6 +476,7 @@ def test_the_table_and_the_page(tmp_path):
     assert not re.search(r"(?:src|href)=.https?:", page), "one file, no network"
 
 
+@pytest.mark.slow
 def test_no_torch():
     code = (
         "import sys, rmexp.analysis.compare.tables, rmexp.analysis.report.compare_page\n"
@@ -524,6 +525,7 @@ def test_what_people_said_stands_beside_the_rewards(tmp_path):
 QUICK = ("model=tiny", SHORT_DEMO, "logger=none", "trainer.max_steps=2", "trainer.validations=1")
 
 
+@pytest.mark.slow
 def test_a_sweep_is_compared_by_the_command(rmexp):
     rmexp("-m", *QUICK, "data.limit=60", "optim.head_lr=1e-4,1e-1", "name=two")
     (home,) = rmexp.folder.glob("outputs/sweeps/two-*")
@@ -561,6 +563,7 @@ def test_mistakes_get_one_sentence(words, sentence, rmexp):
     assert not rmexp.runs()
 
 
+@pytest.mark.slow
 def test_bad_runs_are_left_out_by_the_command_and_said(rmexp):
     folder = rmexp.folder / "runs"
     two(folder)

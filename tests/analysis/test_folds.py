@@ -335,6 +335,7 @@ def test_the_csv_has_the_metric_of_each_fold(tmp_path):
 
 
 # ------------------------------------------------------------------ real runs
+@pytest.mark.slow
 def test_a_sweep_over_folds_is_compared_as_settings(rmexp, write_rows):
     path = write_rows(ROWS)
     swept = rmexp(
@@ -369,9 +370,9 @@ def test_a_sweep_over_folds_is_compared_as_settings(rmexp, write_rows):
     assert "test is fish" in again.stdout
 
 
-@needs(UKP)
-@pytest.mark.parametrize(("until", "count", "sides"), [("null", 32, 1), ("_", 16, 2)])
-def test_the_debates_of_ukp(until, count, sides):
+@pytest.fixture(scope="module")
+def debates():
+    """(group, prompt key) of each pair of UKP, and of each side that has ranks alone."""
     groups, prompts, seen = [], [], set()
     for option, file in (("ukp", UKP), ("ukp_ranked", RANKING)):
         parse = FoldGroup(named(option), "subset")
@@ -380,6 +381,14 @@ def test_the_debates_of_ukp(until, count, sides):
                 groups.append(one.group)
                 prompts.append(one.prompt_key)
                 seen.add((one.group, one.prompt_key))
+    return groups, prompts
+
+
+@pytest.mark.slow
+@needs(UKP)
+@pytest.mark.parametrize(("until", "count", "sides"), [("null", 32, 1), ("_", 16, 2)])
+def test_the_debates_of_ukp(debates, until, count, sides):
+    groups, prompts = debates
     judged = np.zeros(len(groups), dtype=int)
     for number in range(count):
         fold = Fold("subset", number, None if until == "null" else until)

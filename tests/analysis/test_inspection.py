@@ -280,6 +280,7 @@ def pair(prompt, chosen, rejected, **more):
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
 
 
+@pytest.mark.slow
 def test_inspect_on_the_command_line(rmexp, write_rows, monkeypatch):
     monkeypatch.setattr(Tiny, "load_model", None)  # it would be called in vain
     monkeypatch.setattr(rmexp, "reports", True)  # with its plots
@@ -350,6 +351,7 @@ def test_the_first_look_answers_for_any_file(name, content, sentence, tmp_path):
     assert any(sentence in line for line in first_look(source, "jsonl"))
 
 
+@pytest.mark.slow
 def test_inspect_reads_ratings_and_mixtures(rmexp, write_rows):
     good = write_rows(
         [{"prompt": f"p{n}", "completion": "x" * (n + 1), "label": n % 3 > 0} for n in range(12)]
@@ -369,6 +371,7 @@ def test_inspect_reads_ratings_and_mixtures(rmexp, write_rows):
     assert mixed["length_bias"]["pairs"] == 12
 
 
+@pytest.mark.slow
 @needs(UKP)
 def test_inspect_arguments_with_five_votes(rmexp):
     rmexp("task=inspect", "model=tiny", "data=ukp_votes", f"data.path={UKP}", "data.limit=2000")

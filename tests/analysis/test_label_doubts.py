@@ -93,6 +93,7 @@ def folded(tmp_path_factory, cache):
     return rmexp, run, done
 
 
+@pytest.mark.slow
 def test_folds_judge_every_training_pair(folded):
     _, run, done = folded
     rows = read(run / "labels.jsonl")
@@ -110,6 +111,7 @@ def test_folds_judge_every_training_pair(folded):
     assert page.count('class="sides"') == len(facts["labels"]["examples"]) > 0
 
 
+@pytest.mark.slow
 def test_the_file_of_labels_trains_and_is_recorded(folded, cache):
     rmexp, run, _ = folded
     rows = read(run / "labels.jsonl")
@@ -125,6 +127,7 @@ def test_the_file_of_labels_trains_and_is_recorded(folded, cache):
     assert 0 < changed <= suspects
 
 
+@pytest.mark.slow
 def test_runs_judge_the_rows_of_their_val_and_test(folded):
     rmexp, *_ = folded
     quick = (*TINY, "trainer.max_steps=2", "tune=head", "sweep.export=none")

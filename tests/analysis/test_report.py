@@ -76,6 +76,7 @@ def test_subsets_and_length_gaps_have_a_row_each():
     assert list(heights) == [0.0, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_run_shows_its_numbers_and_escapes_text(rmexp, write_rows):
     rmexp.reports = True
     rows = [
@@ -98,6 +99,7 @@ def test_a_run_shows_its_numbers_and_escapes_text(rmexp, write_rows):
     assert page.count("<svg") == len(pictures)
 
 
+@pytest.mark.slow
 def test_an_evaluation_shows_each_set_and_links_to_the_run(rmexp, write_rows):
     rmexp.reports = True
     rows = [

@@ -74,6 +74,7 @@ def tiny():
     return from_conf("model/tiny").load_model(TOKENIZER, seed=0)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=14), min_size=2, max_size=4),
@@ -211,14 +212,15 @@ def test_padded_rows_are_sorted_and_equal_ones_are_there_once():
 shapes = st.lists(
     st.builds(
         Tree,
-        st.integers(0, 80),
-        st.lists(st.integers(1, 70), min_size=1, max_size=4).map(tuple),
+        st.integers(0, 50),
+        st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple),
     ),
     min_size=1,
     max_size=3,
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @settings(max_examples=12)
 @given(
@@ -284,6 +286,7 @@ def test_trees_are_exact_on_cuda(kernel, monkeypatch):
     assert_same(model, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method.* is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_layers_give_the_same():
@@ -303,6 +306,7 @@ def test_compiled_layers_give_the_same():
         assert (one_gradient - two_gradient).norm() <= 1e-4 * one_gradient.norm()
 
 
+@pytest.mark.slow
 def test_options_that_change_the_cost_do_not_change_the_run(rmexp):
     """model.gradient_checkpointing, data.micro_batch_tokens and the layout, through the CLI."""
     options = ("seed=0", "model.gradient_checkpointing=true", "data.micro_batch_tokens=300",

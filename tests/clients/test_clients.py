@@ -47,6 +47,7 @@ def waits(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_they_need_the_standard_library_alone_and_are_short():
     code = """
 import sys
@@ -181,6 +182,7 @@ def test_a_server_that_is_away_is_asked_for_two_minutes(waits):
         connection.post("reward", {}, "localhost:8000")
 
 
+@pytest.mark.slow
 def test_grpo_trains_on_the_server(url, service, tmp_path):
     trl = pytest.importorskip("trl", reason="the extra `rl` (trl) is not installed")
     import datasets

@@ -47,12 +47,26 @@ def composed(*overrides):
     return config
 
 
+TOGETHER = ("data", "loss", "model", "template", "head", "logger", "tune", "trainer")
+"""Groups whose options compose with those of the others."""
+
+
 @functools.cache
+def composed_options(*choices):
+    return composed(*choices, *(word for choice in choices for word in NEEDED.get(choice, [])))
+
+
 def composed_option(file):
-    """The configuration with the option of a file; composing is most of what these tests cost."""
+    """The configuration with the option of a file; composing is most of what these tests cost.
+
+    So the first options of some groups compose together, then the second ones, and so on.
+    """
     group, option = file.parent.name, file.stem
-    choice = f"{'' if group in GROUPS else '+'}{group}={option}"
-    return composed(choice, *NEEDED.get(choice, []))
+    if group not in TOGETHER:
+        return composed_options(f"{'' if group in GROUPS else '+'}{group}={option}")
+    options = {name: [f.stem for f in FILES if f.parent.name == name] for name in TOGETHER}
+    number = options[group].index(option)
+    return composed_options(*(f"{n}={o[number]}" for n, o in options.items() if number < len(o)))
 
 
 def test_every_data_set_keeps_what_it_caches_in_the_cache():
@@ -230,6 +244,7 @@ def test_directory_names_are_plain_and_short():
     assert name != job_directory(3, ",".join(f"data.fields.key{n}=other" for n in range(20)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["--help"], ["--cfg", "job"], ["loss=contrastve"], ["loss.marginn=2"]]
 )

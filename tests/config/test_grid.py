@@ -34,6 +34,7 @@ def outcome(compose, overrides):
         return None, (type(error), str(error))
 
 
+@pytest.mark.slow
 def test_cells_are_as_if_composed_alone():
     composer = Composer()
     every = [[*COMMON, *cell] for cell in CELLS]

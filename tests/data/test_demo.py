@@ -56,6 +56,7 @@ def lengths():
     return [[len(ids) for ids in tokenizer(row["responses"])["input_ids"]] for row in ROWS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["all", "train", "val", "test"])
 def test_length_alone_does_not_tell(split, lengths):
     right = []
@@ -66,5 +67,6 @@ def test_length_alone_does_not_tell(split, lengths):
     assert 0.45 <= np.mean(right) <= 0.55
 
 
+@pytest.mark.slow
 def test_responses_are_short(lengths):
     assert np.median([size for sizes in lengths for size in sizes]) <= 50

@@ -1,5 +1,6 @@
 """Every file of ../shared/data, read whole through its named option: what people said, counted."""
 
+import functools
 from collections import Counter
 
 import pytest
@@ -9,6 +10,8 @@ from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport, check_bad_rows
 from tests.conftest import SHARED, needs
 from tests.data.test_data_options import named, settings
+
+pytestmark = pytest.mark.slow
 
 # file -> option, comparisons, strict judgements, ties, rated responses, rows left out or bad
 FILES = {
@@ -40,10 +43,15 @@ def read(file, parse):
     return list(read_comparisons({None: str(SHARED / file)}, parse, report)), report
 
 
+@functools.cache
+def read_option(file, option):
+    return read(file, named(option))
+
+
 @pytest.mark.parametrize("file", [pytest.param(f, marks=needs(SHARED / f), id=f) for f in FILES])
 def test_every_shared_file_is_read_whole(file):
     option, *counts = FILES[file]
-    comparisons, report = read(file, named(option))
+    comparisons, report = read_option(file, option)
     verdicts = Counter(abs(j.label) for one in comparisons for j in one.judgements)
     rated = sum(r is not None for one in comparisons for r in one.ratings or ())
     out = sum(report.bad.values()) + sum(sum(n.values()) for n in report.dropped.values())
@@ -68,7 +76,7 @@ def test_the_strict_pairs_of_ukp_are_the_11650_published():
 
 @needs(SHARED / VOTES)
 def test_all_votes_are_kept():
-    judged = [one.judgements[0] for one in read(VOTES, named("ukp_votes"))[0]]
+    judged = [one.judgements[0] for one in read_option(VOTES, "ukp_votes")[0]]
     assert Counter(j.votes_i + j.votes_j + j.votes_tie for j in judged) == {5: 16722, 4: 190}
 
 
@@ -77,6 +85,6 @@ FOUR = "finegrained_rlhf/qa_feedback_dev_k4.jsonl.gz"
 
 @needs(SHARED / FOUR)
 def test_some_people_go_in_a_circle():
-    comparisons = read(FOUR, named("finegrained_rlhf"))[0]
+    comparisons = read_option(FOUR, "finegrained_rlhf")[0]
     ordered = [one for one in comparisons if None not in one.rank_levels()]
     assert (len(comparisons), len(ordered)) == (500, 478)

@@ -11,8 +11,16 @@ import pytest
 
 from tests.conftest import result
 
+pytestmark = pytest.mark.slow
+
 TINY = ("model=tiny", "logger=none", "trainer.precision=32-true", "data.batch_size=4")
-FAST = (*TINY, "optim.lr=5e-3", "optim.head_lr=null", "trainer.max_epochs=4")
+FAST = (
+    *TINY,
+    "optim.lr=5e-3",
+    "optim.head_lr=null",
+    "trainer.max_epochs=4",
+    "trainer.validations=1",
+)
 
 
 def answer(good, n):

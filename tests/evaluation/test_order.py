@@ -3,13 +3,15 @@
 import datasets
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmexp.data.token_dataset import TOKEN_SCHEMA
 from rmexp.evaluation.calibration import fit_calibration
 from rmexp.evaluation.metric_values import compute_metrics, slow_metrics
 from rmexp.evaluation.scored_set import EVAL_COLUMNS, eval_labels
+
+pytestmark = pytest.mark.slow
 
 weights = st.sampled_from([0.0, 0.5, 1.0, 3.0])
 rewards = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 7.0])
@@ -53,6 +55,7 @@ def evaluate(found):
     return compute_metrics(scored, scale) | slow_metrics(scored)
 
 
+@settings(max_examples=settings.default.max_examples * 2 // 5)
 @given(rows(), st.randoms(use_true_random=False))
 def test_two_orders_of_the_same_rows_give_the_same_evaluation(found, draw):
     shuffled = draw.sample(found, len(found))

@@ -51,6 +51,40 @@ plots.published, plots._done = lambda *_: [], lambda axes: axes.get_figure()
 """
 """Python that leaves the reports of runs and all plots out; they take half of a tiny run's time."""
 
+FORKED_RANKS = """
+import multiprocessing, os, runpy, sys
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+class Forked:
+    def __init__(self, args, env, **_):
+        self.process = multiprocessing.get_context("fork").Process(target=work, args=(args, env))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self):
+        return self.process.exitcode
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+
+def work(args, env):
+    os.setsid()
+    os.environ |= env
+    words = [word for word in args[1:] if word != "-u"]
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__")
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+
+subprocess_handler.Popen = Forked
+"""
+"""Python after which torch's launcher forks its processes, whose imports are paid then.
+
+`make soak` starts them from new.
+"""
+
 
 class ForkServer:
     """Forks a process for each command: imports are paid once, and a kill meets the command itself.

@@ -66,6 +66,7 @@ def test_the_trainer_of_transformers_has_the_loss_that_it_had(exported):
     assert losses == pytest.approx([(reward - 2) ** 2] * 2, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # sentence-transformers' and its dependencies' own
 def test_a_cross_encoder_predicts_and_ranks_by_the_reward(exported):
     cross_encoder = pytest.importorskip("sentence_transformers").CrossEncoder
@@ -80,6 +81,7 @@ def test_a_cross_encoder_predicts_and_ranks_by_the_reward(exported):
     assert template_fingerprint(tokenizer) == template_fingerprint(tiny_tokenizer())
 
 
+@pytest.mark.slow
 def test_trl_trains_a_policy_on_it(exported, tmp_path, monkeypatch):
     """One GRPO step; its rewards are the model's for the prompts and completions that it logs."""
     trl = pytest.importorskip("trl", reason="the extra `rl` (trl) is not installed")

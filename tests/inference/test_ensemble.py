@@ -69,6 +69,7 @@ def test_what_an_ensemble_lacks_is_one_sentence(homes):
         package.load(homes[0], precision="32-true").score(QUESTION, ANSWERS, uncertainty=True)
 
 
+@pytest.mark.slow
 def test_a_file_has_rewards_and_their_spread(rmexp, homes, standardised, write_rows):
     path = write_rows(
         [
@@ -95,6 +96,7 @@ def test_a_file_has_rewards_and_their_spread(rmexp, homes, standardised, write_r
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_list_of_models_is_evaluated_as_an_ensemble(rmexp, homes, standardised, write_rows):
     path = write_rows([{"id": "a", "prompt": QUESTION, "responses": ANSWERS, "ratings": [2, 1, 3]}])
     rmexp(

@@ -87,6 +87,7 @@ def test_embeddings_grow_with_an_added_pad_token(scored):
     assert grown.config.pad_token_id == tokenizer.pad_token_id
 
 
+@pytest.mark.slow
 def test_an_encoder_trains_in_padded_rows_and_is_exported(rmexp):
     """It looks ahead, so that it needs a mask, and pools otherwise than decoders do."""
     home = rmexp.folder / "encoder"

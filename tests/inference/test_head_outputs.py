@@ -16,6 +16,8 @@ from rmexp.serve.app import create_app
 from tests.conftest import SHORT_DEMO, CommandLine, result
 from tests.helpers.servers import make_service, write_model
 
+pytestmark = pytest.mark.slow
+
 WORDS = (
     *("model=tiny", "logger=none", SHORT_DEMO, "data.limit=60", "tune=head", "optim.head_lr=1e-2"),
     *("trainer.validations=1", "trainer.keep=weights", "head=ensemble", "head.members=3"),

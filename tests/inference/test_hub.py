@@ -227,6 +227,7 @@ def test_a_name_that_no_repository_can_have_is_refused(name):
 
 
 # ------------------------------------------------------------------ the command
+@pytest.mark.slow
 def test_the_command_pushes_an_export_that_is_there(rmexp, server, folder):
     done = rmexp("task=export", f"checkpoint={folder}", f"hub={REPO}")
     assert server.files == contents(folder) | {".gitattributes": b""}
@@ -235,6 +236,7 @@ def test_the_command_pushes_an_export_that_is_there(rmexp, server, folder):
     assert result(rmexp.runs()[-1])["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_files_and_asks_nobody(rmexp, server, folder):
     words = ("task=export", f"checkpoint={folder}", f"hub={REPO}", "task.dry_run=true")
     done = rmexp(*words, "task.private=false")

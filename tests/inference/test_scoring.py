@@ -12,6 +12,8 @@ from rmexp.core.errors import UserError
 from rmexp.inference import score_file, scorer
 from tests.conftest import SHORT_DEMO, CommandLine, result
 
+pytestmark = pytest.mark.slow
+
 STOP = """
 import os, signal
 from rmexp.inference import score_file

@@ -11,6 +11,8 @@ from tests.conftest import HH, needs
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 trl = pytest.importorskip("trl", reason="the extra `bench` (trl) is not installed")
 
 STEPS, PAIRS_A_STEP = 12, 8

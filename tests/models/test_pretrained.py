@@ -117,6 +117,7 @@ def test_heads_with_other_outputs_are_refused_before_loading(llama, tmp_path, we
         changed(llama, tmp_path / "m", tensors).check()
 
 
+@pytest.mark.slow
 def test_a_reward_model_is_trained_further_from_its_own_head(llama, tmp_path, rmexp):
     weight = torch.linspace(-1, 1, 32)[None]
     changed(llama, tmp_path / "m", {"score.weight": weight})

@@ -68,6 +68,7 @@ def plain(folder, prompt, response):
     return 0.5 * float(found[0] - found[1])
 
 
+@pytest.mark.slow
 def test_rewards_are_those_of_plain_transformers_in_both_layouts(folder, monkeypatch):
     monkeypatch.setattr(implicit_reward, "LOGITS_AT_ONCE", 1000)  # several chunks
     expected = [plain(folder, PROMPT, response) for response in RESPONSES]
@@ -123,6 +124,7 @@ def read_parquet(file):
     return [{"reward": rewards} for rewards in found.values()]
 
 
+@pytest.mark.slow
 def test_an_implicit_reward_chooses_beside_files(rmexp, folder, write_rows):
     samples = [
         {"id": f"p{p}", "prompt": f"Say {p}.", "response": f"It is {p + k}."}
@@ -145,6 +147,7 @@ def test_an_implicit_reward_chooses_beside_files(rmexp, folder, write_rows):
     assert "reference=DIR, the model that it was trained from" in lacks.stdout + lacks.stderr
 
 
+@pytest.mark.slow
 def test_task_score_writes_a_file_that_other_tasks_read(rmexp, folder):
     rows = [{"id": "a", "prompt": "Short?", "chosen": "Yes.", "rejected": "No."}]
     (rmexp.folder / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n", "utf-8")

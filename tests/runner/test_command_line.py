@@ -46,6 +46,7 @@ def run(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "trained"))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_the_design_promises(rmexp):
     rmexp.reports = True
     done = rmexp(*TINY, "logger=wandb", "loss=contrastive", "loss.margin=1.0")
@@ -101,6 +102,7 @@ def test_a_run_leaves_what_the_design_promises(rmexp):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_numbers_to_the_last_digit(run, rmexp):
     rmexp("task=evaluate", f"checkpoint={run}", "logger=none")
     again = result(rmexp.runs()[-1])["metrics"]
@@ -109,6 +111,7 @@ def test_evaluate_repeats_the_numbers_to_the_last_digit(run, rmexp):
     assert {name: again[name] for name in expected} == expected
 
 
+@pytest.mark.slow
 def test_evaluate_judges_other_data_whole(run, rmexp, write_rows):
     rows = [{"prompt": f"q {n}", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(9)]
     rmexp(
@@ -121,6 +124,7 @@ def test_evaluate_judges_other_data_whole(run, rmexp, write_rows):
     assert result(rmexp.runs()[-1])["metrics"]["all/pairs"] == 9
 
 
+@pytest.mark.slow
 def test_export_loads_as_plain_hugging_face_and_travels(run, rmexp, tmp_path):
     rmexp("task=export", f"checkpoint={run}", f"out={tmp_path / 'out'}", "logger=none")
     for home in (run / "export", tmp_path / "out"):
@@ -141,6 +145,7 @@ def test_export_loads_as_plain_hugging_face_and_travels(run, rmexp, tmp_path):
         assert (facts["base_model"], facts["datasets"]) == (None, [])
 
 
+@pytest.mark.slow
 def test_an_export_with_a_changed_template_is_refused(run, rmexp):
     file = run / "export" / "chat_template.jinja"
     file.write_text(file.read_text().replace("<|im_start|>", "<|im_start|> "))
@@ -149,6 +154,7 @@ def test_an_export_with_a_changed_template_is_refused(run, rmexp):
     assert "was trained with the template" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_a_head_keeps_it(run, rmexp):
     done = rmexp(
         "model=hf",
@@ -164,6 +170,7 @@ def test_a_checkpoint_with_a_head_keeps_it(run, rmexp):
     assert two["test/margin"] == pytest.approx(one["test/margin"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_second_start_does_not_tokenise_again(rmexp):
     assert "tokenised now" in rmexp(*TINY, "data.max_length=777").stdout
     assert "from the cache" in rmexp(*TINY, "data.max_length=777").stdout
@@ -277,6 +284,7 @@ def test_a_cut_row_is_named_with_file_and_line(rmexp, write_rows):
     assert "data.on_bad_row=skip" in done.stderr
 
 
+@pytest.mark.slow
 @needs(HH)
 def test_real_data_end_to_end(rmexp):
     done = rmexp(
@@ -292,11 +300,13 @@ def test_real_data_end_to_end(rmexp):
     assert result(rmexp.runs()[0])["metrics"]["test/pairs"] == 3
 
 
+@pytest.mark.slow
 def test_tab_completion_knows_groups_and_options(rmexp):
     words = rmexp.process("-sc", "query=bash", COMP_LINE="rmexp loss=", COMP_POINT="11")
     assert {"loss=bradley_terry", "loss=contrastive"} <= set(words.stdout.split())
 
 
+@pytest.mark.slow
 def test_help_into_a_closed_pipe_says_nothing():
     """As in `rmexp --help | head -1`."""
     reader, writer = os.pipe()
@@ -307,12 +317,14 @@ def test_help_into_a_closed_pipe_says_nothing():
     assert done.stderr == b""
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_one_sentence_too(rmexp):
     done = rmexp.process("loss=contrastve")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("rmexp: There is no loss=contrastve")
 
 
+@pytest.mark.slow
 def test_a_sweep_file_runs_as_a_multirun(rmexp):
     rmexp(*TINY, "+sweeps=loss_by_margin", "data.limit=20", "trainer.validations=1", "name=s")
     runs = [result(run) for run in rmexp.runs()]
@@ -321,6 +333,7 @@ def test_a_sweep_file_runs_as_a_multirun(rmexp):
     assert {run["sweep"][:2] for run in runs} == {"s-"}
 
 
+@pytest.mark.slow
 def test_early_stopping_and_a_monitor_that_does_not_exist(rmexp):
     rmexp(
         *TINY,
@@ -337,6 +350,7 @@ def test_early_stopping_and_a_monitor_that_does_not_exist(rmexp):
     )
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_checkpoints(rmexp):
     for keep, left in (
         ("resume", {"best.ckpt", "last.ckpt"}),
@@ -347,6 +361,7 @@ def test_what_is_kept_of_checkpoints(rmexp):
         assert {f.name for f in (rmexp.runs()[-1] / "checkpoints").iterdir()} == left
 
 
+@pytest.mark.slow
 def test_a_run_without_an_export_is_evaluated_from_its_checkpoint(run, rmexp):
     shutil.rmtree(run / "export")
     rmexp("task=evaluate", f"checkpoint={run}", "logger=none")
@@ -366,6 +381,7 @@ def test_a_run_that_the_disk_cannot_hold_is_refused(rmexp, monkeypatch):
     assert read_state(run).status == "interrupted"  # not failed: a resumed run resumes again
 
 
+@pytest.mark.slow
 def test_a_run_is_not_evaluated_or_resumed_on_data_that_changed(rmexp, write_rows):
     rows = [{"prompt": f"q {n}", "chosen": "yes", "rejected": "no"} for n in range(30)]
     path = write_rows(rows)
@@ -380,6 +396,7 @@ def test_a_run_is_not_evaluated_or_resumed_on_data_that_changed(rmexp, write_row
     assert result(rmexp.runs()[-1])["metrics"]["all/pairs"] == 29
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_not_evaluated_under_another_template(run, rmexp):
     done = rmexp("task=evaluate", f"checkpoint={run}", "template=plain", check=False)
     assert "carries the template it was trained with" in done.stderr
@@ -400,6 +417,7 @@ def test_what_a_task_does_not_read_is_refused(words, sentence, rmexp, tmp_path):
     assert sentence in done.stderr
 
 
+@pytest.mark.slow
 def test_margins_of_the_data_train_and_are_missed_early(rmexp, write_rows):
     rows = [
         {"prompt": f"q {n}", "chosen": "yes", "rejected": "no", "margin": n / 10} for n in range(30)
@@ -416,6 +434,7 @@ def test_margins_of_the_data_train_and_are_missed_early(rmexp, write_rows):
     assert "model:" not in done.stdout, "said before the model is loaded"
 
 
+@pytest.mark.slow
 def test_rows_that_the_template_refuses_are_bad_rows(rmexp, write_rows):
     template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"

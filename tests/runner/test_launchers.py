@@ -110,6 +110,7 @@ def begun(folder, number):
 
 
 # ---------------------------------------------------------------------- joblib
+@pytest.mark.slow
 @pytest.mark.soak
 def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
     del own.environment["OMP_NUM_THREADS"]
@@ -139,6 +140,7 @@ def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
         assert words in done.stdout
 
 
+@pytest.mark.slow
 def test_heads_that_train_together_are_one_job(own):
     grid = (
         "-m",
@@ -158,6 +160,7 @@ def test_heads_that_train_together_are_one_job(own):
 
 
 # -------------------------------------------------------------------- submitit
+@pytest.mark.slow
 @pytest.mark.soak
 def test_a_job_whose_time_is_up_goes_on_in_the_queue(own, whole):
     """The signal is what SLURM sends before the limit; its queue then starts the job again."""
@@ -222,7 +225,8 @@ import sys
 from ray.cluster_utils import Cluster
 
 cluster = Cluster()
-nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+settings = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+nodes = [cluster.add_node(**settings) for _ in range(2)]
 print(cluster.address, *(node.all_processes["raylet"][0].process.pid for node in nodes), flush=True)
 sys.stdin.read()
 cluster.shutdown()
@@ -246,33 +250,29 @@ def cluster(monkeypatch):
     process.communicate("")
 
 
-def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster):
+@pytest.mark.slow
+def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster, fork_server):
     address, (_, node) = cluster
     words = (*GRID, "logger=none", "sweep.export=none", "hydra/launcher=ray")
+    words += (f"hydra.launcher.init.address={address}",)
     (own.folder / "hold").touch()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rmexp", *words, f"hydra.launcher.init.address={address}"],
-        cwd=own.folder,
-        env=os.environ | own.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    lost = []
 
     def on_node():
         pids = {child.pid for child in node.children(recursive=True)}
-        runs = (begun(own.folder, number) for number in range(3))
-        return next((run for run in runs if run and result(run)["pid"] in pids), None)
+        runs = filter(None, (begun(own.folder, number) for number in range(3)))
+        lost.extend((run, pid) for run in runs if (pid := result(run)["pid"]) in pids)
+        return lost
 
-    while not (lost := on_node()):
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.1)
-    first = result(lost)["pid"]
-    for one in [*node.children(recursive=True), node]:
-        one.kill()
-    (own.folder / "hold").unlink()
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    def die(_):
+        for one in [*node.children(recursive=True), node]:
+            one.kill()
+        (own.folder / "hold").unlink()
+
+    code = fork_server.run(own.folder, words, own.environment, event=die, when=on_node)
+    said = (own.folder / "out.txt").read_text()
+    assert code == 0, said + (own.folder / "err.txt").read_text()
+    ((lost, first),) = lost
     assert "no estimate of time and disk" in said
     assert said.count("dead before: resumes from its last checkpoint") == 1
     assert "restarts" not in said
@@ -369,6 +369,7 @@ def fill(folder, number, words):
     return said.getvalue() + line(*words).stdout
 
 
+@pytest.mark.slow
 def test_two_processes_fill_the_caches_at_once(tmp_path):
     """Tokenised rows, converted weights, kept states: one writes, the other waits for it."""
     (tmp_path / "weights.gguf").write_bytes(b"weights")

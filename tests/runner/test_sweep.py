@@ -48,6 +48,7 @@ def files(folder):
     return {f: f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
 
 
+@pytest.mark.slow
 def test_the_plan_names_cells_directories_and_what_they_depend_on(swept):
     _, home, said = swept
     assert re.fullmatch(r"bradley_terry_contrastive-demo-[0-9a-f]{8}", home.name)
@@ -68,6 +69,7 @@ def test_the_plan_names_cells_directories_and_what_they_depend_on(swept):
         assert words in said
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_verdict_and_exports_the_best_by_val(swept):
     _, home, said = swept
     runs = [home / cell.directory for cell in read_plan(home).cells]
@@ -89,6 +91,7 @@ def test_it_ends_with_the_verdict_and_exports_the_best_by_val(swept):
         assert [file.name for file in (run / "checkpoints").iterdir()] == ["best.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_warm_job_is_bit_for_bit_the_same_run_cold(swept, fork_server):
     rmexp, home, _ = swept
     warm = home / "3-loss-contrastive_seed-1"  # three jobs ran before it in its process
@@ -97,6 +100,7 @@ def test_a_warm_job_is_bit_for_bit_the_same_run_cold(swept, fork_server):
     assert_same_run(rmexp.folder / "cold", warm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", ["lora", "last_layers"])
 def test_a_job_over_the_weights_of_others_is_bit_for_bit_the_same_run_cold(
     tune, rmexp, fork_server
@@ -130,6 +134,7 @@ def assert_same_run(cold, warm):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_the_same_command_again_reuses_all(swept):
     rmexp, home, _ = swept
     runs = [home / cell.directory for cell in read_plan(home).cells]
@@ -151,6 +156,7 @@ def test_other_data_or_another_grid_is_another_directory():
     assert len(others | {first}) == 3
 
 
+@pytest.mark.slow
 def test_what_killed_failed_and_finished_jobs_need(swept, tmp_path):
     """The done stay; a dead one without a checkpoint, a failed and a half-written one begin."""
     rmexp, home, _ = swept
@@ -183,6 +189,7 @@ def test_what_killed_failed_and_finished_jobs_need(swept, tmp_path):
     assert len(files(home)) == before
 
 
+@pytest.mark.slow
 def test_status_only_reads(swept):
     rmexp, home, _ = swept
     before = files(rmexp.folder)
@@ -196,6 +203,7 @@ def test_status_only_reads(swept):
     assert "task=status makes no run, so there is nothing to sweep" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_by_name(swept, monkeypatch):
     # It is this process here, which by the rule for dead owners is worth a short wait.
     monkeypatch.setattr("rmexp.runner.sweep_plan.LOCK_TIMEOUT", 0)
@@ -218,6 +226,7 @@ def test_cells_that_cannot_run_are_all_named_and_nothing_starts(rmexp):
     assert list(rmexp.folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_skip_invalid_leaves_them_out_and_says_so(rmexp):
     grid = ("loss=contrastive,regression", "loss.margin=0.5", "sweep.skip_invalid=true")
     done = rmexp("-m", *QUICK, *grid, "sweep.export=none")
@@ -260,6 +269,7 @@ def test_a_disk_that_is_full_before_a_job_begins_ends_the_sweep(rmexp, monkeypat
     assert len(rmexp.runs()) == 1, "the second job would only meet the same"
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_export_is_told_alike(rmexp, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -279,6 +289,7 @@ def test_what_a_kill_left_of_a_checkpoint_goes_with_the_run(tmp_path):
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["best.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_sweep_and_loses_nothing(rmexp, monkeypatch):
     from rmexp.training.callbacks import ResumeCheckpoint
 
@@ -318,6 +329,7 @@ def test_a_sweep_that_the_disk_cannot_hold_is_refused(rmexp, monkeypatch):
     assert rmexp.runs() == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Optuna and its libraries, which are older than ours
 def test_optuna_searches_and_goes_on_with_what_is_done(rmexp):
     words = ("+sweeps=optuna", *QUICK, "hydra.sweeper.n_trials=3", "sweep.export=none")
@@ -346,6 +358,7 @@ def test_a_search_without_one_good_trial_says_what_failed(rmexp):
 
 
 # ------------------------------------------------------------------ in the small
+@pytest.mark.slow
 def test_a_process_that_is_gone_or_younger_or_silent_is_dead(tmp_path):
     import datetime
     import socket

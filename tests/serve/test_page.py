@@ -15,6 +15,8 @@ from tests.conftest import ROOT
 from tests.helpers.browser import fits, is_dark, open_chromium
 from tests.helpers.servers import CALIBRATION, make_service, running, write_model
 
+pytestmark = pytest.mark.slow
+
 ATTACK = "<img src=x onerror=alert(1)><script>document.title = 'taken'</script>"
 PROMPT = "How long do I boil an egg so that its yolk stays soft?"
 ANSWERS = [

@@ -82,6 +82,7 @@ def test_a_missing_package(rmexp, home, no_model, monkeypatch):
     assert "task=serve needs not_there: pip install 'rmexp[serve]'." in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_finishes_what_it_has_and_ends_with_0(rmexp, home, fork_server):
     """SIGTERM while one of six texts is computed and five wait."""
     words = ["task=serve", f"checkpoint={home}", "task.port=0", "trainer.precision=32-true"]

@@ -44,6 +44,7 @@ def words(folder, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_files_of_rewards(tmp_path, cache, folder):
     rmexp = CommandLine(tmp_path, cache, reports=True)
     done = rmexp(*words(folder))
@@ -68,6 +69,7 @@ def test_files_of_rewards(tmp_path, cache, folder):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_chooses_once_and_the_ratings_are_the_gold(rmexp, cache, folder):
     head = ("head=ensemble", "head.members=3")
     rmexp("model=tiny", "logger=none", SHORT_DEMO, "data.limit=40", "trainer.max_steps=2", *head)

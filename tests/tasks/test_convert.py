@@ -105,6 +105,7 @@ def test_axolotls_defaults_are_stated(tmp_path):
     assert (config.model.gradient_checkpointing, config.model.dropout) == (False, 0.0)
 
 
+@pytest.mark.slow
 def test_the_defaults_are_those_of_the_trl_that_is_installed():
     trl = pytest.importorskip("trl")
     fields = (*dataclasses.fields(trl.RewardConfig), *dataclasses.fields(trl.ModelConfig))
@@ -297,6 +298,7 @@ def test_what_cannot_be_converted_gets_one_sentence(source, sentence):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_writes_lists_and_says_how_to_run(rmexp):
     (rmexp.folder / "trl.yaml").write_text(TRL + "neftune_noise_alpha: 5\n")
     done = rmexp("task=convert", "source=trl.yaml", "out=experiment/mine.yaml")
@@ -313,6 +315,7 @@ def test_the_command_writes_lists_and_says_how_to_run(rmexp):
     assert sorted(f.name for f in (rmexp.folder / "experiment").iterdir()) == ["mine.yaml"]
 
 
+@pytest.mark.slow
 def test_a_file_outside_a_folder_named_experiment_is_moved_first(rmexp):
     (rmexp.folder / "a.yaml").write_text(SEED)
     done = rmexp("task=convert", "source=a.yaml", "out=b.yaml")
@@ -338,6 +341,7 @@ def test_a_command_that_cannot_be_done_gets_one_sentence(words, sentence, rmexp)
     assert not (rmexp.folder / "b.yaml").exists()
 
 
+@pytest.mark.slow
 def test_the_experiment_of_the_seeds_settings_runs(rmexp, write_rows):
     rows = [
         {"context": f"q {n}", "chosen": "yes", "rejected": "no", "rating": n % 5} for n in range(30)

@@ -13,7 +13,7 @@ from bench.coverage import ALARMED, COVERED, NAIVE, alarms, band, intervals, pow
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 STUDIES = 1000 if SOAK else 200
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 
 def named(cases):

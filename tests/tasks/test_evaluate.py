@@ -21,6 +21,8 @@ from tests.data.test_supervision import FAST, list_rows
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 GOOD, BAD = "xxx", "ooo"
 
 

@@ -16,6 +16,8 @@ from rmexp.policy.trl_training import RunCallback
 from tests.conftest import SHORT_DEMO, CommandLine, result
 from tests.helpers.policies import tiny_policy
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "task.steps=4", "task.generations=3", "task.prompts_per_step=2", "task.max_new_tokens=6",
     "task.held_out=6", "task.answers=2", "task.checkpoint_every=2", "optim.lr=0.01",

@@ -10,6 +10,8 @@ from rmexp.inference.checkpoint import load_scorer
 from tests.conftest import SHORT_DEMO, CommandLine, result
 from tests.helpers.run_directories import margin, write_run
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ("model=tiny", "logger=none", SHORT_DEMO, "data.limit=40", "trainer.max_steps=2")
 
 

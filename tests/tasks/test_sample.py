@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import CommandLine, result
 from tests.helpers.policies import tiny_policy
 
+pytestmark = pytest.mark.slow
+
 STOP = """
 import os, signal
 from rmexp.policy import sample_file

@@ -16,8 +16,9 @@ from rmexp.tracking.tensorboard_logger import TensorBoard, markdown
 from rmexp.tracking.trackio_logger import Trackio
 from tests.conftest import SHORT_DEMO, CommandLine, result
 
-pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
-trackio = pytest.importorskip("trackio", reason="the extra `trackio` is not installed")
+for extra in ("tensorboard", "trackio"):
+    if importlib.util.find_spec(extra) is None:
+        pytest.skip(f"the extra `{extra}` is not installed", allow_module_level=True)
 
 ROWS = 3
 QUICK = ("model=tiny", SHORT_DEMO, "data.limit=40", "trainer.validations=2", "trainer.max_steps=4")
@@ -70,6 +71,7 @@ def sweep(tmp_path_factory, cache):
     return good, bad, done
 
 
+@pytest.mark.slow
 def test_every_line_of_metrics_jsonl_is_in_both(sweep):
     good, _, _ = sweep
     expected = [(line.pop("step"), line) for line in RunDirectory(good).metrics()]
@@ -84,6 +86,7 @@ def test_every_line_of_metrics_jsonl_is_in_both(sweep):
     )
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_the_best_weights(sweep):
     good, _, _ = sweep
     metrics, found = result(good)["metrics"], scalars(good)
@@ -96,6 +99,7 @@ def test_the_results_are_those_of_the_best_weights(sweep):
     assert "run/pid" not in found
 
 
+@pytest.mark.slow
 def test_histograms_are_those_of_the_predictions(sweep):
     good, _, _ = sweep
     rewards = read_predictions(good / "predictions" / "test.parquet")
@@ -110,6 +114,7 @@ def test_histograms_are_those_of_the_predictions(sweep):
     assert kept.bucket[-len(shown["values"]) :] == shown["values"]
 
 
+@pytest.mark.slow
 def test_charts_are_images_and_tables_have_the_most_wrongly_ranked(sweep):
     good, _, done = sweep
     found = events(good)
@@ -134,6 +139,7 @@ def test_charts_are_images_and_tables_have_the_most_wrongly_ranked(sweep):
     assert f"Trackio: {said}" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_sweep_is_a_group_and_its_runs_have_their_configuration(sweep):
     good, bad, _ = sweep
     _, configs = lines(good.parent / "trackio")
@@ -159,7 +165,10 @@ def test_the_sweep_is_a_group_and_its_runs_have_their_configuration(sweep):
     assert statuses == {good: True, bad: False}
 
 
+@pytest.mark.slow
 def test_trackio_prints_nothing(sweep):
+    import trackio
+
     good, _, done = sweep
     assert "* " not in done.stdout
     assert result(good)["fallbacks"] == []
@@ -269,6 +278,7 @@ def test_a_list_in_place_of_several_is_answered_with_the_command(rmexp):
     )
 
 
+@pytest.mark.slow
 def test_heads_that_train_together_have_each_their_log(rmexp):
     words = ("logger=several", "logger.loggers=[tensorboard,trackio]", "sweep.export=none")
     rmexp("-m", *QUICK, "tune=head", *words, "loss.margin=0.5,1.0")

@@ -25,6 +25,8 @@ from rmexp.tracking.run_directory import RunDirectory
 from rmexp.tracking.wandb_logger import STEP, WandBMirror, summary_of
 from tests.conftest import ROOT, SHORT_DEMO, CommandLine, result
 
+pytestmark = pytest.mark.slow
+
 WANDB = Path(sys.executable).with_name("wandb")
 QUICK = ("model=tiny", SHORT_DEMO, "data.limit=40", "trainer.validations=2", "trainer.max_steps=4")
 ROWS = 3

@@ -54,6 +54,7 @@ def trained(tmp_path_factory, cache):
     return rmexp, done, rmexp.runs()[0]
 
 
+@pytest.mark.slow
 def test_a_run_reports_each_attribute_and_the_learnt_weights(trained):
     _, done, run = trained
     facts, metrics = result(run)["attributes"], result(run)["metrics"]
@@ -74,6 +75,7 @@ def test_a_run_reports_each_attribute_and_the_learnt_weights(trained):
     assert "warmth" in page
 
 
+@pytest.mark.slow
 def test_the_export_is_one_head_and_the_outputs_are_beside_it(trained):
     _, _, run = trained
     stored = load_file(run / "export/heads/heads.safetensors")
@@ -83,6 +85,7 @@ def test_the_export_is_one_head_and_the_outputs_are_beside_it(trained):
     np.testing.assert_allclose(single, stored["combine"] @ stored["weight"][None], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_has_the_learnt_weights(trained, tmp_path):
     rmexp, _, run = trained
     rmexp("task=evaluate", f"checkpoint={run}", "name=again")
@@ -167,6 +170,7 @@ def test_merged_runs_learn_the_weights_anew(rmexp, write_rows):
     assert "its attributes are warmth, length, not warmth, depth" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["bradley_terry", "ordinal"])
 def test_other_losses_train_each_attribute(rmexp, write_rows, loss):
     words = ("head.weights={length: 1, warmth: -0.5}", "trainer.keep=weights")

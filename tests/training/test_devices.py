@@ -18,10 +18,11 @@ from rmexp.core import distributed
 from rmexp.core.errors import UserError
 from rmexp.runner import launch
 from rmexp.tracking.run_directory import RunDirectory
-from tests.conftest import ROOT, SHORT_DEMO, result
-from tests.helpers.fork_server import NO_REPORTS
+from tests.conftest import SHORT_DEMO, result
+from tests.helpers.fork_server import FORKED_RANKS
 
 TWO = ("trainer=ddp", "trainer.devices=2")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 # ------------------------------------------------------------------- dealing
@@ -221,25 +222,28 @@ LOSSES = {
     "mix": MIX,
 }
 
-DRIVER = f"""
+DRIVER = """
 import json, sys
 from rmexp.__main__ import main
-{NO_REPORTS}
+
 for words in json.load(open(sys.argv[1])):
     sys.argv = ["rmexp", *words]
     main()
 """
 
 
-def torchrun(rmexp, commands):
-    """Several commands in the same two processes: the imports are paid once."""
-    (rmexp.folder / "driver.py").write_text(DRIVER)
-    (rmexp.folder / "commands.json").write_text(json.dumps(commands))
-    program = ("-m", "torch.distributed.run", "--nproc-per-node=2", "driver.py")
-    return rmexp.process("commands.json", program=program, OMP_NUM_THREADS="1")
+TORCHRUN = """
+import sys
+from torch.distributed import run
+
+sys.argv = ["torchrun", "--nproc-per-node=2", "driver.py", "commands.json"]
+run.main()
+raise SystemExit
+"""
 
 
-def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
+@pytest.mark.slow
+def test_torchrun_makes_the_runs_of_one_process(rmexp, fork_server, monkeypatch):
     for name, made in (("rows", mixed_rows()), ("named", named_rows())):
         rows = "".join(json.dumps(row) + "\n" for row in made)
         (rmexp.folder / f"{name}.jsonl").write_text(rows)
@@ -254,17 +258,18 @@ def test_torchrun_makes_the_runs_of_one_process(rmexp, monkeypatch):
             assert done.returncode == 130
     stopped = [run for run in rmexp.runs() if "stopped" in run.name]
     sharded = ("trainer=fsdp", "trainer.devices=2")
-    done = torchrun(
-        rmexp,
-        [
-            *([*SETTINGS, *words, *TWO, f"name=ddp-{name}"] for name, words in LOSSES.items()),
-            [*SETTINGS, *MIX, "tune=lora", *sharded, "name=fsdp-lora"],
-            [*SETTINGS, *half, *sharded, "name=fsdp-half"],
-            *([f"resume={run}", *sharded] for run in stopped),
-        ],
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("export: verified") == 7  # one process speaks
+    commands = [
+        *([*SETTINGS, *words, *TWO, f"name=ddp-{name}"] for name, words in LOSSES.items()),
+        [*SETTINGS, *MIX, "tune=lora", *sharded, "name=fsdp-lora"],
+        [*SETTINGS, *half, *sharded, "name=fsdp-half"],
+        *([f"resume={run}", *sharded] for run in stopped),
+    ]
+    (rmexp.folder / "driver.py").write_text(DRIVER)
+    (rmexp.folder / "commands.json").write_text(json.dumps(commands))
+    code = fork_server.run(rmexp.folder, (), ONE_THREAD, FORKED_RANKS + TORCHRUN)
+    said = (rmexp.folder / "out.txt").read_text()
+    assert code == 0, said + (rmexp.folder / "err.txt").read_text()
+    assert said.count("export: verified") == 7  # one process speaks
     runs = {run.name.split("-", 3)[3]: run for run in rmexp.runs()}
     assert len(runs) == 6 + 2 + 5
     for name in LOSSES:
@@ -346,18 +351,18 @@ def test_the_cause_is_told_from_what_follows(errors, said, monkeypatch, tmp_path
         launch._explain(failures, tmp_path, 2)
 
 
-def test_a_dead_process_ends_its_job_alone_and_the_run_goes_on(rmexp, monkeypatch, capfd):
+@pytest.mark.slow
+def test_a_dead_process_ends_its_job_alone_and_the_run_goes_on(rmexp, fork_server):
     """In a sweep: the next job runs, and nobody starts the sweep anew."""
-    for name, value in (("PYTHONPATH", str(ROOT)), ("OMP_NUM_THREADS", "1")):
-        monkeypatch.setenv(name, value)
     (rmexp.folder / "dying.py").write_text(DYING)
     words = (*SETTINGS, "loss=bradley_terry", "data.limit=40", "loss._target_=dying.Dying")
     rmexp(*words, "seed=0", "name=alone")
     sweep = ("-m", *words, "trainer=fsdp", "trainer.devices=2", "trainer.checkpoint_every=1")
-    done = rmexp(*sweep, "seed=0,1", "sweep.export=none", check=False)
+    sweep = (*sweep, "seed=0,1", "sweep.export=none")
+    assert fork_server.run(rmexp.folder, sweep, ONE_THREAD, FORKED_RANKS) == 1
     said = "Process 1 of 2 died (SIGKILL), and the others were ended."
-    assert (done.returncode, done.stderr) == (1, f"rmexp: {said}\n")
-    assert capfd.readouterr().out.count("best weights") == 1  # the processes' own words
+    assert (rmexp.folder / "err.txt").read_text() == f"rmexp: {said}\n"
+    assert (rmexp.folder / "out.txt").read_text().count("best weights") == 1
     alone, *jobs = sorted(rmexp.runs(), key=lambda run: ("sweeps" in run.parts, run))
     dead, other = (result(run) for run in jobs)
     assert [other[k] for k in ("strategy", "devices", "nodes")] == ["fsdp", 2, 1]

@@ -30,6 +30,7 @@ def heads(run):
     return stored["model.score.weight"]
 
 
+@pytest.mark.slow
 def test_members_side_by_side_with_other_heads_and_alone(rmexp):
     done = rmexp("-m", *WORDS, "head=linear,ensemble", "loss=contrastive,ties")
     assert done.stdout.count("4 heads train side by side") == 1
@@ -48,6 +49,7 @@ def test_members_side_by_side_with_other_heads_and_alone(rmexp):
     assert {name.split(".")[1] for name in learnt} == {str(k) for k in range(8)}
 
 
+@pytest.mark.slow
 def test_a_member_without_bootstrap_is_the_run_of_its_seed(rmexp):
     """The first one is drawn by the run's seed; the mean over members only scales its gradient."""
     rmexp(*WORDS, "trainer.validations=1", "name=linear")

@@ -143,6 +143,7 @@ def test_a_store_that_gives_other_rewards_is_not_used(tmp_path, monkeypatch):
     assert found is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", ["head", "last_layers"])
 def test_a_run_with_kept_states_learns_the_same(tmp_path, rmexp, tune):
     words = [
@@ -151,7 +152,8 @@ def test_a_run_with_kept_states_learns_the_same(tmp_path, rmexp, tune):
             "model.layers=3",
             "logger=none",
             SHORT_DEMO,
-            "data.limit=60",
+            "data.limit=40",
+            "trainer.validations=1",
             f"tune={tune}",
         ),
         *("trainer.max_epochs=2", "trainer.precision=32-true", f"cache={tmp_path}/cache"),

@@ -20,12 +20,15 @@ from tests.conftest import SHORT_DEMO, result
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 WORDS = (
     *(
         "model=tiny",
         "logger=none",
         SHORT_DEMO,
-        "data.limit=60",
+        "data.limit=40",
+        "trainer.validations=1",
         "tune=head",
         "trainer.max_epochs=2",
     ),

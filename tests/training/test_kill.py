@@ -3,6 +3,7 @@
 `make soak` kills more of them, and other kinds of runs.
 """
 
+import functools
 import os
 import random
 import signal
@@ -11,9 +12,10 @@ import time
 import pytest
 
 from rmexp.runner.sweep_plan import SWEEP_FILE, read_plan
-from tests.conftest import ROOT, SHORT_DEMO
-from tests.helpers.fork_server import NO_REPORTS, ForkServer
+from tests.conftest import SHORT_DEMO
 from tests.helpers.run_directories import sweep_table
+
+pytestmark = pytest.mark.slow
 
 KILLS = 3
 GRID = (
@@ -24,19 +26,17 @@ GRID = (
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """With a cache of its own: the first sweep tokenises."""
-    environment = {"RMEXP_CACHE": str(tmp_path_factory.mktemp("cache"))}
-    server = ForkServer(ROOT, environment, NO_REPORTS)
-    yield server
-    server.close()
+def run(fork_server, tmp_path_factory):
+    """Run a command with a cache of its own: the first sweep tokenises."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return functools.partial(fork_server.run, environment={"RMEXP_CACHE": cache})
 
 
 @pytest.fixture(scope="module")
-def whole(server, tmp_path_factory):
+def whole(run, tmp_path_factory):
     """The uninterrupted sweep, and how long it took from its plan to its end."""
     folder = tmp_path_factory.mktemp("whole")
-    assert server.run(folder, GRID) == 0, (folder / "err.txt").read_text()
+    assert run(folder, GRID) == 0, (folder / "err.txt").read_text()
     (home,) = folder.glob("outputs/sweeps/*")
     return home, time.time() - (home / SWEEP_FILE).stat().st_mtime
 
@@ -57,7 +57,7 @@ def interrupt(pid):
 
 
 @pytest.mark.soak
-def test_killed_at_random_and_started_again_it_finds_the_same(server, whole, tmp_path):
+def test_killed_at_random_and_started_again_it_finds_the_same(run, whole, tmp_path):
     reference, seconds = whole
     home = tmp_path / "outputs" / "sweeps" / reference.name
     seed = random.randrange(10**6)
@@ -66,11 +66,11 @@ def test_killed_at_random_and_started_again_it_finds_the_same(server, whole, tmp
     for _ in range(KILLS):
         before = finished(home)
         end = time.time() + draw.uniform(0.2, 0.6 * seconds + 0.2)
-        code = server.run(tmp_path, GRID, event=kill, when=lambda end=end: time.time() > end)
+        code = run(tmp_path, GRID, event=kill, when=lambda end=end: time.time() > end)
         assert code in (0, -signal.SIGKILL), (tmp_path / "err.txt").read_text()
         assert before.items() <= finished(home).items(), "a finished run was run again"
     before = finished(home)
-    assert server.run(tmp_path, GRID) == 0, (tmp_path / "err.txt").read_text()
+    assert run(tmp_path, GRID) == 0, (tmp_path / "err.txt").read_text()
     assert before.items() <= finished(home).items()
     assert sweep_table(home) == sweep_table(reference)
     exports = [[run.parent.name for run in one.glob("*/export")] for one in (home, reference)]
@@ -78,18 +78,18 @@ def test_killed_at_random_and_started_again_it_finds_the_same(server, whole, tmp
     assert len(exports[0]) == 1
 
 
-def test_ctrl_c_saves_ends_the_sweep_and_says_how_to_go_on(server, whole, tmp_path):
+def test_ctrl_c_saves_ends_the_sweep_and_says_how_to_go_on(run, whole, tmp_path):
     reference, _ = whole
     home = tmp_path / "outputs" / "sweeps" / reference.name
     second = home / read_plan(reference).cells[1].directory / "metrics.jsonl"
-    assert server.run(tmp_path, GRID, event=interrupt, when=second.exists) == 130
+    assert run(tmp_path, GRID, event=interrupt, when=second.exists) == 130
     said = (tmp_path / "out.txt").read_text()
     assert "interrupted; resume with: python -m rmexp -m model=tiny" in said
     assert "Traceback" not in (tmp_path / "err.txt").read_text()
     states = read_plan(home).states()
     assert [state.status for state in states] == ["done", "interrupted", "pending"]
     assert states[1].resumable
-    assert server.run(tmp_path, GRID) == 0, (tmp_path / "err.txt").read_text()
+    assert run(tmp_path, GRID) == 0, (tmp_path / "err.txt").read_text()
     assert (
         "interrupted before: resumes from its last checkpoint" in (tmp_path / "out.txt").read_text()
     )

@@ -46,6 +46,7 @@ def test_sorting_quantiles_never_costs_more_and_leaves_the_reward():
     assert torch.allclose(head.rewards(sorted_N_K), head.rewards(outputs_N_K), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_reports_coverage_in_the_unit_of_the_ratings(rmexp, write_rows):
     rng = np.random.default_rng(0)
     rows = [

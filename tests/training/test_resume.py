@@ -17,6 +17,8 @@ from rmexp.training.callbacks import BestCheckpoint, ResumeCheckpoint
 from rmexp.training.random_state import random_state, set_random_state
 from tests.conftest import SHORT_DEMO, CommandLine, result
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "model=tiny",
     "model.dropout=0.2",
@@ -24,14 +26,14 @@ SETTINGS = (
     SHORT_DEMO,
     "data.limit=60",
     "data.workers=2",
-    "trainer.max_epochs=3",
-    "trainer.validations=4",
+    "trainer.max_epochs=2",
+    "trainer.validations=3",
     "trainer.checkpoint_every=1",
     "trainer.keep=resume",
     "optim.lr=1e-3",
     "data.batch_size=6",
-)  # 8 steps an epoch
-MOMENTS = [(1, "step"), (11, "step"), (12, "validation"), (16, "step"), (24, "validation")]
+)  # 8 steps an epoch; it validates after 5, 11 and 16
+MOMENTS = [(1, "step"), (8, "step"), (10, "step"), (11, "validation"), (16, "validation")]
 
 INTERRUPT = """
 import os, signal
@@ -40,7 +42,7 @@ from rmexp.training.callbacks import ResumeCheckpoint
 before = ResumeCheckpoint._save
 def save(self, trainer):
     before(self, trainer)
-    if trainer.global_step == 3:
+    if trainer.global_step == 6:
         os.kill(os.getpid(), signal.SIGINT)
 ResumeCheckpoint._save = save
 """
@@ -89,12 +91,19 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(moment, recorded, 
     assert result(run)["metrics"] == result(whole)["metrics"]
 
 
-def test_an_interrupted_run_says_how_to_go_on(rmexp, fork_server):
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, cache, fork_server):
+    """The same run in another process, until Ctrl-C after the first validation."""
+    rmexp = CommandLine(tmp_path_factory.mktemp("interrupted"), cache)
     assert fork_server.run(rmexp.folder, SETTINGS, first=INTERRUPT) == 130
-    (run,) = rmexp.runs()
-    said = (rmexp.folder / "out.txt").read_text()
-    assert f"python -m rmexp resume={run.relative_to(rmexp.folder)}" in said
-    assert "Traceback" not in (rmexp.folder / "err.txt").read_text()
+    return rmexp
+
+
+def test_an_interrupted_run_says_how_to_go_on(interrupted):
+    (run,) = interrupted.runs()
+    said = (interrupted.folder / "out.txt").read_text()
+    assert f"python -m rmexp resume={run.relative_to(interrupted.folder)}" in said
+    assert "Traceback" not in (interrupted.folder / "err.txt").read_text()
     assert (result(run)["status"], result(run)["error"]) == ("failed", "interrupted")
 
 
@@ -131,9 +140,11 @@ def test_the_random_state_is_of_the_device_in_use(monkeypatch):
     assert [state.tolist() for state in chosen] == [[5]]
 
 
-def test_the_same_seed_is_the_same_run(whole, rmexp):
-    rmexp(*SETTINGS)
-    assert (rmexp.runs()[0] / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+def test_the_same_seed_is_the_same_run(whole, interrupted):
+    one, two = ((run / "metrics.jsonl").read_text() for run in (*interrupted.runs(), whole))
+    assert len(one.splitlines()) > 6
+    assert "val/loss" in one
+    assert two.startswith(one)
 
 
 def test_a_done_run_is_not_resumed(whole, rmexp):

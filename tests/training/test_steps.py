@@ -97,6 +97,7 @@ def pairs_of_three_prompts(write_rows):
     )
 
 
+@pytest.mark.slow
 def test_a_run_by_prompt_has_a_step_for_each_prompt(rmexp, write_rows):
     rmexp(
         *TINY, "data=jsonl", f"data.path={pairs_of_three_prompts(write_rows)}",
@@ -105,6 +106,7 @@ def test_a_run_by_prompt_has_a_step_for_each_prompt(rmexp, write_rows):
     assert result(rmexp.runs()[0])["steps"] == 5  # seven prompts: one for val, one for test
 
 
+@pytest.mark.slow
 def test_a_run_by_tokens(rmexp, write_rows):
     words = (*TINY, "data=jsonl", f"data.path={pairs_of_three_prompts(write_rows)}")
     rmexp(*words, "data.tokens_per_batch=1000", "trainer.max_epochs=2")

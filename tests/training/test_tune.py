@@ -322,6 +322,7 @@ def whole(tmp_path_factory, cache):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_run_says_stores_and_exports_what_it_trained(part, whole):
     done, run = whole(part)
@@ -349,6 +350,7 @@ def test_a_run_says_stores_and_exports_what_it_trained(part, whole):
         assert changed == trained_names(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_an_interrupted_run_goes_on_bit_for_bit(part, whole, rmexp, monkeypatch):
     before = ResumeCheckpoint._save
@@ -372,6 +374,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(part, whole, rmexp, monkeypatch)
     assert result(run)["metrics"] == result(uninterrupted)["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_run_without_an_export_scores_from_its_checkpoint(part, whole, rmexp):
     shutil.copytree(whole(part)[1], rmexp.folder / "run")

@@ -25,6 +25,8 @@ from rmexp.training.step_terms import StepTotals, normalise_terms, total_weights
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
 
+pytestmark = pytest.mark.slow
+
 LONGEST = 512
 NAN = math.nan
 
@@ -270,7 +272,7 @@ def undisturbed(data, tmp_path_factory):
     return Undisturbed(train(data, tmp_path_factory.mktemp("undisturbed")))
 
 
-@settings(max_examples=max(10, settings.default.max_examples // 5))
+@settings(max_examples=max(6, settings.default.max_examples // 8))
 @given(
     kills=st.lists(st.tuples(st.integers(0, 8), st.sampled_from(MOMENTS)), min_size=1, max_size=3)
 )
