@@ -5,14 +5,16 @@ looked up by token sequence, whatever the micro-batch, epoch, job or layout.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-STATES, INDEX, FACTS = "states.f32", "index.npz", "facts.json"
+STATES, KEYS, SPANS, FACTS = "states.f32", "keys.npy", "spans.npy", "facts.json"
 """The files of a store; the last one marks it as complete."""
 
 KEY_BYTES = 16
@@ -24,26 +26,25 @@ class ActivationStore:
 
     Args:
         states_S_D: float32, all states.
-        spans: key of a sequence -> start of its prefix in the states, length of the prefix, start
-            of the rest.
+        keys_N: the keys of the sequences, sorted.
+        spans_N_3: of each key, start of its prefix in the states, length of the prefix, start of
+            the rest.
         pooled: only the last token's state of each sequence is stored.
     """
 
     states_S_D: np.ndarray
-    spans: Mapping[bytes, tuple[int, int, int]]
+    keys_N: np.ndarray
+    spans_N_3: np.ndarray
     pooled: bool
 
     @classmethod
     def open(cls, home: Path) -> "ActivationStore":
         """The store in a directory that `ActivationWriter` has finished."""
         facts = json.loads((home / FACTS).read_bytes())
-        with np.load(home / INDEX) as index:
-            keys, spans = index["keys"].tobytes(), index["spans"].tolist()
-        names = (keys[n : n + KEY_BYTES] for n in range(0, len(keys), KEY_BYTES))
         shape = (facts["states"], facts["width"])
         states = np.memmap(home / STATES, dtype=np.float32, mode="r", shape=shape)
-        found = {name: tuple(span) for name, span in zip(names, spans, strict=True)}
-        return cls(states, found, facts["pooled"])
+        keys, spans = (np.load(home / name, mmap_mode="r") for name in (KEYS, SPANS))
+        return cls(states, keys, spans, facts["pooled"])
 
     def of(self, tokens: Sequence[int]) -> np.ndarray:
         """(len(tokens), D) the states of a sequence; (1, D) in a `pooled` store.
@@ -51,7 +52,11 @@ class ActivationStore:
         Raises:
             KeyError: the sequence is not in the store.
         """
-        start, shared, rest = self.spans[sequence_key(tokens)]
+        key = sequence_key(tokens)
+        at = int(np.searchsorted(self.keys_N, np.array(key, dtype=self.keys_N.dtype)))
+        if self.keys_N[at : at + 1].tobytes() != key:
+            raise KeyError(key)
+        start, shared, rest = self.spans_N_3[at].tolist()
         more = (1 if self.pooled else len(tokens)) - shared
         if not more:
             return self.states_S_D[start : start + shared]
@@ -66,8 +71,7 @@ class ActivationWriter:
         self.home, self.width, self.pooled = home, width, pooled
         self.count = 0
         self._stream = open(home / STATES, "wb")  # noqa: SIM115 - closed by `finish`
-        self._keys: list[bytes] = []
-        self._spans: list[tuple[int, int, int]] = []
+        self._keys, self._spans = bytearray(), array("q")
 
     def add(self, states: np.ndarray) -> int:
         """Append (S, D) states; returns the index of the first."""
@@ -78,13 +82,15 @@ class ActivationWriter:
 
     def add_sequence(self, tokens: Sequence[int], start: int, shared: int, rest: int) -> None:
         """Record a sequence: `shared` states begin at `start`, the others at `rest`."""
-        self._keys.append(sequence_key(tokens))
-        self._spans.append((start, shared, rest))
+        self._keys += sequence_key(tokens)
+        self._spans.extend((start, shared, rest))
 
     def finish(self) -> None:
         self._stream.close()
-        keys = np.frombuffer(b"".join(self._keys), dtype=np.uint8)
-        np.savez(self.home / INDEX, keys=keys, spans=np.array(self._spans).reshape(-1, 3))
+        keys_N = np.frombuffer(self._keys, dtype=f"S{KEY_BYTES}")
+        order_N = np.argsort(keys_N)
+        np.save(self.home / KEYS, keys_N[order_N])
+        np.save(self.home / SPANS, np.array(self._spans).reshape(-1, 3)[order_N])
         facts = {"states": self.count, "width": self.width, "pooled": self.pooled}
         (self.home / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
@@ -99,12 +105,10 @@ def unique_sequences(
 ) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
     """(prompt, responses' tokens) of rows -> distinct sequences of a prompt, at most `limit` each.
 
-    Sequences are sorted, so that those that share a long prefix come together.
+    The rows of a prompt are neighbours. Sequences are sorted, so that those that share a long
+    prefix come together.
     """
-    prompts: dict[str, dict[tuple[int, ...], None]] = {}
-    for prompt, tokens in rows:
-        prompts.setdefault(prompt, {}).update(dict.fromkeys(map(tuple, tokens)))
-    for prompt, found in prompts.items():
-        ordered = sorted(found)
+    for prompt, group in itertools.groupby(rows, lambda row: row[0]):
+        ordered = sorted({tuple(ids) for _, tokens in group for ids in tokens})
         for n in range(0, len(ordered), limit):
             yield prompt, ordered[n : n + limit]

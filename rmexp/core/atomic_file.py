@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ASIDE = ".writing-"
+"""Before the name of what is being written."""
+
 
 @contextmanager
 def replace_file(file: Path) -> Iterator[Path]:
@@ -13,7 +16,7 @@ def replace_file(file: Path) -> Iterator[Path]:
 
     On an error, `file` stays as it was.
     """
-    temporary = file.with_name(f".writing-{file.name}")
+    temporary = file.with_name(f"{ASIDE}{file.name}")
     try:
         yield temporary
         os.replace(temporary, file)
@@ -27,7 +30,7 @@ def replace_directory(home: Path) -> Iterator[Path]:
 
     On an error, `home` stays as it was.
     """
-    temporary = home.with_name(f".writing-{home.name}")
+    temporary = home.with_name(f"{ASIDE}{home.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
     temporary.mkdir(parents=True)
     try:

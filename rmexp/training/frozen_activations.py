@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 
 from rmexp.batching.activation_store import FACTS, ActivationStore
 from rmexp.batching.collate import BatchLayout
-from rmexp.batching.prefix_tree import PrefixTreeBuilder
+from rmexp.batching.prefix_tree import tree_size
 from rmexp.batching.step_loader import IndexedRows
 from rmexp.core.console import format_bytes
-from rmexp.core.disk_cache import load_or_build
+from rmexp.core.disk_cache import directory_bytes, load_or_build, remove_oldest
 from rmexp.core.errors import note_fallback
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.models.frozen_layers import ReplayLayer, SkippedLayer
@@ -35,6 +36,9 @@ from rmexp.models.reward_model import (
 )
 from rmexp.models.tuning import frozen_layers, layers
 from rmexp.training.frozen_part import FrozenPart, prompt_sequences
+
+STORES = "features"
+"""The folder of the cache that has the stores of all models and data sets."""
 
 TOLERANCES = {"32-true": 1e-4, "bf16-mixed": 3e-2}
 """Maximum relative difference of rewards with and without cached activations, by precision."""
@@ -72,7 +76,8 @@ def load_or_compute(
 ) -> CachedActivations | None:
     """The cached activations of all rows of `data`, computed now if the cache has none.
 
-    Rows outside the splits are included, so that folds and other losses share a store.
+    Rows outside the splits are included, so that folds and other losses share a store. The stores
+    of all models and data have `limit_gib` together: those that were used longest ago go.
 
     Returns:
         None with a note if the frozen part cannot be computed separately; None without one if
@@ -84,10 +89,15 @@ def load_or_compute(
     pooled = not any(p.requires_grad for p in backbone(model).parameters())
     part = FrozenPart(model, data, layout, count, pooled, precision)
     started = time.monotonic()
-    home = data.cache / "features" / part.cache_key()
+    home = data.cache / STORES / part.cache_key()
+    reason = _not_separable(model)
     # Computing the size of a store reads all rows: not needed for an existing store.
-    exists = (home / FACTS).is_file()
-    reason = _not_separable(model) if exists else reason_not_cached(model, data, pooled, limit_gib)
+    if reason is None and not (home / FACTS).is_file():
+        needed = _bytes_needed(model, data, pooled)
+        reason = _too_large(needed, home.parent, limit_gib)
+        if reason is None:
+            room = min(int(limit_gib * 2**30), _disk_room(home.parent))
+            remove_oldest(home.parent, room - needed)
     if reason is not None:
         note_fallback(f"The frozen part of the model is computed in each step, as {reason}.")
         return None
@@ -138,7 +148,9 @@ def reason_not_cached(
     model: Any, data: ComparisonData, pooled: bool, limit_gib: float
 ) -> str | None:
     """Why the activations of the frozen part cannot be cached, or None."""
-    return _not_separable(model) or _too_large(model, data, pooled, limit_gib)
+    return _not_separable(model) or _too_large(
+        _bytes_needed(model, data, pooled), data.cache / STORES, limit_gib
+    )
 
 
 def _not_separable(model: Any) -> str | None:
@@ -150,20 +162,26 @@ def _not_separable(model: Any) -> str | None:
     return None
 
 
-def _too_large(model: Any, data: ComparisonData, pooled: bool, limit_gib: float) -> str | None:
-    size = sum(
-        len(chunk) if pooled else PrefixTreeBuilder().with_sequences(chunk).size
-        for _, chunk in prompt_sequences(data)
-    )
-    needed = size * model.config.get_text_config().hidden_size * 4
+def _bytes_needed(model: Any, data: ComparisonData, pooled: bool) -> int:
+    """The size of a store of all rows."""
+    size = sum(len(chunk) if pooled else tree_size(chunk) for _, chunk in prompt_sequences(data))
+    return size * model.config.get_text_config().hidden_size * 4
+
+
+def _too_large(needed: int, stores: Path, limit_gib: float) -> str | None:
+    """Why a store of `needed` bytes cannot be among these stores, or None."""
     if needed > limit_gib * 2**30:
         return f"it would take {format_bytes(needed)} on disk, and tune.cache_gib={limit_gib:g}"
-    data.cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(data.cache).free
-    if needed > free:
-        most, left = format_bytes(needed), format_bytes(free)
-        return f"it would take {most} in {data.cache}, and {left} are free"
+    stores.mkdir(parents=True, exist_ok=True)
+    if needed > (room := _disk_room(stores)):
+        most, left = format_bytes(needed), format_bytes(room)
+        return f"it would take {most} in {stores}, and {left} are free"
     return None
+
+
+def _disk_room(stores: Path) -> int:
+    """Bytes that the disk has for all stores."""
+    return shutil.disk_usage(stores).free + directory_bytes(stores)
 
 
 @torch.no_grad()

@@ -15,22 +15,35 @@ from torch import Tensor
 from rmexp.batching.activation_store import ActivationWriter, unique_sequences
 from rmexp.batching.batch import Batch
 from rmexp.batching.collate import BatchLayout, unlabelled_row
+from rmexp.batching.packing import Row
 from rmexp.data.comparison_data import ComparisonData
+from rmexp.data.encode import batched_list
+from rmexp.data.token_columns import TokenColumns
 from rmexp.models.reward_model import backbone, hidden_states
 from rmexp.models.tuning import layers
 
-ACTIVATION_CACHE_VERSION = 3
+ACTIVATION_CACHE_VERSION = 4
 """Part of every store's key; increase it when the content of stores changes."""
 
 MAX_TREE_RESPONSES = 32
 """Maximum responses of a prompt in one tree of the pass, and trees collated at once."""
 
+ROWS_AT_ONCE = 256
+"""Rows whose tokens are in memory as Python integers."""
+
 
 def prompt_sequences(data: ComparisonData) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
     """The distinct sequences of each prompt, in the groups that share a tree."""
-    rows = data.rows.select_columns(["prompt_key", "tokens"])
-    tokens = ((row["prompt_key"], row["tokens"]) for row in rows)
-    return unique_sequences(tokens, MAX_TREE_RESPONSES)
+    return unique_sequences(_rows_by_prompt(data.rows), MAX_TREE_RESPONSES)
+
+
+def _rows_by_prompt(rows: Any) -> Iterator[tuple[str, list[list[int]]]]:
+    """Prompt and tokens of each row, prompt by prompt; a few rows at a time are in memory."""
+    order_C = np.argsort(TokenColumns(rows).prompts(np.arange(len(rows))), kind="stable")
+    rows = rows.select_columns(["prompt_key", "tokens"])
+    for start in range(0, len(order_C), ROWS_AT_ONCE):
+        found = rows[order_C[start : start + ROWS_AT_ONCE].tolist()]
+        yield from zip(found["prompt_key"], found["tokens"], strict=True)
 
 
 @dataclass(frozen=True)
@@ -88,16 +101,16 @@ class FrozenPart:
         self.model.eval()
         hidden_size = self.model.config.get_text_config().hidden_size
         writer = ActivationWriter(folder, hidden_size, self.pooled)
-        chunks = [
-            unlabelled_row(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
-            for n, (prompt, tokens) in enumerate(prompt_sequences(self.data))
-        ]
         collate, done = self.data.collate(self.layout), 0
         with self.autocast(), self._frozen_forward() as forward:
-            for start in range(0, len(chunks), MAX_TREE_RESPONSES):
-                for batch in collate(chunks[start : start + MAX_TREE_RESPONSES]).batches:
+            for groups in batched_list(prompt_sequences(self.data), MAX_TREE_RESPONSES):
+                rows = [
+                    unlabelled_row(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
+                    for n, (prompt, tokens) in enumerate(groups)
+                ]
+                for batch in collate(rows).batches:
                     hidden_R_T_D = forward(batch.to(self.device)).float().cpu()
-                    tokens_N = _response_tokens(batch, chunks)
+                    tokens_N = _response_tokens(batch, rows)
                     _write(batch, tokens_N, hidden_R_T_D, writer)
                     done += len(tokens_N)
                     progress("responses through the frozen part", done)
@@ -132,8 +145,8 @@ class FrozenPart:
             hook.remove()
 
 
-def _response_tokens(batch: Batch, chunks: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
-    iterators = {item: iter(chunks[item]["tokens"]) for item in set(batch.items_N.tolist())}
+def _response_tokens(batch: Batch, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+    iterators = {item: iter(rows[item]["tokens"]) for item in set(batch.items_N.tolist())}
     return [next(iterators[item]) for item in batch.items_N.tolist()]
 
 

@@ -7,9 +7,10 @@ import os
 import time
 
 import pytest
+from filelock import FileLock
 
 from rmexp.core import disk_cache
-from rmexp.core.disk_cache import load_or_build
+from rmexp.core.disk_cache import load_or_build, remove_oldest
 from rmexp.core.errors import DiskFull, UserError
 
 
@@ -91,3 +92,32 @@ def test_a_full_disk_of_the_cache_is_named(tmp_path):
     said = f"The disk of .* is full: free some space, or {disk_cache.FIX}"
     with pytest.raises(DiskFull, match=said):
         load_or_build(tmp_path / "entry", load, fill)
+
+
+def stores(folder, *names):
+    """Entries of 100 bytes, the first used longest ago."""
+    for age, name in enumerate(reversed(names)):
+        home = folder / name
+        home.mkdir()
+        (home / "done").write_bytes(b"1" * 100)
+        os.utime(home, (10**9 - age, 10**9 - age))
+
+
+def test_entries_used_longest_ago_go_first(tmp_path):
+    stores(tmp_path, "c", "a", "b")
+    (tmp_path / "c.lock").touch()
+    load_or_build(tmp_path / "c", load, lambda folder: None)  # it is used now
+    remove_oldest(tmp_path, 250)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"b", "c"}
+    remove_oldest(tmp_path, 200)
+    remove_oldest(tmp_path / "c", 0)  # files are no entries
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"b", "c"}
+
+
+def test_what_killed_processes_left_goes_and_what_is_written_stays(tmp_path):
+    stores(tmp_path, ".writing-dead", ".writing-live", "live", "old")
+    with FileLock(tmp_path / "live.lock"):
+        build(tmp_path / "entry", tmp_path / "log")
+        remove_oldest(tmp_path, 0)
+    left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert left == {".writing-live", "live"}

@@ -34,7 +34,7 @@ def test_a_shared_start_is_kept_once(tmp_path):
 
 
 def test_distinct_sequences_by_prompt():
-    rows = [("a", [[1, 2], [3]]), ("b", [[1, 2]]), ("a", [[3], [0]])]
+    rows = [("a", [[1, 2], [3]]), ("a", [[3], [0]]), ("b", [[1, 2]])]
     assert list(unique_sequences(iter(rows), 2)) == [
         ("a", [(0,), (1, 2)]),
         ("a", [(3,)]),
