@@ -38,7 +38,10 @@ class MicroBatchBin:
         """
         place, grown, more = len(self.trees), alone, alone.size
         for n, tree in enumerate(self.trees):
-            if tree.rows[0]["prompt_key"] == row["prompt_key"]:
+            if tree.rows[0]["prompt_key"] != row["prompt_key"]:
+                continue
+            # What cannot fit is not tried: a prompt may have thousands of comparisons.
+            if self.size + tree.builder.least_growth(row["tokens"]) <= limit:
                 joined = tree.with_row(row)
                 if joined.size - tree.size < more:
                     place, grown, more = n, joined, joined.size - tree.size

@@ -7,7 +7,7 @@ only rank 0 writes and prints. In a run of one process all functions are no-ops.
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,23 @@ def all_gather_object(value: Any) -> list[Any]:
     found: list[Any] = [None] * world_size()
     torch.distributed.all_gather_object(found, value)
     return found
+
+
+def all_gather_numbers(values: Sequence[float]) -> list[list[float]]:
+    """The numbers of all processes, as many of each, by rank; a collective that pickles nothing."""
+    import torch
+
+    if world_size() == 1:
+        return [list(values)]
+    own = torch.tensor(values, dtype=torch.float64)
+    found = [torch.empty_like(own) for _ in range(world_size())]
+    torch.distributed.all_gather(found, own)
+    return [one.tolist() for one in found]
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; a collective."""
+    return any(found for (found,) in all_gather_numbers([flag]))
 
 
 def broadcast_from_rank0(value: Any) -> Any:

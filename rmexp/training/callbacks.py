@@ -193,7 +193,7 @@ class ResumeCheckpoint(Checkpoint):
     ) -> None:
         """Save, unless a validation follows, after which it is saved."""
         # Ctrl-C may reach the processes in different steps.
-        self.agreed = any(distributed.all_gather_object(self.stopping))
+        self.agreed = distributed.any_process(self.stopping)
         due = self.agreed or trainer.global_step % self.every == 0
         if due and trainer.val_check_batch == NEVER:
             self._save(trainer)
@@ -201,7 +201,7 @@ class ResumeCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         """Save, with the best score and the patience left."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.agreed = any(distributed.all_gather_object(self.stopping))
+            self.agreed = distributed.any_process(self.stopping)
             self._save(trainer)
 
     def _save(self, trainer: Any) -> None:

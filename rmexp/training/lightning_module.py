@@ -25,7 +25,13 @@ from rmexp.training.divergence import Divergence
 from rmexp.training.fsdp import average_gradients, clip_gradients, shard_model, sharded_state
 from rmexp.training.optim import AdamW
 from rmexp.training.random_state import random_state, set_random_state
-from rmexp.training.step_terms import StepTotals, normalise_terms, step_sums, total_weights
+from rmexp.training.step_terms import (
+    GatherTotals,
+    StepTotals,
+    normalise_terms,
+    step_sums,
+    total_weights,
+)
 
 
 class TrainingFailed(RuntimeError):
@@ -63,6 +69,7 @@ class RewardModule(lightning.LightningModule):
         self.layout, self.steps = layout, steps
         self.fingerprints = fingerprints or {}
         self.computes_loss = self.logs = True
+        self._gather_totals = GatherTotals()
         self.sharded = False
         self.rewards: dict[int, list[float]] = {}
         self._outputs: dict[int, list[list[float]]] = {}  # empty for a head with one output
@@ -106,7 +113,7 @@ class RewardModule(lightning.LightningModule):
         micro-batch, so that all processes compute the same number of them.
         """
         optimizer: Any = self.optimizers()
-        parts = distributed.all_gather_object(StepTotals.of(step.batches, self.loss))
+        parts = self._gather_totals(StepTotals.of(step.batches, self.loss))
         totals, pairs = total_weights(parts), sum(part.pairs for part in parts)
         responses = sum(part.responses for part in parts)
         count = max(part.batches for part in parts) if self.sharded else 1

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rmexp.batching.batch import Batch
+from rmexp.core import distributed
 from rmexp.losses.base import Loss
 
 
@@ -27,6 +28,32 @@ class StepTotals:
             sum(len(batch.items_N) for batch in batches),
             len(batches),
         )
+
+
+class GatherTotals:
+    """Gathers the `StepTotals` of all processes: as numbers, once the loss's terms are known."""
+
+    def __init__(self) -> None:
+        self._terms: tuple[str, ...] = ()
+
+    def __call__(self, own: StepTotals) -> list[StepTotals]:
+        """The totals of each process; a collective."""
+        new = not own.weights.keys() <= set(self._terms)
+        weights = [own.weights.get(term, 0.0) for term in self._terms]
+        numbers = [float(new), own.pairs, own.responses, own.batches, *weights]
+        parts = distributed.all_gather_numbers(numbers)
+        if any(new for new, *_ in parts):
+            found = distributed.all_gather_object(own)
+            self._terms = tuple(
+                sorted({*self._terms, *(t for part in found for t in part.weights)})
+            )
+            return found
+        return [self._totals(part) for part in parts]
+
+    def _totals(self, numbers: Sequence[float]) -> StepTotals:
+        _, pairs, responses, batches, *weights = numbers
+        by_term = dict(zip(self._terms, weights, strict=True))
+        return StepTotals(by_term, int(pairs), int(responses), int(batches))
 
 
 def total_weights(parts: Sequence[StepTotals]) -> dict[str, float]:
