@@ -36,8 +36,8 @@ def score(side: str, name: str, folder: Path, steps: int, warmup: int) -> None:
 def ours(home: Path, precision: str) -> Any:
     """comparisons -> rewards, by `rmexp.load`."""
     import rmexp
+    from rmexp.data.encode import batched_list
     from rmexp.data.row_report import RowReport
-    from rmexp.data.token_dataset import batched_list
     from rmexp.inference.score_file import SORT_WINDOW
 
     scorer = rmexp.load(home, precision=precision)

@@ -7,8 +7,10 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 from typing import Any
 
 LABEL_KINDS = ("pairs", "votes", "ties", "margins", "ratings", "lists")
@@ -111,6 +113,10 @@ class Comparison:
         From the pairwise labels where there are any, else from ratings. All responses are unranked
         where the labels form no weak order (cycles, contradictions, or pairs without a label).
         """
+        if len(self.judgements) == 1 and len(self.responses) == 2:
+            (judgement,) = self.judgements
+            better = judgement.i if judgement.label == 1 else judgement.j
+            return (0, 0) if judgement.label == 0 else (1 - better, better)
         if self.judgements:
             return levels_of_pairs(self.judgements, len(self.responses))
         rated = [r for r in self.ratings or () if r is not None]
@@ -119,6 +125,12 @@ class Comparison:
             rank = {value: level for level, value in enumerate(sorted(set(rated)))}
             return tuple(None if r is None else rank[r] for r in self.ratings)
         return (None,) * len(self.responses)
+
+    def named(self, id: str, split: str | None, place: str) -> "Comparison":
+        """The same comparison with another id, split and place; nothing else is checked again."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, id=id, split=split, place=place)
+        return copy
 
     @property
     def prompt_key(self) -> str:
@@ -132,9 +144,20 @@ class Comparison:
 
 
 def _hashed(messages: Sequence[Message]) -> str:
-    plain = [dict(message) for message in messages]
-    text = json.dumps(plain, sort_keys=True, ensure_ascii=False)
+    if all(map(_is_plain, messages)):  # the same JSON in a third of the time
+        quoted = ((encode_basestring(m["content"]), encode_basestring(m["role"])) for m in messages)
+        text = ", ".join(f'{{"content": {content}, "role": {role}}}' for content, role in quoted)
+        text = f"[{text}]"
+    else:
+        plain = [dict(message) for message in messages]
+        text = json.dumps(plain, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _is_plain(message: Message) -> bool:
+    return len(message) == 2 and (
+        type(message.get("content")) is str and type(message.get("role")) is str
+    )
 
 
 def levels_of_pairs(judgements: Sequence[PreferenceLabel], count: int) -> tuple[int | None, ...]:
@@ -156,32 +179,51 @@ def levels_of_pairs(judgements: Sequence[PreferenceLabel], count: int) -> tuple[
         first = judged.setdefault(frozenset((forward.i, forward.j)), forward)
         if first.label != forward.label:
             return (None,) * count
-    for i, high in enumerate(levels):
-        for j, low in enumerate(levels[:i]):
-            if high is None or low is None:
-                continue
-            pair = judged.get(frozenset((i, j)))
-            sign = (high > low) - (high < low)
-            found = 0 if pair is None else -pair.label  # i is the later of the two
-            if found != sign:
-                return (None,) * count
+    for pair in judged.values():
+        wins, losses = len(below[pair.i]), len(below[pair.j])
+        if (wins > losses) - (wins < losses) != pair.label:
+            return (None,) * count
+    # Pairs without a label tie: the others are as many as pairs of different levels.
+    sizes = Counter(level for level in levels if level is not None)
+    differing = (sizes.total() ** 2 - sum(size**2 for size in sizes.values())) // 2
+    if differing != sum(pair.label != 0 for pair in judged.values()):
+        return (None,) * count
     return levels
+
+
+MAX_PAIRS = 20_000
+"""Pairs that are made of the ratings of a comparison: all of 200 answers."""
 
 
 def pairs_from_ratings(comparison: Comparison, min_gap: float) -> Comparison:
     """Derive pairwise labels from ratings, unless the comparison has pairwise labels.
 
-    Ratings that differ by `min_gap` or more give a pair, equal ratings a tie, others no label.
+    Ratings that differ by `min_gap` or more give a pair, equal ratings a tie, others no label. Of
+    more than `MAX_PAIRS` pairs some are taken, in which each response is equally often.
     """
     if comparison.judgements or comparison.ratings is None:
         return comparison
-    judged = []
-    for i, a in enumerate(comparison.ratings):
-        for j, b in enumerate(comparison.ratings[:i]):
-            if a is None or b is None or math.isnan(a) or math.isnan(b):
-                continue
-            if a == b:
-                judged.append(PreferenceLabel(j, i, votes_i=0.0, votes_tie=1.0))
-            elif abs(a - b) >= min_gap:
-                judged.append(PreferenceLabel(i, j) if a > b else PreferenceLabel(j, i))
+    ratings, judged = comparison.ratings, []
+    for i, j in _pairs_of(len(ratings)):
+        a, b = ratings[i], ratings[j]
+        if a is None or b is None or math.isnan(a) or math.isnan(b):
+            continue
+        if a == b:
+            judged.append(PreferenceLabel(j, i, votes_i=0.0, votes_tie=1.0))
+        elif abs(a - b) >= min_gap:
+            judged.append(PreferenceLabel(i, j) if a > b else PreferenceLabel(j, i))
     return dataclasses.replace(comparison, judgements=tuple(judged))
+
+
+def _pairs_of(count: int) -> Iterator[tuple[int, int]]:
+    """All pairs (i, j) of `count` responses, j below i; of too many, those at some distances."""
+    if count * (count - 1) // 2 <= MAX_PAIRS:
+        yield from ((i, j) for i in range(count) for j in range(i))
+        return
+    distances = max(1, MAX_PAIRS // count)
+    farthest = (count - 1) // 2  # beyond, pairs would come twice
+    for number in range(1, distances + 1):
+        distance = max(1, number * farthest // distances)
+        for i in range(count):
+            j = (i + distance) % count
+            yield max(i, j), min(i, j)

@@ -24,6 +24,7 @@ from rmexp.data.row_report import RowReport
 from rmexp.data.row_source import MixedSource, RowSource
 from rmexp.data.settings import BatchSettings, SamplingSettings
 from rmexp.data.splits import SingleSplit, SplitPolicy, describe_fold
+from rmexp.data.stored_splits import assigned_splits
 from rmexp.data.token_columns import COUNT_COLUMNS, TokenColumns
 
 
@@ -97,14 +98,7 @@ class ComparisonData:
         if self.corrections is not None:
             parts += self.corrections.key
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-        self.splits, self.held_out = self.split_policy.assign(
-            self.rows["prompt_key"][:],
-            self.rows["split"][:],
-            self.rows["subset"][:],
-            self.rows["group"][:],
-            self.report,
-            table.dropped,
-        )
+        self.splits, self.held_out = assigned_splits(self.split_policy, table, self.cache)
         if self.corrections is not None:
             self.rows, self.splits["train"], self.corrected = self.corrections.apply(
                 self.rows, self.splits["train"], self.report

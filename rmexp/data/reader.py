@@ -1,6 +1,5 @@
 """Source + format -> comparisons; every row that is dropped is counted."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -50,7 +49,7 @@ def read_comparisons(
                     for one, home in found[: None if limit is None else limit - taken]:
                         taken += 1
                         name = _unique(one.id or f"row-{report.read}", ids)
-                        yield dataclasses.replace(one, id=name, split=home, place=raw.place)
+                        yield one.named(name, home, raw.place)
                     if taken == limit:
                         break
 

@@ -18,7 +18,7 @@ from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport
 from rmexp.data.source_keys import own_keys, path_key
 from rmexp.data.sources import check_source
-from rmexp.data.token_dataset import TokenTable, load_or_tokenise
+from rmexp.data.token_dataset import TokenTable, load_or_tokenise, reordered
 from rmexp.data.tokenize_spec import TokenizeSpec
 from rmexp.templates.template import Template
 
@@ -232,7 +232,7 @@ class MixedSource:
                 "subset": [name if single else f"{name}.{subset}" for subset in subsets],
             }
             if table.attributes != tuple(names[: len(table.attributes)]):
-                renamed["attributes"] = _reordered(rows, table.attributes, names)
+                renamed["attributes"] = reordered(rows, table.attributes, names)
             for column, values in renamed.items():
                 rows = rows.remove_columns(column).add_column(column, values)
             parts.append(rows)
@@ -242,6 +242,7 @@ class MixedSource:
             }
             report.merge(dataclasses.replace(table.report, places=places))
         mixed = TokenTable(
+            " ".join(table.key for table in tables.values()),
             datasets.concatenate_datasets(parts),
             report,
             all(table.from_cache for table in tables.values()),
@@ -273,16 +274,3 @@ class MixedSource:
             else sampling.tempered(counts, self.temperature)
         )
         return sampling.by_source(sources, shares, within)
-
-
-def _reordered(rows: Any, own: Sequence[str], names: Sequence[str]) -> list[list[list[float]]]:
-    """The ratings of the attributes `own` in the order of `names`; NaN: unrated."""
-    index = {name: k for k, name in enumerate(own)}
-    found = []
-    for ratings, tokens in zip(rows["attributes"], rows["lengths"], strict=True):
-        unrated = [np.nan] * len(tokens)
-        there = [index.get(name, len(ratings)) for name in names]
-        found.append(
-            [ratings[k] if k < len(ratings) else unrated for k in there] if ratings else []
-        )
-    return found

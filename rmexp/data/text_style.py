@@ -19,7 +19,9 @@ _BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
 def text_style(response: Sequence[Message]) -> list[int]:
     """Characters, markdown headers, list items and bold spans of a response."""
     text = spoken(response)
-    return [len(text), *(len(mark.findall(text)) for mark in (_HEADER, _ITEM, _BOLD))]
+    headers = len(_HEADER.findall(text)) if "#" in text else 0
+    bold = len(_BOLD.findall(text)) if "**" in text or "__" in text else 0
+    return [len(text), headers, len(_ITEM.findall(text)), bold]
 
 
 def spoken(response: Sequence[Message]) -> str:

@@ -1,29 +1,39 @@
 """Comparisons as token ids on disk: tokenised once for each `TokenizeSpec.key`, memory-mapped."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
-from rmexp.batching.prefix_tree import PrefixTreeBuilder
-from rmexp.comparison import Comparison, pairs_from_ratings
+from rmexp.batching.prefix_tree import tree_size
+from rmexp.comparison import MAX_PAIRS, Comparison, pairs_from_ratings
 from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
+from rmexp.core.ordered_map import ordered_map, usable_cpus
+from rmexp.data.encode import Encoded, batched_list, encode, in_characters
 from rmexp.data.label_columns import label_columns
 from rmexp.data.reader import read_comparisons
 from rmexp.data.row_report import RowReport, check_bad_rows
 from rmexp.data.splits import SplitKey
-from rmexp.data.text_style import spoken, text_style
+from rmexp.data.text_style import text_style
 from rmexp.data.tokenize_spec import TokenizeSpec
-from rmexp.templates import rendering
+from rmexp.templates.bulk_tokenizer import BulkTokenizer
 
 ROWS_PER_CHUNK = 512
 """Comparisons that are rendered and tokenised together."""
+
+CHUNKS_ALONE = 40
+"""Chunks that are done before worker processes start, which takes each some seconds of CPU."""
+
+MAX_WORKERS = 4
+"""Worker processes: more would wait for the process that reads the rows."""
 
 TOKEN_SCHEMA = datasets.Features(
     {
@@ -84,6 +94,7 @@ class TokenTable:
     """The tokenised rows of a source.
 
     Attributes:
+        key: of the rows, see `TokenizeSpec.key`.
         rows: a data set with `TOKEN_SCHEMA`.
         report: of reading and tokenising.
         from_cache: they were tokenised earlier.
@@ -91,6 +102,7 @@ class TokenTable:
         attributes: the attributes of the rows, in the order in which they first occur.
     """
 
+    key: str
     rows: datasets.Dataset
     report: RowReport
     from_cache: bool
@@ -129,179 +141,178 @@ def _load(home: Path) -> tuple[TokenTable, list[str]]:
         raise ValueError(f"{len(rows)} rows, not {report.kept}")
     dropped = [SplitKey(*key) for key in stored["dropped"]]
     attributes = tuple(stored["attributes"])
-    return TokenTable(rows, report, True, dropped, attributes), stored["notes"]
+    return TokenTable(home.name, rows, report, True, dropped, attributes), stored["notes"]
 
 
 def _write(
     spec: TokenizeSpec, tokenizer: Any, home: Path, progress: Callable[[str, int], None]
 ) -> None:
-    from datasets.arrow_writer import ArrowWriter
-
-    report, dropped, notes = RowReport(), [], list[str]()
-    names: dict[str, int] = {}  # attribute -> its index
+    report, dropped, notes = RowReport(), list[SplitKey](), list[str]()
+    names = list[str]()
     comparisons = read_comparisons(spec.paths, spec.parse, report, spec.limit, spec.reading)
+    bulk = None if tokenizer is None else BulkTokenizer(tokenizer)
+    tokenise = ChunkTokeniser(bulk, spec.max_length, spec.min_rating_gap)
+    chunks = ordered_map(
+        tokenise,
+        batched_list(comparisons, ROWS_PER_CHUNK),
+        min(MAX_WORKERS, usable_cpus()),
+        CHUNKS_ALONE,
+        {"TOKENIZERS_PARALLELISM": "false"},  # each worker has one CPU
+    )
+    schema = TOKEN_SCHEMA.arrow_schema
     with (
         collect_fallbacks(notes.append),
-        ArrowWriter(path=str(home / "rows.arrow"), features=TOKEN_SCHEMA) as writer,
+        open(home / "rows.arrow", "wb") as stream,
+        pa.ipc.new_stream(stream, schema) as writer,
+        contextlib.closing(chunks),
     ):
-        for one, row in _tokenised_rows(comparisons, spec, tokenizer, report, names):
-            if row is None:
-                dropped.append(SplitKey(one.prompt_key, one.split, one.group))
-                continue
-            writer.write(row)
-            report.kept += 1
-            if report.kept % ROWS_PER_CHUNK == 0:
-                progress("comparisons tokenised", report.kept)
+        for chunk in chunks:
+            names += [name for name in chunk.attributes if name not in names]
+            writer.write_batch(chunk.with_order(names))
+            dropped += chunk.dropped
+            notes += [note for note in chunk.notes if note not in notes]
+            report.merge(chunk.report)
+            progress("comparisons tokenised", report.kept)
         check_bad_rows(report, spec.on_bad_row, spec.max_bad_share)
         if report.kept == 0:
             long = any(cause.startswith("longer") for cause in report.dropped)
             fix = " Raise data.max_length." if long else ""
             lost = "; ".join(report.losses())
             raise UserError(f"No comparison is left of {report.read} rows: {lost}.{fix}")
-        writer.finalize()
     stored = {
         "report": report.to_dict(),
         "dropped": dropped,
         "notes": notes,
-        "attributes": list(names),
+        "attributes": names,
     }
     (home / "report.json").write_text(
         json.dumps(stored, ensure_ascii=False, indent=1), encoding="utf-8"
     )
 
 
-def _tokenised_rows(
-    comparisons: Iterable[Comparison],
-    spec: TokenizeSpec,
-    tokenizer: Any,
-    report: RowReport,
-    names: dict[str, int],
-) -> Iterator[tuple[Comparison, dict[str, Any] | None]]:
-    """Comparisons with their rows; None where a comparison is dropped."""
-    for chunk in batched_list(comparisons, ROWS_PER_CHUNK):
-        encoded = (
-            map(_in_characters, chunk)
-            if tokenizer is None
-            else encode(chunk, tokenizer, spec.max_length, report)
-        )
-        for comparison, texts, tokens in encoded:
-            row = _row(comparison, texts, tokens, spec, report, names) if tokens else None
-            yield comparison, row
+@dataclass(frozen=True)
+class TokenisedChunk:
+    """Some rows, with what else a `TokenTable` has, and what was noted."""
+
+    rows: pa.RecordBatch
+    report: RowReport
+    dropped: list[SplitKey]
+    attributes: tuple[str, ...]
+    notes: list[str]
+
+    def with_order(self, names: Sequence[str]) -> pa.RecordBatch:
+        """The rows with their attributes in the order of `names`."""
+        if self.attributes == tuple(names[: len(self.attributes)]):
+            return self.rows
+        column = self.rows.schema.names.index("attributes")
+        field = self.rows.schema.field(column)
+        rows = self.rows.select(["attributes", "lengths"]).to_pydict()
+        found = reordered(rows, self.attributes, names)
+        return self.rows.set_column(column, field, pa.array(found, field.type))
 
 
-def _in_characters(comparison: Comparison) -> tuple[Comparison, list[str], list[list[int]]]:
-    """Plain texts of prompt and response, and the code points of each response."""
-    prompt, *responses = (
-        "\n".join(
-            spoken([m]) + (json.dumps(m["tool_calls"]) if m.get("tool_calls") else "") for m in part
-        )
-        for part in (comparison.prompt, *comparison.responses)
-    )
-    texts = [f"{prompt}\n\n{response}" for response in responses]
-    return comparison, texts, [list(map(ord, response)) or [0] for response in responses]
+@dataclass(frozen=True)
+class ChunkTokeniser:
+    """Comparisons -> rows with `TOKEN_SCHEMA`, in this process or another.
 
-
-def encode(
-    comparisons: Sequence[Comparison], tokenizer: Any, max_length: int, report: RowReport
-) -> Iterator[tuple[Comparison, list[str], list[list[int]]]]:
-    """Render and tokenise comparisons together; one that cannot be used has no tokens.
-
-    `report` counts comparisons that the template refuses, that lost their oldest turns to fit
-    `max_length`, and that do not fit even so.
+    Args:
+        tokenize: None: see `load_or_tokenise`.
+        max_length, min_rating_gap: see `TokenizeSpec`.
     """
-    rendered = []
-    for comparison in comparisons:
-        try:
-            texts = rendering.render_comparison(tokenizer, comparison)
-            rendered.append(texts)
-            if rendering.omits_thinking(comparison, texts):
-                report.trim("thinking that the template removes", comparison.subset)
-        except UserError as error:  # the template refuses a role or an order of roles
-            report.add_bad(comparison.place, str(error))
-            rendered.append([])
-    flat = iter(rendering.tokenize(tokenizer, [text for texts in rendered for text in texts]))
-    for comparison, texts in zip(comparisons, rendered, strict=True):
-        tokens = [next(flat) for _ in texts]
-        if max(map(len, tokens), default=0) > max_length:
-            texts, tokens = _fitted(comparison, tokenizer, max_length, report)
-        yield comparison, texts, tokens
+
+    tokenize: BulkTokenizer | None
+    max_length: int
+    min_rating_gap: float | None
+
+    def __call__(self, comparisons: Sequence[Comparison]) -> TokenisedChunk:
+        """The rows of the comparisons that can be used."""
+        report, dropped, notes = RowReport(), list[SplitKey](), list[str]()
+        names: dict[str, None] = {}
+        rows = []
+        with collect_fallbacks(notes.append):
+            encoded: Iterable[Encoded] = (
+                map(in_characters, comparisons)
+                if self.tokenize is None
+                else encode(
+                    comparisons, self.tokenize.tokenizer, self.max_length, report, self.tokenize
+                )
+            )
+            for one, texts, tokens in encoded:
+                row = self._row(one, texts, tokens, report, names) if tokens else None
+                if row is None:
+                    dropped.append(SplitKey(one.prompt_key, one.split, one.group))
+                else:
+                    rows.append(row)
+        report.kept = len(rows)
+        schema = TOKEN_SCHEMA.arrow_schema
+        columns = {name: [row[name] for row in rows] for name in schema.names}
+        batch = pa.RecordBatch.from_pydict(columns, schema=schema)
+        return TokenisedChunk(batch, report, dropped, tuple(names), notes)
+
+    def _row(
+        self,
+        comparison: Comparison,
+        texts: list[str],
+        tokens: list[list[int]],
+        report: RowReport,
+        names: dict[str, None],
+    ) -> dict[str, Any] | None:
+        unrated = comparison.ratings is None and not comparison.attributes
+        if unrated and len(tokens) == 2 and tokens[0] == tokens[1]:
+            report.drop("both answers are the same once rendered", comparison.subset)
+            return None
+        levels = comparison.rank_levels()
+        if self.min_rating_gap is not None:
+            comparison = pairs_from_ratings(comparison, self.min_rating_gap)
+            if len(tokens) * (len(tokens) - 1) // 2 > MAX_PAIRS:
+                report.trim(f"pairs of ratings beyond {MAX_PAIRS} of a row", comparison.subset)
+        kept = [j for j in comparison.judgements if tokens[j.i] != tokens[j.j]]
+        if len(kept) < len(comparison.judgements):
+            report.trim("judgements between answers that are the same", comparison.subset)
+        lengths = [len(ids) for ids in tokens]
+        ratings = [np.nan if r is None else r for r in comparison.ratings or [None] * len(tokens)]
+        return {
+            "id": comparison.id,
+            "subset": comparison.subset,
+            "split": comparison.split,
+            "group": comparison.group,
+            "language": comparison.language,
+            "prompt_key": comparison.prompt_key,
+            "response_keys": comparison.response_keys,
+            "tokens": tokens,
+            "texts": texts,
+            "lengths": lengths,
+            "style": [text_style(response) for response in comparison.responses],
+            "ratings": ratings,
+            "attributes": _attribute_ratings(comparison, names),
+            "weight": comparison.weight,
+            "size": tree_size(tokens),
+            "longest": max(lengths),
+            "rated": sum(r == r for r in ratings),
+            **label_columns(kept, levels, ratings, lengths),
+        }
 
 
-def _fitted(
-    comparison: Comparison, tokenizer: Any, max_length: int, report: RowReport
-) -> tuple[list[str], list[list[int]]]:
-    try:
-        shorter = rendering.fit(tokenizer, comparison, max_length)
-    except UserError as error:  # refused without its oldest turns
-        report.add_bad(comparison.place, str(error))
-        return [], []
-    if shorter is None:
-        report.drop(f"longer than {max_length} tokens", comparison.subset)
-        return [], []
-    report.trim(f"oldest prompt turns, to fit {max_length} tokens", comparison.subset)
-    return shorter
-
-
-def _row(
-    comparison: Comparison,
-    texts: list[str],
-    tokens: list[list[int]],
-    spec: TokenizeSpec,
-    report: RowReport,
-    names: dict[str, int],
-) -> dict[str, Any] | None:
-    unrated = comparison.ratings is None and not comparison.attributes
-    if unrated and len(set(map(tuple, tokens))) < len(tokens) and len(comparison.responses) == 2:
-        report.drop("both answers are the same once rendered", comparison.subset)
-        return None
-    levels = comparison.rank_levels()
-    if spec.min_rating_gap is not None:
-        comparison = pairs_from_ratings(comparison, spec.min_rating_gap)
-    kept = [j for j in comparison.judgements if tokens[j.i] != tokens[j.j]]
-    if len(kept) < len(comparison.judgements):
-        report.trim("judgements between answers that are the same", comparison.subset)
-    lengths = [len(ids) for ids in tokens]
-    ratings = [np.nan if r is None else r for r in comparison.ratings or [None] * len(tokens)]
-    return {
-        "id": comparison.id,
-        "subset": comparison.subset,
-        "split": comparison.split,
-        "group": comparison.group,
-        "language": comparison.language,
-        "prompt_key": comparison.prompt_key,
-        "response_keys": comparison.response_keys,
-        "tokens": tokens,
-        "texts": texts,
-        "lengths": lengths,
-        "style": [text_style(response) for response in comparison.responses],
-        "ratings": ratings,
-        "attributes": _attribute_ratings(comparison, names),
-        "weight": comparison.weight,
-        "size": PrefixTreeBuilder().with_sequences(tokens).size,
-        "longest": max(lengths),
-        "rated": sum(r == r for r in ratings),
-        **label_columns(kept, levels, ratings, lengths),
-    }
-
-
-def _attribute_ratings(comparison: Comparison, names: dict[str, int]) -> list[list[float]]:
+def _attribute_ratings(comparison: Comparison, names: dict[str, None]) -> list[list[float]]:
     """The ratings in the order of `names`, to which new ones are added; NaN: unrated."""
     if not comparison.attributes:
         return []
-    for name in comparison.attributes:
-        names.setdefault(name, len(names))
+    names |= dict.fromkeys(comparison.attributes)
     unrated = (None,) * len(comparison.responses)
     found = [comparison.attributes.get(name, unrated) for name in names]
     return [[np.nan if r is None else r for r in ratings] for ratings in found]
 
 
-def batched_list(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of up to `size` items (itertools.batched is Python 3.12)."""
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def reordered(
+    rows: Mapping[str, Any], own: Sequence[str], names: Sequence[str]
+) -> list[list[list[float]]]:
+    """The column `attributes`, of the attributes `own`, in the order of `names`; NaN: unrated."""
+    index = {name: k for k, name in enumerate(own)}
+    found = []
+    for ratings, tokens in zip(rows["attributes"], rows["lengths"], strict=True):
+        unrated = [np.nan] * len(tokens)
+        there = [index.get(name, len(ratings)) for name in names]
+        found.append(
+            [ratings[k] if k < len(ratings) else unrated for k in there] if ratings else []
+        )
+    return found

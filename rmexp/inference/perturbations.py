@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmexp.comparison import Comparison, Message
+from rmexp.data.encode import batched_list
 from rmexp.data.row_report import RowReport
 from rmexp.data.text_style import spoken
-from rmexp.data.token_dataset import batched_list
 from rmexp.evaluation.bias_warnings import sensitivity_warnings
 from rmexp.inference.score_file import SORT_WINDOW
 from rmexp.inference.scorer import Scorer

@@ -10,8 +10,8 @@ from typing import Any
 from rmexp.core.atomic_file import replace_file
 from rmexp.core.disk_errors import check_writable
 from rmexp.core.errors import UserError
+from rmexp.data.encode import batched_list
 from rmexp.data.row_report import RowReport
-from rmexp.data.token_dataset import batched_list
 
 OUT_SUFFIXES = (".jsonl", ".parquet")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rmexp.comparison import Comparison
+from rmexp.data.encode import batched_list
 from rmexp.data.reward_file import ResponseKey
-from rmexp.data.token_dataset import batched_list
 from rmexp.inference.resumable_file import ResumableFile
 from rmexp.inference.reward_details import RewardDetails
 from rmexp.inference.scorer import Scorer

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from rmexp.batching.collate import BatchLayout, Collate, Layout, unlabelled_row
-from rmexp.batching.prefix_tree import PrefixTreeBuilder
+from rmexp.batching.prefix_tree import tree_size
 from rmexp.comparison import Comparison, Message
 from rmexp.config.validate import describe_type
 from rmexp.core.devices import Precision
 from rmexp.core.errors import UserError
+from rmexp.data.encode import encode
 from rmexp.data.formats.messages import prompt_messages, response_messages
 from rmexp.data.row_report import RowReport
 from rmexp.data.sources import BadRow
-from rmexp.data.token_dataset import encode
 from rmexp.evaluation.aggregate import MEAN, Aggregate, Aggregation, member_std
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
@@ -278,7 +278,7 @@ class Scorer:
         encoded = list(encode(comparisons, self.tokenizer, self.max_length, report))
         trees, keys = list[Sequence[Sequence[int]]](), list[str]()
         for comparison, _, tokens in encoded:
-            fits = PrefixTreeBuilder().with_sequences(tokens).size <= self.micro_batch_tokens
+            fits = tree_size(tokens) <= self.micro_batch_tokens
             parts = [tokens] if tokens and fits else [[ids] for ids in tokens]
             trees += parts
             keys += [comparison.prompt_key] * len(parts)

@@ -11,12 +11,12 @@ from annotated_types import Gt
 
 from rmexp.batching.collate import BatchLayout, Collate, Layout, unlabelled_row
 from rmexp.batching.packing import Row
-from rmexp.batching.prefix_tree import PrefixTreeBuilder
+from rmexp.batching.prefix_tree import tree_size
 from rmexp.comparison import Comparison
 from rmexp.core.devices import Precision
 from rmexp.core.errors import UserError, note_fallback
+from rmexp.data.encode import encode
 from rmexp.data.row_report import RowReport
-from rmexp.data.token_dataset import encode
 from rmexp.data.tokenize_spec import source_fingerprint
 from rmexp.inference.scorer import Scorer
 from rmexp.models.implicit_reward import ImplicitReward
@@ -132,7 +132,7 @@ class ImplicitScorer(Scorer):
         sizes: list[int] = []
         for one, texts, tokens in encode(comparisons, self.tokenizer, self.max_length, report):
             begins = response_starts(self.tokenizer, one, texts, tokens) if tokens else []
-            fits = PrefixTreeBuilder().with_sequences(tokens).size <= self.micro_batch_tokens
+            fits = tree_size(tokens) <= self.micro_batch_tokens
             parts = [slice(None)] if fits else [slice(k, k + 1) for k in range(len(tokens))]
             for part in parts if tokens else ():
                 rows.append(unlabelled_row(tokens[part], one.prompt_key) | {"row": len(rows)})

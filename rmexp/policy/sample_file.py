@@ -8,7 +8,7 @@ from typing import Any
 
 from rmexp.comparison import Comparison
 from rmexp.core.errors import UserError
-from rmexp.data.token_dataset import batched_list
+from rmexp.data.encode import batched_list
 from rmexp.inference.resumable_file import ResumableFile
 from rmexp.policy.sampling import Decoding, Sampled, sample_responses
 from rmexp.templates.rendering import render_prompt, tokenize

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rmexp.batching.prefix_groups import Tokens, prefix_groups
-from rmexp.batching.prefix_tree import PrefixTreeBuilder
+from rmexp.batching.prefix_tree import PrefixTreeBuilder, tree_size
 from rmexp.inference.scorer import Scorer
 
 WINDOW = 256
@@ -202,7 +202,7 @@ def choose_batch(
 
 
 def _tree_size(group: Sequence[int], sequences: Sequence[Tokens]) -> int:
-    return PrefixTreeBuilder().with_sequences([sequences[index] for index in group]).size
+    return tree_size([sequences[index] for index in group])
 
 
 def _beginning(

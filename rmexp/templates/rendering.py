@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -61,6 +61,44 @@ def render_comparison(tokenizer: Any, comparison: Comparison) -> list[str]:
     """
     dialogues = [(*comparison.prompt, *response) for response in comparison.responses]
     return render(tokenizer, dialogues, comparison.tools, comparison.unfinished)
+
+
+def render_comparisons(
+    tokenizer: Any, comparisons: Sequence[Comparison]
+) -> Iterator[list[str] | UserError]:
+    """`render_comparison` of each comparison, or its error.
+
+    Comparisons without tools, which end as the template ends them, are rendered in one call.
+    """
+    plain = [one for one in comparisons if not (one.tools or one.unfinished)]
+    dialogues = [(*one.prompt, *response) for one in plain for response in one.responses]
+    together = _render_together(tokenizer, dialogues)
+    texts = iter(together or ())
+    for one in comparisons:
+        if together is not None and not (one.tools or one.unfinished):
+            yield [next(texts) for _ in one.responses]
+            continue
+        try:
+            yield render_comparison(tokenizer, one)
+        except UserError as error:  # the template refuses a role or an order of roles
+            yield error
+
+
+def _render_together(tokenizer: Any, dialogues: Sequence[Sequence[Message]]) -> list[str] | None:
+    """The text of each dialogue; None where one of them, which is not known, has an error."""
+    keeps_parts = ITERATES_PARTS.search(tokenizer.chat_template or "") is not None
+    try:
+        prepared = [[_prepared(message, keeps_parts) for message in one] for one in dialogues]
+        with limited_time():
+            texts = tokenizer.apply_chat_template(prepared, tokenize=False)
+    except Exception:  # of any type, as in `_render_one`
+        return None
+    if max(map(len, texts), default=0) > MAX_TEXT:
+        return None
+    for messages, text in zip(prepared, texts, strict=True):
+        if any(len(message) > 2 for message in messages):  # more than role and content
+            _note_omissions(tokenizer, messages, (), False, text)
+    return texts
 
 
 def render_prompt(

@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from rmexp.batching import prefix_tree
 from rmexp.batching.collate import BatchLayout, Collate
-from rmexp.batching.prefix_tree import PrefixTreeBuilder, Tree
+from rmexp.batching.prefix_tree import PrefixTreeBuilder, Tree, tree_size
 from rmexp.core.errors import UserError
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compile_layers
@@ -53,6 +53,15 @@ def test_a_lone_response_is_one_branch():
 
 
 sequences = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=5)
+
+
+@given(sequences, sequences)
+def test_a_tree_never_grows_by_less_than_the_least_growth(group, more):
+    tree = PrefixTreeBuilder().with_sequences(group)
+    assert tree.least_growth(more) <= tree.with_sequences(more).size - tree.size
+    assert tree.least_growth(group) == 0
+    for few in (group[:2], group):
+        assert tree_size(few) == PrefixTreeBuilder().with_sequences(few).size
 
 
 @given(sequences)

@@ -1,10 +1,20 @@
 """Raw rows -> comparisons, and the messages about rows that cannot be used."""
 
 import json
+from collections import Counter
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rmexp.comparison import Comparison, PreferenceLabel, pairs_from_ratings
+from rmexp.comparison import (
+    MAX_PAIRS,
+    Comparison,
+    PreferenceLabel,
+    levels_of_pairs,
+    pairs_from_ratings,
+)
 from rmexp.data.formats.auto import Auto
 from rmexp.data.formats.candidates import Candidates
 from rmexp.data.formats.column_map import ColumnMap
@@ -272,6 +282,68 @@ def test_pairs_from_ratings_by_gap_and_ties():
     judged = pairs_from_ratings(rated, min_gap=0.5).judgements
     assert [(j.i, j.j, j.label) for j in judged] == [(1, 0, 1), (0, 2, 0), (1, 2, 1)]
     assert [j.label for j in pairs_from_ratings(rated, min_gap=0.6).judgements] == [0]
+
+
+@pytest.mark.parametrize("count", [200, 201, 202, 1000, 10_000, 30_000])
+def test_of_very_many_ratings_some_pairs_are_taken_each_answer_equally_often(count):
+    rated = Comparison(
+        id="", prompt=(USER,), responses=((YES,),) * count, ratings=tuple(map(float, range(count)))
+    )
+    judged = pairs_from_ratings(rated, min_gap=1.0).judgements
+    assert len({(j.i, j.j) for j in judged}) == len(judged)
+    assert max(count, MAX_PAIRS - count) <= len(judged) <= max(count, MAX_PAIRS)
+    assert all(j.i > j.j for j in judged)  # the higher rating is the better one
+    times = Counter(side for j in judged for side in (j.i, j.j))
+    assert len(times) == count
+    assert len(set(times.values())) == 1
+
+
+def levels_by_all_pairs(judgements, levels):
+    """Whether the judged pairs, and no others, differ as their levels do."""
+    labels = {}
+    for one in judgements:
+        for key, label in (((one.i, one.j), one.label), ((one.j, one.i), -one.label)):
+            if labels.setdefault(key, label) != label:
+                return False
+    ranked = [k for k, level in enumerate(levels) if level is not None]
+    return all(
+        np.sign(levels[i] - levels[j]) == labels.get((i, j), 0)
+        for i in ranked
+        for j in ranked
+        if i != j
+    )
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda i, step, votes: PreferenceLabel(i, (i + step) % 5, *votes),
+            st.integers(0, 4),
+            st.integers(1, 4),
+            st.sampled_from([(1, 0, 0), (0, 1, 0), (0, 0, 1)]),
+        ),
+        min_size=1,
+        max_size=10,
+    ),
+    st.booleans(),
+)
+def test_levels_are_those_of_a_weak_order_of_all_pairs(judgements, whole):
+    if whole:  # an order that the labels agree with
+        judgements = [PreferenceLabel(max(j.i, j.j), min(j.i, j.j)) for j in judgements]
+    wins = {side: set() for j in judgements for side in (j.i, j.j)}
+    for j in judgements:
+        better = {1: [(j.i, j.j)], -1: [(j.j, j.i)], 0: []}[j.label]
+        for high, low in better:
+            wins[high].add(low)
+    order = sorted({len(found) for found in wins.values()})
+    levels = tuple(order.index(len(wins[k])) if k in wins else None for k in range(5))
+    expected = levels if levels_by_all_pairs(judgements, levels) else (None,) * 5
+    assert levels_of_pairs(judgements, 5) == expected
+
+
+def test_one_answer_above_thousands_is_an_order():
+    judgements = [PreferenceLabel(0, k) for k in range(1, 10_000)]
+    assert levels_of_pairs(judgements, 10_000) == (1, *[0] * 9_999)
 
 
 def test_pairs_from_ratings_leaves_what_people_judged():

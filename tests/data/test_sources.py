@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import gc
 import gzip
 import io
 import json
@@ -33,6 +34,7 @@ from rmexp.data.sources import (
     streams,
 )
 from rmexp.data.sources.local_paths import SUFFIXES
+from rmexp.data.sources.streams import SourceFile
 from rmexp.data.tokenize_spec import TokenizeSpec
 
 ROWS = [{"prompt": f"q{n}", "chosen": "yes", "rejected": "NA", "id": f"00{n}"} for n in range(4)]
@@ -446,3 +448,14 @@ def test_any_mixture_of_layouts_ends_in_counts_that_add_up(rows):
     assert len({one.id for one in found}) == len(found)
     dropped = sum(sum(subsets.values()) for subsets in report.dropped.values())
     assert report.read == len(rows) == len(found) + sum(report.bad.values()) + dropped
+
+
+def test_the_beginning_of_one_shard_at_a_time_is_in_memory(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(ROWS[0]))
+
+    def is_shard(one):
+        return type(one) is SourceFile and tmp_path in one.path.parents
+
+    there = [sum(map(is_shard, gc.get_objects())) for _ in read_rows(str(tmp_path))]
+    assert there == [1, 1, 1, 1]

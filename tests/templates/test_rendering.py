@@ -1,9 +1,11 @@
 """Messages -> text: tools, unfinished responses, parts, what is left out, truncation."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rmexp.comparison import Comparison, PreferenceLabel
-from rmexp.core.errors import UserError
+from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.templates import rendering
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
@@ -207,3 +209,49 @@ def test_thinking_that_the_template_removes_is_found(content, omitted):
     for source, expected in ((strips, omitted), (EACH, False)):
         texts = rendering.render_comparison(with_source(source), one)
         assert rendering.omits_thinking(one, texts) is expected
+
+
+STRICT = (
+    "{% for m in messages %}{% if loop.first and m.role == 'system' %}"
+    "{{ raise_exception('no system') }}{% endif %}[{{ m.role }}: {{ m.content }}]{% endfor %}"
+)
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}
+PARTS = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+
+prompts = st.sampled_from(
+    [
+        (TALK[0],),
+        ({"role": "system", "content": "S"}, TALK[0]),
+        (*TALK, PARTS),
+        ({"role": "user", "content": [{"type": "image"}]},),
+    ]
+)
+answers = st.sampled_from([(TALK[1],), (CALL,), ({**TALK[1], "reasoning_content": "hm"},)])
+comparisons = st.builds(
+    Comparison,
+    id=st.just(""),
+    prompt=prompts,
+    responses=st.lists(answers, min_size=1, max_size=3).map(tuple),
+    unfinished=st.booleans(),
+    tools=st.sampled_from([(), (TOOL,)]),
+)
+TEMPLATES = [None, EACH, STRICT, "{{ messages | tojson }}{{ tools }}", "{{ messages[9].content }}"]
+
+
+@pytest.mark.parametrize("source", TEMPLATES)
+@settings(deadline=None, max_examples=40)
+@given(st.lists(comparisons, max_size=5))
+def test_rendering_together_is_rendering_one_by_one(source, ones):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = source or tokenizer.chat_template
+
+    def found(one):
+        try:
+            return rendering.render_comparison(tokenizer, one)
+        except UserError as error:
+            return str(error)
+
+    with collect_fallbacks(lambda _: None):
+        together = list(rendering.render_comparisons(tokenizer, ones))
+        shown = [str(one) if isinstance(one, UserError) else one for one in together]
+        assert shown == [found(one) for one in ones]

@@ -208,6 +208,8 @@ def _tools(value: Any) -> tuple[Mapping[str, Any], ...]:
 
 def without_nulls(value: Any) -> Any:
     """Remove None values at any depth: Arrow adds them for missing keys."""
+    if type(value) is str:  # most are
+        return value
     if isinstance(value, Mapping):
         return {key: without_nulls(part) for key, part in value.items() if part is not None}
     return [without_nulls(part) for part in value] if isinstance(value, list) else value

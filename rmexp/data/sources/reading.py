@@ -162,25 +162,25 @@ def _by_name(files: list[Path], root: Path, options: ReadOptions, note: Note) ->
 
 
 def _file_piece(file: Path, options: ReadOptions, note: Note) -> _Piece:
-    return _Piece(file.name, partial(_read_file, SourceFile(file, options, note)))
+    return _Piece(file.name, partial(_read_file, file, options, note))
 
 
-def _read_file(file: SourceFile) -> Rows:
-    """The rows of a file.
+def _read_file(path: Path, options: ReadOptions, note: Note) -> Rows:
+    """The rows of a file, whose beginning is in memory while it is read: there may be thousands.
 
     Raises:
         UserError: it cannot be opened, is of no known kind, or breaks off.
     """
-    place = "its start"
+    file, place = SourceFile(path, options, note), "its start"
     try:
         for raw in _reader_of(file)(file):
             place = raw.place
             yield raw
     except PermissionError:
-        raise UserError(f"data.path={file.path}: no permission to read this file.") from None
+        raise UserError(f"data.path={path}: no permission to read this file.") from None
     except BREAKS as error:
         raise UserError(
-            f"data.path={file.path} breaks off after {place} ({error}); fetch the file again."
+            f"data.path={path} breaks off after {place} ({error}); fetch the file again."
         ) from error
 
 
