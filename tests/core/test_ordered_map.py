@@ -43,6 +43,7 @@ class Feed:
             yield result
 
 
+@pytest.mark.slow
 def test_workers_take_over_and_keep_the_order():
     found = list(Feed([-3, -2, -1]).results(alone=3))
     items, processes, variables = zip(*found, strict=True)
@@ -52,6 +53,7 @@ def test_workers_take_over_and_keep_the_order():
     assert (variables[0], variables[-1]) == (None, "1")
 
 
+@pytest.mark.slow
 def test_what_killed_workers_had_is_done_here():
     found = list(Feed([KILLER, *range(20)]).results(alone=0))
     assert [item for item, _, _ in found[-21:]] == [KILLER, *range(20)]
@@ -70,6 +72,7 @@ def test_a_function_that_cannot_be_sent_stays_here_and_is_noted():
     assert found == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_errors_reach_the_caller():
     with pytest.raises(ValueError, match="0"):
         list(ordered_map(refuse, range(5), 2, 0, ENVIRONMENT))

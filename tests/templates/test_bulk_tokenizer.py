@@ -81,6 +81,7 @@ texts = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(BY_UNIT)))
 @settings(deadline=None, max_examples=40)
 @given(st.lists(texts, max_size=4))
