@@ -9,7 +9,7 @@ from rmexp.data.formats.samples import Samples
 from rmexp.data.reader import read_comparisons
 from rmexp.data.row_groups import grouped_rows
 from rmexp.data.row_report import RowReport
-from rmexp.data.sources import RawRow
+from rmexp.data.sources import BadRow, RawRow
 from tests.helpers.options import from_conf
 
 ASK = [{"role": "user", "content": "Hi"}]
@@ -88,6 +88,11 @@ def test_what_is_missing_is_said(samples):
     report = RowReport()
     assert not read(samples, report, pairs=1)
     assert report.bad == {"data.format.pairs needs ratings: give data.format.rewards=FILE": 3}
+
+
+def test_rows_with_lists_of_responses_are_bad_rows():
+    with pytest.raises(BadRow, match="data=jsonl lists of them"):
+        Samples()({"id": ["a"], "prompt": [ASK], "responses": [["one", "two"]]})
 
 
 def test_a_reference_rates_exact_matches(tmp_path):

@@ -57,6 +57,10 @@ class Samples:
     def __call__(self, row: Mapping[str, Any]) -> Comparison | Sequence[Comparison]:
         first = _scalars(row)
         texts = row.get("response") or []
+        if not texts:
+            raise BadRow(
+                "no response: data=samples reads a response a row, data=jsonl lists of them"
+            )
         ratings = self._ratings(row, str(first.get("id")), len(texts))
         if self.rewards is not None and not any(rating is not None for rating in ratings):
             raise LeftOut(f"responses without a reward in {self.rewards}")
