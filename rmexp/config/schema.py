@@ -67,6 +67,9 @@ GROUPS = (
 HEAD_TARGET = "rmexp.models.tuning.Head"
 """tune=head."""
 
+LAST_LAYERS_TARGET = "rmexp.models.tuning.LastLayers"
+"""tune=last_layers."""
+
 LINEAR_TARGET = "rmexp.models.heads.LinearHead"
 """head=linear, which runs had before head was a group."""
 

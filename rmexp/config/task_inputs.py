@@ -1,11 +1,11 @@
 """What a task's signature asks for: config groups, facts of the job, keys of its own YAML."""
 
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, get_args
 
 from rmexp.config.compose import locate
+from rmexp.config.declarations import declaration, declares
 
 
 class InputGroup:
@@ -18,7 +18,7 @@ class InputGroup:
 
 def task_inputs(target: str, with_checkpoint: bool) -> dict[str, Any]:
     """The inputs of a task (name -> annotation), those in input groups included."""
-    return _inputs(locate("task", target), with_checkpoint)
+    return _inputs(declaration("task", target), with_checkpoint)
 
 
 def task_function(target: str, prefix: str) -> Callable[..., Any] | None:
@@ -30,9 +30,8 @@ def task_function(target: str, prefix: str) -> Callable[..., Any] | None:
       inputs bring, and facts about them for the job, see `inherit_config`.
     """
     module, _, name = target.rpartition(".")
-    function: Callable[..., Any] | None
-    function = getattr(importlib.import_module(module), f"{prefix}_{name}", None)
-    return function
+    beside = f"{module}.{prefix}_{name}"
+    return locate("task", beside) if declares(beside) else None
 
 
 def _inputs(function: Any, with_checkpoint: bool) -> dict[str, Any]:

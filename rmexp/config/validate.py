@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rmexp.config.compose import locate, suggest
+from rmexp.config.compose import suggest
+from rmexp.config.declarations import declaration
 from rmexp.config.schema import GROUPS, IMPLICIT_TARGET, Root
 from rmexp.config.task_inputs import task_inputs
 from rmexp.core.errors import UserError
@@ -17,8 +18,8 @@ from rmexp.core.errors import UserError
 def check_config(config: DictConfig, valid: set[str] | None = None) -> None:
     """Check that every `_target_` exists and accepts its keys, and every value's type and range.
 
-    Imports the targets (and so torch), but loads neither models nor data. `valid` are nodes known
-    to be valid, as text; those of this configuration are added.
+    The source of the targets is read, and imported only if it is not rmexp's. `valid` are nodes
+    known to be valid, as text; those of this configuration are added.
 
     Raises:
         UserError: the first mistake.
@@ -70,7 +71,7 @@ def logs_metrics(config: DictConfig) -> bool:
 
 
 def _check_target(path: str, node: DictConfig) -> None:
-    parameters, hints = arguments_of(locate(path, node["_target_"]))
+    parameters, hints = arguments_of(declaration(path, node["_target_"]))
     names = list(parameters)
     if path == "task":  # its keys may be fields of its input groups
         hints = task_inputs(node["_target_"], with_checkpoint=True)
@@ -97,9 +98,8 @@ def arguments_of(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, A
     Of a class that takes **keywords, the parameters of its base count too, as optional ones: the
     class may give them itself.
     """
-    function = target if inspect.isfunction(target) else target.__init__
-    parameters = dict(inspect.signature(target).parameters)
-    hints = inspect.get_annotations(function, eval_str=True)
+    parameters = dict(inspect.signature(target, eval_str=True).parameters)
+    hints = {n: p.annotation for n, p in parameters.items() if p.annotation is not p.empty}
     rest = [n for n, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
     if rest and inspect.isclass(target):
         base, more = arguments_of(target.__base__)

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import gguf
 import torch
 import transformers
 from safetensors import safe_open
-from transformers import modeling_gguf_pytorch_utils
 
 from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import UserError
@@ -26,6 +24,9 @@ def _parsed_once() -> Iterator[None]:
     transformers parses it for the tokenizer, the configuration and the weights, and maps names for
     every module.
     """
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils
+
     before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     for name, function in before.items():
         setattr(gguf, name, functools.cache(function))

@@ -9,7 +9,14 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rmexp.config.compose import build, without_hydra
-from rmexp.config.schema import GROUPS, IMPROVE_TARGET, SINGLE_PROCESS, TRAIN_TARGET
+from rmexp.config.schema import (
+    GROUPS,
+    HEAD_TARGET,
+    IMPROVE_TARGET,
+    LAST_LAYERS_TARGET,
+    SINGLE_PROCESS,
+    TRAIN_TARGET,
+)
 from rmexp.config.task_inputs import task_function, task_inputs
 from rmexp.config.validate import (
     check_config,
@@ -73,14 +80,14 @@ class JobChecker:
             own = OmegaConf.masked_copy(config, keys)
         check_config(own, self._valid)
         check_task_keys(config, overrides)
-        if logs_metrics(config):
-            self._build("logger", config.logger).check()
-        if check := task_function(config.task["_target_"], "check"):
-            check(config)
         places = {key: config.trainer.get(key) for key in SINGLE_PROCESS}
         if config.task.name not in ("train", "plan") and places != SINGLE_PROCESS:
             values = ", ".join(f"trainer.{key}={value}" for key, value in places.items())
             raise UserError(f"task={config.task.name} runs on one device: leave out {values}.")
+        if config.task.name in ("train", "plan"):
+            _check_sharding(config)
+        if check := task_function(config.task["_target_"], "check"):
+            check(config)
         if config.checkpoint is not None:
             completed, facts = _with_checkpoint(config, overrides)
             check_config(completed, self._valid)
@@ -91,6 +98,8 @@ class JobChecker:
             job = dataclasses.replace(job, config=config, inherited=facts)
         if config.checkpoint is None:
             self._check_parts(config, choices)
+        if logs_metrics(config):
+            self._build("logger", config.logger).check()
         return job
 
     def _check_parts(self, config: DictConfig, choices: Mapping[str, str]) -> None:
@@ -100,43 +109,37 @@ class JobChecker:
         wanted = task_inputs(config.task["_target_"], with_checkpoint=False)
         if "implicit" in wanted and is_implicit(config):
             wanted["model"] = wanted["implicit"]
-        cheap = ("data", "template", "trainer", "model", "tune")
-        parts = {group: self._build(group, config[group]) for group in cheap if group in wanted}
-        if "data" in parts:
-            parts["data"].check()
-        for group in (g for g in ("template", "model") if g in parts):
-            parts[group].check()
+
+        def part(group: str) -> Any:
+            return self._build(group, config[group]) if group in wanted else None
+
+        # What imports least comes first: losses need torch, models and the trainer the rest too.
+        data, loss, head = part("data"), part("loss"), part("head")
+        if data is not None:
+            data.check()
+        kinds = None if data is None else data.label_kinds
+        own = head is not None and head.own_labels
+        if loss is not None and kinds is not None and not own:
+            check_fits(loss, choices["loss"], kinds, choices["data"])
+        template, model = part("template"), part("model")
+        for one in (template, model):
+            if one is not None:
+                one.check()
+        if head is not None:
+            head.check(loss, choices["loss"], model, data)
         if "policy" in wanted:
             from rmexp.policy.policy_model import policy_model
 
             policy_model(config.policy, config.cache).check()
-        if config.task.name in ("train", "plan"):
-            self._check_devices(parts, config.task.name)
-        loss = self._build("loss", config.loss) if "loss" in wanted else None
-        head = self._build("head", config.head) if "head" in wanted else None
-        if head is not None:
-            head.check(loss, choices["loss"], parts["model"], parts["data"])
-        kinds = parts["data"].label_kinds if "data" in parts else None
-        own = head is not None and head.own_labels
-        if loss is not None and kinds is not None and not own:
-            check_fits(loss, choices["loss"], kinds, choices["data"])
-        if "tune" in parts:
-            parts["tune"].check(parts["model"])
+        trainer, tune = part("trainer"), part("tune")
+        if config.task.name == "train":  # a plan may be for other machines
+            self._check_devices(trainer)
+        if tune is not None:
+            tune.check(model)
 
-    def _check_devices(self, parts: Mapping[str, Any], task: str) -> None:
-        """Check that the devices of a training exist and suit its other parts."""
-        from rmexp.models.tuning import Head, LastLayers
-
-        if task == "train":  # a plan may be for other machines
-            parts["trainer"].check_devices(here=LAUNCHERS[self.launcher].on_this_host)
-        if parts["trainer"].strategy == "fsdp":
-            if isinstance(parts["tune"], (Head, LastLayers)):
-                raise UserError(
-                    "trainer=fsdp shards what trains, and with tune=head or tune=last_layers most "
-                    "of the model does not: use trainer=ddp."
-                )
-            if parts["model"].compile:
-                raise UserError("trainer=fsdp and model.compile=true exclude each other.")
+    def _check_devices(self, trainer: Any) -> None:
+        """Check that the devices of a training exist."""
+        trainer.check_devices(here=LAUNCHERS[self.launcher].on_this_host)
 
     def _check_resume(self, config: DictConfig, overrides: list[str]) -> None:
         """A resumed run keeps its configuration, but for the devices."""
@@ -167,8 +170,8 @@ class JobChecker:
             check(saved)
         if saved.task["_target_"] != TRAIN_TARGET:
             return
-        parts = {group: build(saved[group]) for group in ("trainer", "tune", "model")}
-        self._check_devices(parts, "train")
+        _check_sharding(saved)
+        self._check_devices(build(saved.trainer))
 
     def _build(self, group: str, node: DictConfig) -> Any:
         """The object of a group, shared by all jobs with the same settings."""
@@ -187,16 +190,29 @@ def _refuse_lists(overrides: Sequence[str]) -> None:
             raise UserError(f"{override}: choose one option of the group{several}.")
 
 
+def _check_sharding(config: DictConfig) -> None:
+    """Check that trainer=fsdp suits the other parts of a training."""
+    if config.trainer.get("strategy") != "fsdp":
+        return
+    if config.tune["_target_"] in (HEAD_TARGET, LAST_LAYERS_TARGET):
+        raise UserError(
+            "trainer=fsdp shards what trains, and with tune=head or tune=last_layers most "
+            "of the model does not: use trainer=ddp."
+        )
+    if config.model.get("compile"):
+        raise UserError("trainer=fsdp and model.compile=true exclude each other.")
+
+
 def _with_checkpoint(
     config: DictConfig, overrides: Sequence[str]
 ) -> tuple[DictConfig, dict[str, Any]]:
     """The configuration, completed by that of the checkpoint's run, and facts about that run."""
+    if isinstance(config.checkpoint, str) and not Path(config.checkpoint).expanduser().is_dir():
+        raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
     from rmexp.inference.checkpoint import check_ensemble, inherit_config
 
     if not isinstance(config.checkpoint, str):
         check_ensemble(config.checkpoint)
         if any(word.split(".")[0].split("=")[0] == "template" for word in overrides):
             raise UserError("Each member of an ensemble has its own template: leave out template.")
-    elif not Path(config.checkpoint).expanduser().is_dir():
-        raise UserError(f"checkpoint={config.checkpoint}: there is no such directory.")
     return inherit_config(config, overrides, own_rows=reads_trained_rows(config))

@@ -7,15 +7,18 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rmexp.config.compose import compose_config, explain, known_keys, locate
+from rmexp.config.declarations import declaration
 from rmexp.config.grid import Composer
 from rmexp.config.schema import GROUPS, job_directory, plain_name, register
-from rmexp.config.validate import check_config
+from rmexp.config.task_inputs import build_inputs, task_inputs
+from rmexp.config.validate import NAMED, arguments_of, check_config, describe_type
 from rmexp.core.errors import UserError
 from tests.conftest import ROOT
 from tests.data.test_data_options import OPTIONS
@@ -244,23 +247,63 @@ def test_directory_names_are_plain_and_short():
     assert name != job_directory(3, ",".join(f"data.fields.key{n}=other" for n in range(20)))
 
 
+ANSWERS = [
+    ["--help"],
+    ["--cfg", "job"],
+    ["loss=contrastve"],
+    ["loss.marginn=2"],
+    ["+loss.marginn=2"],
+    ["loss.margin=abc"],
+    ["data=jsonl"],
+    ["task=evaluate"],
+    ["task=compare", "runs=missing", "loss.margin=2"],
+    ["task=score", "checkpoint=missing", "out=x.jsonl"],
+    ["trainer=fsdp", "tune=head"],
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words", [["--help"], ["--cfg", "job"], ["loss=contrastve"], ["loss.marginn=2"]]
-)
-def test_answers_without_torch(words):
+def test_answers_without_torch():
     code = (
-        "import sys; sys.argv = ['rmexp', *sys.argv[1:]]\n"
+        "import sys\n"
         "from rmexp.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'transformers', 'lightning', 'wandb'} & set(sys.modules)"
+        f"for words in {ANSWERS}:\n"
+        "    sys.argv = ['rmexp', *words]\n"
+        "    try: main()\n"
+        "    except SystemExit: pass\n"
+        "    else: assert words[0][:2] == '--', words\n"
+        "    slow = {'torch', 'transformers', 'lightning', 'wandb', 'datasets', 'scipy'}\n"
+        "    assert not slow & set(sys.modules), words"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("rmexp: ") == len(ANSWERS) - 2
+
+
+def test_a_declaration_has_the_signature_of_what_it_stands_for():
+    """Names, which of them are needed, and types in words, of every `_target_` in conf/."""
+    targets = {
+        t for file in FILES for t in re.findall(r"_target_: (rmexp[.\w]+)", file.read_text())
+    }
+    assert len(targets) > 50
+
+    def described(thing):
+        parameters, hints = arguments_of(thing)
+        return {
+            name: (parameter.default is parameter.empty, describe_type(hints.get(name, Any)))
+            for name, parameter in parameters.items()
+            if parameter.kind in NAMED
+        }
+
+    for target in targets:
+        declared = declaration("target", target)
+        assert declared is not locate("target", target), target
+        assert described(declared) == described(locate("target", target)), target
+        for checkpoint in (True, False) if target.startswith("rmexp.tasks") else ():
+            built = []
+            build_inputs(locate("task", target), checkpoint, built.append)
+            assert list(task_inputs(target, checkpoint)) == list(dict.fromkeys(built))
 
 
 def test_the_wheel_and_the_checkout_have_the_same_conf():
