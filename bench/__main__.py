@@ -1,6 +1,7 @@
 """python -m bench [WORK ...] [--rounds 3] [--steps 24] [--warmup 4]: rmexp's speed beside others'.
 
-`serve` measures a server under concurrent clients, once; see bench/serving.py.
+`serve` measures a server under concurrent clients, once; see bench/serving.py. `gpu` measures on a
+GPU, with settings of its own: python -m bench gpu --help.
 
 Whole sweeps (sweeps-full, sweeps-last-layers, sweeps-head, sweeps-heads200) are measured once; the
 first two take an hour each, and less with --runs 4 --trl-steps 6.
@@ -37,6 +38,11 @@ PACKAGES = ("torch", "transformers", "trl", "lightning", "numpy")
 
 def main() -> None:
     """Run the rounds that are missing and write RESULTS.md."""
+    if sys.argv[1:2] == ["gpu"]:
+        from bench import gpu  # imports torch
+
+        gpu.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     names = [*WORKS, "growth", "serve", *SWEEPS]
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(names)}; all")

@@ -42,7 +42,7 @@ def gemm_peak(model: Any, tokens: int, dtype: torch.dtype) -> float:
     flops = seconds = 0.0
     for (out, wide), count in shapes.items():
         w, x, g = (
-            torch.randn(shape, dtype=dtype)
+            torch.randn(shape, dtype=dtype, device=embeddings.device)
             for shape in ((out, wide), (tokens, wide), (tokens, out))
         )
         for multiply in (
@@ -58,11 +58,16 @@ def gemm_peak(model: Any, tokens: int, dtype: torch.dtype) -> float:
 @torch.no_grad()
 def _seconds(multiply: Callable[[], Any]) -> float:
     """Median of repeats over a tenth of a second, after two that are not counted."""
-    multiply()
-    multiply()
+
+    def finished() -> None:
+        if multiply().is_cuda:
+            torch.cuda.synchronize()
+
+    finished()
+    finished()
     found: list[float] = []
     while sum(found) < 0.1 or len(found) < 5:
         start = time.perf_counter()
-        multiply()
+        finished()
         found.append(time.perf_counter() - start)
     return median(found)

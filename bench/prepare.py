@@ -109,10 +109,10 @@ def flat(steps: Iterable[Sequence[Any]]) -> list[Any]:
     return list(chain.from_iterable(steps))
 
 
-def batches(pairs: Sequence[Any]) -> list[list[Any]]:
-    """Whole micro-batches of pairs in their order; up to seven pairs at the end are left out."""
-    whole = len(pairs) // PAIRS * PAIRS
-    return [list(pairs[n : n + PAIRS]) for n in range(0, whole, PAIRS)]
+def batches(pairs: Sequence[Any], size: int = PAIRS) -> list[list[Any]]:
+    """Whole micro-batches of `size` pairs in their order; fewer at the end are left out."""
+    whole = len(pairs) // size * size
+    return [list(pairs[n : n + size]) for n in range(0, whole, size)]
 
 
 def sample(steps: Sequence[Sequence[Any]], number: int, seed: random.Random) -> list[list[Any]]:
@@ -121,13 +121,13 @@ def sample(steps: Sequence[Sequence[Any]], number: int, seed: random.Random) -> 
     return [seed.sample(home[int((n + 0.5) * len(home) / number)], PAIRS) for n in range(number)]
 
 
-def by_length(pairs: Sequence[Any], seed: random.Random) -> list[list[Any]]:
+def by_length(pairs: Sequence[Any], seed: random.Random, size: int = PAIRS) -> list[list[Any]]:
     """The pairs in micro-batches of like lengths, in random order.
 
     What TRL's `group_by_length` does within 50 batches. Done to just the pairs of the round, as
     its own sampler on few rows would group them worse, and on all rows train other pairs.
     """
-    found = batches(sorted(pairs, key=lambda pair: max(pair["lengths"]), reverse=True))
+    found = batches(sorted(pairs, key=lambda pair: max(pair["lengths"]), reverse=True), size)
     seed.shuffle(found)
     return found
 

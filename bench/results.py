@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from bench.gpu_results import gpu
 from bench.growth_results import growth_tables, merged, plot
 from bench.proofs import MFU, agreement, goodput
 from bench.rounds import HOME, Round, newest, ratios, spread, table, verdict
@@ -22,7 +23,7 @@ def write() -> None:
         growth = merged([r["growth"] for r in rounds["growth"]])
         plot(growth)
         parts.append(growth_tables(growth, len(rounds["growth"])))
-    parts += [serving(), sweeps()]
+    parts += [serving(), sweeps(), gpu()]
     (HOME / "RESULTS.md").write_text("\n".join(part for part in parts if part))
 
 

@@ -6,8 +6,9 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "WANDB_MODE": "offline",
     "WANDB_SILENT": "true",
-    "CUDA_VISIBLE_DEVICES": "",
 }
+if os.environ.get("RMEXP_TEST_DEVICE") != "cuda":  # tests marked gpu
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import atexit
 import functools

@@ -194,6 +194,29 @@ def attention_blocks(trees: Sequence[Tree], window: int | None) -> Iterator[Bloc
         start = segment
 
 
+def visible_pairs(trees: Sequence[Tree], row: int, block: int, window: int | None) -> np.ndarray:
+    """(B, B) number of visible pairs of query and key in each block of a packed row's mask.
+
+    By the rule of `attention_blocks`: a query attends to two stretches of the row, one of the
+    prefix and one of its own segment. Padding after the trees is one more sequence.
+    """
+    padding, reach = row - sum(tree.size for tree in trees), window or row
+    start, stretches = 0, []
+    for tree in [*trees, *([Tree(0, (padding,))] if padding else [])]:
+        index, segment = start + np.arange(tree.size), tree.segments()
+        first = start + np.cumsum([0, tree.shared_prefix, *tree.branches[:-1]])[segment]
+        low = start + np.maximum(tree.positions() - reach + 1, 0)
+        high = np.where(segment > 0, start + tree.shared_prefix, low)
+        own = np.maximum(first, index - reach + 1)
+        stretches.append(np.stack([low, high, own, index + 1]))
+        start += tree.size
+    edges = np.arange(0, row, block)
+    low, high, own, end = np.concatenate(stretches, 1)[:, :, None]
+    seen = np.clip(np.minimum(high, edges + block) - np.maximum(low, edges), 0, None)
+    seen += np.clip(np.minimum(end, edges + block) - np.maximum(own, edges), 0, None)
+    return np.add.reduceat(seen, edges, axis=0)
+
+
 def _block(
     tree: int, prefix: int, segment: int, begin: int, queries: int, window: int | None
 ) -> Block:

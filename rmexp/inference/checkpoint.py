@@ -325,7 +325,7 @@ def load_scorer(
     path: str | Path | Sequence[str | Path],
     *,
     layout: Literal["auto", "tree", "padded"] = "auto",
-    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto",
+    precision: str | int = "auto",
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     max_length: int | None = None,
     trust_remote_code: bool = False,
@@ -339,7 +339,7 @@ def load_scorer(
         path: a run directory of rmexp, or a Hugging Face directory with one reward head; of a list
             the ensemble, see `EnsembleScorer`.
         layout: see `choose_layout`.
-        precision: `auto` is bf16 where the hardware is fast at it.
+        precision: `bf16-mixed` or `32-true`; `auto` is bf16 where the hardware is fast at it.
         accelerator: `auto` is the GPU if there is one.
         max_length: tokens of a prompt and a response; None takes the run's, or else the number of
             the model's positions.

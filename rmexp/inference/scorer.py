@@ -27,6 +27,7 @@ from rmexp.evaluation.aggregate import MEAN, Aggregate, Aggregation, member_std
 from rmexp.evaluation.calibration import Calibration
 from rmexp.inference.export import check_fingerprint
 from rmexp.inference.reward_details import RewardDetails
+from rmexp.models.frozen_weights import hold_in_bf16
 from rmexp.models.head_file import load_outputs
 from rmexp.models.layout_probe import choose_layout
 from rmexp.models.model_checks import check_padding, max_positions
@@ -425,6 +426,8 @@ def open_scorer(
     load_outputs(model, source)
     if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head: train it first.")
+    if precision == "bf16-mixed":
+        hold_in_bf16(model, everything=True)
     model.to(device)
     check_padding(model, tokenizer.pad_token_id)
     limits = [length for length in (max_length, max_positions(model)) if length is not None]

@@ -104,14 +104,17 @@ class Loss(nn.Module):
         return {name: float(weights_U.sum()) for name, (_, weights_U) in terms.items()}
 
     @torch.no_grad()
+    @torch.no_grad()
     def total_weights(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Total weight of each term over the micro-batches of a step, before any forward pass."""
-        totals: dict[str, float] = {}
+        sums: dict[str, list[Tensor]] = {}
         for batch in batches:
             zeros_N_K = batch.ratings_N.new_zeros((len(batch.ratings_N), self.outputs))
             for term, (_, weights_U) in self.of_outputs(zeros_N_K, batch).items():
-                totals[term] = totals.get(term, 0.0) + float(weights_U.sum())
-        return totals
+                sums.setdefault(term, []).append(weights_U.sum().double())
+        # One transfer, as each makes the CPU wait for the device.
+        every = torch.stack([torch.stack(one).sum() for one in sums.values()] or [torch.zeros(())])
+        return dict(zip(sums, every.tolist(), strict=False))
 
 
 def pair_gaps(rewards_N: Tensor, batch: Batch) -> Tensor:

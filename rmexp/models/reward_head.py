@@ -28,6 +28,7 @@ class ModelFacts:
         size: number of parameters, without LoRA's.
         attends_to_future: a token's hidden state depends on later tokens.
         padded_attention: the attention implementation for padded rows.
+        rounded: frozen weights are held in bf16 and have lost digits, see `hold_in_bf16`.
     """
 
     fresh_head: bool
@@ -35,6 +36,7 @@ class ModelFacts:
     size: int
     attends_to_future: bool
     padded_attention: str
+    rounded: bool = False
 
 
 class RewardHead(nn.Linear):

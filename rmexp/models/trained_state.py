@@ -9,7 +9,11 @@ from torch import nn
 def trained_state(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """A module's state without its frozen parameters, which the base model has."""
     frozen = _frozen_names(module)
-    return {name: value for name, value in state.items() if name not in frozen}
+
+    def of_frozen(name: str) -> bool:  # weights in 4 bits have scales: WEIGHT.absmax
+        return name in frozen or f"{name.partition('.weight.')[0]}.weight" in frozen
+
+    return {name: value for name, value in state.items() if not of_frozen(name)}
 
 
 def load_trained_state(module: nn.Module, state: Mapping[str, Any], strict: bool = True) -> Any:

@@ -19,11 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from rmexp.batching.prefix_tree import Tree, attention_blocks
+from rmexp.batching.prefix_tree import Tree, attention_blocks, visible_pairs
+from rmexp.core.devices import host_to_device
 from rmexp.models.block_attention import BlockAttention
 
 TREE_ATTENTION = "rmexp_tree"
 """Name of the attention implementation."""
+
+MASK_BLOCK = 128
+"""Queries and keys of a block of FlexAttention's mask; torch's default."""
 
 Kernel = Literal["blocks", "flex", "sdpa"]
 
@@ -89,7 +93,7 @@ class TreeRow:
         labels[1, :used] = np.concatenate([tree.segments() for tree in self.trees])
         labels[2, :used] = np.concatenate([tree.positions() for tree in self.trees])
         labels[2, used:] = np.arange(self.row - used)
-        return torch.from_numpy(labels).to(self.device)
+        return host_to_device(torch.from_numpy(labels), self.device)
 
     def _seen(self, window: int | None) -> Tensor:
         """(T, T) true where a query may attend."""
@@ -97,10 +101,19 @@ class TreeRow:
         return _rule(self._labels(), window)(None, None, every[:, None], every[None])
 
     def _block_mask(self, window: int | None) -> Any:
-        from torch.nn.attention.flex_attention import create_block_mask
+        """FlexAttention's mask. `create_block_mask` would make tensors of T x T for it."""
+        from torch.nn.attention.flex_attention import BlockMask
 
+        seen = visible_pairs(self.trees, self.row, MASK_BLOCK, window)
+        blocks: list[Tensor] = []
+        for kind in ((seen > 0) & (seen < MASK_BLOCK**2), seen == MASK_BLOCK**2):
+            for numbers in (kind.sum(1), np.argsort(~kind, 1, kind="stable")):
+                found = torch.from_numpy(numbers)[None, None].int()
+                blocks.append(host_to_device(found, self.device))
         rule = _rule(self._labels(), window)
-        return create_block_mask(rule, None, None, self.row, self.row, device=str(self.device))
+        return BlockMask.from_kv_blocks(
+            *blocks, BLOCK_SIZE=MASK_BLOCK, mask_mod=rule, seq_lengths=(self.row, self.row)
+        )
 
 
 def _rule(labels: Tensor, window: int | None) -> Callable[..., Tensor]:

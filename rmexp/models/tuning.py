@@ -13,11 +13,14 @@ from transformers.pytorch_utils import Conv1D
 from rmexp.batching.collate import BatchLayout, Collate, unlabelled_row
 from rmexp.config.compose import suggest
 from rmexp.core.errors import UserError
+from rmexp.models.frozen_weights import reads_weights
 from rmexp.models.reward_model import backbone, compute_rewards, head_parameters, random_tokens
 
 
 class TrainablePart:
     """Which part of a model trains; called with a model and a seed, it sets `requires_grad`."""
+
+    load_in_4bit: bool = False
 
     def check(self, source: Any) -> None:
         """Check the setting on `source.skeleton()`, before the model's weights are loaded.
@@ -95,6 +98,7 @@ class LoRA(TrainablePart):
             responses would share the dropout masks of their prefix.
         target_modules: `all-linear` for all linear layers below the head; names of linear layers
             or ends of names (`q_proj`); None takes peft's default for the model's family.
+        load_in_4bit: frozen layers are held in 4 bits (QLoRA), see `hold_in_4bit`.
     """
 
     cache_gib: ClassVar[float] = 0.0  # every layer may have an adapter
@@ -103,6 +107,7 @@ class LoRA(TrainablePart):
     alpha: Annotated[int, Gt(0)] | None
     dropout: Annotated[float, Ge(0), Lt(1)]
     target_modules: Literal["all-linear"] | list[str] | None
+    load_in_4bit: bool = False
 
     def check(self, source: Any) -> None:
         self(source.skeleton(), 0)
@@ -145,8 +150,8 @@ class LoRA(TrainablePart):
         chosen = self._chosen(model, names)
         for name in chosen:
             mixer, _, end = name.rpartition(".")
-            # Like peft: Mamba's kernels read this weight without calling the layer.
-            if end == "out_proj" and {"A_log", "D"} <= set(model.get_submodule(mixer)._parameters):
+            # Like peft, which adapts Mamba's other layers.
+            if end == "out_proj" and reads_weights(model.get_submodule(mixer)):
                 raise UserError(
                     f"tune.target_modules: {type(model).__name__} reads the weights of {end} past "
                     "LoRA; name the other layers."

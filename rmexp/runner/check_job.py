@@ -134,6 +134,10 @@ class JobChecker:
         trainer, tune = part("trainer"), part("tune")
         if config.task.name == "train":  # a plan may be for other machines
             self._check_devices(trainer)
+            if tune.load_in_4bit and LAUNCHERS[self.launcher].on_this_host:
+                from rmexp.models.frozen_weights import check_4bit
+
+                check_4bit(trainer.resolved_accelerator() == "gpu")
         if tune is not None:
             tune.check(model)
 
@@ -199,6 +203,8 @@ def _check_sharding(config: DictConfig) -> None:
             "trainer=fsdp shards what trains, and with tune=head or tune=last_layers most "
             "of the model does not: use trainer=ddp."
         )
+    if config.tune.get("load_in_4bit"):
+        raise UserError("trainer=fsdp does not shard weights in 4 bits: use trainer=ddp.")
     if config.model.get("compile"):
         raise UserError("trainer=fsdp and model.compile=true exclude each other.")
 

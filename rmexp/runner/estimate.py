@@ -70,9 +70,11 @@ def measure(cells: Sequence[JobSpec], reporter: Reporter) -> MeasuredJob:
         run = RunDirectory(Path(folder))
         prepared = prepare_data(model, template, data, config.seed, run, silent, check)
         device = trainer.device()
-        network, layout = load_model(model, prepared, config.seed, run, silent, device, tune, head)
-        network.train()
         precision = trainer.resolved_precision()
+        network, layout = load_model(
+            model, prepared, config.seed, run, silent, device, tune, head, precision
+        )
+        network.train()
         kept = load_or_compute(network, data, layout, precision, tune.cache_gib, reporter.count)
     loss = head.losses(loss, data, config.seed).to(device)
     with skip_frozen_layers(network, layout, kept) as layout:

@@ -71,8 +71,10 @@ def train(
     with distributed.local_rank_zero_first():  # rows are tokenised once, and weights converted
         prepared = prepare_data(model, template, data, seed, run, reporter, check)
     trainer = resolve_monitor(trainer, data)
-    device = trainer.device()
-    network, layout = load_model(model, prepared, seed, run, reporter, device, tune, head)
+    device, precision = trainer.device(), trainer.resolved_precision()
+    network, layout = load_model(
+        model, prepared, seed, run, reporter, device, tune, head, precision
+    )
     loss = head.losses(loss, data, seed)
     if not model_facts(network).fresh_head:
         reporter.say("the checkpoint has a reward head: it is kept")
@@ -81,9 +83,7 @@ def train(
     fingerprints = {"template": prepared.audit.fingerprint, "data": data.fingerprint}
     last = _resume_point(run, fingerprints) if resume else None
     run.update(**training_facts(trainer, data, steps))
-    cached = load_or_compute(
-        network, data, layout, trainer.resolved_precision(), tune.cache_gib, reporter.count
-    )
+    cached = load_or_compute(network, data, layout, precision, tune.cache_gib, reporter.count)
     if cached is not None:
         run.update(features=cached.facts)
         reporter.say(cached.line())
@@ -121,9 +121,11 @@ def train(
 
         def whole() -> Any:
             stack.close()  # puts the frozen layers back
-            if not module.sharded:
+            if not (module.sharded or model_facts(network).rounded):
                 return network
             last = last_layer(network)
+            for weight in [] if module.sharded else network.parameters():
+                weight.data = weight.data.new_empty(0)  # the base needs their memory
             weights = RunCheckpoint(
                 base=model,
                 weights=best.best_model_path,

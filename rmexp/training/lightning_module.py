@@ -83,6 +83,7 @@ class RewardModule(lightning.LightningModule):
         self.calibration: Calibration | None = None
         self.labels: dict[str, EvalLabels] = {}
         self._rng: Mapping[str, Any] | None = None
+        self._totals: StepTotals | None = None  # of the step that comes next
 
     def forward(self, batch: Batch) -> Tensor:
         """outputs_N_K of the head."""
@@ -105,6 +106,12 @@ class RewardModule(lightning.LightningModule):
             shard_model(self, self._device_mesh["data_parallel"], bf16)
             self.sharded = True
 
+    def on_before_batch_transfer(self, batch: Step, dataloader_idx: int) -> Step:
+        """Add up the weights of terms on the CPU, where that waits for no GPU."""
+        here = not [*self.loss.parameters(), *self.loss.buffers()]
+        self._totals = StepTotals.of(batch.batches, self.loss) if here and self.training else None
+        return batch
+
     def training_step(self, step: Step, index: int) -> None:
         """One update; each loss term is normalised by its weight over all micro-batches.
 
@@ -113,7 +120,7 @@ class RewardModule(lightning.LightningModule):
         micro-batch, so that all processes compute the same number of them.
         """
         optimizer: Any = self.optimizers()
-        parts = self._gather_totals(StepTotals.of(step.batches, self.loss))
+        parts = self._gather_totals(self._totals or StepTotals.of(step.batches, self.loss))
         totals, pairs = total_weights(parts), sum(part.pairs for part in parts)
         responses = sum(part.responses for part in parts)
         count = max(part.batches for part in parts) if self.sharded else 1

@@ -67,8 +67,8 @@ class ModelScorer:
         self.calibration = calibration.load_calibration(self.home)
         longest = max(everything, key=lambda data: data.longest())
         prepared = dataclasses.replace(prepared, data=longest)
-        device = trained.trainer.device()
-        self.model, self.layout = load_trained(trained.model, prepared, seed, run, reporter, device)
+        where = trained.trainer.device(), trained.trainer.resolved_precision()
+        self.model, self.layout = load_trained(trained.model, prepared, seed, run, reporter, *where)
         self.fit = trained.trainer.build(run, [], [])
 
     @property

@@ -126,8 +126,11 @@ class TrainedHead:
 
         def whole() -> Any:
             best: Any = copy.deepcopy(module.model.score)
-            replace_head(self.network, best)
-            return self.network
+            network = self.network
+            if model_facts(network).rounded:
+                network = self.source.load_model(self.prepared.tokenizer, self.run.seed)
+            replace_head(network, best)
+            return network
 
         # Plots would take most of the time: the sweep writes the page of its best run.
         parts = RunParts(
@@ -157,7 +160,7 @@ def fit_heads(
     tune.check(source)
     shared = prepare(source, template, data, seed, reporter)
     device, precision = trainer.device(), trainer.resolved_precision()
-    network, layout = open_model(source, shared, seed, device, tune)
+    network, layout = open_model(source, shared, seed, device, tune, precision=precision)
     # If the seed initialises frozen weights too, each run has its own model.
     one_model = model_facts(network).only_head_drawn or len({run.seed for run in runs}) == 1
     if not (one_model and head_is_linear(network)):

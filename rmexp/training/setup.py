@@ -12,9 +12,11 @@ import torch
 from rmexp.batching.collate import BatchLayout
 from rmexp.core import distributed
 from rmexp.core.console import Reporter
+from rmexp.core.devices import Precision
 from rmexp.core.errors import UserError, note_fallback
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.inference.export import check_fingerprint
+from rmexp.models.frozen_weights import hold_in_4bit, hold_in_bf16
 from rmexp.models.head_file import load_outputs
 from rmexp.models.heads import HeadSettings
 from rmexp.models.layout_probe import choose_layout
@@ -119,9 +121,10 @@ def load_model(
     device: str,
     tune: Any = None,
     head: HeadSettings | None = None,
+    precision: Precision = "32-true",
 ) -> tuple[Any, BatchLayout]:
     """`open_model`, and report it."""
-    model, layout = open_model(source, prepared, seed, device, tune, head)
+    model, layout = open_model(source, prepared, seed, device, tune, head, precision)
     facts = parameter_counts(model, tune)
     run.update(**facts, layout=layout.layout)
     trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
@@ -137,12 +140,14 @@ def open_model(
     device: str,
     tune: Any = None,
     head: HeadSettings | None = None,
+    precision: Precision = "32-true",
 ) -> tuple[Any, BatchLayout]:
     """Load the reward model, check that it fits the data, and choose the layout on its device.
 
     Args:
         tune: which part trains, see `tuning`; None: nothing.
         head: the outputs that it gets; None: those that it has.
+        precision: in which it will compute; what is frozen is held in it, and without `tune` all.
 
     Raises:
         UserError: the model has fewer positions than the longest row needs, or padding would
@@ -153,6 +158,10 @@ def open_model(
         head.install(model, seed)
     if tune is not None:
         tune(model, seed)
+    if tune is not None and tune.load_in_4bit:
+        hold_in_4bit(model)
+    elif precision == "bf16-mixed":
+        hold_in_bf16(model, everything=tune is None)
     positions, longest = max_positions(model), prepared.data.longest()
     if positions is not None and longest > positions:
         raise UserError(
@@ -195,16 +204,22 @@ def _millions(count: int) -> str:
 
 
 def load_trained(
-    source: Any, prepared: Prepared, seed: int, run: RunDirectory, reporter: Reporter, device: str
+    source: Any,
+    prepared: Prepared,
+    seed: int,
+    run: RunDirectory,
+    reporter: Reporter,
+    device: str,
+    precision: Precision = "32-true",
 ) -> tuple[Any, BatchLayout]:
-    """Load a trained reward model.
+    """Load a trained reward model; see `open_model`.
 
     Raises:
         UserError: it has no head, or another template than in training.
     """
     if (directory := getattr(source, "path", None)) is not None:
         check_fingerprint(Path(directory), prepared.tokenizer)
-    model, layout = load_model(source, prepared, seed, run, reporter, device)
+    model, layout = load_model(source, prepared, seed, run, reporter, device, precision=precision)
     load_outputs(model, source)
     if model_facts(model).fresh_head:
         raise UserError(f"{source.path} has no reward head (score.weight): train it first.")

@@ -49,7 +49,8 @@ class TrainerSettings:
     Args:
         max_epochs: passes over the training rows.
         max_steps: maximum number of updates; None sets no limit.
-        precision: `auto` is bf16 if the hardware is fast at it, else fp32; rewards and losses are
+        precision: `bf16-mixed`, `32-true`, or Lightning's short names of them; `auto` is bf16 if
+            the hardware is fast at it, else fp32. Rewards, losses and weights that train are
             always fp32.
         accelerator: `auto`, `cpu` or `gpu`.
         strategy: `single`, one process; `ddp`, several with a model each; `fsdp`, several that
@@ -68,7 +69,7 @@ class TrainerSettings:
 
     max_epochs: Annotated[int, Gt(0)]
     max_steps: Annotated[int, Gt(0)] | None
-    precision: Literal["auto", "bf16-mixed", "32-true"]
+    precision: str | int
     accelerator: Literal["auto", "cpu", "gpu"]
     strategy: Literal["single", "ddp", "fsdp"]
     devices: Annotated[int, Gt(0)] | Literal["auto"]
@@ -80,7 +81,8 @@ class TrainerSettings:
     keep: Literal["resume", "weights", "none"]
 
     def __post_init__(self) -> None:
-        """Refuse an unknown monitor, and several devices without a strategy."""
+        """Refuse an unknown precision or monitor, and several devices without a strategy."""
+        self.resolved_precision()
         known = [f"val/{m.name}" for m in monitored_metrics()]
         per_subset = [m.name for m in monitored_metrics() if m.per_subset == "always"]
         if not (

@@ -187,7 +187,7 @@ def _joined(source, lines):
         ),
         (AXOLOTL + "lora_target_linear: true", "lora_target_linear", "only with adapter: lora"),
         (AXOLOTL + "adapter: llama-adapter", "adapter", "there is no llama-adapter"),
-        (AXOLOTL + "adapter: qlora", "adapter", "weights that are kept in fp32"),
+        (AXOLOTL + "adapter: qlora", "adapter", "tune=qlora holds what is frozen in 4 bits"),
         (AXOLOTL + "adapter: lora", "lora_r", "Axolotl no default: give tune.rank"),
         (AXOLOTL + "adapter: lora", "lora_target_modules", "all-linear is taken"),
         (TRL + "parallelism_config: {tp_size: 2}", "parallelism_config", "trainer=ddp"),

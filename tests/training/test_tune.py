@@ -290,15 +290,15 @@ RUN = (
     SHORT_DEMO,
     "data.limit=40",
     "data.batch_size=6",
-    "trainer.precision=32-true",
     "trainer.checkpoint_every=1",
     "trainer.keep=resume",
     "optim.lr=1e-3",
 )
 PARTS = {
-    "lora": ("tune=lora", "tune.rank=4", "tune.dropout=0.1"),
-    "last_layers": ("tune=last_layers", "tune.n=1"),
-    "head": ("tune=head",),
+    "lora": ("tune=lora", "tune.rank=4", "tune.dropout=0.1", "trainer.precision=32"),
+    # Frozen weights are held in bf16 and exported as they are in the base.
+    "last_layers": ("tune=last_layers", "tune.n=1", "trainer.precision=bf16"),
+    "head": ("tune=head", "trainer.precision=32-true"),
 }
 
 

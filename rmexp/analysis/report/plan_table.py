@@ -8,12 +8,12 @@ from rich.table import Table
 from rmexp.core.console import format_bytes
 
 MEANING = {
-    "weights": "fp32",
+    "weights": "fp32; frozen linear layers in the precision that they compute in",
     "gradients": "fp32, of what trains",
     "optimizer": "AdamW's two moments, fp32",
     "activations": "saved for the backward pass, and temporary; no logits: the head reads one "
     "token of each response",
-    "casts": "copies of weights in bf16",
+    "casts": "copies in bf16 of weights that train",
     "exchange": "weights and gradients between devices",
     "process": "Python and its libraries",
     "keeping": "the frozen layers, whose outputs are cached before training",

@@ -59,7 +59,7 @@ def convert_axolotl(s: PeerSettings) -> None:
         s.put("template", "tokenizer", "chat_template")
         s.convert("chat_template")
     if s.get("adapter") == "qlora":
-        s.leave("adapter", "qlora: LoRA, but on weights that are kept in fp32")
+        s.leave("adapter", "qlora: LoRA; on a GPU tune=qlora holds what is frozen in 4 bits")
     rows, off = s.given("test_datasets") or share, s.get("eval_strategy") in ("no", False)
     _training(s, bool(rows and s.given(*EVALUATION) and not off))
 
@@ -98,7 +98,7 @@ def _training(s: PeerSettings, evaluates: bool) -> None:
     if s.get("fp16") and not s.get("bf16"):
         s.put("trainer.precision", "auto", note="there is no fp16")
     elif s.get("bf16") == "full":
-        s.leave("bf16", "full: weights are kept in fp32; bf16-mixed computes in bf16")
+        s.leave("bf16", "full: weights that train are kept in fp32; bf16-mixed computes in bf16")
     if evaluates:
         _validations(s)
         _selection(s)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from rmexp.batching.collate import BatchLayout
@@ -17,7 +18,8 @@ from rmexp.models.tuning import LoRA
 from rmexp.training.optim import AdamW
 from rmexp.training.planning.fake_model import FakeModel
 
-FLOAT, HALF = 4, 2  # bytes of weights, gradients and moments, and of numbers in bf16
+FLOAT, HALF = 4, 2  # bytes of weights that train, gradients and moments, and of numbers in bf16
+IN_4BIT = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # NF4 with scales of 64 weights in 8 bits
 MAX_DEVICES = 1024
 
 
@@ -33,6 +35,7 @@ def estimate(
     batch, epoch = lay_out_epoch(steps, partition, fake.data.rows, collate)
     trace, cells = fake.trace(batch), batch.tokens_R_T.numel()
     parts, weights, gradients, gathered = _sizes(fake)
+    count = sum(parts.values())
     sharded = strategy == "fsdp" and devices > 1
     share = 1 / devices if sharded else 1.0
     phase, peak = trace.peak(share, gradients if epoch["micro_batches"] > 1 else 0)
@@ -48,23 +51,23 @@ def estimate(
     saved = memory["weights"] + memory["optimizer"] + (1 + AdamW.moments) * gradients
     needs = {
         "training": sum(memory.values()),
-        "loading": process + weights,
+        "loading": process + (weights if fake.gpu else FLOAT * count),
         "saving": 0 if fake.gpu or strategy != "fsdp" else process + saved,
-        "export": 0 if fake.gpu else process + 2 * weights,
+        "export": 0 if fake.gpu else process + 2 * FLOAT * count,
         "keeping": 0,
     }
     config, recompute = fake.model.config.get_text_config(), fake.source.gradient_checkpointing
-    count, heads = len(fake.layers), config.num_attention_heads
+    layers, heads = len(fake.layers), config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     attention = 4 * width * epoch["keys"]  # of one layer, forward; twice that backward
-    passes = count - fake.cached + (count - fake.frozen) * (2 + recompute)
+    passes = layers - fake.cached + (layers - fake.frozen) * (2 + recompute)
     flops, feature_flops = trace.flops() / cells * epoch["tokens"] + passes * attention, 0.0
     if fake.cached:
         features = fake.trace(batch, feature_pass=True)
-        needs["keeping"] = needs["loading"] + sum(features.peak()[1])
+        needs["keeping"] = process + weights + sum(features.peak()[1])
         feature_flops = features.flops() / cells * epoch["tokens"] + fake.cached * attention
     return {
-        "parameters": weights // FLOAT,
+        "parameters": count,
         "trainable": gradients // FLOAT,
         "parts": parts,
         "gradient_checkpointing": recompute,
@@ -86,16 +89,18 @@ def _sizes(fake: FakeModel) -> tuple[dict[str, int], int, int, int]:
     layer_of = {id(p): n for n, layer in enumerate(fake.layers) for p in layer.parameters()}
     part_of = {id(p): "head" for p in head_parameters(fake.model)}
     part_of |= {id(fake.model.get_input_embeddings().weight): "embeddings"}
-    parts, moved, gradients = Counter[str](), Counter[int](), 0
+    parts, moved, weights, gradients = Counter[str](), Counter[int](), 0, 0
     for name, p in fake.parameters.items():
         layer, size, trained = layer_of.get(id(p), -1), p.numel(), p.numel() * p.requires_grad
         part = part_of.get(id(p), "other") if layer < 0 else "layers"
         parts["adapters" if ".lora_" in name else part] += size
         moved[layer] += (HALF if fake.bf16 and layer >= 0 else FLOAT) * size + FLOAT * trained
+        in_4bit = fake.tune.load_in_4bit and p.dtype == torch.bfloat16
+        weights += math.ceil(IN_4BIT * size) if in_4bit else p.nbytes
         gradients += FLOAT * trained
     # Parameters outside the layers are gathered for the whole step, layers two at a time.
     gathered = moved.pop(-1) + 2 * max(moved.values(), default=0)
-    return dict(parts), FLOAT * parts.total(), gradients, gathered
+    return dict(parts), weights, gradients, gathered
 
 
 def propose(

@@ -23,6 +23,7 @@ from rmexp.batching.collate import Layout
 from rmexp.core.errors import UserError
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.models import reward_model
+from rmexp.models.frozen_weights import freeze_in_bf16, is_frozen, linear_layers
 from rmexp.models.heads import HeadSettings
 from rmexp.models.layout_probe import check_layout
 from rmexp.models.tuning import LoRA, frozen_layers, layers
@@ -150,6 +151,9 @@ class FakeModel:
             if not isinstance(self.tune, LoRA):
                 self.tune(model, 0)
             self.frozen = frozen_layers(model)
+            if self.bf16 or self.tune.load_in_4bit:
+                for layer in filter(is_frozen, linear_layers(model)):
+                    freeze_in_bf16(layer)
         padded = self.source.layout == "padded" or check_layout(model) is not None
         trees: Layout = "tree" if self.source.layout == "tree" else "mixed"
         self.layout: Layout = "padded" if padded else trees
