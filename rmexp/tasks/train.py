@@ -92,7 +92,6 @@ def train(
         layout = stack.enter_context(skip_frozen_layers(network, layout, cached))
         if trainer.strategy == "single" and run.result["sweep"] is None and not resume:
             network.train()
-            precision = trainer.resolved_precision()
             step = measure_step(network, loss.to(device), data, layout, device, precision)
             reporter.say(
                 f"time: about {format_duration(step.seconds(trainer))} of training and evaluation "
