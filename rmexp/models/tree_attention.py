@@ -105,14 +105,21 @@ class TreeRow:
         from torch.nn.attention.flex_attention import BlockMask
 
         seen = visible_pairs(self.trees, self.row, MASK_BLOCK, window)
-        blocks: list[Tensor] = []
-        for kind in ((seen > 0) & (seen < MASK_BLOCK**2), seen == MASK_BLOCK**2):
-            for numbers in (kind.sum(1), np.argsort(~kind, 1, kind="stable")):
-                found = torch.from_numpy(numbers)[None, None].int()
-                blocks.append(host_to_device(found, self.device))
-        rule = _rule(self._labels(), window)
+        whole = seen == MASK_BLOCK**2
+        # Numbers and indices of the blocks seen in part, and of those seen whole.
+        part_counts, parts, whole_counts, wholes = (
+            host_to_device(torch.from_numpy(numbers)[None, None].int(), self.device)
+            for kind in ((seen > 0) & ~whole, whole)
+            for numbers in (kind.sum(1), np.argsort(~kind, 1, kind="stable"))
+        )
         return BlockMask.from_kv_blocks(
-            *blocks, BLOCK_SIZE=MASK_BLOCK, mask_mod=rule, seq_lengths=(self.row, self.row)
+            part_counts,
+            parts,
+            whole_counts,
+            wholes,
+            BLOCK_SIZE=MASK_BLOCK,
+            mask_mod=_rule(self._labels(), window),
+            seq_lengths=(self.row, self.row),
         )
 
 
