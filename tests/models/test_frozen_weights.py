@@ -129,12 +129,12 @@ def test_4_bits_are_bitsandbytes_own(monkeypatch):
         def __new__(cls, data, requires_grad, quant_type, compress_statistics):
             return super().__new__(cls, data, requires_grad)
 
+    model = small("qwen2")
+    LORA(model, 0)  # peft looks for bitsandbytes too
+    before = losses_and_gradients(model, comparisons(), "tree")
     module = SimpleNamespace(Linear4bit=Linear4bit, Params4bit=Params4bit)
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", module)
     monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(nn=module))
-    model = small("qwen2")
-    LORA(model, 0)
-    before = losses_and_gradients(model, comparisons(), "tree")
     hold_in_4bit(model)
     small_layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
     assert len(small_layers) == 7 * 2
