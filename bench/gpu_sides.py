@@ -147,7 +147,7 @@ def smollm2_tokenizer() -> Any:
     from rmexp.config.schema import register
 
     register()
-    config = compose_config([])
+    config = compose_config(["model=smollm2"])
     tokenizer = build(config.model).load_tokenizer()
     build(config.template).install(tokenizer)
     return tokenizer

@@ -37,7 +37,7 @@ def start(folder: Path) -> Any:
     from rmexp.config.schema import register
 
     register()
-    config = compose_config([])
+    config = compose_config(["model=smollm2"])
     source = build(config.model)
     tokenizer = source.load_tokenizer()
     build(config.template).install(tokenizer)
