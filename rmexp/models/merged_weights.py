@@ -11,7 +11,6 @@ from rmexp.core.errors import UserError
 from rmexp.models.head_file import load_outputs
 from rmexp.models.pretrained import TrainedWeights
 from rmexp.models.reward_head import MultiOutputHead
-from rmexp.models.reward_model import last_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +36,17 @@ class MergedWeights(TrainedWeights):
             model = source.load_model(tokenizer, seed)  # LoRA's updates are merged
             load_outputs(model, source)
             _add(mean, model.state_dict(), share, name)
-            if isinstance(head := last_layer(model), MultiOutputHead):  # not in its state
-                _add(combine, {"combine": head.combine_K}, share, name)
+            for head in _heads_of_several_outputs(model):
+                _add(combine, {"combine": head.combine_K}, share, name)  # not in the model's state
         model.load_state_dict(mean)
-        if isinstance(head := last_layer(model), MultiOutputHead):
+        for head in _heads_of_several_outputs(model):
             head.combine_K.copy_(combine["combine"])
         return model
+
+
+def _heads_of_several_outputs(model: nn.Module) -> list[MultiOutputHead]:
+    """The head, if it has several outputs: none or one."""
+    return [module for module in model.modules() if isinstance(module, MultiOutputHead)]
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -107,7 +107,7 @@ class LoRA(TrainablePart):
     alpha: Annotated[int, Gt(0)] | None
     dropout: Annotated[float, Ge(0), Lt(1)]
     target_modules: Literal["all-linear"] | list[str] | None
-    load_in_4bit: bool = False
+    load_in_4bit: bool = field()  # not the base class's value
 
     def check(self, source: Any) -> None:
         self(source.skeleton(), 0)

@@ -17,7 +17,10 @@ from rmexp.tracking.predictions import PREDICTIONS
 from rmexp.tracking.run_state import read_state
 from tests.conftest import HH, ROOT, SHORT_DEMO, CommandLine, needs, result
 
-TINY = ("model=tiny", "logger=none", SHORT_DEMO, "data.limit=60", "trainer.validations=2")
+TINY = (
+    "model=tiny", "logger=none", SHORT_DEMO, "data.limit=60", "data.batch_size=8",
+    "trainer.validations=2",
+)  # fmt: skip
 RUN_FILES = {
     "config.yaml",
     "overrides.yaml",

@@ -28,7 +28,10 @@ from rmexp.training.finish import remove_checkpoints
 from rmexp.training.measured_step import MeasuredStep
 from tests.conftest import SHORT_DEMO, CommandLine, result
 
-QUICK = ("model=tiny", "logger=none", SHORT_DEMO, "data.limit=24", "trainer.validations=1")
+QUICK = (
+    "model=tiny", "logger=none", SHORT_DEMO, "data.limit=24", "data.batch_size=8",
+    "trainer.validations=1",
+)  # fmt: skip
 GRID = ("-m", *QUICK, "loss=bradley_terry,contrastive", "seed=0,1", "optim.lr=1e-3")
 
 register()
