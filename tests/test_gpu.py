@@ -102,7 +102,7 @@ def test_the_layout_probe_takes_trees():
 
 def test_frozen_weights_in_bf16_give_the_same_rewards_in_half_the_memory():
     model = on_device("llama")
-    LoRA(4, None, 0.0, "all-linear")(model, 0)
+    LoRA(4, None, 0.0, "all-linear", False)(model, 0)
     model.to(DEVICE)
     cast, _ = rewards_and_gradient(model, "tree", "bf16-mixed")
     hold_in_bf16(model)

@@ -23,7 +23,7 @@ from rmexp.models.trained_state import trained_state
 from rmexp.models.tuning import LastLayers, LoRA
 from tests.models.test_families import EXACT, PADDED, comparisons, losses_and_gradients, small
 
-LORA = LoRA(rank=4, alpha=None, dropout=0.0, target_modules="all-linear")
+LORA = LoRA(rank=4, alpha=None, dropout=0.0, target_modules="all-linear", load_in_4bit=False)
 
 
 def in_bf16(model, layout="padded"):

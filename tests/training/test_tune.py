@@ -34,8 +34,10 @@ from tests.models.test_families import (
     small,
 )
 
-ALL = LoRA(rank=4, alpha=None, dropout=0.0, target_modules="all-linear")
-ATTENTION = LoRA(rank=4, alpha=8, dropout=0.0, target_modules=["q_proj", "self_attn.v_proj"])
+ALL = LoRA(rank=4, alpha=None, dropout=0.0, target_modules="all-linear", load_in_4bit=False)
+ATTENTION = LoRA(
+    rank=4, alpha=8, dropout=0.0, target_modules=["q_proj", "self_attn.v_proj"], load_in_4bit=False
+)
 TUNES = (Full(), Head(0), LastLayers(1, 0), ALL)
 
 
@@ -110,7 +112,7 @@ def test_lora_trains_its_matrices_and_the_head():
 
 
 def test_lora_takes_pefts_choice_for_the_family():
-    names = trained_names(tuned(LoRA(4, None, 0.0, None)))
+    names = trained_names(tuned(LoRA(4, None, 0.0, None, False)))
     assert {name.split(".")[4] for name in names if "lora" in name} == {"q_proj", "v_proj"}
 
 
@@ -172,7 +174,7 @@ def test_checkpointed_layers_give_the_same_gradients(tune):
 
 
 def test_dropout_of_lora_rules_trees_out():
-    model = tuned(LoRA(4, None, 0.1, "all-linear"))
+    model = tuned(LoRA(4, None, 0.1, "all-linear", False))
     assert check_layout(model) == "LoRA has dropout (tune.dropout=0.1)"
 
 
@@ -280,7 +282,7 @@ def test_models_that_lora_cannot_adapt():
     unknown = small("llama")
     unknown.config.model_type = "mine"
     with pytest.raises(UserError, match="peft has no choice of layers for Llama"):
-        LoRA(4, None, 0.0, None)(unknown, 0)
+        LoRA(4, None, 0.0, None, False)(unknown, 0)
 
 
 # ------------------------------------------------------------------- whole runs
@@ -328,9 +330,11 @@ def test_a_run_says_stores_and_exports_what_it_trained(part, whole):
     done, run = whole(part)
     model = from_conf("model/tiny").load_model(tiny_tokenizer(), 0)
     every = sum(p.numel() for p in model.parameters())
-    {"lora": LoRA(4, None, 0.1, "all-linear"), "last_layers": LastLayers(1, 0), "head": Head(0)}[
-        part
-    ](model, 0)
+    {
+        "lora": LoRA(4, None, 0.1, "all-linear", False),
+        "last_layers": LastLayers(1, 0),
+        "head": Head(0),
+    }[part](model, 0)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     found = result(run)
     assert (found["parameters"], found["trainable"]) == (every, count)
