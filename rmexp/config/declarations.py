@@ -133,7 +133,7 @@ class _Source:
                 if get_origin(kind) is ClassVar or kind is ClassVar:
                     continue
                 if value is None or "init=False" not in ast.unparse(value):
-                    yield _parameter(one.target.id, kind, value is not None)
+                    yield _parameter(one.target.id, kind, _is_default(value))
 
     def _parameter(self, argument: ast.arg, optional: Any) -> Parameter:
         return _parameter(argument.arg, self._annotation(argument.annotation), bool(optional))
@@ -143,6 +143,14 @@ def _parameter(name: str, annotation: Any, optional: bool) -> Parameter:
     """By keyword, as Hydra gives it; of a default only that there is one."""
     default = None if optional else Parameter.empty
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _is_default(value: ast.expr | None) -> bool:
+    """Whether the value of a field is a default: `field()` may have none."""
+    match value:
+        case ast.Call(func=ast.Name(id="field"), keywords=options):
+            return any(option.arg in ("default", "default_factory") for option in options)
+    return value is not None
 
 
 def _defined(statement: ast.stmt) -> Iterator[str]:
