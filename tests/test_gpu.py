@@ -16,8 +16,8 @@ from rmexp.models.layout_probe import choose_layout
 from rmexp.models.reward_model import compute_rewards
 from rmexp.models.tree_attention import TreeRow, tree_attention
 from rmexp.models.tuning import LoRA
-from rmexp.training.callbacks import ResumeCheckpoint
 from tests.conftest import SHORT_DEMO, result
+from tests.helpers.interruptions import interrupted_after
 from tests.models.test_families import EXACT, comparisons, small
 
 DEVICE = os.environ.get("RMEXP_TEST_DEVICE", "cuda")
@@ -123,15 +123,7 @@ def test_a_run_trains_resumes_and_exports(tune, precision, rmexp, monkeypatch):
     """Its export is verified with plain transformers, and last_layers caches activations."""
     words = (*RUN, f"tune={tune}", f"trainer.precision={precision}")
     words += ("tune.n=1",) if tune == "last_layers" else ()
-    before = ResumeCheckpoint._save
-
-    def save(self, trainer):
-        before(self, trainer)
-        if trainer.global_step == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ResumeCheckpoint, "_save", save)
+    with interrupted_after(2, monkeypatch):
         assert rmexp(*words, check=False).returncode == 130
     (run,) = rmexp.runs()
     rmexp(f"resume={run}")

@@ -20,9 +20,9 @@ from rmexp.models.tuning import (
     frozen_layers,
     layers,
 )
-from rmexp.training.callbacks import ResumeCheckpoint
 from rmexp.training.trainer import required_disk_bytes
 from tests.conftest import SHORT_DEMO, result
+from tests.helpers.interruptions import interrupted_after
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 from tests.models.test_families import (
@@ -357,15 +357,7 @@ def test_a_run_says_stores_and_exports_what_it_trained(part, whole):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_an_interrupted_run_goes_on_bit_for_bit(part, whole, rmexp, monkeypatch):
-    before = ResumeCheckpoint._save
-
-    def save(self, trainer):
-        before(self, trainer)
-        if trainer.global_step == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ResumeCheckpoint, "_save", save)
+    with interrupted_after(2, monkeypatch):
         assert rmexp(*RUN, *PARTS[part], check=False).returncode == 130
     (run,) = rmexp.runs()
     assert not (run / "export").exists()
