@@ -69,10 +69,15 @@ class InlineExecutor:
 class WorkerExecutor:
     """Base of the executors that run jobs in other processes.
 
+    Attributes:
+        children: whether these are children of this process, and end with it.
+
     Args:
         launcher: the option of hydra/launcher.
         settings: `hydra.launcher`, see the option's YAML.
     """
+
+    children = False
 
     def __init__(self, launcher: str, settings: dict[str, Any]) -> None:
         self.launcher, self.settings = launcher, settings
@@ -87,7 +92,7 @@ class WorkerExecutor:
         from rmexp.runner.sweep_worker import WorkerEnv, run_in_worker
         from rmexp.tracking.run_directory import first_line
 
-        env = WorkerEnv.here()
+        env = WorkerEnv.here(self.children)
         try:
             found = self.submit(run_in_worker, env, items)
         except Exception as error:
@@ -107,6 +112,8 @@ class WorkerExecutor:
 
 class JoblibExecutor(WorkerExecutor):
     """Processes of this machine, among which joblib divides its threads."""
+
+    children = True
 
     def submit(self, run: Callable[..., Any], env: Any, items: Sequence[WorkItem]) -> list[Any]:
         """One call per item."""

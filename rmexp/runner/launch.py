@@ -53,7 +53,7 @@ def launch_processes(job: JobSpec, run: Path, processes: int, mark: str = "") ->
     os.environ |= distributed.QUIET_ENVIRONMENT
     with tempfile.TemporaryDirectory() as folder, _signals_restored(), _threads(mark, processes):
         file = Path(folder) / "job"
-        file.write_bytes(pickle.dumps((job, sys.argv, mark)))
+        file.write_bytes(pickle.dumps((os.getpid(), job, sys.argv, mark)))
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -74,7 +74,12 @@ def launch_processes(job: JobSpec, run: Path, processes: int, mark: str = "") ->
 
 
 def end_with_parent(parent: int) -> None:
-    """End this process when its parent is killed; may be called again."""
+    """End this process when its parent is killed, or was before this; may be called again.
+
+    Args:
+        parent: the parent's process id, as the parent knows it: `os.getppid()` is another
+            process's once the parent is dead.
+    """
     name = "rmexp: end with parent"
     if any(thread.name == name for thread in threading.enumerate()):
         return

@@ -20,17 +20,22 @@ from rmexp.runner.launch import end_with_parent
 
 @dataclass(frozen=True)
 class WorkerEnv:
-    """The process of the sweep's command: working directory, import path, arguments and id."""
+    """The process of the sweep's command: working directory, import path and arguments.
+
+    Attributes:
+        parent: its id, where workers are its children and end with it; None where they outlive it.
+    """
 
     folder: str
     path: tuple[str, ...]
     command: tuple[str, ...]
-    pid: int
+    parent: int | None
 
     @classmethod
-    def here(cls) -> "WorkerEnv":
+    def here(cls, children: bool) -> "WorkerEnv":
         """Of this process."""
-        return cls(os.getcwd(), tuple(sys.path), tuple(sys.argv), os.getpid())
+        parent = os.getpid() if children else None
+        return cls(os.getcwd(), tuple(sys.path), tuple(sys.argv), parent)
 
     def enter(self) -> None:
         """Set a worker up alike; it may do so for each of its jobs.
@@ -48,8 +53,8 @@ class WorkerEnv:
         sys.path[:] = dict.fromkeys([*self.path, *sys.path])
         sys.argv[:] = self.command  # recorded in environment.json
         register()
-        if os.getppid() == self.pid:
-            end_with_parent(self.pid)
+        if self.parent is not None:
+            end_with_parent(self.parent)
 
 
 def run_in_worker(env: WorkerEnv, item: WorkItem) -> float | DiskFull | None:

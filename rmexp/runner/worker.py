@@ -17,8 +17,8 @@ def run_worker() -> None:
     """Run this process's part of the job; its error is reported to the launcher."""
     handler = get_error_handler()
     handler.initialize()
-    end_with_parent(os.getppid())
-    job, sys.argv, mark = pickle.loads(Path(sys.argv[1]).read_bytes())
+    parent, job, sys.argv, mark = pickle.loads(Path(sys.argv[1]).read_bytes())
+    end_with_parent(parent)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     register()

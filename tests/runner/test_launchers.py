@@ -312,7 +312,7 @@ def test_a_full_disk_and_a_machine_without_the_files_are_told(tmp_path, monkeypa
 
     with pytest.raises(DiskFull, match="full"):
         Here("joblib", {})([Full()])
-    gone = WorkerEnv(str(tmp_path / "gone"), (), (), -1)
+    gone = WorkerEnv(str(tmp_path / "gone"), (), (), None)
     with pytest.raises(UserError, match="all machines of a sweep must see the same files"):
         gone.enter()
 

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -373,3 +374,12 @@ def test_a_dead_process_ends_its_job_alone_and_the_run_goes_on(rmexp, fork_serve
     assert_the_same(jobs[0], alone)
     model = load(jobs[0], layout="padded", trust=["dying.Dying"])
     assert len(model.score("2 + 2?", ["4", "5"])) == 2
+
+
+def test_a_worker_whose_parent_was_killed_before_it_watched_ends(monkeypatch):
+    # It asked for its parent's id itself, was told that of process 1, and stayed.
+    codes, done = [], threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), done.set()))
+    launch.end_with_parent(-1)
+    assert done.wait(60)
+    assert codes == [1]
