@@ -29,6 +29,10 @@ class TrainablePart:
             UserError: the model does not have the part.
         """
 
+    def describe(self, model: nn.Module) -> str:
+        """Which part of `model` trains, in words."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Full(TrainablePart):
@@ -38,6 +42,9 @@ class Full(TrainablePart):
 
     def __call__(self, model: nn.Module, seed: int) -> None:
         model.requires_grad_(True)
+
+    def describe(self, model: nn.Module) -> str:
+        return "all"
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,9 @@ class Head(TrainablePart):
 
     def __call__(self, model: nn.Module, seed: int) -> None:
         _train_only(model, _head_and_pooler(model))
+
+    def describe(self, model: nn.Module) -> str:
+        return "the head"
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,10 @@ class LastLayers(TrainablePart):
         last = self._layers(model)
         above = _parameters_above(model, last[-1])
         _train_only(model, [*above, *(p for layer in last for p in layer.parameters())])
+
+    def describe(self, model: nn.Module) -> str:
+        count = len(layers(model))
+        return f"the last {self.n} of {count} layers, final norm and head; tune=full: all"
 
     def _layers(self, model: nn.Module) -> list[nn.Module]:
         found = layers(model)
@@ -137,6 +151,9 @@ class LoRA(TrainablePart):
             peft.inject_adapter_in_model(config, plain)
         for parameter in _head_and_pooler(model):
             parameter.requires_grad_(True)
+
+    def describe(self, model: nn.Module) -> str:
+        return "low-rank updates and the head"
 
     def _targets(self, model: Any) -> list[str]:
         start = model.base_model_prefix + "."

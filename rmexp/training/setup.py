@@ -127,8 +127,9 @@ def load_model(
     model, layout = open_model(source, prepared, seed, device, tune, head, precision)
     facts = parameter_counts(model, tune)
     run.update(**facts, layout=layout.layout)
-    trains = f", {_millions(facts['trainable'])} train" if tune is not None else ""
-    parameters = f"{_millions(facts['parameters'])} parameters{trains}"
+    parameters = f"{_millions(facts['parameters'])} parameters"
+    if tune is not None:
+        parameters += f", {_millions(facts['trainable'])} train ({tune.describe(model)})"
     reporter.say_once(f"model: {source.name}, {parameters}, layout {layout.layout}")
     return model, layout
 

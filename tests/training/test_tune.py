@@ -330,15 +330,19 @@ def test_a_run_says_stores_and_exports_what_it_trained(part, whole):
     done, run = whole(part)
     model = from_conf("model/tiny").load_model(tiny_tokenizer(), 0)
     every = sum(p.numel() for p in model.parameters())
-    {
-        "lora": LoRA(4, None, 0.1, "all-linear", False),
-        "last_layers": LastLayers(1, 0),
-        "head": Head(0),
-    }[part](model, 0)
+    tune, words = {
+        "lora": (LoRA(4, None, 0.1, "all-linear", False), "low-rank updates and the head"),
+        "last_layers": (
+            LastLayers(1, 0),
+            "the last 1 of 2 layers, final norm and head; tune=full: all",
+        ),
+        "head": (Head(0), "the head"),
+    }[part]
+    tune(model, 0)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     found = result(run)
     assert (found["parameters"], found["trainable"]) == (every, count)
-    assert f"tiny, {every:,} parameters, {count:,} train, layout" in done.stdout
+    assert f"tiny, {every:,} parameters, {count:,} train ({words}), layout" in done.stdout
     assert found["layout"] == ("padded" if part == "lora" else "mixed")
     for name in ("last", "best"):
         stored = {k.removeprefix("model.") for k in checkpoint(run, name)["state_dict"]}
