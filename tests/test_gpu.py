@@ -61,7 +61,7 @@ def test_trees_equal_padded_rows(family, precision):
         assert (ours - theirs).norm() <= TOLERANCES[precision] * theirs.norm() + 1e-5
 
 
-@pytest.mark.parametrize("kernel", ["flex", "sdpa"] if DEVICE == "cuda" else ["blocks", "sdpa"])
+@pytest.mark.parametrize("kernel", ["flex", "sdpa"] if DEVICE == "cuda" else ["flash", "sdpa"])
 @pytest.mark.parametrize("window", [None, 100])
 @pytest.mark.parametrize(("softcap", "with_sinks"), [(None, False), (0.5, False), (None, True)])
 def test_kernels_follow_the_dense_rule(kernel, window, softcap, with_sinks):

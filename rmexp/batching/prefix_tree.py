@@ -194,6 +194,26 @@ def attention_blocks(trees: Sequence[Tree], window: int | None) -> Iterator[Bloc
         start = segment
 
 
+Stretch = tuple[slice, slice, bool]
+"""Queries and keys of a packed row that attend to each other, and whether causally."""
+
+
+def attention_stretches(trees: Sequence[Tree]) -> Iterator[Stretch]:
+    """The attention pattern of a packed row without a window, without masks.
+
+    Each segment attends causally to itself; after that, all branches of a tree to its prefix.
+    """
+    start = 0
+    for tree in trees:
+        ends = start + tree.shared_prefix + np.cumsum([0, *tree.branches])
+        for begin, end in pairwise(map(int, (start, *ends))):
+            if end > begin:
+                yield slice(begin, end), slice(begin, end), True
+        if tree.shared_prefix:
+            yield slice(int(ends[0]), int(ends[-1])), slice(start, int(ends[0])), False
+        start = int(ends[-1])
+
+
 def visible_pairs(trees: Sequence[Tree], row: int, block: int, window: int | None) -> np.ndarray:
     """(B, B) number of visible pairs of query and key in each block of a packed row's mask.
 

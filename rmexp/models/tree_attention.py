@@ -1,10 +1,10 @@
-"""Tree attention for Hugging Face models: three kernels behind one registered implementation.
+"""Tree attention for Hugging Face models: four kernels behind one registered implementation.
 
 It is registered without a mask function, so that Hugging Face passes no mask; the trees of the
-packed row reach every layer as a model argument. On a CPU the row is computed in dense blocks with
-their own backward pass (`block_attention`; bench/: faster than SDPA, whose backward is slow there).
-On CUDA it is FlexAttention with a block mask, or SDPA with a dense mask; these two have only been
-run on a CPU.
+packed row reach every layer as a model argument. On a CPU fp32 is computed with torch's fused
+kernel (`flash_attention`); bf16, where that kernel's backward pass is slow, windows, soft caps and
+sinks are computed in dense blocks (`block_attention`). On CUDA it is FlexAttention with a block
+mask, or SDPA with a dense mask; these two have only been run on a CPU.
 
 Shapes: H query heads, G key heads (H a multiple of G), T tokens, d and e widths of a key and value.
 """
@@ -19,9 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from rmexp.batching.prefix_tree import Tree, attention_blocks, visible_pairs
+from rmexp.batching.prefix_tree import (
+    Tree,
+    attention_blocks,
+    attention_stretches,
+    visible_pairs,
+)
 from rmexp.core.devices import host_to_device
 from rmexp.models.block_attention import BlockAttention
+from rmexp.models.flash_attention import FlashAttention
 
 TREE_ATTENTION = "rmexp_tree"
 """Name of the attention implementation."""
@@ -29,13 +35,13 @@ TREE_ATTENTION = "rmexp_tree"
 MASK_BLOCK = 128
 """Queries and keys of a block of FlexAttention's mask; torch's default."""
 
-Kernel = Literal["blocks", "flex", "sdpa"]
+Kernel = Literal["flash", "blocks", "flex", "sdpa"]
 
 
 def best_kernel(device: torch.device) -> Kernel:
-    """Blocks on a CPU; on CUDA FlexAttention if Triton is installed, else SDPA."""
+    """The fused kernel on a CPU; on CUDA FlexAttention if Triton is installed, else SDPA."""
     if device.type != "cuda":
-        return "blocks"
+        return "flash"
     from torch.utils._triton import has_triton
 
     return "flex" if has_triton() else "sdpa"
@@ -64,14 +70,16 @@ class TreeRow:
         self.kernel = kernel or best_kernel(self.device)
         self._made: dict[tuple[Kernel, int | None], Any] = {}
 
+    def reach(self, window: int | None) -> int | None:
+        """The window, or None if no sequence is longer."""
+        longest = max(tree.shared_prefix + max(tree.branches) for tree in self.trees)
+        return None if window is None or window >= longest else window
+
     def layout(self, kernel: Kernel, window: int | None) -> Any:
-        """The kernel's blocks or mask for a sliding window (None: no window)."""
-        if window is not None and window >= max(
-            t.shared_prefix + max(t.branches) for t in self.trees
-        ):
-            window = None
+        """The kernel's stretches, blocks or mask for a sliding window (see `reach`)."""
         if (kernel, window) not in self._made:
             make: dict[Kernel, Callable[[int | None], Any]] = {
+                "flash": lambda _: list(attention_stretches(self.trees)),
                 "blocks": self._blocks,
                 "flex": self._block_mask,
                 "sdpa": self._seen,
@@ -166,14 +174,19 @@ def tree_attention(
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     # Under autocast rotated queries and keys are in fp32, values in the lower precision.
     q, k, v = query.to(value.dtype), key.to(value.dtype), value
-    kernel = trees.kernel
-    if kernel == "sdpa" and not (softcap is None and s_aux is None):
-        kernel = "blocks"  # SDPA has neither soft caps nor sinks
-    layout = trees.layout(kernel, sliding_window)
+    kernel, window = trees.kernel, trees.reach(sliding_window)
+    fits = softcap is None and s_aux is None
+    if kernel == "flash":
+        fits &= window is None and v.dtype == torch.float32 and v.shape[3] == k.shape[3]
+    if kernel in ("flash", "sdpa") and not fits:
+        kernel = "blocks"
+    layout = trees.layout(kernel, window)
     if kernel == "blocks":
         rows = (x[0].transpose(0, 1) for x in (q * scaling, k, v))
         return BlockAttention.apply(*rows, s_aux, layout, softcap)[None], None
-    if kernel == "flex":
+    if kernel == "flash":
+        out = FlashAttention.apply(q, k, v, layout, scaling)
+    elif kernel == "flex":
         out = _flex_attention(q, k, v, layout, scaling, softcap, s_aux)
     else:
         out = F.scaled_dot_product_attention(

@@ -246,8 +246,8 @@ shapes = st.lists(
     st.sampled_from([None, 0.5]),
     st.booleans(),
 )
-def test_the_three_kernels_agree(shapes, window, longest, softcap, with_sinks):
-    """Blocks, SDPA with a dense mask, FlexAttention (which has no backward pass on a CPU)."""
+def test_the_kernels_agree(shapes, window, longest, softcap, with_sinks):
+    """Blocks, fused, SDPA with a dense mask, FlexAttention (without a backward pass on a CPU)."""
     row = prefix_tree.row_width(sum(tree.size for tree in shapes))
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(1, heads, row, 8, generator=generator) for heads in (4, 2, 2)]
@@ -259,7 +259,7 @@ def test_the_three_kernels_agree(shapes, window, longest, softcap, with_sinks):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefix_tree, "QUERIES", longest)
         patch.setattr("rmexp.models.tree_attention._flex", lambda: flex_attention)
-        for kernel in ("blocks", "flex", "sdpa"):
+        for kernel in ("blocks", "flash", "flex", "sdpa"):
             q, k, v = (x.clone().requires_grad_(kernel != "flex") for x in inputs)
             trees_of_row = TreeRow(shapes, row, "cpu", kernel)
             out, _ = tree_attention(
@@ -269,9 +269,35 @@ def test_the_three_kernels_agree(shapes, window, longest, softcap, with_sinks):
             found[kernel] = [out[:, :used].detach()]
             if kernel != "flex":
                 found[kernel] += torch.autograd.grad(out, (q, k, v), upstream)
-    for kernel in ("flex", "sdpa"):
+    for kernel in ("flash", "flex", "sdpa"):
         for ours, theirs in zip(found["blocks"], found[kernel], strict=False):
             assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+def test_what_the_fused_kernel_cannot_compute_goes_to_blocks():
+    """In fp32 a tree without a narrower window is fused; bf16, soft caps and sinks are not."""
+    trees = TreeRow([Tree(2, (2, 3))], 64, "cpu")
+    assert list(prefix_tree.attention_stretches(trees.trees)) == [
+        (slice(0, 2), slice(0, 2), True),
+        (slice(2, 4), slice(2, 4), True),
+        (slice(4, 7), slice(4, 7), True),
+        (slice(2, 7), slice(0, 2), False),
+    ]
+    q, k = torch.ones(1, 2, 64, 4), torch.ones(1, 1, 64, 4)
+    sinks = torch.zeros(2)
+    for options, kernel in (
+        ({}, "flash"),
+        ({"sliding_window": 5}, "flash"),
+        ({"sliding_window": 4}, "blocks"),
+        ({"softcap": 1.0}, "blocks"),
+        ({"s_aux": sinks}, "blocks"),
+    ):
+        trees._made.clear()
+        tree_attention(torch.nn.Module(), q, k, k, None, trees=trees, **options)
+        assert [made for made, _ in trees._made] == [kernel]
+    trees._made.clear()
+    tree_attention(torch.nn.Module(), q, k, k.bfloat16(), None, trees=trees)
+    assert [made for made, _ in trees._made] == ["blocks"]
 
 
 @given(shapes, st.sampled_from([None, 1, 5, 40, 200]), st.sampled_from([4, 16, 128]))
@@ -295,6 +321,7 @@ def test_the_block_mask_is_the_dense_rule(shapes, window, block):
 
 def test_weights_that_are_not_kept_are_made_again(monkeypatch, tiny):
     rows = [toy_row([[1, 2, 3, 4], [1, 2, 5]])]
+    monkeypatch.setattr("rmexp.models.tree_attention.best_kernel", lambda device: "blocks")
     tiny.eval()
     kept = losses_and_gradients(tiny, rows, "tree")
     monkeypatch.setattr("rmexp.models.block_attention.KEPT_SCORES", 0)
