@@ -20,6 +20,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from hypothesis import HealthCheck, settings
 
 from rmexp.config import grid
 from rmexp.config.compose import compose_config
-from tests.helpers.fork_server import NO_REPORTS, ForkServer
+from tests.helpers.fork_server import NO_REPORTS, ForkServer, start_forker
 
 settings.register_profile(
     "default", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
@@ -65,9 +66,15 @@ gc.disable()  # collecting garbage during imports takes seconds, and at the end
 atexit.register(gc.freeze)
 
 
-def pytest_collection_finish():
+FORKER = pytest.StashKey[Connection]()
+
+
+def pytest_collection_finish(session):
     """What imports left stays: no garbage collection looks through it again."""
     gc.freeze()
+    if any("forker" in item.fixturenames for item in session.items):
+        session.config.stash[FORKER] = start_forker()
+    gc.set_threshold(20_000)
     gc.enable()
 
 
@@ -117,12 +124,15 @@ class Outcome:
     stderr: str
 
 
+MEASURED = SimpleNamespace(step_seconds=0.01, seconds=lambda trainer: 1.0)
+
+
 class CommandLine:
     """Runs the entry point in a directory of its own: here, or in a process of its own.
 
     Args:
-        reports: write the reports of runs and evaluations, and draw plots: they take half of the
-            time of a tiny run.
+        reports: write the reports of runs and evaluations, draw plots, and measure a step for the
+            expected time: they take more than half of the time of a tiny run.
     """
 
     def __init__(self, folder: Path, cache: Path, reports: bool = False) -> None:
@@ -140,6 +150,7 @@ class CommandLine:
             patch.setattr(sys, "argv", ["rmexp", *words])
             patch.setattr("rmexp.__main__.gc", NO_GC)
             if not self.reports:
+                patch.setattr("rmexp.tasks.train.measure_step", lambda *_: MEASURED)
                 patch.setattr("rmexp.training.finish.write_run_report", lambda *_: None)
                 patch.setattr("rmexp.tasks.evaluate.write_report", lambda *_: None)
                 patch.setattr("rmexp.analysis.report.plots.published", lambda *_: [])
@@ -176,11 +187,15 @@ class CommandLine:
 
 
 @pytest.fixture(scope="session")
-def fork_server(cache):
+def forker(pytestconfig):
+    """The process that was forked before the first test, see `start_forker`."""
+    return pytestconfig.stash[FORKER]
+
+
+@pytest.fixture(scope="session")
+def fork_server(forker, cache):
     """Runs commands in processes of their own that have all imports."""
-    server = ForkServer(ROOT, CommandLine(Path(), cache).environment, NO_REPORTS)
-    yield server
-    server.close()
+    return ForkServer(forker, CommandLine(Path(), cache).environment, NO_REPORTS)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 
 from rmexp.runner.sweep_plan import SWEEP_FILE, read_plan
 from rmexp.tracking.run_state import read_state
-from tests.conftest import ROOT, SHORT_DEMO
+from tests.conftest import SHORT_DEMO
 from tests.helpers.fork_server import ForkServer
 from tests.helpers.run_directories import run_table, sweep_table
 
@@ -57,12 +57,10 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(forker, tmp_path_factory):
     """Processes with all imports, so that an event meets the command itself."""
     cache = str(tmp_path_factory.mktemp("cache"))
-    server = ForkServer(ROOT, {"RMEXP_CACHE": cache, "OMP_NUM_THREADS": "1", "COLUMNS": "200"})
-    yield server
-    server.close()
+    return ForkServer(forker, {"RMEXP_CACHE": cache, "OMP_NUM_THREADS": "1", "COLUMNS": "200"})
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.slow
 TINY = ("model=tiny", "logger=none", "trainer.precision=32-true", "data.batch_size=4")
 FAST = (
     *TINY,
-    "optim.lr=5e-3",
+    "optim.lr=1e-2",
     "optim.head_lr=null",
-    "trainer.max_epochs=4",
+    "trainer.max_epochs=2",
     "trainer.validations=1",
 )
 
@@ -27,7 +27,7 @@ def answer(good, n):
     return ("x" if good else "o") * (3 + n % 3)
 
 
-def pair_rows(count=60, **columns):
+def pair_rows(count=40, **columns):
     return [
         {"prompt": f"Say it {n}.", "chosen": answer(True, n), "rejected": answer(False, n)}
         | {name: give(n) for name, give in columns.items()}
@@ -35,7 +35,7 @@ def pair_rows(count=60, **columns):
     ]
 
 
-def list_rows(count=60):
+def list_rows(count=40):
     """Four answers with no, one, two and three x, in changing order."""
     rows = []
     for n in range(count):
@@ -52,7 +52,7 @@ def single_rows(count=80):
     ]
 
 
-def stepwise_rows(count=60):
+def stepwise_rows(count=40):
     return [
         {
             "prompt": f"Work it out {n}.",

@@ -1,46 +1,23 @@
 """Commands in processes of their own that have all imports when they start."""
 
 import contextlib
-import json
+import importlib
+import logging
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
-SERVER = """
-import json, os, sys
-import rmexp.runner.sweep  # everything heavy, once for all processes
 from rmexp.__main__ import main
-
-for line in sys.stdin:
-    call = json.loads(line)
-    child = os.fork()
-    if not child:
-        os.environ |= call["environment"]
-        os.setpgid(0, 0)
-        for number, name in ((1, "out.txt"), (2, "err.txt")):
-            file = os.path.join(call["output"], name)
-            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        os.chdir(call["folder"])
-        sys.argv = ["rmexp", *call["words"]]
-        code = 1
-        try:
-            exec(call["first"], {})
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 NO_REPORTS = """
 import rmexp.training.finish
@@ -86,24 +63,47 @@ subprocess_handler.Popen = Forked
 """
 
 
+FORKED_WORKERS = """
+import warnings
+from joblib.externals.loky.backend import context
+
+context.set_start_method("fork")
+warnings.filterwarnings("ignore", ".*fork. start method should not be used")
+"""
+"""Python after which joblib forks its processes; `make soak` starts them from new."""
+
+
+def start_forker() -> Connection:
+    """A fork of the tests' process, which forks a process for each command: imports are paid once.
+
+    It is made after the tests were collected and before the first runs: what they patch and start
+    is not forked. A call, see `_run`, is answered with the process ID, then with the exit status.
+    """
+    import rmexp.runner.sweep  # noqa: F401  everything heavy
+
+    ours, its = multiprocessing.Pipe()
+    if not os.fork():
+        try:
+            ours.close()  # else it would not see that the tests ended
+            _as_started()
+            _serve(its)
+        finally:
+            os._exit(0)
+    its.close()
+    return ours
+
+
 class ForkServer:
-    """Forks a process for each command: imports are paid once, and a kill meets the command itself.
+    """Runs commands in processes of their own that have all imports: a kill meets the command.
 
     Args:
-        root: of the repository.
+        forker: see `start_forker`.
         environment: of all commands.
         first: Python to run in each process before its command.
     """
 
-    def __init__(self, root: Path, environment: Mapping[str, str], first: str = "") -> None:
-        self.first = first
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            env={**os.environ, "PYTHONPATH": str(root), **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, forker: Connection, environment: Mapping[str, str], first: str = "") -> None:
+        self.forker, self.environment, self.first = forker, environment, first
 
     def run(
         self,
@@ -127,9 +127,9 @@ class ForkServer:
             limit: seconds after which all its processes are killed, and the test fails.
         """
         call = {"folder": str(folder), "words": list(words), "first": self.first + first}
-        call |= {"environment": dict(environment or {}), "output": str(output or folder)}
-        print(json.dumps(call), file=self.process.stdin, flush=True)
-        child, start = int(self.process.stdout.readline()), time.monotonic()
+        call["environment"] = {**self.environment, **(environment or {})}
+        self.forker.send(call | {"output": str(output or folder)})
+        child, start = int(self.forker.recv()), time.monotonic()
         while (event is not None or limit < float("inf")) and psutil.pid_exists(child):
             if event is not None and when():
                 with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # just ended
@@ -140,7 +140,47 @@ class ForkServer:
                     one.send_signal(signal.SIGKILL)
                 raise AssertionError(f"{words} still runs after {limit:.0f} seconds")
             time.sleep(0.005)
-        return int(self.process.stdout.readline())
+        return int(self.forker.recv())
 
-    def close(self) -> None:
-        self.process.communicate("")
+
+def _as_started() -> None:
+    """Undo what pytest did to its process: it catches output, warnings and the log."""
+    importlib.reload(warnings)
+    logging.root.handlers.clear()
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, closefd=False)
+
+
+def _serve(tests: Connection) -> None:
+    with contextlib.suppress(EOFError):
+        while call := tests.recv():
+            child = os.fork()
+            if not child:
+                _run(**call)
+            tests.send(child)
+            tests.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def _run(
+    folder: str, words: list[str], first: str, environment: dict[str, str], output: str
+) -> NoReturn:
+    code = 1
+    try:
+        os.environ |= environment
+        os.setpgid(0, 0)
+        for number, name in ((1, "out.txt"), (2, "err.txt")):
+            file = os.path.join(output, name)
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.chdir(folder)
+        sys.argv = ["rmexp", *words]
+        exec(first, {})
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):  # a full disk
+            sys.stdout.flush()
+        os._exit(code)

@@ -30,6 +30,7 @@ from rmexp.runner.sweep_plan import read_plan
 from rmexp.runner.sweep_worker import WorkerEnv
 from rmexp.tracking.run_state import known_state
 from tests.conftest import ROOT, SHORT_DEMO, CommandLine, result
+from tests.helpers.fork_server import FORKED_WORKERS
 from tests.helpers.run_directories import sweep_table
 
 GRID = (
@@ -41,7 +42,7 @@ GRID = (
         "loss=bradley_terry",
         "loss._target_=own_loss.Own",
     ),
-    *("trainer.max_epochs=3", "trainer.checkpoint_every=2", "optim.lr=1e-3", "seed=0,1,2"),
+    *("trainer.max_steps=5", "trainer.checkpoint_every=2", "optim.lr=1e-3", "seed=0,1,2"),
 )
 
 LOSS = """
@@ -109,6 +110,14 @@ def begun(folder, number):
     return None
 
 
+KEEP_PID = """
+import os
+from pathlib import Path
+
+Path("pid").write_text(str(os.getpid()))
+"""
+
+
 # ---------------------------------------------------------------------- joblib
 @pytest.mark.slow
 @pytest.mark.soak
@@ -141,22 +150,15 @@ def test_joblib_finds_what_one_process_finds(own, whole, monkeypatch):
 
 
 @pytest.mark.slow
-def test_heads_that_train_together_are_one_job(own):
-    grid = (
-        "-m",
-        "model=tiny",
-        "tune=head",
-        "logger=none",
-        SHORT_DEMO,
-        "data.limit=30",
-        "optim.lr=1e-3",
-    )
-    own(*grid, "loss=bradley_terry,contrastive", "seed=0,1", "hydra/launcher=joblib")
-    (home,) = own.folder.glob("outputs/sweeps/*")
+def test_heads_that_train_together_are_one_job(rmexp, fork_server):
+    words = ("-m", "model=tiny", "tune=head", "logger=none", SHORT_DEMO, "data.limit=24")
+    grid = (*words, "loss=bradley_terry,contrastive", "seed=0,1", "hydra/launcher=joblib")
+    assert fork_server.run(rmexp.folder, grid, first=FORKED_WORKERS + KEEP_PID) == 0
+    (home,) = rmexp.folder.glob("outputs/sweeps/*")
     found = [result(home / cell.directory) for cell in read_plan(home).cells]
     assert [len(one["shared_with"]) for one in found] == [3, 3, 3, 3]
     assert len({one["pid"] for one in found}) == 1
-    assert os.getpid() != found[0]["pid"]
+    assert str(found[0]["pid"]) != (rmexp.folder / "pid").read_text()
 
 
 # -------------------------------------------------------------------- submitit
@@ -226,6 +228,7 @@ from ray.cluster_utils import Cluster
 
 cluster = Cluster()
 settings = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+settings["no_monitor"] = True
 nodes = [cluster.add_node(**settings) for _ in range(2)]
 print(cluster.address, *(node.all_processes["raylet"][0].process.pid for node in nodes), flush=True)
 sys.stdin.read()
@@ -369,20 +372,27 @@ def fill(folder, number, words):
     return said.getvalue() + line(*words).stdout
 
 
+FILL = """
+import json, sys
+from pathlib import Path
+import joblib
+from tests.runner.test_launchers import fill
+
+call = joblib.delayed(fill)
+calls = (call(Path.cwd(), number, sys.argv[1:]) for number in range(2))
+print(json.dumps(joblib.Parallel(n_jobs=2, backend="multiprocessing")(calls)))
+raise SystemExit
+"""
+
+
 @pytest.mark.slow
-def test_two_processes_fill_the_caches_at_once(tmp_path):
+def test_two_processes_fill_the_caches_at_once(tmp_path, fork_server):
     """Tokenised rows, converted weights, kept states: one writes, the other waits for it."""
     (tmp_path / "weights.gguf").write_bytes(b"weights")
-    words = (
-        "model=tiny",
-        "tune=head",
-        "logger=none",
-        SHORT_DEMO,
-        "data.limit=60",
-        "trainer.validations=1",
-    )
-    call = joblib.delayed(fill)
-    said = joblib.Parallel(n_jobs=2)(call(tmp_path, number, words) for number in range(2))
+    words = ("model=tiny", "tune=head", "logger=none", SHORT_DEMO, "data.limit=24")
+    words += ("trainer.max_steps=2", "trainer.validations=1")
+    assert fork_server.run(tmp_path, words, first=FILL) == 0, (tmp_path / "err.txt").read_text()
+    said = json.loads((tmp_path / "out.txt").read_text())
     assert sorted("tokenised now" in one for one in said) == [False, True]
     activations = [next(x for x in one.splitlines() if x.startswith("features:")) for one in said]
     assert sorted("from the cache" in line for line in activations) == [False, True]
