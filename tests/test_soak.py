@@ -158,6 +158,20 @@ def kill_some(draw):
     return kill
 
 
+def left_behind(folder, seconds=120):
+    """Processes that still work in a folder so long after their command's end."""
+    over = moment(seconds)
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, FileNotFoundError):
+                if process.cwd() == str(folder):
+                    found.append(process.cmdline())
+        if not found or over():
+            return found
+        time.sleep(0.5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_random_and_resumed_it_finds_the_same(kind, server, undisturbed, draw, tmp_path):
     known, kills, number, code = undisturbed(kind), 0, 0, 0
@@ -170,6 +184,7 @@ def test_killed_at_random_and_resumed_it_finds_the_same(kind, server, undisturbe
         code = server.run(folder, words, event=kill_some(draw), when=when, limit=limit(known))
         # A worker that is killed fails its job, and so the command.
         assert code in (0, 1, -signal.SIGKILL), said(folder)
+        assert not left_behind(folder)
         assert before.items() <= finished(folder).items(), "a finished run was run again"
         if code:
             assert kills < EVENTS, said(folder)
