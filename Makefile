@@ -1,4 +1,4 @@
-# make demo | test | lint | docs | bench | soak. Each sets up what it needs in .venv first.
+# make demo | test | lint | docs | bench | bench-quick | soak. Each sets up what it needs in .venv first.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -8,7 +8,7 @@ PIP := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 # Tests and lint never touch the network.
 OFFLINE := HF_HUB_OFFLINE=1 WANDB_MODE=offline
 
-.PHONY: demo test lint docs bench soak setup clean
+.PHONY: demo test lint docs bench bench-quick soak setup clean
 
 demo: setup
 	$(RUN) -m rmexp loss=contrastive loss.margin=1.0
@@ -33,6 +33,9 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.dev
 	$(OFFLINE) $(RUN) -m bench
+
+bench-quick: $(VENV)/.dev
+	$(OFFLINE) $(RUN) -m bench quick
 
 setup: $(VENV)/.run
 

@@ -1,7 +1,8 @@
 """python -m bench [WORK ...] [--rounds 3] [--steps 24] [--warmup 4]: rmexp's speed beside others'.
 
 `serve` measures a server under concurrent clients, once; see bench/serving.py. `gpu` measures on a
-GPU, with settings of its own: python -m bench gpu --help.
+GPU, and `quick` a few works in 15 minutes, each with settings of its own: python -m bench gpu|quick
+--help.
 
 Whole sweeps (sweeps-full, sweeps-last-layers, sweeps-head, sweeps-heads200) are measured once; the
 first two take an hour each, and less with --runs 4 --trl-steps 6.
@@ -13,27 +14,20 @@ rewritten after each. Existing rounds with the same steps, warm-up and machine c
 """
 
 import argparse
-import contextlib
-import datetime
-import json
 import os
-import platform
 import signal
-import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bench import growth, serving, sweeps
+from bench.measurement import heading, machine, process
 from bench.results import write
 from bench.rounds import append, read
 from bench.sweep_results import lines
 from bench.sweeps import WORKS as SWEEPS
-from bench.works import ROOT, SIDES, WORKS
-
-PACKAGES = ("torch", "transformers", "trl", "lightning", "numpy")
+from bench.works import SIDES, WORKS
 
 
 def main() -> None:
@@ -42,6 +36,12 @@ def main() -> None:
         from bench import gpu  # imports torch
 
         gpu.main(sys.argv[2:])
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a side ends with us
+    if sys.argv[1:2] == ["quick"]:
+        from bench import quick
+
+        quick.main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__)
     names = [*WORKS, "growth", "serve", *SWEEPS]
@@ -71,7 +71,6 @@ def main() -> None:
         parser.error("rounds, steps and warmup are 1 or more")
     if chosen.trl_steps is not None and (chosen.accuracy or chosen.trl_steps < 1):
         parser.error("trl-steps is 1 or more, and accuracy needs TRL's whole run")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a side ends with us
     if not chosen.write_only:
         with tempfile.TemporaryDirectory(prefix="rmexp-bench-") as folder:
             asked = chosen.works or names
@@ -128,23 +127,12 @@ def measure_server(folder: Path, chosen: argparse.Namespace) -> None:
     write()
 
 
-def heading(name: str) -> dict[str, Any]:
-    """The facts recorded with each line."""
-    return {
-        "work": name,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
-    }
-
-
 def take_turns(
     name: str, number: int, folder: Path, chosen: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     """One round of a work: the measurements of each side."""
     work = WORKS[name]
-    if work.needs_labels is not None and not work.needs_labels.is_file():
+    if work.needs is not None and not work.needs.is_file():
         sys.exit(f"bench: {work.needs} is not there")
     settings = (chosen.steps, chosen.warmup)
     if not (folder / name).is_dir():
@@ -167,50 +155,6 @@ def measure_growth(folder: Path) -> dict[str, Any]:
     """One round of growth, in a folder of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
         return {"growth": growth.measure(Path(own), process)}
-
-
-def process(module: str, *words: Any) -> Any:
-    """The JSON that a process prints as its last line."""
-    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, words)],
-        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode != 0:
-        shown = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        sys.exit(f"bench: {module} {' '.join(map(str, words))} failed:\n{shown}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def machine() -> dict[str, Any]:
-    """Machine and versions that figures depend on."""
-    cpu, flags = platform.processor() or platform.machine(), ""
-    with contextlib.suppress(OSError):  # Linux
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            cpu = value.strip() if key.strip() == "model name" else cpu
-            flags = value if key.strip() == "flags" else flags
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "bf16": [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags.split()],
-    }
-
-
-def commit() -> str | None:
-    """The measured commit, with a + if rmexp/ or conf/ has uncommitted changes."""
-
-    def ask(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = ask("status", "--porcelain", "--", "rmexp", "conf")
-        return ask("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def machine(setting: Setting) -> dict[str, Any]:
     import torch
     import transformers
 
-    from bench.__main__ import commit
     from bench.gpu_sides import MODELS
+    from bench.measurement import commit
     from bench.peak import gemm_peak
 
     shapes = MODELS["toy" if setting.toy else "1.5b"] | {"num_hidden_layers": 1}

@@ -76,7 +76,7 @@ class Bench:
     def both(self, rows: list[dict[str, Any]], most: int = 4096) -> dict[str, float]:
         """Seconds of the step of these rows in both layouts."""
         return {
-            "tree": self._seconds(rows, "mixed", 4096),
+            "tree": self._seconds(rows, "tree", 4096),
             "padded": self._seconds(rows, "padded", most),
         }
 

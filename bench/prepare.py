@@ -11,7 +11,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
-from bench.works import PAIRS, WORKS
+from bench.works import ALL, PAIRS
 
 RATE = 1e-5
 LONGEST = 2048
@@ -20,7 +20,7 @@ LONGEST = 2048
 
 def overrides(name: str, folder: Path, steps: int) -> list[str]:
     """The rmexp command of a round; `prepare` and the timed side use the same."""
-    work = WORKS[name]
+    work = ALL[name]
     return [
         *(word.format(folder=folder / name) for word in work.settings),
         "model=hf", f"model.path={folder / 'start'}", f"cache={folder / 'cache'}",
@@ -31,13 +31,16 @@ def overrides(name: str, folder: Path, steps: int) -> list[str]:
     ]  # fmt: skip
 
 
-def start(folder: Path) -> Any:
-    """SmolLM2 with a fresh head, saved once for all sides and works; returns its tokenizer."""
+def start(folder: Path, layers: int | None = None) -> Any:
+    """SmolLM2, or its first layers, with a fresh head, saved once for all sides and works.
+
+    Returns its tokenizer.
+    """
     from rmexp.config.compose import build, compose_config
     from rmexp.config.schema import register
 
     register()
-    config = compose_config(["model=smollm2"])
+    config = compose_config(["model=smollm2", f"model.layers={layers or 'null'}"])
     source = build(config.model)
     tokenizer = source.load_tokenizer()
     build(config.template).install(tokenizer)
@@ -52,7 +55,8 @@ def prepare(name: str, folder: Path, steps: int, warmup: int) -> None:
     """Write weights, rows, and TRL's pairs: those of rmexp's steps, in their order."""
     from rmexp.config.compose import build, compose_config
 
-    tokenizer, work, home = start(folder), WORKS[name], folder / name
+    work, home = ALL[name], folder / name
+    tokenizer = start(folder, work.layers)
     home.mkdir()
     if work.write is not None:
         work.write(home, tokenizer)
@@ -69,6 +73,8 @@ def prepare(name: str, folder: Path, steps: int, warmup: int) -> None:
     epochs = (step for epoch in count() for step in data.plan().steps(epoch))
     made = judged_pairs(data)
     pairs = [[pair for row in step for pair in made(row)] for step in islice(epochs, steps)]
+    tokens = [sum(sum(pair["lengths"]) for pair in step) for step in pairs]
+    (home / "tokens.json").write_text(json.dumps(tokens))
     seed = random.Random(0)
     if work.sampled:
         before = sample(pairs[:warmup], warmup, seed)
@@ -78,7 +84,7 @@ def prepare(name: str, folder: Path, steps: int, warmup: int) -> None:
     write_batches(home / "trl.json", before, timed)
     if "trl-by-length" in work.against:
         every = [pair for row in data.splits["train"] for pair in made(int(row))]
-        grouped = by_length(flat(timed), seed)
+        grouped = by_length(flat(timed))
         write_batches(home / "trl-by-length.json", before, grouped, epoch=every)
 
 
@@ -121,15 +127,16 @@ def sample(steps: Sequence[Sequence[Any]], number: int, seed: random.Random) -> 
     return [seed.sample(home[int((n + 0.5) * len(home) / number)], PAIRS) for n in range(number)]
 
 
-def by_length(pairs: Sequence[Any], seed: random.Random, size: int = PAIRS) -> list[list[Any]]:
-    """The pairs in micro-batches of like lengths, in random order.
+def by_length(pairs: Sequence[Any], size: int = PAIRS) -> list[list[Any]]:
+    """The pairs in micro-batches of like lengths, long and short ones evenly mixed.
 
     What TRL's `group_by_length` does within 50 batches. Done to just the pairs of the round, as
     its own sampler on few rows would group them worse, and on all rows train other pairs.
     """
     found = batches(sorted(pairs, key=lambda pair: max(pair["lengths"]), reverse=True), size)
-    seed.shuffle(found)
-    return found
+    # A low-discrepancy order (golden ratio), so that any few in a row are like all of them.
+    places = sorted(range(len(found)), key=lambda n: (n + 1) * 0.6180339887 % 1)
+    return [batch for _, batch in sorted(zip(places, found, strict=True), key=lambda one: one[0])]
 
 
 def padding(found: Sequence[Sequence[Any]]) -> float:

@@ -6,7 +6,9 @@ from statistics import median
 
 from bench.gpu_results import gpu
 from bench.growth_results import growth_tables, merged, plot
+from bench.measurement import machine_words
 from bench.proofs import MFU, agreement, goodput
+from bench.quick_results import quick
 from bench.rounds import HOME, Round, newest, ratios, spread, table, verdict
 from bench.serving_results import serving
 from bench.sweep_results import sweeps
@@ -18,7 +20,8 @@ def write() -> None:
     rounds = {name: found for name in (*WORKS, "growth") if (found := newest(name))}
     if not rounds:
         return
-    parts = [head(rounds), speed(rounds), losing(rounds), goodput(rounds), agreement(rounds)]
+    parts = [head(rounds), speed(rounds), losing(rounds), quick(), goodput(rounds)]
+    parts.append(agreement(rounds))
     if "growth" in rounds:
         growth = merged([r["growth"] for r in rounds["growth"]])
         plot(growth)
@@ -33,12 +36,7 @@ def head(rounds: dict[str, list[Round]]) -> str:
     machines = {json.dumps(r["machine"]): r["machine"] for r in every}
     versions = {json.dumps(r["versions"]): r["versions"] for r in every}
     commits = dict.fromkeys(str(r["commit"]) for r in sorted(every, key=lambda r: r["date"]))
-    shown = [
-        f"{m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB, "
-        f"{'AMX' if 'amx_bf16' in m['bf16'] else 'no AMX'}, "
-        f"{'AVX512-BF16' if 'avx512_bf16' in m['bf16'] else 'no AVX512-BF16'}"
-        for m in machines.values()
-    ]
+    shown = map(machine_words, machines.values())
     packages = [", ".join(f"{k} {v}" for k, v in found.items()) for found in versions.values()]
     dates = sorted(r["date"][:10] for r in every)
     return f"""# Speed

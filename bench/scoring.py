@@ -9,28 +9,30 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bench.sides import finish, peak_memory_gib
-from bench.works import HH, PAIRS, WORKS
+from bench.sides import Steps, peak_memory_gib
+from bench.works import ALL, HH, PAIRS
 
 BUDGET = 4096
 
 
-def score(side: str, name: str, folder: Path, steps: int, warmup: int) -> None:
-    """Score the first HH pairs of the file; what comes before the timed ones is not counted."""
+def score(side: str, name: str, folder: Path, steps: Steps) -> None:
+    """Score the first HH pairs of the file, PAIRS a step; those of a turn at once."""
     from rmexp.data.formats.hh import HH as HHFormat
     from rmexp.data.reader import read_comparisons
     from rmexp.data.row_report import RowReport
 
-    rows = read_comparisons({None: str(HH)}, HHFormat(), RowReport())
-    found = list(islice(rows, PAIRS * (steps + warmup)))
-    home, precision = folder / "start", WORKS[name].precision
-    run = ours(home, precision) if side == "rmexp" else theirs(home, precision, side)
-    run(found[: PAIRS * warmup])
-    start = time.perf_counter()
-    rewards = run(found[PAIRS * warmup :])
-    seconds = time.perf_counter() - start
-    figures = {"responses_per_second": len(rewards) / seconds, "seconds": [round(seconds, 3)]}
-    finish(figures | {"rewards": rewards, "peak_memory_gib": peak_memory_gib()})
+    rows = iter(read_comparisons({None: str(HH)}, HHFormat(), RowReport()))
+    home, work = folder / "start", ALL[name]
+    run = ours(home, work.precision) if side == "rmexp" else theirs(home, side, work.autocast())
+    if not steps.turns:
+        run(list(islice(rows, PAIRS * (steps.until - steps.turn))))
+    while True:
+        found = list(islice(rows, PAIRS * steps.turn))
+        start = time.perf_counter()
+        rewards = run(found)
+        seconds = time.perf_counter() - start
+        figures = {"responses_per_second": len(rewards) / seconds, "seconds": [round(seconds, 3)]}
+        steps.report(figures | {"rewards": rewards, "peak_memory_gib": peak_memory_gib()})
 
 
 def ours(home: Path, precision: str) -> Any:
@@ -52,7 +54,7 @@ def ours(home: Path, precision: str) -> Any:
     return run
 
 
-def theirs(home: Path, precision: str, side: str) -> Any:
+def theirs(home: Path, side: str, bf16: bool) -> Any:
     """comparisons -> rewards, by padded batches in file order or sorted by length."""
     import torch
     import transformers
@@ -73,7 +75,7 @@ def theirs(home: Path, precision: str, side: str) -> Any:
         rewards = [0.0] * len(ids)
         for batch in budgeted(ids, order):
             inputs = tokenizer.pad({"input_ids": [ids[n] for n in batch]}, return_tensors="pt")
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 logits = model(**inputs).logits[:, 0]
             for n, reward in zip(batch, logits.tolist(), strict=True):
                 rewards[n] = reward

@@ -1,7 +1,8 @@
-"""One side of a training work, in a process of its own: the last line that it prints is JSON.
+"""One side of a work, in a process of its own: the last line that it prints is JSON.
 
-python -m bench.sides rmexp|trl|trl-default|trl-by-length WORK FOLDER STEPS WARMUP
-Scoring works have the sides rmexp|padded|padded-sorted; see scoring.py.
+python -m bench.sides rmexp|trl|trl-default|trl-by-length WORK FOLDER STEPS WARMUP [turns]
+Scoring works have the sides rmexp|padded|padded-sorted; see scoring.py. With `turns` the steps are
+asked for by lines of standard input, a JSON line each; see quick.py.
 """
 
 import json
@@ -11,45 +12,86 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.prepare import LONGEST, RATE, overrides
-from bench.works import PAIRS, WORKS
+from bench.works import ALL, PAIRS, Work
 
 
-def rmexp(name: str, folder: Path, steps: int, warmup: int) -> None:
+class Steps:
+    """The seconds of a side's steps: the warm-up, then the timed ones.
+
+    With `turns`, sides that run at the same time wait for one another: after its warm-up, and after
+    every turn, a side prints its figures and waits for the number of steps of its next turn.
+    """
+
+    def __init__(self, timed: int, warmup: int, turns: bool) -> None:
+        self.turns = turns
+        self.until, self.turn = (warmup, warmup) if turns else (warmup + timed, timed)
+        self.seconds: list[float] = []
+        self.since = time.perf_counter()
+
+    def begin(self) -> None:
+        """Start the clock of the first step; later ones begin where the one before ends."""
+        self.since = self.since if self.seconds else time.perf_counter()
+
+    def end(self) -> slice | None:
+        """Read the clock after a step: the steps of the turn, if this one is its last."""
+        now = time.perf_counter()
+        self.seconds.append(round(now - self.since, 4))
+        self.since = now
+        done = len(self.seconds)
+        return slice(done - self.turn, done) if done == self.until else None
+
+    def report(self, figures: dict[str, Any]) -> None:
+        """Print a turn's figures and wait for the next one; without one, leave at once."""
+        print("\n" + json.dumps(figures), flush=True)
+        asked = sys.stdin.readline().strip() if self.turns else ""
+        if not asked:
+            os._exit(0)
+        self.turn = int(asked)
+        self.until += self.turn
+        self.since = time.perf_counter()
+
+
+def rmexp(name: str, folder: Path, total: int, steps: Steps) -> None:
     """The real command line; the clock is read after every step."""
     from rmexp.__main__ import main
     from rmexp.training.callbacks import TrainingProgress
 
-    before = TrainingProgress.on_train_batch_end
-    clock: list[float] = []
+    before, start = TrainingProgress.on_train_batch_end, TrainingProgress.on_train_start
+    tokens = json.loads((folder / name / "tokens.json").read_text())
     seen: list[list[Any]] = []
 
     def timed(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        clock.append(time.perf_counter())
+        turn = steps.end()
         seen.append(batch.batches)
         before(self, trainer, module, outputs, batch, index)
-        if len(clock) == steps:  # validation and export are not compared
-            memory = peak_memory_gib()
-            pairs = [sum(len(b.better_P) for b in step) for step in seen[warmup:]]
-            figures = rates(clock[warmup - 1 :], pairs) | {
-                "losses": losses(Path("outputs")),
-                "peak_memory_gib": memory,
-            }
-            dtype = WORKS[name].precision
-            finish(figures | goodput(module.model, seen[warmup:], sum(figures["seconds"]), dtype))
+        if turn is None:
+            return
+        pairs = [sum(len(b.better_P) for b in step) for step in seen[turn]]
+        figures = rates(steps.seconds[turn], pairs, tokens[turn]) | {
+            "losses": losses(Path("outputs")),
+            "peak_memory_gib": peak_memory_gib(),
+        }
+        if not steps.turns:  # validation and export are not compared
+            figures |= goodput(module.model, seen[turn], sum(figures["seconds"]), ALL[name])
+        steps.report(figures)
+
+    def started(self: Any, trainer: Any, module: Any) -> None:
+        start(self, trainer, module)
+        steps.begin()
 
     TrainingProgress.on_train_batch_end = timed  # type: ignore[method-assign]
+    TrainingProgress.on_train_start = started  # type: ignore[method-assign]
     os.chdir(folder / name)
-    sys.argv = ["rmexp", *overrides(name, folder, steps)]
+    sys.argv = ["rmexp", *overrides(name, folder, total)]
     main()
 
 
-def goodput(model: Any, steps: list[list[Any]], seconds: float, precision: str) -> dict[str, Any]:
+def goodput(model: Any, steps: list[list[Any]], seconds: float, work: Work) -> dict[str, Any]:
     """Distinct tokens of each step, and the share of the matmuls' peak that they were done at."""
     import torch
 
@@ -58,7 +100,7 @@ def goodput(model: Any, steps: list[list[Any]], seconds: float, precision: str) 
     sizes = [[sum(tree.size for tree in laid_out(batch)) for batch in step] for step in steps]
     flops = sum(step_flops(model, [t for batch in step for t in laid_out(batch)]) for step in steps)
     packed = int(median(size for step in sizes for size in step))
-    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    dtype = torch.bfloat16 if work.autocast() else torch.float32
     peak = gemm_peak(model, packed, dtype)
     return {
         "tokens": [sum(step) for step in sizes],
@@ -86,16 +128,17 @@ def losses(outputs: Path) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def trl(side: str, name: str, folder: Path) -> None:
+def trl(side: str, name: str, folder: Path, turns: bool) -> None:
     """TRL's RewardTrainer on the prepared micro-batches; the clock is read after each."""
     from trl import RewardTrainer
 
-    work, home = WORKS[name], folder / name
-    stored = json.loads(
-        (home / f"{'trl-by-length' if side == 'trl-by-length' else 'trl'}.json").read_text()
-    )
-    total, warmup = len(stored["batches"]), stored["warmup"]
-    clock: list[float] = []
+    work, home = ALL[name], folder / name
+    file = "trl-by-length" if side == "trl-by-length" else "trl"
+    stored = json.loads((home / f"{file}.json").read_text())
+    batches = stored["batches"]
+    tokens = [sum(sum(pair["lengths"]) for pair in batch) for batch in batches]
+    warmup = 1 if turns else stored["warmup"]
+    steps = Steps(len(batches) - warmup, warmup, turns)
     found: list[float] = []
 
     class Timed(RewardTrainer):
@@ -105,24 +148,25 @@ def trl(side: str, name: str, folder: Path) -> None:
             return loss
 
         def training_step(self, *arguments: Any, **named: Any) -> Any:
+            steps.begin()
             loss = super().training_step(*arguments, **named)
             # An optimizer step lies between two readings, as many in all as there were to do.
-            clock.append(time.perf_counter())
-            if len(clock) == total:
+            if turn := steps.end():
                 more = {key: stored[key] for key in ("padding", "epoch_padding") if key in stored}
-                memory = {"peak_memory_gib": peak_memory_gib()}
-                finish(rates(clock[warmup - 1 :]) | {"losses": found} | memory | more)
+                more |= {"losses": found, "peak_memory_gib": peak_memory_gib()}
+                seconds = steps.seconds[turn]
+                steps.report(rates(seconds, [PAIRS] * len(seconds), tokens[turn]) | more)
             return loss
 
     trl_trainer(
         folder / "start",
         home / "tokenizer",
-        [pair for batch in stored["batches"] for pair in batch],
+        [pair for batch in batches for pair in batch],
         home / "trl",
         trainer=Timed,
         gradient_accumulation_steps=work.accumulate,
-        max_steps=math.ceil(total / work.accumulate),
-        bf16=work.precision == "bf16-mixed",
+        max_steps=math.ceil(len(batches) / work.accumulate),
+        bf16=work.autocast(),
         **({} if side == "trl-default" else {"gradient_checkpointing": False}),
     ).train()
 
@@ -160,12 +204,10 @@ def trl_trainer(
     )
 
 
-def rates(clock: Sequence[float], pairs: list[int] | None = None) -> dict[str, Any]:
-    """Pairs a second over all of a window, and its steps; PAIRS a step unless `pairs` says."""
-    seconds = [round(after - before, 4) for before, after in pairwise(clock)]
-    counts = pairs or [PAIRS] * len(seconds)
-    figures = {"pairs_per_second": sum(counts) / (clock[-1] - clock[0]), "seconds": seconds}
-    return figures | {"pairs": sum(counts)}
+def rates(seconds: Sequence[float], pairs: Sequence[int], tokens: Sequence[int]) -> dict[str, Any]:
+    """Pairs a second over all of a turn, and its steps; `tokens` are of the pairs, unpadded."""
+    figures = {"pairs_per_second": sum(pairs) / sum(seconds), "seconds": list(seconds)}
+    return figures | {"pairs": sum(pairs), "pair_tokens": sum(tokens)}
 
 
 def peak_memory_gib() -> float:
@@ -183,14 +225,16 @@ def main() -> None:
     """Run the side that the command line names."""
     side, name, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     timed, warmup = int(sys.argv[4]), int(sys.argv[5])
-    if WORKS[name].unit == "responses":
+    turns = sys.argv[6:] == ["turns"]
+    steps = Steps(timed, warmup, turns)
+    if ALL[name].unit == "responses":
         from bench.scoring import score
 
-        score(side, name, folder, timed, warmup)
+        score(side, name, folder, steps)
     elif side == "rmexp":
-        rmexp(name, folder, timed + warmup, warmup)
+        rmexp(name, folder, timed + warmup, steps)
     else:
-        trl(side, name, folder)
+        trl(side, name, folder, turns)
 
 
 if __name__ == "__main__":

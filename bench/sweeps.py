@@ -13,19 +13,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.prepare import RATE, judged_pairs, start
 from bench.rounds import HOME
 from bench.sides import trl_trainer
-from bench.works import PAIRS, ROOT, write_hh
+from bench.works import PAIRS, QUICK_LAYERS, ROOT, write_hh
 
 SWEEPS = HOME / "sweeps.jsonl"
 ROWS, HELD_OUT = 400, 300
 """Pairs that are trained on; pairs that both sides are judged on, where that is asked for."""
 
+QUICK_ROWS = 160
 RUNS = 12
 WARMUP = 2
 """TRL warm-up steps, not used to extrapolate a whole run."""
@@ -54,6 +55,8 @@ class Sweep:
     epochs   over the rows
     floor    of the ratio; None: there is no other side
     layers   that train in TRL, from the top; None: all. The head always does.
+    rows     pairs that are trained on
+    kept     layers that the model keeps, from the first; None: all
     """
 
     title: str
@@ -61,6 +64,9 @@ class Sweep:
     epochs: int
     floor: float | None = None
     layers: int | None = None
+    rows: int = ROWS
+    kept: int | None = None
+    precision: str = "bf16-mixed"
 
 
 WORKS = {
@@ -71,6 +77,12 @@ WORKS = {
     "sweeps-head": Sweep("the head", ("tune=head",), 3, 50, 0),
     "sweeps-heads200": Sweep("200 further heads", ("tune=head",), 3),
 }
+ALL = WORKS | {
+    "quick-sweep": replace(
+        WORKS["sweeps-head"], rows=QUICK_ROWS, kept=QUICK_LAYERS, precision="auto"
+    )
+}
+"""With the one of `python -m bench quick`."""
 
 
 def measure(
@@ -84,8 +96,8 @@ def measure(
         judged: judge a run of both sides with the same setting on held-out pairs.
     """
     if not (folder / "sweep").is_dir():
-        process("bench.sweeps", "prepare", folder, ROWS)
-    work = WORKS[name]
+        process("bench.sweeps", "prepare", name, folder)
+    work = ALL[name]
     if work.floor is None:
         command(folder, folder / "warm", name, "loss=bradley_terry", "seed=0,1")
         seconds, _ = command(folder, folder / "warm", name, *HEADS)
@@ -104,14 +116,21 @@ def measure(
 
 def words(folder: Path, name: str) -> list[str]:
     """rmexp's command but for the grid."""
-    data, work = folder / "sweep", WORKS[name]
+    data, work = folder / "sweep", ALL[name]
     return [
         "data=hh_rlhf", f"data.path={data}/rows.jsonl", f"data.val_path={data}/val.jsonl",
         "data.test_share=0", f"data.batch_size={PAIRS}", "model=hf", f"model.path={folder}/start",
-        "logger=none", "trainer.precision=bf16-mixed", f"trainer.max_epochs={work.epochs}",
+        "logger=none", f"trainer.precision={work.precision}", f"trainer.max_epochs={work.epochs}",
         "trainer.validations=1", "trainer.keep=none", "sweep.export=none", f"optim.lr={RATE}",
         "optim.head_lr=null", "optim.schedule=constant", "optim.warmup=0", *work.words,
     ]  # fmt: skip
+
+
+def precision(name: str) -> str:
+    """What both sides compute in."""
+    from rmexp.core.devices import resolve_precision  # imports torch
+
+    return resolve_precision(ALL[name].precision, "cpu")
 
 
 def command(folder: Path, home: Path, name: str, *more: str) -> tuple[float, str]:
@@ -195,19 +214,19 @@ def _accuracy(result: Mapping[str, Any]) -> list[float]:
 
 
 # ------------------------------------------------------------------ processes
-def prepare(folder: Path, rows: int) -> None:
+def prepare(name: str, folder: Path) -> None:
     """Write the weights, the rows of both sides, and TRL's pairs in rmexp's order."""
     from rmexp.config.compose import build, compose_config
 
-    home = folder / "sweep"
-    tokenizer = start(folder)
+    home, work = folder / "sweep", ALL[name]
+    tokenizer = start(folder, work.kept)
     home.mkdir()
     write_hh(home, tokenizer)
     lines = (home / "rows.jsonl").read_text().splitlines(keepends=True)
-    for file, count in (("rows", rows), ("val", 1), ("test", HELD_OUT)):
+    for file, count in (("rows", work.rows), ("val", 1), ("test", HELD_OUT)):
         (home / f"{file}.jsonl").write_text("".join(lines[:count]))
         del lines[:count]
-    composed = compose_config([*words(folder, "sweeps-full"), f"cache={folder}/prepared"])
+    composed = compose_config([*words(folder, name), f"cache={folder}/prepared"])
     build(composed.template).install(tokenizer)
     tokenizer.save_pretrained(home / "tokenizer")
     data = build(composed.data)
@@ -232,11 +251,11 @@ def trl(name: str, folder: Path, timed: int, began: float, save: bool) -> dict[s
             clock.append(time.time())
             control.should_training_stop |= bool(timed) and len(clock) == WARMUP + timed
 
-    work, home = WORKS[name], folder / "sweep"
+    work, home = ALL[name], folder / "sweep"
     pairs = json.loads((home / "pairs.json").read_text())
     trainer = trl_trainer(
         folder / "start", home / "tokenizer", pairs, folder / name / "trl",
-        bf16=True, num_train_epochs=work.epochs,
+        bf16=precision(name) == "bf16-mixed", num_train_epochs=work.epochs,
     )  # fmt: skip
     trains = freeze(trainer.model, work.layers)
     trainer.add_callback(Clock())
@@ -273,7 +292,7 @@ def freeze(model: Any, layers: int | None) -> int:
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
     if what == "prepare":
-        prepare(Path(rest[0]), int(rest[1]))
+        prepare(rest[0], Path(rest[1]))
         print("\n{}")
     else:
         work_name, place, steps_timed, since, keeps = rest

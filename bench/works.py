@@ -5,7 +5,7 @@ import json
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Work:
     """One comparison: `rmexp` and the sides `against` it take turns.
 
     title       what is done, for the table
-    precision   trainer.precision of rmexp, and autocast or not of the others
+    precision   trainer.precision of rmexp, and autocast or not of the others (auto: as rmexp)
     against     side -> (floor, aim) of rmexp's rate over its own; an aim may be missing
     unit        what the rates count, pairs or responses
     settings    rmexp's words for the data; {folder} is the work's own
@@ -42,6 +42,7 @@ class Work:
     sampled     TRL is timed on a sample of the pairs, a micro-batch a step
     same_steps  both sides take the same pairs a step in the same order: losses can be compared
     needs       the file it stands on, if any
+    layers      that the model keeps, from the first; None: all
     """
 
     title: str
@@ -54,6 +55,13 @@ class Work:
     sampled: bool = False
     same_steps: bool = False
     needs: Path | None = None
+    layers: int | None = None
+
+    def autocast(self) -> bool:
+        """Whether the sides compute in bf16."""
+        from rmexp.core.devices import resolve_precision  # imports torch
+
+        return resolve_precision(self.precision, "cpu") == "bf16-mixed"
 
 
 LONGEST_HH = 480
@@ -188,3 +196,41 @@ WORKS = {
         needs=HH,
     ),
 }
+
+QUICK_LAYERS = 8
+"""Of SmolLM2's 30: a step is short, so that many are timed."""
+
+QUICK = {
+    f"quick-{name}": replace(
+        WORKS[like], title=title, precision="auto", layers=QUICK_LAYERS, against=against
+    )
+    for name, like, title, against in (
+        (
+            "hh",
+            "hh-fp32",
+            f"HH harmless up to {LONGEST_HH} tokens, 8 pairs a step",
+            {"trl-default": (4, None), "trl-by-length": (2.2, None)},
+        ),
+        (
+            "lists",
+            "gsm8k",
+            "gsm8k, 8 lists of 4 solutions a step",
+            {"trl-default": (3, None), "trl-by-length": (1, None)},
+        ),
+        (
+            "uniform",
+            "uniform",
+            "no shared prefix, uniform lengths, 8 pairs a step",
+            {"trl-default": (0.95, None), "trl": (0.95, None)},
+        ),
+        (
+            "scoring",
+            "scoring-fp32",
+            "scoring HH pairs",
+            {"padded": (3, None), "padded-sorted": (1.3, None)},
+        ),
+    )
+}
+"""Works of `python -m bench quick`: those above, in the precision that rmexp takes by itself."""
+
+ALL = WORKS | QUICK
