@@ -16,6 +16,7 @@ def lines(file):
     return [json.loads(one) for one in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_case_trains_and_becomes_a_line(tmp_path):
     out = tmp_path / "gpu.jsonl"
     gpu_cases.work(["lora-1.5b"], Setting(tmp_path, "cpu", **TOY), out, seconds=600)

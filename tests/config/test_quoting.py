@@ -40,6 +40,7 @@ def test_a_sweep_of_names_stays_a_sweep():
     assert quote_values(["name=一,二", "-m", "--help"]) == ["name='一','二'", "-m", "--help"]
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8", exclude_characters="[],(){}\"'$\n\r\0"), min_size=1))
 def test_plain_text_keeps_its_meaning(text):
     (quoted,) = quote_values([f"name={text}"])

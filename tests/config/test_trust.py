@@ -228,6 +228,7 @@ def test_a_configuration_is_plain_yaml(text, why, write_run):
         saved_config(run, Trust())
 
 
+@pytest.mark.slow
 def test_a_class_of_the_users_own_is_named_again(write_run, tmp_path, monkeypatch):
     """By `trust`, or in its own place; the keys are those of the run, not of the default option."""
     (tmp_path / "mine.py").write_text(

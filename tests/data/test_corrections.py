@@ -118,6 +118,7 @@ def test_a_pair_of_a_list_leaves_the_others_and_its_order(home, cache):
     assert (row["judged"], row["ranked"], row["rank_levels"]) == (3, 0, [-1, -1, -1])
 
 
+@pytest.mark.slow
 def test_labels_decide_the_fingerprint(home, cache):
     def fingerprint(labels, **more):
         return prepared(home, cache, labels, **more).fingerprint
@@ -179,6 +180,7 @@ def test_changes_are_what_they_say(tie, votes, wrong):
     assert weigh(one, wrong).weight == 2.0 * (1 - wrong)
 
 
+@pytest.mark.slow
 def test_losses_that_would_not_see_a_change_are_refused(home, cache):
     def check(loss, file, **more):
         data = prepared(

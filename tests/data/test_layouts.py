@@ -363,6 +363,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), JSON))
 def test_any_object_is_a_comparison_or_a_sentence(row):
     for parse in (Auto(), TextOnly(Auto(), ignore_images=True)):
@@ -372,7 +373,7 @@ def test_any_object_is_a_comparison_or_a_sentence(row):
 
 
 @pytest.mark.parametrize("layout", [layout.name for layout in LAYOUTS])
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(row=st.dictionaries(st.sampled_from(NAMES), JSON, min_size=3))
 def test_any_object_under_a_named_layout(layout, row):
     with contextlib.suppress(BadRow, LeftOut):

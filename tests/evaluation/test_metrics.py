@@ -247,6 +247,7 @@ def test_auc_by_hand():
     assert area((better, prompts, ones), (worse, prompts, ones)).value == (1 + 1 + 0.5 + 1) / 4
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=30),
     st.floats(0.5, 3),

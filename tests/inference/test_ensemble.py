@@ -39,6 +39,7 @@ def standardised(homes):
     return np.stack([s.normalised(np.array(r)) for s, r in zip(SCALES, rewards, strict=True)])
 
 
+@pytest.mark.slow
 def test_members_render_by_themselves_are_standardised_and_aggregated(homes, standardised):
     for aggregate, expected in (
         ("mean", standardised.mean(0)),
@@ -53,6 +54,7 @@ def test_members_render_by_themselves_are_standardised_and_aggregated(homes, sta
     assert np.array(found.members) == pytest.approx(standardised)
 
 
+@pytest.mark.slow
 def test_what_an_ensemble_lacks_is_one_sentence(homes):
     model = package.load(homes[:2], precision="32-true")
     with pytest.raises(

@@ -449,6 +449,7 @@ def test_a_better_reward_never_costs_more_than_it_did(loss):
     assert rewards.grad[0] < 0 < rewards.grad[1]
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=6), st.floats(-5, 5, width=32))
 def test_losses_over_differences_do_not_see_a_shift(rewards, shift):
     rewards = torch.tensor(rewards)

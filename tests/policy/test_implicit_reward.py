@@ -81,6 +81,7 @@ def test_rewards_are_those_of_plain_transformers_in_both_layouts(folder, monkeyp
     assert scored(folder, "auto")[0] == "mixed"
 
 
+@pytest.mark.slow
 def test_a_prompt_that_lost_its_oldest_turns_still_ends_where_the_response_begins(folder):
     tokenizer = implicit(folder).load_tokenizer()
     comparison = as_comparison(PROMPT, RESPONSES[:2])

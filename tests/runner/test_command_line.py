@@ -179,6 +179,7 @@ def test_a_second_start_does_not_tokenise_again(rmexp):
     assert "from the cache" in rmexp(*TINY, "data.max_length=777").stdout
 
 
+@pytest.mark.slow
 def test_multirun_gives_a_run_each_and_survives_a_failing_job(rmexp):
     done = rmexp(
         "-m",

@@ -218,6 +218,7 @@ def test_a_second_writer_is_refused_by_name(swept, monkeypatch):
     assert "job 0" not in done.stdout
 
 
+@pytest.mark.slow
 def test_cells_that_cannot_run_are_all_named_and_nothing_starts(rmexp):
     grid = ("-m", *QUICK, "data.limit=60", "loss=contrastive,regression", "loss.margin=0.5,1.0")
     done = rmexp(*grid, check=False)
@@ -389,6 +390,7 @@ def test_a_process_that_is_gone_or_younger_or_silent_is_dead(tmp_path):
     assert read_state(tmp_path / "none").status == "pending"
 
 
+@pytest.mark.slow
 def test_fingerprints_tell_what_matters(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("1")
@@ -488,6 +490,7 @@ def test_the_best_setting_is_that_of_the_best_mean_over_seeds_and_folds(tmp_path
     assert best_of([folds[0], folds[3]]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["loss_by_margin", "margin_fine", "seeds", "data_size", "template", "lora_rank"]
 )

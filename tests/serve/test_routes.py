@@ -220,6 +220,7 @@ def test_a_model_without_calibration_has_raw_rewards_alone(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_concurrent_requests_keep_their_order_and_share_prefixes(service, client, scorer):
     """64 clients with one text each: 8 responses to each of 8 prompts."""
     prompts = [f"Prompt number {n}, with some words." for n in range(8)]

@@ -96,6 +96,7 @@ def test_a_checkpoint_has_the_learnt_weights(trained, tmp_path):
         assert other[name] == pytest.approx(one[name], abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_rows_without_the_attributes_are_evaluated_without_the_loss(trained, write_rows):
     rmexp, _, run = trained
     path = write_rows(
@@ -108,6 +109,7 @@ def test_rows_without_the_attributes_are_evaluated_without_the_loss(trained, wri
     assert "all/accuracy" in bare["metrics"]
 
 
+@pytest.mark.slow
 def test_named_values_stand_beside_the_reward(trained, write_rows, tmp_path):
     """By Python, in files and over HTTP: in the unit of the ratings, with loss=regression."""
     rmexp, _, run = trained
@@ -150,6 +152,7 @@ def read_parquet(file):
     return pyarrow.parquet.read_table(file).to_pylist()
 
 
+@pytest.mark.slow
 def test_merged_runs_learn_the_weights_anew(rmexp, write_rows):
     path = write_rows(rows(40))
     few = ("trainer.max_epochs=2", "trainer.validations=1", "loss=ordinal")
@@ -206,6 +209,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(rmexp, write_rows, words, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_rows_without_attributes_are_refused(rmexp):
     done = rmexp("model=tiny", "logger=none", "head=attributes", check=False)
     assert done.returncode == 1
