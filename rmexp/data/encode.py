@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rmexp.comparison import Comparison
@@ -10,6 +10,8 @@ from rmexp.core.errors import UserError
 from rmexp.data.row_report import RowReport
 from rmexp.data.text_style import spoken
 from rmexp.templates import rendering
+from rmexp.templates.bulk_tokenizer import BulkTokenizer
+from rmexp.templates.filled_template import FilledTemplate
 
 Encoded = tuple[Comparison, list[str], list[list[int]]]
 """A comparison, the text of each response with its prompt, and their token ids."""
@@ -20,7 +22,7 @@ def encode(
     tokenizer: Any,
     max_length: int,
     report: RowReport,
-    tokenize: Callable[[Sequence[str]], list[list[int]]] | None = None,
+    bulk: BulkTokenizer | None = None,
 ) -> Iterator[Encoded]:
     """Render and tokenise comparisons together; one that cannot be used has no tokens.
 
@@ -28,11 +30,12 @@ def encode(
         max_length: of the tokens of a response with its prompt.
         report: counts comparisons that the template refuses, that lost their oldest turns to fit,
             and that do not fit even so.
-        tokenize: a `BulkTokenizer` of the tokenizer, for very many; None: `rendering.tokenize`.
+        bulk: of the tokenizer, for very many.
     """
-    tokenize = tokenize or functools.partial(rendering.tokenize, tokenizer)
+    tokenize = bulk or functools.partial(rendering.tokenize, tokenizer)
     rendered: list[list[str]] = []
-    found = rendering.render_comparisons(tokenizer, comparisons)
+    filled = bulk.filled if bulk else FilledTemplate(tokenizer)
+    found = rendering.render_comparisons(tokenizer, comparisons, filled)
     for comparison, texts in zip(comparisons, found, strict=True):
         if isinstance(texts, UserError):
             report.add_bad(comparison.place, str(texts))

@@ -4,14 +4,19 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from rmexp.templates.filled_template import FilledTemplate
 from rmexp.templates.rendering import tokenize
 
-UNIT = re.compile(r"\s*\S+(?:(?! \S)\s+\S*)*|\s+")
-"""Matches a text up to a space between two characters that are no whitespace."""
+UNIT = re.compile(r"\s*\S+(?= \S)|\s*\S+(?:(?! \S)\s+\S*)*|\s+")
+"""Matches a text up to a space between two characters that are no whitespace.
+
+The first alternative is the usual case of the second.
+"""
 
 SPLITS = frozenset(
     (
@@ -34,40 +39,84 @@ SPLITS = frozenset(
 """Patterns of pieces that BPE encodes one by one, of which none matches beyond the end of a `UNIT`:
 blanks are at the start of a match, and no assertion looks back."""
 
-LONGEST_UNIT = 64
-"""Longer ones (code, languages without spaces) rarely come again."""
-
 MOST_UNITS = 2**17
-"""Units that are remembered, some 30 MiB; then from anew."""
+MOST_IDS = 2**20
+"""What is remembered, some 30 MiB; then from anew."""
+
+
+class _Numbers(dict[str, int]):
+    """Numbers of texts, given in the order in which they are first asked for."""
+
+    def __missing__(self, text: str) -> int:
+        number = self[text] = len(self)
+        return number
+
+
+class _Lists(NamedTuple):
+    """Lists of token ids in one array: `values_N[edges[k] : edges[k + 1]]` is the list k."""
+
+    values_N: np.ndarray
+    edges: np.ndarray
+
+    def with_lists(self, more: Sequence[Sequence[int]]) -> "_Lists":
+        values = np.fromiter(itertools.chain.from_iterable(more), np.int32)
+        ends = self.edges[-1] + np.cumsum([len(one) for one in more], dtype=np.int64)
+        return _Lists(np.append(self.values_N, values), np.append(self.edges, ends))
+
+    def joined(self, groups: Sequence[Sequence[int]]) -> "_Lists":
+        """One list for each group of numbers: the lists with these numbers, one after the other."""
+        numbers = np.fromiter(itertools.chain.from_iterable(groups), np.int64)
+        starts = self.edges[numbers]
+        sizes = self.edges[numbers + 1] - starts
+        ends = np.cumsum(np.append(0, sizes))
+        index = np.repeat(starts - ends[:-1], sizes) + np.arange(ends[-1])
+        last = np.cumsum([0, *map(len, groups)])
+        return _Lists(self.values_N[index], ends[last])
+
+    def as_lists(self) -> list[list[int]]:
+        values = self.values_N.tolist()
+        return [values[start:end] for start, end in itertools.pairwise(self.edges.tolist())]
+
+
+NO_LISTS = _Lists(np.zeros(0, np.int32), np.zeros(1, np.int64))
 
 
 class BulkTokenizer:
     """A function of texts to their token ids, the same as `rendering.tokenize` gives.
 
+    What is between special tokens is encoded by itself, unit by unit. Each unit is encoded once,
+    and parts of texts that come again in a call, as prompts do, are split once.
+
     Args:
         tokenizer: must not change from now on.
+
+    Attributes:
+        filled: renders dialogues.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.by_unit = splits_at_units(tokenizer)
-        self._ids: dict[str, list[int]] = {}
+        self.filled = FilledTemplate(tokenizer)
+        self._special = special_tokens(tokenizer) if self.by_unit else None
+        self._numbers, self._ids = _Numbers(), NO_LISTS
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, without added special tokens."""
         if not self.by_unit:
             return tokenize(self.tokenizer, texts)
-        units = [UNIT.findall(text) for text in texts]
-        new = list(set(itertools.chain.from_iterable(units)).difference(self._ids))
-        self._ids.update(zip(new, self._encoded(new), strict=True))
-        ids_of = self._ids.__getitem__
-        found = [list(itertools.chain.from_iterable(map(ids_of, one))) for one in units]
-        for unit in new:
-            if len(unit) > LONGEST_UNIT:
-                del self._ids[unit]
-        if len(self._ids) > MOST_UNITS:
-            self._ids.clear()
-        return found
+        known = len(self._numbers)
+        interrupted = known != len(self._ids.edges) - 1
+        if interrupted or known > MOST_UNITS or len(self._ids.values_N) > MOST_IDS:
+            self._numbers, self._ids, known = _Numbers(), NO_LISTS, 0
+        parts = _Numbers()
+        split = self._special.split if self._special is not None else lambda text: [text]
+        of_text = [list(map(parts.__getitem__, split(text))) for text in texts]
+        unit = self._numbers.__getitem__
+        of_part = [list(map(unit, UNIT.findall(part))) for part in parts]
+        new = list(itertools.islice(self._numbers, known, None))
+        self._ids = self._ids.with_lists(self._encoded(new))
+        return self._ids.joined(of_part).joined(of_text).as_lists()
 
     def _encoded(self, units: list[str]) -> list[list[int]]:
         first = tokenize(self.tokenizer, units[:1])  # sets padding and truncation for the others
@@ -75,6 +124,20 @@ class BulkTokenizer:
             units[1:], add_special_tokens=False
         )
         return first + [one.ids for one in more]
+
+
+def special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+    """Matches, as a group, tokens that the text before and after has no influence on; None: none.
+
+    They are those found before any other step: the longest of those that begin first.
+    """
+    inner = tokenizer.backend_tokenizer
+    added = inner.get_added_tokens_decoder().values()
+    found = {one.content for one in added if one.content and not one.normalized}
+    if inner.encode_special_tokens or not found:
+        return None
+    longest_first = sorted(found, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
 
 def splits_at_units(tokenizer: Any) -> bool:

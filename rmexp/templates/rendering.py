@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from rmexp.comparison import Comparison, Message
 from rmexp.core.errors import UserError, note_fallback
+from rmexp.templates.filled_template import FilledTemplate
 from rmexp.templates.limits import MAX_TEXT, limited_time
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -64,19 +65,28 @@ def render_comparison(tokenizer: Any, comparison: Comparison) -> list[str]:
 
 
 def render_comparisons(
-    tokenizer: Any, comparisons: Sequence[Comparison]
+    tokenizer: Any, comparisons: Sequence[Comparison], filled: FilledTemplate
 ) -> Iterator[list[str] | UserError]:
     """`render_comparison` of each comparison, or its error.
 
-    Comparisons without tools, which end as the template ends them, are rendered in one call.
+    Args:
+        filled: of the tokenizer; renders comparisons without tools, which end as the template ends
+            them, where it can.
     """
+
+    def by_template(dialogue: Sequence[Message]) -> str:
+        return render(tokenizer, [dialogue])[0]
+
     plain = [one for one in comparisons if not (one.tools or one.unfinished)]
     dialogues = [(*one.prompt, *response) for one in plain for response in one.responses]
-    together = _render_together(tokenizer, dialogues)
-    texts = iter(together or ())
+    found = [filled(dialogue, by_template) for dialogue in dialogues]
+    left = [dialogue for dialogue, text in zip(dialogues, found, strict=True) if text is None]
+    together = iter(_render_together(tokenizer, left) or [None] * len(left))
+    texts = iter([next(together) if text is None else text for text in found])
     for one in comparisons:
-        if together is not None and not (one.tools or one.unfinished):
-            yield [next(texts) for _ in one.responses]
+        own = [] if one.tools or one.unfinished else [next(texts) for _ in one.responses]
+        if own and None not in own:
+            yield own
             continue
         try:
             yield render_comparison(tokenizer, one)

@@ -41,6 +41,8 @@ BY_UNIT = [
     made(GPT2),
     made(Sequence([Digits(individual_digits=True), GPT2])),
     *(made(by_pattern(pattern), normalizers.NFC()) for pattern in sorted(SPLITS)),
+    made(GPT2, tokens=["<|im_", "<|im_start|>", "<|im_end|>", "art|><|im_end|>"]),
+    made(GPT2, tokens=["<|im_start|>", AddedToken("\u00e9", normalized=True)]),
 ]
 NOT_BY_UNIT = [
     made(ByteLevel(add_prefix_space=True)),
@@ -114,5 +116,5 @@ def test_what_is_remembered_is_bounded_and_does_not_change_results(monkeypatch):
     given_texts = ["a b c d", "e f " + "g" * 100, "a b"]
     for text in given_texts * 2:
         assert bulk([text]) == tokenize(bulk.tokenizer, [text])
-    assert len(bulk._ids) <= 3
+    assert len(bulk._numbers) <= 4 + 3
     assert pickle.loads(pickle.dumps(bulk))(given_texts) == bulk(given_texts)

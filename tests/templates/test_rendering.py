@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from rmexp.comparison import Comparison, PreferenceLabel
 from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.templates import rendering
+from rmexp.templates.filled_template import FilledTemplate
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer
 
@@ -252,6 +253,6 @@ def test_rendering_together_is_rendering_one_by_one(source, ones):
             return str(error)
 
     with collect_fallbacks(lambda _: None):
-        together = list(rendering.render_comparisons(tokenizer, ones))
+        together = list(rendering.render_comparisons(tokenizer, ones, FilledTemplate(tokenizer)))
         shown = [str(one) if isinstance(one, UserError) else one for one in together]
         assert shown == [found(one) for one in ones]
