@@ -27,17 +27,18 @@ def label_columns(
         lengths: tokens of each response with its prompt.
     """
     judged = [j if j.label >= 0 else j.flipped() for j in judgements]
-    strict = [j for j in judged if j.label]
+    labels, shares = [j.label for j in judged], [j.shares for j in judged]
+    strict = [j for j, label in zip(judged, labels, strict=True) if label]
     levels = [-1 if level is None else level for level in levels]
     return {
-        "pairs": [[j.i, j.j, j.label] for j in judged],
+        "pairs": [[j.i, j.j, label] for j, label in zip(judged, labels, strict=True)],
         "margins": [np.nan if j.margin is None else j.margin for j in judged],
-        "votes": [j.shares for j in judged],
+        "votes": shares,
         "weights": [j.weight for j in judged],
         "rank_levels": levels,
         "judged": len(strict),
         "tied": len(judged) - len(strict),
-        "voted": sum(max(j.shares) < 1 for j in judged),
+        "voted": sum(max(votes) < 1 for votes in shares),
         "ranked": len(set(levels) - {-1}),
         "without_margin": sum(j.margin is None for j in strict),
         "without_ratings": sum(not ratings[j.i] - ratings[j.j] > 0 for j in strict),

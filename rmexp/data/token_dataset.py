@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from rmexp.batching.prefix_tree import tree_size
 from rmexp.comparison import MAX_PAIRS, Comparison, pairs_from_ratings
 from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import UserError, collect_fallbacks, note_fallback
+from rmexp.core.garbage import without_search
 from rmexp.core.ordered_map import ordered_map, usable_cpus
 from rmexp.data.encode import Encoded, batched_list, encode, in_characters
 from rmexp.data.label_columns import label_columns
@@ -162,11 +164,13 @@ def _write(
     schema = TOKEN_SCHEMA.arrow_schema
     with (
         collect_fallbacks(notes.append),
+        without_search(),
         open(home / "rows.arrow", "wb") as stream,
         pa.ipc.new_stream(stream, schema) as writer,
         contextlib.closing(chunks),
     ):
         for chunk in chunks:
+            gc.collect(0)  # what this chunk left behind
             names += [name for name in chunk.attributes if name not in names]
             writer.write_batch(chunk.with_order(names))
             dropped += chunk.dropped
@@ -229,7 +233,7 @@ class ChunkTokeniser:
         report, dropped, notes = RowReport(), list[SplitKey](), list[str]()
         names: dict[str, None] = {}
         rows = []
-        with collect_fallbacks(notes.append):
+        with collect_fallbacks(notes.append), without_search():
             encoded: Iterable[Encoded] = (
                 map(in_characters, comparisons)
                 if self.tokenize is None

@@ -93,7 +93,7 @@ class FilledTemplate:
     def __init__(self, tokenizer: Any) -> None:
         self.source = tokenizer.chat_template or ""
         self.variables = dict(tokenizer.special_tokens_map)
-        self._by_roles: dict[tuple[str, ...], _Filling | None] = {}
+        self._by_roles: dict[tuple[Any, ...], _Filling | None] = {}
 
     def __call__(self, dialogue: Sequence[Message], render: Render) -> str | None:
         """The text of a dialogue, if its messages have a role and a text and nothing else.

@@ -5,6 +5,7 @@ a Python list are joined first; contents that it leaves out are reported.
 """
 
 import dataclasses
+import itertools
 import json
 import re
 import traceback
@@ -81,13 +82,15 @@ def render_comparisons(
     dialogues = [(*one.prompt, *response) for one in plain for response in one.responses]
     found = [filled(dialogue, by_template) for dialogue in dialogues]
     left = [dialogue for dialogue, text in zip(dialogues, found, strict=True) if text is None]
-    together = iter(_render_together(tokenizer, left) or [None] * len(left))
+    together: Iterator[str | None]
+    together = iter(_render_together(tokenizer, left) or itertools.repeat(None))
     texts = iter([next(together) if text is None else text for text in found])
     for one in comparisons:
-        own = [] if one.tools or one.unfinished else [next(texts) for _ in one.responses]
-        if own and None not in own:
-            yield own
-            continue
+        if not (one.tools or one.unfinished):
+            own = [text for _ in one.responses if (text := next(texts)) is not None]
+            if len(own) == len(one.responses):
+                yield own
+                continue
         try:
             yield render_comparison(tokenizer, one)
         except UserError as error:  # the template refuses a role or an order of roles
