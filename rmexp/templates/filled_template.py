@@ -209,10 +209,15 @@ class _Content(str):
         return content
 
     def __add__(self, other: str) -> "_Content":
-        return _Content.of(str(self) + str(other), self.asked)
+        return self._joined(other, str(self) + str(other))
 
     def __radd__(self, other: str) -> "_Content":
-        return _Content.of(str(other) + str(self), self.asked)
+        return self._joined(other, str(other) + str(self))
+
+    def _joined(self, other: str, text: str) -> "_Content":
+        if type(other) not in (str, _Content):  # others refuse or escape a text
+            self.asked.fail()
+        return _Content.of(text, self.asked)
 
     def __bool__(self) -> bool:
         return bool(HOLDER.sub("", str(self))) or self.asked.answer(self, "__bool__", ())

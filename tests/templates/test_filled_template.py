@@ -43,7 +43,7 @@ NOT_FILLED = [
         *("(m.content ~ ' ') | trim", "[m.content, ' '] | join | length", "m.content | list"),
         *("messages[0].content == m.content", "{m.content: 1}[m.content]", "m.content * 2"),
         *("'a' < m.content", "m.content is in 'abc'", "[1, 2][m.content]", "m.content | int"),
-        "loop.changed(m.content)",
+        *("loop.changed(m.content)", "m.content + ('<' | escape)", "('<' | escape) + m.content"),
     )
 ] + [
     "{% for m in messages %}{% set x %}{{ m.content }}{% endset %}{{ x | trim }}{% endfor %}",
