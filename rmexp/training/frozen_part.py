@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from rmexp.batching.activation_store import ActivationWriter, unique_sequences
 from rmexp.batching.batch import Batch
 from rmexp.batching.collate import BatchLayout, unlabelled_row
 from rmexp.batching.packing import Row
+from rmexp.core.console import format_duration
 from rmexp.data.comparison_data import ComparisonData
 from rmexp.data.encode import batched_list
 from rmexp.data.token_columns import TokenColumns
@@ -101,9 +103,18 @@ class FrozenPart:
         self.model.eval()
         hidden_size = self.model.config.get_text_config().hidden_size
         writer = ActivationWriter(folder, hidden_size, self.pooled)
-        collate, done = self.data.collate(self.layout), 0
+        collate, done, started = self.data.collate(self.layout), 0, time.monotonic()
+        count, read = len(self.data.rows), 0
+
+        def rows_read() -> Iterator[tuple[str, list[list[int]]]]:
+            nonlocal read
+            for row in _rows_by_prompt(self.data.rows):
+                read += 1
+                yield row
+
+        sequences = unique_sequences(rows_read(), MAX_TREE_RESPONSES)
         with self.autocast(), self._frozen_forward() as forward:
-            for groups in batched_list(prompt_sequences(self.data), MAX_TREE_RESPONSES):
+            for groups in batched_list(sequences, MAX_TREE_RESPONSES):
                 rows = [
                     unlabelled_row(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
                     for n, (prompt, tokens) in enumerate(groups)
@@ -113,7 +124,8 @@ class FrozenPart:
                     tokens_N = _response_tokens(batch, rows)
                     _write(batch, tokens_N, hidden_R_T_D, writer)
                     done += len(tokens_N)
-                    progress("responses through the frozen part", done)
+                    left = format_duration((time.monotonic() - started) * (count / read - 1))
+                    progress(f"responses through the frozen part, {left} left", done)
         writer.finish()
 
     @contextlib.contextmanager
