@@ -7,6 +7,7 @@ import contextlib
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -44,6 +45,7 @@ KINDS = {
     "heads": ("-m", *RUN, "tune=head", "seed=0,1", "loss=bradley_terry,contrastive"),
 }
 DISK = 200 * 2**20
+NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
 COSTS = ("seconds", "per_second", "memory")
 
 
@@ -114,6 +116,17 @@ def found_in(folder):
         ]
     exports = sorted(export.parent.name for export in home.glob("*/export"))
     return sweep_table(home), rows, exports
+
+
+def assert_same(kind, found, known):
+    """Exactly; heads that train together differ in rounding where a kill leaves fewer of them."""
+    if kind != "heads":
+        assert found == known
+        return
+    one, other = repr(found), repr(known)
+    assert NUMBER.sub("#", one) == NUMBER.sub("#", other)
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (one, other)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-6)
 
 
 def next_words(folder, words):
@@ -190,7 +203,7 @@ def test_killed_at_random_and_resumed_it_finds_the_same(kind, server, undisturbe
             assert kills < EVENTS, said(folder)
             kills += 1
         else:
-            assert found_in(folder) == known.found
+            assert_same(kind, found_in(folder), known.found)
             number += 1
 
 
@@ -246,6 +259,6 @@ def test_a_disk_that_fills_at_random_loses_nothing(
             assert "is full: free some space" in said(output), said(output)
             fills += 1
         else:
-            assert found_in(folder) == known.found
+            assert_same(kind, found_in(folder), known.found)
             number += 1
             shutil.rmtree(folder)

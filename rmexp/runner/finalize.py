@@ -16,6 +16,7 @@ from rmexp.core.disk_errors import raise_disk_full
 from rmexp.core.errors import UserError, collect_fallbacks
 from rmexp.evaluation.metrics import lower_is_better
 from rmexp.runner.job_spec import JobSpec
+from rmexp.runner.outcome import quieten_libraries
 from rmexp.runner.sweep_plan import SweepPlan, headline, shared_overrides
 from rmexp.tracking.run_directory import first_line
 from rmexp.tracking.run_state import State
@@ -177,6 +178,7 @@ def _report(run: Path, trust: Trust, reporter: Reporter) -> bool:
 def _export(run: Path, trust: Trust, reporter: Reporter) -> bool:
     """Export a run into its own directory; an export that is there already stays."""
     if not (run / "export").is_dir():
+        quieten_libraries()  # no job has done so where all were done before
         try:
             note = collect_fallbacks(lambda sentence: reporter.say(f"note: {sentence}"))
             with raise_disk_full(run), note:

@@ -10,6 +10,7 @@ import sys
 
 import pyarrow.parquet
 import pytest
+import transformers
 import torch
 
 from rmexp.config.compose import compose_config, without_hydra
@@ -283,7 +284,9 @@ def test_a_disk_that_is_full_at_the_export_is_told_alike(rmexp, monkeypatch):
     assert done.returncode == 1
     assert "is full: free some space. Finished jobs are kept; resume with: python -m" in done.stderr
     monkeypatch.undo()
+    transformers.utils.logging.enable_progress_bar()  # as in a new process
     assert "verified by plain" in rmexp("-m", *QUICK, "seed=0").stdout
+    assert not transformers.utils.logging.is_progress_bar_enabled(), "no job ran, an export did"
 
 
 def test_what_a_kill_left_of_a_checkpoint_goes_with_the_run(tmp_path):
