@@ -10,8 +10,8 @@ import sys
 
 import pyarrow.parquet
 import pytest
-import transformers
 import torch
+import transformers
 
 from rmexp.config.compose import compose_config, without_hydra
 from rmexp.config.schema import register
