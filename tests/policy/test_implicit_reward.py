@@ -166,7 +166,7 @@ def test_task_score_writes_a_file_that_other_tasks_read(rmexp, folder):
     for _ in range(2):  # computed, and from the cache
         rmexp(*evaluate)
         (table,) = read_parquet(rmexp.runs()[-1] / "predictions" / "all.parquet")
-        assert table["reward"] == [found["a", 0], found["a", 1]]
+        assert table["reward"] == pytest.approx([found["a", 0], found["a", 1]], rel=1e-6)
     export = rmexp("task=export", *words, "out=x", check=False)
     assert "so task=export cannot use it" in export.stderr
     both = rmexp("task=evaluate", *words, "eval.scores=r.jsonl", check=False)
