@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import safe_open
+from transformers.utils import logging
 
 from rmexp.core.disk_cache import load_or_build
 from rmexp.core.errors import UserError
@@ -18,8 +19,8 @@ from rmexp.models.model_files import refuse_pointer
 
 
 @contextmanager
-def _parsed_once() -> Iterator[None]:
-    """Parse a GGUF file's header once, which saves twenty seconds, and without a progress bar.
+def _parsed_once_and_silent() -> Iterator[None]:
+    """Parse a GGUF file's header once, which saves twenty seconds, and without progress bars.
 
     transformers parses it for the tokenizer, the configuration and the weights, and maps names for
     every module.
@@ -32,9 +33,13 @@ def _parsed_once() -> Iterator[None]:
         setattr(gguf, name, functools.cache(function))
     bar = modeling_gguf_pytorch_utils.tqdm
     modeling_gguf_pytorch_utils.tqdm = functools.partial(bar, disable=True)
+    shown = logging.is_progress_bar_enabled()  # those of loading and saving
+    logging.disable_progress_bar()
     try:
         yield
     finally:
+        if shown:
+            logging.enable_progress_bar()
         modeling_gguf_pytorch_utils.tqdm = bar
         for name, function in before.items():
             setattr(gguf, name, function)
@@ -74,14 +79,14 @@ def _check_files(home: Path) -> Path:
 
 def _convert(folder: Path, gguf_file: str, home: Path) -> None:
     print(f"Converting {gguf_file} to safetensors (once, ten seconds) ...", flush=True)
-    with warnings.catch_warnings(), _parsed_once():
+    with warnings.catch_warnings(), _parsed_once_and_silent():
         warnings.simplefilter("ignore")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
         model = transformers.AutoModel.from_pretrained(
             folder, gguf_file=gguf_file, dtype=torch.float32
         )
-    # transformers marks a model from GGUF as quantised; its weights are in fp32 now.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    tokenizer.save_pretrained(home)
-    model.save_pretrained(home)
+        # transformers marks a model from GGUF as quantised; its weights are in fp32 now.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        tokenizer.save_pretrained(home)
+        model.save_pretrained(home)

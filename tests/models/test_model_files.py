@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers.utils import logging
 
 from rmexp.core.errors import UserError
-from rmexp.models.gguf import convert_gguf
+from rmexp.models.gguf import _parsed_once_and_silent, convert_gguf
 from rmexp.models.model_files import WEIGHT_INDEX, check_model_files
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:01\nsize 9\n"
@@ -72,6 +73,17 @@ def test_an_index_names_files_beside_it(index, why, folder):
 def test_files_that_nobody_reads_may_be_pointers(folder):
     (folder / "consolidated.safetensors").write_bytes(POINTER)
     check_model_files(folder)
+
+
+def test_a_conversion_shows_no_progress_bars_and_leaves_the_setting_of_others():
+    logging.enable_progress_bar()
+    with _parsed_once_and_silent():
+        assert not logging.is_progress_bar_enabled()
+    assert logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    with _parsed_once_and_silent():
+        pass
+    assert not logging.is_progress_bar_enabled()
 
 
 @pytest.mark.parametrize(
