@@ -114,7 +114,9 @@ class FrozenPart:
 
         sequences = unique_sequences(rows_read(), MAX_TREE_RESPONSES)
         with self.autocast(), self._frozen_forward() as forward:
+            passed = 0  # rows whose responses are all done
             for groups in batched_list(sequences, MAX_TREE_RESPONSES):
+                first, size = done, sum(len(tokens) for _, tokens in groups)
                 rows = [
                     unlabelled_row(tokens, f"{prompt} {n}") | {"row": n}  # a tree each
                     for n, (prompt, tokens) in enumerate(groups)
@@ -124,8 +126,10 @@ class FrozenPart:
                     tokens_N = _response_tokens(batch, rows)
                     _write(batch, tokens_N, hidden_R_T_D, writer)
                     done += len(tokens_N)
-                    left = format_duration((time.monotonic() - started) * (count / read - 1))
+                    share = (passed + (read - passed) * (done - first) / size) / count
+                    left = format_duration((time.monotonic() - started) * (1 / share - 1))
                     progress(f"responses through the frozen part, {left} left", done)
+                passed = read
         writer.finish()
 
     @contextlib.contextmanager
