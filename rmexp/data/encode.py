@@ -11,7 +11,6 @@ from rmexp.data.row_report import RowReport
 from rmexp.data.text_style import spoken
 from rmexp.templates import rendering
 from rmexp.templates.bulk_tokenizer import BulkTokenizer
-from rmexp.templates.filled_template import FilledTemplate
 
 Encoded = tuple[Comparison, list[str], list[list[int]]]
 """A comparison, the text of each response with its prompt, and their token ids."""
@@ -34,7 +33,7 @@ def encode(
     """
     tokenize = bulk or functools.partial(rendering.tokenize, tokenizer)
     rendered: list[list[str]] = []
-    filled = bulk.filled if bulk else FilledTemplate(tokenizer)
+    filled = bulk.filled if bulk else None  # tracing a template is for very many
     found = rendering.render_comparisons(tokenizer, comparisons, filled)
     for comparison, texts in zip(comparisons, found, strict=True):
         if isinstance(texts, UserError):

@@ -66,13 +66,13 @@ def render_comparison(tokenizer: Any, comparison: Comparison) -> list[str]:
 
 
 def render_comparisons(
-    tokenizer: Any, comparisons: Sequence[Comparison], filled: FilledTemplate
+    tokenizer: Any, comparisons: Sequence[Comparison], filled: FilledTemplate | None
 ) -> Iterator[list[str] | UserError]:
     """`render_comparison` of each comparison, or its error.
 
     Args:
         filled: of the tokenizer; renders comparisons without tools, which end as the template ends
-            them, where it can.
+            them, where it can; None: the template renders all.
     """
 
     def by_template(dialogue: Sequence[Message]) -> str:
@@ -80,7 +80,7 @@ def render_comparisons(
 
     plain = [one for one in comparisons if not (one.tools or one.unfinished)]
     dialogues = [(*one.prompt, *response) for one in plain for response in one.responses]
-    found = [filled(dialogue, by_template) for dialogue in dialogues]
+    found = [filled(one, by_template) if filled else None for one in dialogues]
     left = [dialogue for dialogue, text in zip(dialogues, found, strict=True) if text is None]
     together: Iterator[str | None]
     together = iter(_render_together(tokenizer, left) or itertools.repeat(None))
