@@ -21,6 +21,7 @@ from rmexp.runner import launch
 from rmexp.tracking.run_directory import RunDirectory
 from tests.conftest import SHORT_DEMO, result
 from tests.helpers.fork_server import FORKED_RANKS
+from tests.helpers.interruptions import interrupted_after
 
 TWO = ("trainer=ddp", "trainer.devices=2")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -252,8 +253,7 @@ def test_torchrun_makes_the_runs_of_one_process(rmexp, fork_server, monkeypatch)
     others = {"lora": (*MIX, "tune=lora"), "half": half, "named": NAMED}
     for name, words in (LOSSES | others).items():
         rmexp(*SETTINGS, *words, f"name=alone-{name}")
-    with monkeypatch.context() as patch:
-        stop_after(2, patch)
+    with interrupted_after(2, monkeypatch):
         for name, words in (("mix", MIX), ("named", NAMED)):
             done = rmexp(*SETTINGS, *words, f"name=stopped-{name}", check=False)
             assert done.returncode == 130
@@ -290,20 +290,6 @@ def test_torchrun_makes_the_runs_of_one_process(rmexp, fork_server, monkeypatch)
         if "train/loss" in one:
             assert one["train/loss"] == pytest.approx(other["train/loss"], rel=2e-2)
             assert one["train/grad_norm"] == pytest.approx(other["train/grad_norm"], rel=0.1)
-
-
-def stop_after(step, patch):
-    """Ctrl-C, once the checkpoint of a step is written."""
-    from rmexp.training.callbacks import ResumeCheckpoint
-
-    before = ResumeCheckpoint._save
-
-    def save(self, trainer):
-        before(self, trainer)
-        if trainer.global_step == step:
-            raise KeyboardInterrupt
-
-    patch.setattr(ResumeCheckpoint, "_save", save)
 
 
 DYING = """
