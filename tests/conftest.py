@@ -24,8 +24,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
+import omegaconf
 import pytest
 from hypothesis import HealthCheck, settings
+from omegaconf import OmegaConf, grammar_parser
 
 from rmexp.config import grid
 from rmexp.config.compose import compose_config
@@ -77,6 +79,28 @@ def pytest_collection_finish(session):
     gc.set_threshold(20_000)
     gc.enable()
 
+
+def read_once():
+    """Hydra reads the same files of conf/, and the same `${...}` in them, for each composition.
+
+    It is half of what a composition costs. What is cached depends on the text alone.
+    """
+    load, parse = OmegaConf.load, grammar_parser.parse
+
+    @functools.lru_cache(500)
+    def loaded(text):
+        return pickle.dumps(load(io.StringIO(text)))
+
+    def load_once(file):
+        return pickle.loads(loaded(file.read() if hasattr(file, "read") else Path(file).read_text()))
+
+    OmegaConf.load = staticmethod(load_once)
+    parsed = functools.lru_cache(500)(parse)
+    for module in (grammar_parser, omegaconf.base, omegaconf._utils):
+        module.parse = parsed
+
+
+read_once()
 
 NO_GC = SimpleNamespace(**dict.fromkeys(("disable", "enable", "freeze", "unfreeze"), lambda: None))
 """For `main`, which would thaw what is frozen above."""
