@@ -113,15 +113,25 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 
 def _check_value(name: str, value: Any, annotation: Any) -> None:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     given = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     try:
-        adapter = TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
+        try:
+            adapter = _adapter(annotation)
+        except TypeError:  # metadata that cannot be hashed
+            adapter = _adapter.__wrapped__(annotation)
         adapter.validate_python(given, strict=True)  # 8.0 is not an int, true not a number
     except ValidationError:
         shown = "null" if given is None else given
         raise UserError(f"{name}={shown}: should be {describe_type(annotation)}.") from None
+
+
+@functools.cache
+def _adapter(annotation: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(annotation, config={"arbitrary_types_allowed": True})
 
 
 FILES = (("score", "out"), ("convert", "source"), ("convert", "out"))

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 import rmexp
 from rmexp.policy.rewards import RewardFunction
-from rmexp.policy.trl_training import RunCallback
 from tests.conftest import SHORT_DEMO, CommandLine, result
 from tests.helpers.policies import tiny_policy
 
@@ -147,6 +146,8 @@ def test_the_export_is_the_trained_policy_in_plain_transformers(home, done):
 
 
 def test_a_run_that_was_stopped_resumes_to_the_same_policy(home, done, improve, cache, monkeypatch):
+    from rmexp.policy.trl_training import RunCallback  # imports TRL, which takes a second
+
     run, _ = done
     on_log = RunCallback.on_log
 

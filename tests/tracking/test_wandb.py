@@ -12,7 +12,6 @@ import psutil
 import pytest
 import wandb
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from rmexp.analysis.compare.runs import places
 from rmexp.core.errors import UserError, collect_fallbacks
@@ -337,6 +336,8 @@ def drawn(parameter):
 
 @pytest.mark.parametrize("name", ["bayes", "grid"])
 def test_every_command_of_a_wandb_sweep_composes_and_is_accepted(name):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args  # takes 2 seconds
+
     sweep = yaml.safe_load((ROOT / f"sweeps/wandb/{name}.yaml").read_text())
     assert sweep["command"] == ["${env}", "python", "-m", "rmexp", "${args_no_hyphens}"]
     assert sweep["method"] == name
