@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from rmexp.config.schema import register
 from rmexp.core.console import Reporter
 from rmexp.runner.job import run_job
-from rmexp.runner.launch import end_with_parent
+from rmexp.runner.launch import SIGNALS, end_with_parent
 
 
 def run_worker() -> None:
@@ -25,6 +26,8 @@ def run_worker() -> None:
     try:
         run_job(job, Reporter(mark))
     except BaseException as error:
+        for number in SIGNALS:  # one that comes now would be raised here, and its traceback printed
+            signal.signal(number, signal.SIG_IGN)
         handler.record_exception(error)
         sys.stdout.flush()
         os._exit(1)  # threads that wait for another process would block the exit

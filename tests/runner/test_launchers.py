@@ -262,9 +262,10 @@ def test_a_ray_node_that_dies_loses_only_what_it_was_doing(own, whole, cluster, 
     lost = []
 
     def on_node():
-        pids = {child.pid for child in node.children(recursive=True)}
-        runs = filter(None, (begun(own.folder, number) for number in range(3)))
-        lost.extend((run, pid) for run in runs if (pid := result(run)["pid"]) in pids)
+        time.sleep(0.1)
+        if runs := [run for number in range(3) if (run := begun(own.folder, number))]:
+            pids = {child.pid for child in node.children(recursive=True)}
+            lost.extend((run, pid) for run in runs if (pid := result(run)["pid"]) in pids)
         return lost
 
     def die(_):
