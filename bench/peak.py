@@ -1,7 +1,9 @@
 """Goodput MFU: the FLOPs that a step needs, over what matmuls of this model's shapes reach here.
 
-FLOPs = 6 N T + 12 L d K: N weights without embeddings, T distinct tokens, L layers, d the width of
-all query heads, K attended keys summed over tokens (a token at position p attends to p + 1).
+FLOPs = 6 (N T + M E) + 12 L d K: N weights without embeddings, T distinct tokens, M weights of the
+final layer that are used at the E tokens alone that the head reads (they are not in N), L layers, d
+the width of all query heads, K attended keys summed over tokens (a token at position p attends to
+p + 1).
 """
 
 import time
@@ -14,7 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from rmexp.batching.prefix_tree import Tree
-from rmexp.models.reward_model import backbone
+from rmexp.models.final_layer import per_token_parts
+from rmexp.models.reward_model import backbone, last_layer
+from rmexp.models.tuning import layers
 
 
 def step_flops(model: Any, trees: Sequence[Tree]) -> float:
@@ -26,8 +30,13 @@ def step_flops(model: Any, trees: Sequence[Tree]) -> float:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     tokens = sum(tree.size for tree in trees)
     keys = sum(int(tree.positions().sum()) + tree.size for tree in trees)
-    layers, heads = config.num_hidden_layers, config.num_attention_heads
-    return 6.0 * weights * tokens + 12.0 * layers * heads * width * keys
+    products = weights * tokens
+    if last_layer(model).read is not None:
+        parts = per_token_parts(layers(model)[-1])
+        narrow = sum(p.numel() for part in parts for p in part.parameters())
+        products -= narrow * (tokens - sum(len(tree.branches) for tree in trees))
+    depth, heads = config.num_hidden_layers, config.num_attention_heads
+    return 6.0 * products + 12.0 * depth * heads * width * keys
 
 
 def gemm_peak(model: Any, tokens: int, dtype: torch.dtype) -> float:

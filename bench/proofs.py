@@ -58,8 +58,9 @@ def goodput(rounds: dict[str, list[Round]]) -> str:
             "## Goodput and memory",
             "",
             "FLOPs: 6 N T + 12 L d K, N weights without embeddings, T distinct tokens, K attended "
-            "keys. Peak: matmuls of the model's own shapes, forward and both gradients, measured "
-            "in rmexp's process right after the timed steps, in the same type.",
+            "keys; those weights of the final layer that compute only what the head reads count "
+            "for the tokens read. Peak: matmuls of the model's own shapes, forward and both "
+            "gradients, measured in rmexp's process right after the timed steps, in the same type.",
             "",
             *(table(columns, shares) if shares else []),
             "",

@@ -29,7 +29,7 @@ from rmexp.inference.export import check_fingerprint
 from rmexp.inference.reward_details import RewardDetails
 from rmexp.models.frozen_weights import hold_in_bf16
 from rmexp.models.head_file import load_outputs
-from rmexp.models.layout_probe import choose_layout
+from rmexp.models.layout_probe import choose_layout, restrict_final_layer
 from rmexp.models.model_checks import check_padding, max_positions
 from rmexp.models.model_files import check_reward_head
 from rmexp.models.reward_model import combine_outputs, compute_outputs, last_layer, model_facts
@@ -431,10 +431,12 @@ def open_scorer(
     model.to(device)
     check_padding(model, tokenizer.pad_token_id)
     limits = [length for length in (max_length, max_positions(model)) if length is not None]
+    chosen = choose_layout(model, layout)
+    restrict_final_layer(model)
     return Scorer(
         model,
         tokenizer,
-        choose_layout(model, layout),
+        chosen,
         precision,
         min(limits, default=sys.maxsize),
         micro_batch_tokens,

@@ -1,4 +1,8 @@
-"""Choice of the batch layout: trees if the model's configuration and a probe allow them."""
+"""What a model's batches leave out, if its configuration and a probe allow it.
+
+The layout is chosen (trees compute a shared prefix once), and the final layer is restricted to the
+tokens that the head reads.
+"""
 
 from itertools import islice
 from typing import Any, Literal
@@ -6,17 +10,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rmexp.batching.batch import Batch
 from rmexp.batching.collate import BatchLayout, Collate, Layout, unlabelled_row
 from rmexp.core.errors import UserError, note_fallback
+from rmexp.models.final_layer import ReadTokens, per_token_parts
 from rmexp.models.reward_model import (
     DROPOUTS,
     backbone,
     compute_rewards,
     head_layers,
     head_parameters,
+    last_layer,
     model_facts,
 )
 from rmexp.models.tree_attention import TreeRow
+from rmexp.models.tuning import layers
 
 LAYOUT_TOLERANCE = 1e-4
 """Maximum relative difference of rewards and of gradients between the layouts, in fp32."""
@@ -42,6 +50,37 @@ def choose_layout(model: Any, wanted: Literal["auto", "tree", "padded"]) -> Layo
         raise UserError(f"model.layout=tree, but {sentence}; take model.layout=padded.")
     note_fallback(f"Training in padded rows, as {sentence}.")
     return "padded"
+
+
+@torch.no_grad()
+def restrict_final_layer(model: Any) -> None:
+    """Make a decoder's final layer compute only what the head reads, see `final_layer`.
+
+    Nothing changes where the layer's parts have other names; where rewards would, a note says so.
+    """
+    every = layers(model)
+    parts = per_token_parts(every[-1]) if every and head_layers(model) is not None else []
+    if not parts:
+        return
+    row = unlabelled_row(probed_tokens(model))
+    model.eval()
+    whole_N = compute_rewards(model, _probed_batch(model, row, "padded"))
+    head, read = last_layer(model), ReadTokens()
+    handles = [handle for part in parts for handle in read.hook(part)]
+    head.read = read
+    try:
+        restricted_N = compute_rewards(model, _probed_batch(model, row, "padded"))
+        exact = _difference(whole_N, restricted_N) <= LAYOUT_TOLERANCE
+    except Exception:  # whatever fails, all of the layer is computed instead
+        exact = False
+    if not exact:
+        head.read = None
+        for handle in handles:
+            handle.remove()
+        note_fallback(
+            f"The final layer computes every token, as {type(model).__name__} gives other rewards "
+            "without those that the head does not read."
+        )
 
 
 def check_layout(model: Any) -> str | None:
@@ -89,7 +128,7 @@ def probe_layout(model: Any) -> str | None:
     if TreeRow.windowed - windowed != _sliding_layers(config):
         return "its sliding window is not passed on to its attention"
     for what, padded, tree in zip(("rewards", "gradients"), *found.values(), strict=True):
-        difference = float((padded - tree).norm() / padded.norm().clamp_min(1e-12))
+        difference = _difference(padded, tree)
         if not difference <= LAYOUT_TOLERANCE:
             return f"its {what} differ by {difference:.1e} (relative)"
     return None
@@ -110,11 +149,18 @@ def _sliding_layers(config: Any) -> int:
     return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0
 
 
+def _difference(expected: Tensor, found: Tensor) -> float:
+    """Relative difference."""
+    return float((expected - found).norm() / expected.norm().clamp_min(1e-12))
+
+
+def _probed_batch(model: Any, row: dict[str, Any], layout: Any) -> Batch:
+    batch = Collate(0, 10**9, BatchLayout(layout))([row]).batches[0]
+    return batch.to(next(model.parameters()).device)
+
+
 def _rewards_and_gradients(model: Any, row: dict[str, Any], layout: Any) -> tuple[Tensor, Tensor]:
-    batch = (
-        Collate(0, 10**9, BatchLayout(layout))([row]).batches[0].to(next(model.parameters()).device)
-    )
-    rewards_N = compute_rewards(model, batch)
+    rewards_N = compute_rewards(model, _probed_batch(model, row, layout))
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     ordered = (*backbone(model).parameters(), *head_parameters(model))
     trained = (p for p in ordered if p.requires_grad and id(p) not in embeddings)

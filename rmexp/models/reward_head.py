@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rmexp.models.final_layer import ReadTokens
+
 HEAD_RECORD = "head.json"
 """File of a run directory: kind, names and combine of a `MultiOutputHead`, once it is trained."""
 
@@ -44,11 +46,13 @@ class RewardHead(nn.Linear):
 
     Attributes:
         facts: of the model that the head belongs to.
+        read: the tokens that it reads, for a final layer that computes no others; None: it does.
         kind: the option of the group `head` that it is of.
         names: of its outputs, where there are several.
     """
 
     facts: ModelFacts
+    read: ReadTokens | None = None
     kind: str = "linear"
     names: tuple[str, ...] = ()
 
@@ -114,6 +118,7 @@ def find_head(model: Any) -> tuple[str, RewardHead]:
 def replace_head(model: Any, head: RewardHead) -> None:
     """Put another head in the place of a model's; the model's facts stay."""
     name, old = find_head(model)
+    head.read = old.read
     head.facts = dataclasses.replace(
         old.facts, size=old.facts.size + _parameters(head) - _parameters(old)
     )

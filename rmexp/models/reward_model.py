@@ -169,6 +169,7 @@ def compute_outputs(model: Any, batch: Batch) -> Tensor:
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """(R, T, D) hidden states of a decoder's backbone for a micro-batch, in either layout.
 
+    With `RewardHead.read` those of the final layer are right at the end of each response alone.
     The attention implementation stays set until the next micro-batch: gradient checkpointing calls
     the layers again in the backward pass.
     """
@@ -178,6 +179,8 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     if batch.hidden_R_T_D is not None:
         replay = next(m for m in backbone(model).modules() if isinstance(m, ReplayLayer))
         replay.states = batch.hidden_R_T_D
+    if (read := last_layer(model).read) is not None:
+        read.set(batch.row_N, batch.end_N, *batch.tokens_R_T.shape)
     if batch.trees is None:
         more = {"attention_mask": _attention_mask(batch)} if facts.attends_to_future else {}
         return _hidden(model, batch.tokens_R_T, **more)

@@ -19,7 +19,7 @@ from rmexp.inference.export import check_fingerprint
 from rmexp.models.frozen_weights import hold_in_4bit, hold_in_bf16
 from rmexp.models.head_file import load_outputs
 from rmexp.models.heads import HeadSettings
-from rmexp.models.layout_probe import choose_layout
+from rmexp.models.layout_probe import choose_layout, restrict_final_layer
 from rmexp.models.model_checks import check_padding, length_dependent, max_positions
 from rmexp.models.reward_model import compile_layers, model_facts
 from rmexp.templates.template import Audit, Template, audit_template
@@ -174,6 +174,7 @@ def open_model(
     model.to(device)  # the layout is verified with the kernels that will train
     check_padding(model, prepared.tokenizer.pad_token_id)
     layout = BatchLayout(choose_layout(model, source.layout), positions)
+    restrict_final_layer(model)
     if source.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if source.compile:

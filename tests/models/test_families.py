@@ -11,12 +11,20 @@ from transformers.modeling_layers import GenericForSequenceClassification
 
 from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.core.errors import UserError
-from rmexp.models.layout_probe import check_layout, choose_layout, probe_layout
+from rmexp.models.final_layer import per_token_parts
+from rmexp.models.layout_probe import (
+    check_layout,
+    choose_layout,
+    probe_layout,
+    restrict_final_layer,
+)
 from rmexp.models.model_checks import check_padding, length_dependent, max_positions
 from rmexp.models.reward_model import (
     compute_rewards,
+    last_layer,
     prepare_model,
 )
+from rmexp.models.tuning import layers
 from rmexp.training.step_terms import normalise_terms
 from tests.helpers.options import from_conf
 from tests.helpers.toys import tiny_tokenizer, toy_row
@@ -236,6 +244,34 @@ def test_where_trees_would_be_wrong_rows_are_padded(family):
         for ids, value in zip(rows[item]["tokens"], values, strict=True):
             assert alone(model, ids) == pytest.approx(value, abs=1e-4)
     assert (whole_gradient - cut_gradient).norm() <= 1e-4 * whole_gradient.norm() + 2e-5
+
+
+ENCODERS = {"bert", "roberta", "deberta-v2", "modernbert"}
+
+
+@pytest.mark.parametrize(("family", "options"), [*EXACT.items(), *PADDED.items()])
+def test_the_final_layer_computes_only_what_the_head_reads(family, options):
+    model = small(family, **options)
+    layouts = ["padded", "tree"] if family in EXACT else ["padded"]
+    model.eval()
+    whole = [losses_and_gradients(model, comparisons(), layout) for layout in layouts]
+    restrict_final_layer(model)
+    assert (last_layer(model).read is None) == (family in ENCODERS)
+    seen = []
+    for part in per_token_parts(layers(model)[-1]) if family not in ENCODERS else ():
+        part.register_forward_hook(lambda _, args, output: seen.append(args[0].shape[1]))
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.train()
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        for layout, (rewards, gradient) in zip(layouts, whole, strict=True):
+            found, found_gradient = losses_and_gradients(model, comparisons(), layout)
+            for item, values in rewards.items():
+                assert found[item] == pytest.approx(values, abs=1e-5)
+            difference = (gradient - found_gradient).norm()
+            assert difference <= 1e-5 * gradient.norm() + 2e-6
+    responses = sum(len(row["tokens"]) for row in comparisons())
+    assert set(seen) <= {responses}
 
 
 def test_positions_are_counted_as_the_model_places_them():
