@@ -1,4 +1,4 @@
-"""python -m bench quick [WORK ...] [--minutes 15]: rmexp's speed beside others', roughly and soon.
+"""python -m bench quick [WORK ...] [--minutes 15] [--steps 24]: rmexp's speed beside others', soon.
 
 The sides of a work run at the same time and take turns: each does a few steps while the others
 wait, three rounds of them. How many follows from the minutes and the steps before, at first from
@@ -27,9 +27,6 @@ from bench.rounds import append
 from bench.works import QUICK, QUICK_LAYERS, SIDES
 
 ROUNDS = 3
-STEPS = 24
-"""Most steps of a work in all rounds together."""
-
 SWEEP = "quick-sweep"
 TRL_STEPS = 4
 """Of TRL's run in a sweep that are timed."""
@@ -45,10 +42,13 @@ def main(words: Sequence[str]) -> None:
     )
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(SHARES)}; all")
     parser.add_argument("--minutes", type=float, default=15.0, help="for all works together")
+    parser.add_argument("--steps", type=int, default=24, help="most of a work, all rounds together")
     parser.add_argument("--out", type=Path, default=FILE, help="file of the results")
     chosen = parser.parse_args(words)
     if unknown := set(chosen.works) - set(SHARES):
         parser.error(f"no such work: {', '.join(sorted(unknown))}; there are {', '.join(SHARES)}")
+    if chosen.steps < ROUNDS:
+        parser.error(f"steps is {ROUNDS} or more: one a round")
     left = [name for name in SHARES if name in (chosen.works or SHARES)]
     deadline, failed = time.monotonic() + 60 * chosen.minutes, []
     with tempfile.TemporaryDirectory(prefix="rmexp-quick-") as folder:
@@ -59,8 +59,13 @@ def main(words: Sequence[str]) -> None:
             try:
                 if time.monotonic() > deadline:
                     sys.exit("the minutes were used")
-                found = measure_sweep if name == SWEEP else measure
-                append(heading(name) | found(name, Path(folder), until, deadline), chosen.out)
+                work = Path(folder)
+                found = (
+                    measure_sweep(name, work, deadline)
+                    if name == SWEEP
+                    else measure(name, work, until, deadline, chosen.steps)
+                )
+                append(heading(name) | found, chosen.out)
             except SystemExit as stopped:
                 if isinstance(stopped.code, int):  # a signal to us
                     raise
@@ -76,9 +81,9 @@ def main(words: Sequence[str]) -> None:
 class Side:
     """A running side of a work, which waits until its turn."""
 
-    def __init__(self, side: str, name: str, folder: Path) -> None:
+    def __init__(self, side: str, name: str, folder: Path, steps: int) -> None:
         self.what, self.log = f"{SIDES[side]} of {name}", folder / f"{name}-{side}.log"
-        words = (side, name, folder, STEPS, 1, "turns")
+        words = (side, name, folder, steps, 1, "turns")
         with open(self.log, "w") as log:
             pipe = subprocess.PIPE
             asked = command("bench.sides", *words) | {"stdin": pipe, "stdout": pipe, "stderr": log}
@@ -105,12 +110,16 @@ class Side:
         self.process.communicate()
 
 
-def measure(name: str, folder: Path, until: float, deadline: float) -> dict[str, Any]:
-    """The rounds of a work until about `until`; at the deadline its processes are ended."""
+def measure(name: str, folder: Path, until: float, deadline: float, most: int) -> dict[str, Any]:
+    """The rounds of a work until about `until`; at the deadline its processes are ended.
+
+    Args:
+        most: steps in all rounds together.
+    """
     work = QUICK[name]
     rounds: list[Any] = []
     steps: list[int] = []
-    process("bench.prepare", name, folder, STEPS, 1)
+    process("bench.prepare", name, folder, most, 1)
     scale = {"rmexp": 1} | dict.fromkeys(work.against, work.accumulate)  # micro-batches of a step
     with ExitStack() as stack:
         sides: dict[str, Side] = {}
@@ -119,7 +128,7 @@ def measure(name: str, folder: Path, until: float, deadline: float) -> dict[str,
         ender.start()
         step = 0.0
         for side in scale:
-            sides[side] = stack.enter_context(Side(side, name, folder))
+            sides[side] = stack.enter_context(Side(side, name, folder, most))
             seconds = sides[side].figures()["seconds"][0]
             print(f"{name}  first step {seconds:6.2f} s  {SIDES[side]}", flush=True)
             step += seconds * scale[side]
@@ -128,7 +137,7 @@ def measure(name: str, folder: Path, until: float, deadline: float) -> dict[str,
                 break  # the rounds that there are count
             before, left = sum(steps), ROUNDS - number
             fit = int((until - time.monotonic()) / step / left)
-            steps.append(max(1, min(fit, (STEPS - before) // left)))
+            steps.append(max(1, min(fit, (most - before) // left)))
             found = {}
             for side in reversed(scale) if number % 2 else scale:
                 found[side] = sides[side].turn(steps[-1] * scale[side])
@@ -148,7 +157,7 @@ def end(sides: Any) -> None:
         side.process.kill()
 
 
-def measure_sweep(name: str, folder: Path, until: float, deadline: float) -> dict[str, Any]:
+def measure_sweep(name: str, folder: Path, deadline: float) -> dict[str, Any]:
     """Whole sweeps of heads, as many as fit: each starts without caches."""
     rounds: list[Any] = []
     took = 0.0

@@ -50,7 +50,7 @@ def test_micro_batches_in_a_row_are_of_all_lengths():
 
 
 def test_a_work_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
-    def measure(name, folder, until, deadline):
+    def measure(name, folder, until, deadline, most):
         if name == "quick-hh":
             raise SystemExit("bench: out of memory")
         ours = {"pairs_per_second": 4.0, "seconds": [2.0], "pair_tokens": 900}
@@ -59,7 +59,7 @@ def test_a_work_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
         return {"machine": MACHINE, "precision": "32-true", "layers": 8, "steps": [1, 2, 2],
                 "rounds": rounds}  # fmt: skip
 
-    def sweep(name, folder, until, deadline):
+    def sweep(name, folder, deadline):
         rounds = [{"rmexp": {"seconds": 30}, "trl": {"seconds": n}} for n in (25, 50, 100)]
         return {"machine": MACHINE, "precision": "32-true", "layers": 8, "steps": [4],
                 "rounds": rounds}  # fmt: skip
