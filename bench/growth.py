@@ -58,13 +58,14 @@ class Bench:
 
         from rmexp.config.compose import build, option_values
         from rmexp.core.devices import bf16_is_fast
-        from rmexp.models.layout_probe import choose_layout
+        from rmexp.models.layout_probe import choose_layout, restrict_final_layer
 
         values = option_values("model/hf") | {"path": str(folder / "start")}
         source = build(OmegaConf.create(values))
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "start")
         self.model = source.load_model(tokenizer, 0)
         choose_layout(self.model, "tree")
+        restrict_final_layer(self.model)
         self.model.train()
         self.bf16 = bf16_is_fast("cpu")
         self.draw = random.Random(0)
