@@ -3,12 +3,15 @@
 Each is built small from a configuration; nothing is fetched.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import transformers
 from transformers.modeling_layers import GenericForSequenceClassification
 
+import rmexp
 from rmexp.batching.collate import BatchLayout, Collate
 from rmexp.core.errors import UserError
 from rmexp.models.final_layer import per_token_parts
@@ -24,9 +27,11 @@ from rmexp.models.reward_model import (
     last_layer,
     prepare_model,
 )
-from rmexp.models.tuning import layers
+from rmexp.models.tuning import LoRA, layers
+from rmexp.training.setup import open_model
 from rmexp.training.step_terms import normalise_terms
 from tests.helpers.options import from_conf
+from tests.helpers.servers import write_model
 from tests.helpers.toys import tiny_tokenizer, toy_row
 
 TOKENIZER = tiny_tokenizer()
@@ -272,6 +277,21 @@ def test_the_final_layer_computes_only_what_the_head_reads(family, options):
             assert difference <= 1e-5 * gradient.norm() + 2e-6
     responses = sum(len(row["tokens"]) for row in comparisons())
     assert set(seen) <= {responses}
+
+
+def test_training_and_scoring_restrict_the_final_layer(tmp_path):
+    source = from_conf("model/tiny")
+    data = SimpleNamespace(longest=lambda: 8)
+    prepared = SimpleNamespace(tokenizer=source.load_tokenizer(), data=data)
+    trained, _ = open_model(source, prepared, 0, "cpu", LoRA(2, None, 0.0, "all-linear", False))
+    scorer = rmexp.load(write_model(tmp_path / "model"), precision="32-true")
+    batch = Collate(0, 10**9, BatchLayout("tree"))(comparisons()).batches[0]
+    for model in (trained, scorer.model):
+        seen = []
+        for part in per_token_parts(layers(model)[-1]):
+            part.register_forward_hook(lambda _, args, output, to=seen: to.append(args[0].shape[1]))
+        compute_rewards(model, batch)
+        assert seen == [len(batch.end_N)] * 3  # of query, attention output and MLP
 
 
 def test_positions_are_counted_as_the_model_places_them():
