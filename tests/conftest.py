@@ -52,15 +52,23 @@ SHORT_DEMO = f"data.path={ROOT}/tests/helpers/short_demo.jsonl"
 
 
 SLOW_FILES = (
-    *("runner/test_launchers.py", "data/test_supervision.py", "training/test_devices.py"),
-    *("runner/test_sweep.py", "training/test_planning.py", "runner/test_command_line.py"),
-    *("training/test_heads.py", "training/test_resume.py", "tasks/test_improve.py"),
-    *("tasks/test_evaluate.py", "training/test_kill.py", "config/test_config.py"),
+    *("runner/test_launchers.py", "runner/test_command_line.py", "training/test_devices.py"),
+    *("data/test_supervision.py", "runner/test_sweep.py", "training/test_planning.py"),
+    *("training/test_heads.py", "tracking/test_wandb.py", "batching/test_trees.py"),
+    *("tasks/test_improve.py", "training/test_tune.py", "config/test_config.py"),
+    *("inference/test_scoring.py", "tasks/test_evaluate.py", "training/test_resume.py"),
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before what `-m` leaves out is known
 def pytest_collection_modifyitems(items):
-    """Put the slow files first, so that no worker ends with one of them alone."""
+    """Put the slow files first, so that no worker ends with one of them alone.
+
+    And `-m "not slow"` takes the place of the -m in pyproject.toml, which leaves out soak and gpu.
+    """
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("soak", "long", "gpu")):
+            item.add_marker("slow")
     places = {file: place for place, file in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
 
