@@ -22,6 +22,7 @@ from rmexp.config.quoting import quote_values
 from rmexp.config.schema import CONF_DIR, register
 from rmexp.core import distributed
 from rmexp.core.errors import DiskFull, PeerProcessLost, UserError
+from rmexp.core.lean_imports import LeanFinder
 from rmexp.core.streams import discard_stdout, escape_unencodable, print_error, restart_in_utf8
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def main() -> None:
     # Collecting garbage during imports takes a second, and two more when the process ends.
     gc.disable()
     atexit.register(gc.freeze)
+    LeanFinder.install()
     register()
     sys.argv[1:] = quote_values(sys.argv[1:])
     arguments = get_args_parser().parse_args()

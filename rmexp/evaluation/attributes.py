@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import minimize
 
 from rmexp.data.token_columns import TokenColumns
 from rmexp.evaluation.bias_probes import correlation
@@ -151,7 +151,9 @@ def _fitted(gaps_P_K: np.ndarray, weights_P: np.ndarray, start_K: np.ndarray) ->
         return float(value), slope_K
 
     bounds = [(0, None)] * gaps_P_K.shape[1]
-    found = minimize(loss, start_K * scale_K, jac=True, method="L-BFGS-B", bounds=bounds)
+    found = scipy.optimize.minimize(
+        loss, start_K * scale_K, jac=True, method="L-BFGS-B", bounds=bounds
+    )
     return np.asarray(found.x / scale_K)
 
 

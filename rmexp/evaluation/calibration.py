@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq, isotonic_regression
+import scipy
 
 from rmexp.core.errors import UserError
 from rmexp.evaluation.reliability import pair_scores, sigmoid
@@ -49,7 +49,7 @@ def fit_temperature(gaps_P: np.ndarray, weights_P: np.ndarray | None = None) -> 
         return unit * HIGHEST_TEMPERATURE, True
     while slope(high) < 0:  # some pair is wrong, so that it ends
         low, high = high, 2 * high
-    return unit / float(brentq(slope, low, high, xtol=1e-12)), False
+    return unit / float(scipy.optimize.brentq(slope, low, high, xtol=1e-12)), False
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def rating_maps(rewards_N: np.ndarray, ratings_N: np.ndarray) -> dict[str, Any]:
     slope, intercept = np.polyfit(rewards_N, ratings_N, 1)
     at_K, of_N, counts_K = np.unique(rewards_N, return_inverse=True, return_counts=True)
     means_K = np.bincount(of_N, ratings_N) / counts_K  # one reward has one rating
-    found = isotonic_regression(means_K, weights=counts_K)
+    found = scipy.optimize.isotonic_regression(means_K, weights=counts_K)
     # The map is flat within a block: its two ends describe it.
     ends = sorted({*found.blocks[:-1].tolist(), *(found.blocks[1:] - 1).tolist()})
     knots = (at_K[ends].tolist(), found.x[ends].tolist())

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from rmexp.evaluation import calibration
 from rmexp.evaluation.reliability import reliability
@@ -41,6 +39,9 @@ class LineChart:
 
     def image(self) -> np.ndarray:
         """(height, width, 3) RGB bytes, for dashboards that draw no charts from numbers."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.add_subplot(title=self.title, xlabel=self.x)
         for name, (xs, ys) in self.series.items():

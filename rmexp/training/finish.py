@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from rmexp.analysis.report.eval_section import Shown
-from rmexp.analysis.report.run_page import write_report
 from rmexp.config.compose import build
 from rmexp.config.trust import Trust
 from rmexp.core import distributed
@@ -214,6 +212,9 @@ def write_run_report(
     metrics: Mapping[str, float],
 ) -> None:
     """Write report.html, which shows the test rows."""
+    from rmexp.analysis.report.eval_section import Shown  # matplotlib
+    from rmexp.analysis.report.run_page import write_report
+
     temperature = None if scale is None else scale.temperature
     write_report(
         run,

@@ -1,12 +1,14 @@
 """Parameter groups, optimizer and learning-rate schedule."""
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import transformers
 from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from rmexp.models.reward_model import head_parameters
 
@@ -66,6 +68,15 @@ class AdamW:
             betas=(self.beta1, self.beta2),
             fused=True,
         )
-        name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
-        warmup = round(self.warmup * steps)
-        return optimizer, transformers.get_scheduler(name, optimizer, warmup, steps)
+        rate = functools.partial(_share_of_peak, self.schedule, round(self.warmup * steps), steps)
+        return optimizer, LambdaLR(optimizer, rate)
+
+
+def _share_of_peak(schedule: str, warmup: int, steps: int, done: int) -> float:
+    """The learning rate after `done` of all `steps`, of which `warmup` raise it to its peak."""
+    if done < warmup:
+        return done / warmup
+    rest = max(1, steps - warmup)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * ((done - warmup) / rest)))
+    return max(0, steps - done) / rest if schedule == "linear" else 1.0

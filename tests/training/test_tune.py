@@ -225,6 +225,22 @@ def test_the_bias_of_a_head_is_not_decayed():
     assert decays == {2: 0.2, 1: 0.0}
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("warmup", "steps"), [(0.0, 1), (0.0, 30), (0.1, 30), (1.0, 10)])
+def test_the_schedules_are_those_of_transformers(schedule, warmup, steps):
+    adamw = from_conf("optim/adamw", schedule=schedule, warmup=warmup)
+    loss = from_conf("loss/contrastive", margin=1.0)
+    optimizer, ours = adamw.build(tuned(from_conf("tune/head")), loss, steps)
+    theirs = transformers.get_scheduler(
+        "constant_with_warmup" if schedule == "constant" else schedule,
+        optimizer,
+        round(warmup * steps),
+        steps,
+    )
+    rates = [[one.lr_lambdas[0](done) for done in range(steps + 1)] for one in (ours, theirs)]
+    assert rates[0] == rates[1]
+
+
 @pytest.mark.parametrize("tune", TUNES[1:], ids=["head", "last_layers", "lora"])
 def test_the_state_is_what_trains_and_comes_back(tune):
     model = stirred(tuned(tune))

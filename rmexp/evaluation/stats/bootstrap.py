@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+import scipy
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -257,7 +257,7 @@ def _percentiles(draws_B: np.ndarray, freedom: float) -> tuple[float, float]:
     draws_B = draws_B[np.isfinite(draws_B)]
     if len(draws_B) < 2:
         return float("nan"), float("nan")
-    share = float(ndtr(stdtrit(freedom, (1 - LEVEL) / 2)))
+    share = float(scipy.special.ndtr(scipy.special.stdtrit(freedom, (1 - LEVEL) / 2)))
     low, high = np.quantile(draws_B, [share, 1 - share])
     return float(low), float(high)
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+import scipy
 
 from rmexp.evaluation.stats.bootstrap import clustered_variance
 from rmexp.evaluation.stats.significance import ALPHA, Difference, sign_flip_floor
@@ -85,7 +85,7 @@ def interval_over_seeds(
         prompts: number of prompts.
     """
     halves = np.array([high - low for low, high in intervals]) / 2
-    sampled = float(np.square(halves / stdtrit(prompts - 1, 1 - ALPHA / 2)).mean())
+    sampled = float(np.square(halves / scipy.special.stdtrit(prompts - 1, 1 - ALPHA / 2)).mean())
     parts = [float(np.var(values, ddof=1)) / len(values), sampled]
     freedom = _satterthwaite(parts, [len(values) - 1, prompts - 1])
     low, high, _ = _student(float(np.mean(values)), sum(parts), freedom)
@@ -109,5 +109,5 @@ def _student(value: float, variance: float, freedom: float) -> tuple[float, floa
     if variance == 0:
         return value, value, float(value == 0)
     error = math.sqrt(variance)
-    half = float(stdtrit(freedom, 1 - ALPHA / 2)) * error
-    return value - half, value + half, float(2 * stdtr(freedom, -abs(value) / error))
+    half = float(scipy.special.stdtrit(freedom, 1 - ALPHA / 2)) * error
+    return value - half, value + half, float(2 * scipy.special.stdtr(freedom, -abs(value) / error))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr, ndtri
+import scipy
 
 from rmexp.evaluation.stats.bootstrap import clustered_mean, clustered_variance
 
@@ -141,8 +141,8 @@ def mcnemar_midp(wins: int, losses: int) -> float:
         losses: the reverse.
     """
     n, fewer = wins + losses, min(wins, losses)
-    below = float(bdtr(fewer - 1, n, 0.5)) if fewer else 0.0
-    return float(bdtr(fewer, n, 0.5)) + below  # the tails with and without the point
+    below = float(scipy.special.bdtr(fewer - 1, n, 0.5)) if fewer else 0.0
+    return float(scipy.special.bdtr(fewer, n, 0.5)) + below  # the tails with and without the point
 
 
 def holm_correction(p_values: Sequence[float], family: int | None = None) -> list[float]:
@@ -170,7 +170,7 @@ def needed_items(difference: Difference, effect: float = 0.01) -> tuple[int | No
         The number of items, None where no item differs; and the factor by which seeds would have to
         increase as well (1: enough seeds).
     """
-    target = (effect / float(ndtri(1 - ALPHA / 2) + ndtri(POWER))) ** 2
+    target = (effect / float(scipy.special.ndtri(1 - ALPHA / 2) + scipy.special.ndtri(POWER))) ** 2
     if not difference.variance > 0:
         return None, 1.0
     remaining = target - difference.seeds_variance
