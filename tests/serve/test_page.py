@@ -247,11 +247,12 @@ def test_keys_alone_are_enough(url, pages):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_either_scheme(url, pages, scheme):
-    for name, size in {"desktop": (1100, 900), "phone": (360, 740)}.items():
-        page = pages(url, size, scheme)
-        write(page, PROMPT, [*ANSWERS, "nobreak" * 30])
-        press_score(page)
-        shown(page, 4)
+    page = pages(url, scheme=scheme)
+    write(page, PROMPT, [*ANSWERS, "nobreak" * 30])
+    press_score(page)
+    shown(page, 4)
+    for name, (width, height) in {"desktop": (1100, 900), "phone": (360, 740)}.items():
+        page.set_viewport_size({"width": width, "height": height})
         page.get_by_text("Paste a dialogue as JSON").click()
         assert fits(page)
         page.get_by_text("Paste a dialogue as JSON").click()
