@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rmexp.config import validate
 from rmexp.config.compose import compose_config, explain, known_keys, locate
 from rmexp.config.declarations import declaration
 from rmexp.config.grid import Composer
@@ -202,6 +203,13 @@ def test_mistakes_get_one_sentence(overrides, sentence):
     with pytest.raises(UserError) as caught:
         check_config(composed(*overrides))
     assert sentence in str(caught.value)
+
+
+def test_an_annotation_may_carry_what_cannot_be_hashed():
+    annotation = Annotated[float, {"unit": "s"}]
+    validate._check_value("loss.delay", 0.5, annotation)
+    with pytest.raises(UserError, match=r"loss\.delay=x: should be a number"):
+        validate._check_value("loss.delay", "x", annotation)
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_command(monkeypatch):
