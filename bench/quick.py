@@ -92,7 +92,7 @@ class Side:
     def figures(self) -> dict[str, Any]:
         """What it prints at the end of its turn, or of its warm-up."""
         for line in self.process.stdout:
-            if line.startswith("{"):
+            if line.startswith('{"'):  # TRL prints a Python dictionary every ten steps
                 found: dict[str, Any] = json.loads(line)
                 return found
         sys.exit(f"{self.what} ended or took too long:\n{self.log.read_text()[-3000:]}")
