@@ -77,16 +77,9 @@ def _highest_of_n(size: int, most: int) -> np.ndarray:
     n, below = np.arange(1, most + 1)[:, None], np.arange(size)[None]  # below: k - 1
     inside = below >= n - 1
     rest = np.where(inside, below - n + 1, 0)
-    logs = (
-        scipy.special.gammaln(below + 1)
-        - scipy.special.gammaln(n)
-        - scipy.special.gammaln(rest + 1)
-    )
-    subsets = (
-        scipy.special.gammaln(size + 1)
-        - scipy.special.gammaln(n + 1)
-        - scipy.special.gammaln(size - n + 1)
-    )
+    gammaln = scipy.special.gammaln
+    logs = gammaln(below + 1) - gammaln(n) - gammaln(rest + 1)
+    subsets = gammaln(size + 1) - gammaln(n + 1) - gammaln(size - n + 1)
     return np.where(inside, np.exp(logs - subsets), 0.0)
 
 
